@@ -1,0 +1,85 @@
+"""What is said of a scene: the prompt in one of GenEval's six task forms, and four fuller paraphrases of the image.
+
+A prompt says only what its task judges; the paraphrases name every object with its colour, the light, or the places.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from crossflow.scenes.spec import CELLS, Object, Scene
+
+TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+NUMBERS = {2: "two", 3: "three", 4: "four"}
+RELATIONS = ("left of", "right of", "above", "below")
+PLURALS = {"box": "boxes", "cross": "crosses"}
+
+
+def article(noun: str) -> str:
+    """Prefix ``noun`` with its indefinite article."""
+    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
+
+
+def plural(shape: str) -> str:
+    """The plural of a shape's name."""
+    return PLURALS.get(shape, f"{shape}s")
+
+
+def specification(task: str, looks: list[tuple[str, str]], relation: str = "") -> dict[str, Any]:
+    """GenEval's metadata for a task over objects with the (shape, color) ``looks``.
+
+    ``relation`` is that of the second object to the first, for the task ``position`` alone.
+    """
+    (shape, color), count = looks[0], len(looks)
+    if task == "single_object":
+        include, prompt = [{"class": shape, "count": 1}], f"a photo of {article(shape)}"
+    elif task == "two_object":
+        include = [{"class": name, "count": 1} for name, _ in looks]
+        prompt = f"a photo of {article(shape)} and {article(looks[1][0])}"
+    elif task == "counting":
+        include, prompt = [{"class": shape, "count": count}], f"a photo of {NUMBERS[count]} {plural(shape)}"
+    elif task == "colors":
+        include = [{"class": shape, "count": 1, "color": color}]
+        prompt = f"a photo of {article(f'{color} {shape}')}"
+    elif task == "position":
+        other = looks[1][0]
+        include = [{"class": shape, "count": 1}, {"class": other, "count": 1, "position": [relation, 0]}]
+        prompt = f"a photo of {article(other)} {relation} {article(shape)}"
+    elif task == "color_attr":
+        include = [{"class": name, "count": 1, "color": hue} for name, hue in looks]
+        named = [article(f"{hue} {name}") for name, hue in looks]
+        prompt = f"a photo of {named[0]} and {named[1]}"
+    else:
+        raise ValueError(f"unknown task {task!r}; the tasks are {', '.join(TASKS)}")
+    spec: dict[str, Any] = {"tag": task, "include": include, "prompt": prompt}
+    if task == "counting":
+        spec["exclude"] = [{"class": shape, "count": count + 1}]
+    return spec
+
+
+def captions(scene: Scene, prompt: str, rng: np.random.Generator) -> tuple[str, ...]:
+    """Five captions that are true of ``scene``: the prompt, then four that name every object in a drawn order."""
+    order = [scene.objects[i] for i in rng.permutation(len(scene.objects))]
+    named = _join([article(f"{item.color} {item.shape}") for item in order])
+    placed = _join([f"{article(f'{item.color} {item.shape}')} {_place(item)}" for item in order])
+    light = "at night" if scene.night else "by day"
+    return (
+        prompt,
+        f"{named} {light}",
+        f"a picture of {named}",
+        placed,
+        f"there {'is' if len(order) == 1 else 'are'} {named} in this {'dark' if scene.night else 'bright'} scene",
+    )
+
+
+def _join(parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _place(item: Object) -> str:
+    row, column = int(item.y * CELLS), int(item.x * CELLS)
+    if row == column == 1:
+        return "in the middle"
+    return f"at the {' '.join(part for part in (('top', '', 'bottom')[row], ('left', '', 'right')[column]) if part)}"

@@ -1,0 +1,82 @@
+"""The data set: ``example(split, index)`` is a pure function of its arguments and of ``VERSION``.
+
+``train``, ``val`` and ``test`` never hold one of the six ``HELD_OUT`` pairs of shape and colour; every example of
+``test_heldout`` names at least one in its prompt. Tasks go round by index, so any run of 6 k examples is balanced.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from crossflow.scenes.caption import RELATIONS, TASKS, captions, specification
+from crossflow.scenes.spec import CELLS, COLORS, HELD_OUT, SHAPES, VERSION, Scene, sample_scene
+
+SPLITS = {"train": 0, "val": 1, "test": 2, "test_heldout": 3}
+"""Split name -> the number that seeds it."""
+HELD_OUT_TASKS = ("colors", "color_attr")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneExample:
+    """A scene with its prompt. ``specification`` is GenEval's metadata, with the shapes as classes."""
+
+    id: str
+    scene: Scene
+    task: str
+    specification: dict[str, Any]
+    prompt: str
+    captions: tuple[str, ...]
+
+
+def example(split: str, index: int) -> SceneExample:
+    """The ``index``-th example of ``split``: the same for ever, whichever others are drawn."""
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}; the splits are {', '.join(SPLITS)}")
+    rng = np.random.default_rng([VERSION, SPLITS[split], index])
+    held_out = split == "test_heldout"
+    tasks = HELD_OUT_TASKS if held_out else TASKS
+    task = tasks[index % len(tasks)]
+    looks = _looks(rng, task, held_out)
+    cells, relation = _cells(rng, task, len(looks))
+    scene = sample_scene(rng, looks, cells)
+    spec = specification(task, looks, relation)
+    return SceneExample(
+        id=f"{split}-{index:06d}",
+        scene=scene,
+        task=task,
+        specification=spec,
+        prompt=spec["prompt"],
+        captions=captions(scene, spec["prompt"], rng),
+    )
+
+
+def _looks(rng: np.random.Generator, task: str, held_out: bool) -> list[tuple[str, str]]:
+    """Draw the (shape, color) of each object; colours are free wherever the task does not speak of them."""
+    count = {"single_object": 1, "colors": 1, "counting": int(rng.integers(2, 5))}.get(task, 2)
+    if task == "counting":
+        shapes = [SHAPES[rng.integers(len(SHAPES))]] * count
+    else:
+        shapes = [SHAPES[i] for i in rng.permutation(len(SHAPES))[:count]]
+    while True:
+        colors = [list(COLORS)[i] for i in rng.permutation(len(COLORS))[:count]]
+        looks = list(zip(shapes, colors, strict=True))
+        if any(look in HELD_OUT for look in looks) == held_out:
+            return looks
+
+
+def _cells(rng: np.random.Generator, task: str, count: int) -> tuple[list[tuple[int, int]], str]:
+    """Draw distinct (row, column) cells and, for ``position``, the relation of the second object to the first."""
+    while True:
+        cells = [(int(i) // CELLS, int(i) % CELLS) for i in rng.permutation(CELLS * CELLS)[:count]]
+        if task != "position":
+            return cells, ""
+        (row_a, column_a), (row_b, column_b) = cells
+        down, right = row_b - row_a, column_b - column_a
+        true = [right < 0 and -right >= abs(down), right > 0 and right >= abs(down)]
+        true += [down < 0 and -down >= abs(right), down > 0 and down >= abs(right)]
+        choices = [name for name, holds in zip(RELATIONS, true, strict=True) if holds]
+        if choices:
+            return cells, choices[rng.integers(len(choices))]
