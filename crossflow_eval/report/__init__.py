@@ -1,0 +1,49 @@
+"""Reports: pure functions from runs to Markdown, CSV, LaTeX and one self-contained HTML page. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+from crossflow_eval.report.entry import Entry, load
+from crossflow_eval.report.grid import build_grid, plain_table
+from crossflow_eval.report.text import latex, markdown, tidy
+from crossflow_eval.tables import Table, table_of_suite
+from crossflow_eval.types import SetupError
+
+__all__ = ["FORMATS", "Entry", "Format", "load", "render"]
+
+Format = Literal["md", "csv", "latex", "html"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+
+
+def render(
+    entries: Sequence[Entry], format: str = "md", *, table: Table | None = None, allow_mixed: bool = False
+) -> str:
+    """The report of ``entries`` as text. The same entries give the same bytes.
+
+    With ``table`` all entries go into it; without one each suite gets its own table, in the order of the entries.
+    Raises SetupError for no entries, an unknown format, and a column that mixes what may not be compared (with
+    ``allow_mixed`` a footnote says so instead).
+    """
+    if format not in FORMATS:
+        raise SetupError(f"There is no format {format!r}. Available: {', '.join(FORMATS)}.")
+    if not entries:
+        raise SetupError("A report needs at least one run.")
+    grids = [build_grid(group, of, allow_mixed=allow_mixed) for group, of in _tables(entries, table)]
+    if format == "csv":
+        return tidy(grids)
+    if format == "html":
+        from crossflow_eval.report.page import page
+
+        return page(grids, entries)
+    return "\n".join(map(markdown if format == "md" else latex, grids))
+
+
+def _tables(entries: Sequence[Entry], table: Table | None) -> list[tuple[Sequence[Entry], Table]]:
+    if table is not None:
+        return [(entries, table)]
+    suites: dict[str, list[Entry]] = {}
+    for entry in entries:
+        suites.setdefault(entry.result.settings.suite, []).append(entry)
+    return [(group, table_of_suite(suite) or plain_table(group)) for suite, group in suites.items()]

@@ -1,0 +1,201 @@
+"""From runs to a grid of cells: which run stands in which row, and what may not stand in one column."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from crossflow_eval.report.entry import Entry
+from crossflow_eval.tables import Column, Role, Table, TableRow
+from crossflow_eval.types import SetupError, Value
+
+PUBLISHED_N = 30_000
+"""The n that a distance of two distributions is published at; any other n stands in the column's label."""
+SIZED = ("fid", "sfid", "kid", "fd_dinov2", "cmmd")
+"""Values whose expectation depends on n, so that two n may not share a column."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One place of the table: our value and its run, or a published number, or nothing."""
+
+    column: Column
+    entry: Entry | None = None
+    value: Value | None = None
+    published: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One row of the table with its cells, one a column."""
+
+    label: str
+    role: Role
+    entries: tuple[Entry, ...]
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """A table with its runs in place: headings (one a column of cells), lines, and footnotes."""
+
+    table: Table
+    headings: tuple[str, ...]
+    lines: tuple[Line, ...]
+    footnotes: tuple[str, ...]
+
+
+def build_grid(entries: Sequence[Entry], table: Table, *, allow_mixed: bool = False) -> Grid:
+    """Put ``entries`` into ``table``. Runs that fit no row get their own, above chance and ceiling.
+
+    Raises SetupError where runs in one column differ in protocol, suite, examples, or n of a distance;
+    with ``allow_mixed`` the difference is a footnote instead.
+    """
+    lines = _lines(entries, table)
+    used = {id(cell.entry) for line in lines for cell in line.cells}
+    for entry in entries:
+        if id(entry) not in used:
+            raise SetupError(
+                f"The run {_name(entry)} of the suite {entry.result.settings.suite!r} gives no value of the table "
+                f"{table.name!r}; leave it out or take another table."
+            )
+    headings: list[str] = []
+    footnotes = [note for note in (table.notes, table.source) if note]
+    for index, column in enumerate(table.columns):
+        cells = [line.cells[index] for line in lines]
+        for difference in _differences(cells):
+            if not allow_mixed:
+                raise SetupError(f"{column.label} mixes what may not be compared: {difference}. Report the runs apart.")
+            footnotes.append(f"{column.label}: not comparable, {difference}.")
+        headings.append(_heading(column, cells))
+    return Grid(table=table, headings=tuple(headings), lines=tuple(lines), footnotes=tuple(footnotes))
+
+
+def plain_table(entries: Sequence[Entry]) -> Table:
+    """A table of every value of ``entries``, in the order of the results, for a suite that has no table."""
+    names = dict.fromkeys(name for entry in entries for name in entry.result.values)
+    suite = entries[0].result.settings.suite
+    return Table(
+        name=suite,
+        title=suite,
+        transpose=True,
+        columns=tuple(Column(label=name, value=name) for name in names),
+        rows=(TableRow(label="Chance", role="chance"), TableRow(label="Ceiling", role="ceiling")),
+    )
+
+
+def _lines(entries: Sequence[Entry], table: Table) -> list[Line]:
+    """The table's rows with their runs; a row that several models fill is repeated, with each run's digest."""
+    waiting: dict[str, list[Entry]] = {}
+    for entry in entries:
+        group = waiting.setdefault(entry.identity, [])
+        if any(entry.result.settings.digest == other.result.settings.digest for other in group):
+            raise SetupError(f"The run {entry.result.settings.digest} is given twice; give each run once.")
+        group.append(entry)
+    placed: list[tuple[TableRow, list[Entry]]] = []
+    for row in table.rows:
+        fitting = [key for key, group in waiting.items() if _fits(row, group[0])]
+        placed += [(row, waiting.pop(key)) for key in fitting] or [(row, [])]
+    models = sum(row.role == "model" for row, _ in placed)
+    own = [(TableRow(label=group[0].title, role=group[0].role), group) for group in waiting.values()]
+    placed[models:models] = own
+    labels = [row.label for row, _ in placed]
+    return [
+        Line(
+            label=_line_label(row.label, group, labels.count(row.label) > 1),
+            role=row.role,
+            entries=tuple(group),
+            cells=tuple(_cell(column, row, group) for column in table.columns),
+        )
+        for row, group in placed
+    ]
+
+
+def _fits(row: TableRow, entry: Entry) -> bool:
+    return row.takes(entry.result.settings.model, entry.label, entry.role)
+
+
+def _line_label(label: str, group: Sequence[Entry], ambiguous: bool) -> str:
+    return f"{label} ({group[0].result.settings.digest})" if ambiguous and group else label
+
+
+def _cell(column: Column, row: TableRow, group: Sequence[Entry]) -> Cell:
+    if column.published is not None:
+        return Cell(column=column, published=row.published.get(column.published))
+    name = column.value or ""
+    having = [
+        entry for entry in group if name in entry.result.values and column.suite in (None, entry.result.settings.suite)
+    ]
+    if len(having) > 1:
+        runs = ", ".join(entry.result.settings.digest for entry in having)
+        raise SetupError(f"The runs {runs} all give {name!r} for the row {row.label!r}; report them apart.")
+    if not having:
+        return Cell(column=column)
+    return Cell(column=column, entry=having[0], value=having[0].result.values[name])
+
+
+def sized(name: str) -> bool:
+    """Whether the value called ``name`` is a distance whose expectation depends on n."""
+    return name.split("/")[0] in SIZED
+
+
+def _heading(column: Column, cells: Sequence[Cell]) -> str:
+    if column.published is not None:
+        return f"{column.label} (paper)"
+    name = column.value or ""
+    sizes = sorted({cell.value.n for cell in cells if cell.value is not None})
+    suffix = f"@{'/'.join(map(str, sizes))}" if sized(name) and sizes and sizes != [PUBLISHED_N] else ""
+    directions = {cell.entry.result.higher_is_better.get(name) for cell in cells if cell.entry is not None}
+    arrow = " ↑" if directions == {True} else " ↓" if directions == {False} else ""
+    return f"{column.label}{suffix}{arrow}"
+
+
+def _differences(cells: Sequence[Cell]) -> list[str]:
+    """Every way in which the runs of one column differ where they must not, each as half a sentence."""
+    having = [(cell, cell.entry, cell.value) for cell in cells if cell.entry is not None and cell.value is not None]
+    found: list[str] = []
+    for cell, entry, value in having[1:]:
+        _, first, first_value = having[0]
+        name = cell.column.value or ""
+        for what, ours, theirs in _facts(name, first, first_value, entry, value):
+            if ours != theirs:
+                found.append(f"{what} is {ours} in {_name(first)} and {theirs} in {_name(entry)}")
+    return found
+
+
+def _facts(name: str, first: Entry, first_value: Value, other: Entry, value: Value) -> list[tuple[str, object, object]]:
+    """What must be equal in two runs whose value ``name`` shares a column, as (what, first, other)."""
+    a, b = first.result, other.result
+    facts: list[tuple[str, object, object]] = [
+        (
+            "the suite",
+            f"{a.settings.suite} {a.settings.suite_version}",
+            f"{b.settings.suite} {b.settings.suite_version}",
+        )
+    ]
+    if sized(name):
+        facts.append(("n", first_value.n, value.n))
+    if a.n == b.n:
+        facts.append(("the sha256 of the examples", a.data_sha256[:12], b.data_sha256[:12]))
+    ours, theirs = _flat(protocol_of(name, a.protocol)), _flat(protocol_of(name, b.protocol))
+    facts += [(key, ours.get(key, "absent"), theirs.get(key, "absent")) for key in dict.fromkeys([*ours, *theirs])]
+    return facts
+
+
+def protocol_of(name: str, protocol: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The fingerprint of the metric that gives the value ``name``; of all metrics where no one is called so."""
+    metric = name.split("/")[0]
+    return {metric: protocol[metric]} if metric in protocol else protocol
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        path = f"{prefix}.{key}" if prefix else str(key)
+        flat |= _flat(value, path) if isinstance(value, Mapping) else {path: value}
+    return flat
+
+
+def _name(entry: Entry) -> str:
+    return f"{entry.title} ({entry.result.settings.digest})"

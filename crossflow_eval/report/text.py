@@ -1,0 +1,121 @@
+"""Grids as Markdown, LaTeX and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+
+from crossflow_eval.report.grid import Cell, Grid
+
+DASH = "–"
+INTERVALS = "Brackets hold 95 % intervals; a dash is a run not made."
+CSV_HEADER = (
+    *("table", "row", "role", "column", "value", "mean", "ci_low", "ci_high", "n", "published"),
+    *("suite", "model", "digest"),
+)
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
+    DASH: "--",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+}
+
+
+def cell_text(cell: Cell) -> str:
+    """A cell as it is printed: the value with its interval, the published number, or a dash."""
+    digits = cell.column.decimals
+    if cell.published is not None:
+        return f"{cell.published:.{digits}f}"
+    if cell.value is None:
+        return DASH
+    text = f"{cell.value.mean:.{digits}f}"
+    if cell.value.ci_low is None or cell.value.ci_high is None:
+        return text
+    return f"{text} [{cell.value.ci_low:.{digits}f}, {cell.value.ci_high:.{digits}f}]"
+
+
+def layout(grid: Grid) -> list[list[str]]:
+    """The grid as text, heading row first, turned where the table asks for it. n is the last of each run's cells."""
+    rows = [["", *grid.headings, "n"]]
+    for line in grid.lines:
+        sizes = sorted({entry.result.n for entry in line.entries})
+        rows.append([line.label, *map(cell_text, line.cells), "/".join(map(str, sizes)) or DASH])
+    return [list(row) for row in zip(*rows, strict=True)] if grid.table.transpose else rows
+
+
+def markdown(grid: Grid) -> str:
+    """A pipe table under its title, footnotes below."""
+    head, *body = [[_escape_markdown(text) for text in row] for row in layout(grid)]
+    widths = [max(3, *(len(row[i]) for row in (head, *body))) for i in range(len(head))]
+    lines = [
+        _pipes(head, widths),
+        _pipes([":" + "-" * (w - 1) if not i else "-" * (w - 1) + ":" for i, w in enumerate(widths)], widths),
+    ]
+    lines += [_pipes(row, widths) for row in body]
+    notes = "".join(f"\n{_escape_markdown(note)}\n" for note in (*grid.footnotes, INTERVALS))
+    return f"**{_escape_markdown(grid.table.title)}**\n\n" + "\n".join(lines) + "\n" + notes
+
+
+def _pipes(row: Sequence[str], widths: Sequence[int]) -> str:
+    first, *rest = row
+    cells = [first.ljust(widths[0]), *(text.rjust(width) for text, width in zip(rest, widths[1:], strict=True))]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _escape_markdown(text: str) -> str:
+    return re.sub(r"([\\|<>*`])", r"\\\1", " ".join(text.split()))
+
+
+def latex(grid: Grid) -> str:
+    """A ``table`` environment with booktabs rules, title as its caption, footnotes under it."""
+    head, *body = [[_escape_latex(text) for text in row] for row in layout(grid)]
+    notes = " ".join(_escape_latex(note) for note in (*grid.footnotes, INTERVALS))
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"  \centering",
+            f"  \\caption{{{_escape_latex(grid.table.title)}}}",
+            f"  \\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
+            r"    \toprule",
+            _tabular(head),
+            r"    \midrule",
+            *map(_tabular, body),
+            r"    \bottomrule",
+            r"  \end{tabular}",
+            f"  \\par\\smallskip\\footnotesize {notes}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def _tabular(row: Sequence[str]) -> str:
+    return "    " + " & ".join(row) + r" \\"
+
+
+def _escape_latex(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
+
+
+def tidy(grids: Sequence[Grid]) -> str:
+    """One CSV line a cell with full digits, for a program to read; empty fields where there is no number."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(CSV_HEADER)
+    for grid in grids:
+        for line in grid.lines:
+            for heading, cell in zip(grid.headings, line.cells, strict=True):
+                value, settings = cell.value, cell.entry.result.settings if cell.entry else None
+                numbers = (value.mean, value.ci_low, value.ci_high, value.n) if value else (None,) * 4
+                run = (settings.suite, settings.model, settings.digest) if settings else (None,) * 3
+                place = (grid.table.name, line.label, line.role, heading, cell.column.value)
+                writer.writerow((*place, *numbers, cell.published, *run))
+    return stream.getvalue()

@@ -1,0 +1,93 @@
+"""Tables as data: which runs stand in which row, which values in which column, and what the paper published."""
+
+from __future__ import annotations
+
+import tomllib
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from importlib.resources import files
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from crossflow_eval.types import SetupError
+
+_FOLDER = files("crossflow_eval.tables")
+
+Role = Literal["model", "chance", "ceiling"]
+"""What a row stands for: a model, the level that knows nothing of the source, or the level of real outputs."""
+
+
+class Column(BaseModel):
+    """One column: either a ``value`` that our runs measure (of ``suite``, if given), or a ``published`` number."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    label: str
+    value: str | None = None
+    suite: str | None = None
+    published: str | None = None
+    decimals: int = 3
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Column:
+        if (self.value is None) == (self.published is None):
+            raise ValueError(f"column {self.label!r} needs exactly one of `value` and `published`")
+        return self
+
+
+class TableRow(BaseModel):
+    """One row: the names of the models that may fill it (shell patterns), and the paper's values for it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    label: str
+    models: tuple[str, ...] = ()
+    role: Role = "model"
+    published: dict[str, float] = {}
+
+    def takes(self, model: str, label: str | None, role: Role) -> bool:
+        """Whether a run of ``model``, shown as ``label`` in ``role``, fills this row."""
+        if role != self.role:
+            return False
+        return label == self.label or role != "model" or any(fnmatchcase(model, name) for name in self.models)
+
+
+class Table(BaseModel):
+    """Rows, columns and the source of the published values. ``transpose`` writes scores down and rows across."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str
+    title: str
+    source: str = ""
+    notes: str = ""
+    suites: tuple[str, ...] = ()
+    transpose: bool = False
+    columns: tuple[Column, ...]
+    rows: tuple[TableRow, ...] = ()
+
+
+def table_names() -> list[str]:
+    """The names that :func:`load_table` knows, in alphabetical order."""
+    return sorted(file.name[:-5] for file in _FOLDER.iterdir() if file.name.endswith(".toml"))
+
+
+def load_table(name: str) -> Table:
+    """Read the table called ``name``. Raises SetupError for a name that is not there, with the nearest one."""
+    names = table_names()
+    if name not in names:
+        near = get_close_matches(name, names, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise SetupError(f"There is no table {name!r}.{hint} Available: {', '.join(names)}.")
+    return parse_table(name, _FOLDER.joinpath(f"{name}.toml").read_text(encoding="utf-8"))
+
+
+def parse_table(name: str, text: str) -> Table:
+    """Read a table from TOML ``text``. Raises SetupError for what is not a table."""
+    try:
+        return Table(name=name, **tomllib.loads(text))
+    except (tomllib.TOMLDecodeError, ValidationError, TypeError) as error:
+        raise SetupError(f"The table {name!r} cannot be read: {error}") from error
+
+
+def table_of_suite(suite: str) -> Table | None:
+    """The table that a report of ``suite`` draws when none is named, or None."""
+    return next((table for table in map(load_table, table_names()) if suite in table.suites), None)
