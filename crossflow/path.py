@@ -21,9 +21,7 @@ class PathSample(NamedTuple):
 class Path(Protocol):
     """Anything that joins x0 to x1."""
 
-    def sample(
-        self, x0: Float[Tensor, "b *dims"], x1: Float[Tensor, "b *dims"], t: Float[Tensor, " b"]
-    ) -> PathSample:
+    def sample(self, x0: Float[Tensor, "b *dims"], x1: Float[Tensor, "b *dims"], t: Float[Tensor, " b"]) -> PathSample:
         """Return the path's point and velocity at t, one time in [0, 1] an item."""
         ...
 
@@ -43,9 +41,7 @@ class LinearPath:
         if not 0 <= self.sigma_min < 1:
             raise CrossFlowError(f"sigma_min is {self.sigma_min}; it must be at least 0 and less than 1.")
 
-    def sample(
-        self, x0: Float[Tensor, "b *dims"], x1: Float[Tensor, "b *dims"], t: Float[Tensor, " b"]
-    ) -> PathSample:
+    def sample(self, x0: Float[Tensor, "b *dims"], x1: Float[Tensor, "b *dims"], t: Float[Tensor, " b"]) -> PathSample:
         """Return the point and the velocity at t. Shapes that do not fit raise CrossFlowError."""
         t = _times(x0, x1, t)
         kept = 1 - self.sigma_min
@@ -60,9 +56,7 @@ class SinCosPath:
     The paper prints no formula; this is the standard one.
     """
 
-    def sample(
-        self, x0: Float[Tensor, "b *dims"], x1: Float[Tensor, "b *dims"], t: Float[Tensor, " b"]
-    ) -> PathSample:
+    def sample(self, x0: Float[Tensor, "b *dims"], x1: Float[Tensor, "b *dims"], t: Float[Tensor, " b"]) -> PathSample:
         """Return the point and the velocity at t. Shapes that do not fit raise CrossFlowError."""
         angle = _times(x0, x1, t) * (math.pi / 2)
         cos, sin = angle.cos(), angle.sin()

@@ -1,0 +1,48 @@
+"""The plain transformer of the paper's claim: latents in, velocities out, no cross-attention.
+
+Difference from the paper's DiMR: one resolution and one stage. The guidance indicator is, as there, a learned token
+before the sequence: one embedding for "conditional", one for "unconditional". Time is a second token, and is added to
+every place as well.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from crossflow.blocks import Block, Patches, TimeEmbedding, initialise
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """Sizes of a vanilla transformer; ``patch`` latent cells a side make one token."""
+
+    width: int
+    depth: int
+    heads: int
+    patch: int = 1
+
+
+class Transformer(nn.Module):
+    """Velocity of latents of ``shape`` (c, h, w)."""
+
+    def __init__(self, config: TransformerConfig, shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.patches = Patches(shape, config.patch, config.width)
+        self.time = TimeEmbedding(config.width)
+        self.indicator = nn.Embedding(2, config.width)
+        self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.depth))
+        self.apply(initialise)
+        nn.init.zeros_(self.patches.out.weight)
+
+    def forward(
+        self, x: Float[Tensor, "b c h w"], t: Float[Tensor, " b"], conditional: Bool[Tensor, " b"]
+    ) -> Float[Tensor, "b c h w"]:
+        """Indicator row 0 is conditional and row 1 unconditional, as in the authors' DiT."""
+        time = self.time(t)[:, None]
+        lead = torch.cat([self.indicator((~conditional).long())[:, None], time], dim=1)
+        tokens = torch.cat([lead, self.patches.tokens(x) + time], dim=1)
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self.patches.maps(tokens[:, lead.shape[1] :])

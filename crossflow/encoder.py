@@ -1,0 +1,83 @@
+"""The Variational Encoder: from the tokens of a frozen language model to a Gaussian over source latents.
+
+Differences from the paper: blocks are pre-norm; and besides the paper's ``flat`` readout (flatten all tokens, one
+linear layer to the whole latent) there is ``grid``, where one learned token for every place of the latent grid joins
+the sequence and is projected to the mean and log-variance of its own place. ``grid`` has as many parameters for a large
+latent as for a small one, and lets each place look up the words it needs by self-attention.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from crossflow.blocks import Block, initialise
+
+
+class Gaussian(NamedTuple):
+    """A diagonal Gaussian over source latents."""
+
+    mean: Float[Tensor, "b c h w"]
+    log_var: Float[Tensor, "b c h w"]
+
+    def sample(self, noise: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """x0 = mean + sd * noise; the noise is given, never drawn here."""
+        return self.mean + torch.exp(0.5 * self.log_var) * noise
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """Sizes of a text encoder. ``token_count`` is the fixed sequence length that token embeddings are padded to."""
+
+    token_count: int
+    token_width: int
+    width: int
+    depth: int
+    heads: int
+    readout: Literal["grid", "flat"] = "grid"
+
+    def __post_init__(self) -> None:
+        if self.readout not in ("grid", "flat"):
+            raise ValueError(f"readout is {self.readout!r}; it must be 'grid' or 'flat'")
+
+
+class VariationalEncoder(nn.Module):
+    """Text tokens [b n d] with their mask [b n] -> Gaussian over latents of ``shape`` (c, h, w)."""
+
+    def __init__(self, config: EncoderConfig, shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.shape = shape
+        self.readout = config.readout
+        channels, height, width = shape
+        self.embed = nn.Linear(config.token_width, config.width)
+        self.places = nn.Parameter(torch.randn(1, height * width, config.width) * 0.5)
+        self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(config.width)
+        if config.readout == "grid":
+            self.head = nn.Linear(config.width, 2 * channels)
+        else:
+            self.places.requires_grad_(False)
+            self.head = nn.Linear(config.token_count * config.width, 2 * channels * height * width)
+        self.apply(initialise)
+        with torch.no_grad():
+            self.head.weight.mul_(0.3)  # a posterior near N(0, 1), with mean and log-variance of sd about 0.3
+
+    def forward(self, tokens: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"]) -> Gaussian:
+        """Padding outside ``mask`` is never attended to, and in the ``flat`` readout it is cleared."""
+        x = self.embed(tokens)
+        b, (channels, height, width) = x.shape[0], self.shape
+        if self.readout == "grid":
+            places = self.places.expand(b, -1, -1)
+            x = torch.cat([places, x], dim=1)
+            mask = torch.cat([mask.new_ones(b, places.shape[1]), mask], dim=1)
+        for block in self.blocks:
+            x = block(x, mask)
+        x = self.norm(x)
+        if self.readout == "grid":
+            moments = self.head(x[:, : height * width]).transpose(1, 2)
+        else:
+            moments = self.head((x * mask[..., None]).flatten(1))
+        mean, log_var = moments.reshape(b, 2, channels, height, width).unbind(1)
+        return Gaussian(mean, log_var)

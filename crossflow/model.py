@@ -1,0 +1,201 @@
+"""CrossFlow, and the standard flow matching it is compared with: the only place where the parts meet.
+
+Both answer the same four calls: ``forward(batch, draws)`` is the training loss, ``source(tokens, mask, noise)`` the
+start of the flow, ``velocity(...)`` the guided field, ``generate(...)`` all of sampling. CrossFlow's flow itself never
+sees the text: it is in x0, which the encoder made of it.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from crossflow import losses
+from crossflow.backbone.cross_attention import CrossAttentionTransformer
+from crossflow.backbone.transformer import Transformer, TransformerConfig
+from crossflow.encoder import EncoderConfig, VariationalEncoder
+from crossflow.errors import CrossFlowError
+from crossflow.guidance import indicator
+from crossflow.latents import PatchPCA, PatchPCAConfig
+from crossflow.losses import Draws, ImageTower, gather
+from crossflow.path import PATHS
+from crossflow.solver import Velocity, solver_named
+
+
+class Batch(NamedTuple):
+    """Paired items. ``caption`` numbers the captions, so that items with the same caption can be told."""
+
+    target: Float[Tensor, "b c h w"]
+    tokens: Float[Tensor, "b n d"]
+    mask: Bool[Tensor, "b n"]
+    caption: Int[Tensor, " b"]
+
+
+class Losses(NamedTuple):
+    """The parts of one step's loss, and what to watch beside them: never rank runs by the flow loss alone."""
+
+    total: Float[Tensor, ""]
+    flow: Float[Tensor, ""]
+    contrastive: Float[Tensor, ""]
+    kl: Float[Tensor, ""]
+    posterior_sd: Float[Tensor, ""]
+    posterior_mean_square: Float[Tensor, ""]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """The sampling settings a model is recommended with, chosen on a validation split."""
+
+    solver: str = "midpoint"
+    steps: int = 25
+    guidance_scale: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowConfig:
+    """A model, whole. ``encoder`` None is the baseline: noise as the source, text by cross-attention.
+
+    ``shape`` is that of the latents, (c, h, w). ``null_rate`` is the share of items trained as unconditional.
+    ``kl_weight`` multiplies the KL summed over latent dimensions; ``contrastive_weight`` the image-text contrast.
+    """
+
+    shape: tuple[int, int, int]
+    backbone: TransformerConfig
+    encoder: EncoderConfig | None
+    autoencoder: PatchPCAConfig
+    token_width: int = 384
+    path: Literal["linear", "sincos"] = "linear"
+    null_rate: float = 0.1
+    kl_form: Literal["standard", "official"] = "official"
+    kl_weight: float = 1e-2
+    contrastive_weight: float = 1.0
+    sampling: Sampling = field(default_factory=Sampling)
+
+
+class CrossFlow(nn.Module):
+    """Text to latents with no noise source and no cross-attention (Liu et al. 2025, arXiv 2412.15213)."""
+
+    def __init__(self, config: FlowConfig) -> None:
+        super().__init__()
+        if config.encoder is None:
+            raise CrossFlowError("This config has no encoder, so it is a StandardFlow; build_model picks the class.")
+        self.config = config
+        self.encoder = VariationalEncoder(config.encoder, config.shape)
+        self.backbone = Transformer(config.backbone, config.shape)
+        self.tower: ImageTower | None = ImageTower(config.shape) if config.contrastive_weight else None
+        self.autoencoder = PatchPCA(config.autoencoder)
+        self.path = PATHS[config.path]()
+
+    def forward(self, batch: Batch, draws: Draws) -> Losses:
+        """The training loss of one batch, with every random number given."""
+        posterior = self.encoder(batch.tokens, batch.mask)
+        x0 = posterior.sample(draws.noise)
+        x1 = gather(batch.target)[draws.donor]
+        xt, velocity = self.path.sample(x0, x1, draws.t)
+        flow = losses.flow_matching(self.backbone(xt, draws.t, draws.conditional), velocity)
+        kl = losses.kl(posterior.mean, posterior.log_var, self.config.kl_form)
+        contrast = flow.new_zeros(())
+        if self.tower is not None:
+            contrast = losses.contrastive(x0, self.tower(batch.target), self.tower.scale, batch.caption)
+        return Losses(
+            total=flow + self.config.kl_weight * kl + self.config.contrastive_weight * contrast,
+            flow=flow.detach(),
+            contrastive=contrast.detach(),
+            kl=kl.detach(),
+            posterior_sd=(0.5 * posterior.log_var).exp().mean().detach(),
+            posterior_mean_square=posterior.mean.square().mean().detach(),
+        )
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> Losses:
+        """Draw what one step needs and return its loss. In a process group, ``batch`` is the only rank's."""
+        draws = losses.draw(len(batch.target), self.config.shape, self.config.null_rate, generator)
+        return self(batch, Draws(*(part.to(batch.target.device) for part in draws)))
+
+    def source(
+        self, tokens: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"], noise: Float[Tensor, "b c h w"]
+    ) -> Float[Tensor, "b c h w"]:
+        """The source latent x0: a sample of the text's posterior."""
+        return self.encoder(tokens, mask).sample(noise)
+
+    def velocity(self, guidance_scale: float) -> Velocity:
+        """The guided velocity field, a function of (x, t)."""
+        return indicator(self.backbone, guidance_scale)
+
+    def sample(
+        self,
+        x0: Float[Tensor, "b c h w"],
+        solver: str,
+        steps: int,
+        guidance_scale: float,
+        backward: bool = False,
+    ) -> Float[Tensor, "b c h w"]:
+        """Carry source latents to target latents (or, ``backward``, targets to sources)."""
+        return solver_named(solver)(self.velocity(guidance_scale), x0, steps, backward)
+
+    def generate(
+        self,
+        tokens: Float[Tensor, "b n d"],
+        mask: Bool[Tensor, "b n"],
+        noise: Float[Tensor, "b c h w"],
+        sampling: Sampling,
+    ) -> Float[Tensor, "b c h w"]:
+        """Text to target latents."""
+        x0 = self.source(tokens, mask, noise)
+        return self.sample(x0, sampling.solver, sampling.steps, sampling.guidance_scale)
+
+
+class StandardFlow(nn.Module):
+    """The paper's baseline: flow matching from N(0, I), text by cross-attention in every block."""
+
+    def __init__(self, config: FlowConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = CrossAttentionTransformer(config.backbone, config.shape, config.token_width)
+        self.autoencoder = PatchPCA(config.autoencoder)
+        self.path = PATHS[config.path]()
+
+    def forward(self, batch: Batch, draws: Draws) -> Losses:
+        """The flow-matching loss; unconditional items keep their own target and lose their text."""
+        xt, velocity = self.path.sample(draws.noise, batch.target, draws.t)
+        flow = losses.flow_matching(
+            self.backbone(xt, draws.t, draws.conditional, batch.tokens, batch.mask), velocity
+        )
+        zero, one = flow.new_zeros(()), flow.new_ones(())
+        return Losses(flow, flow.detach(), zero, zero, one, zero)
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> Losses:
+        """Draw what one step needs and return its loss."""
+        draws = losses.draw(len(batch.target), self.config.shape, self.config.null_rate, generator)
+        return self(batch, Draws(*(part.to(batch.target.device) for part in draws)))
+
+    def velocity(
+        self, guidance_scale: float, tokens: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"]
+    ) -> Velocity:
+        """The guided velocity field for these texts, a function of (x, t)."""
+
+        def velocity_of(x: Tensor, t: Tensor, conditional: Tensor) -> Tensor:
+            copies = len(x) // len(tokens)
+            return self.backbone(x, t, conditional, tokens.repeat(copies, 1, 1), mask.repeat(copies, 1))
+
+        return indicator(velocity_of, guidance_scale)
+
+    def generate(
+        self,
+        tokens: Float[Tensor, "b n d"],
+        mask: Bool[Tensor, "b n"],
+        noise: Float[Tensor, "b c h w"],
+        sampling: Sampling,
+    ) -> Float[Tensor, "b c h w"]:
+        """Noise and text to target latents."""
+        field = self.velocity(sampling.guidance_scale, tokens, mask)
+        return solver_named(sampling.solver)(field, noise, sampling.steps)
+
+
+FlowModel = CrossFlow | StandardFlow
+
+
+def build_model(config: FlowConfig) -> FlowModel:
+    """The model that ``config`` describes."""
+    return StandardFlow(config) if config.encoder is None else CrossFlow(config)
