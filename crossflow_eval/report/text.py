@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from crossflow_eval.report.grid import Cell, Grid
 
-DASH = "–"
+DASH = "—"
 INTERVALS = "Brackets hold 95 % intervals; a dash is a run not made."
 CSV_HEADER = (
     *("table", "row", "role", "column", "value", "mean", "ci_low", "ci_high", "n", "published"),
@@ -24,7 +24,7 @@ _LATEX = {
     "|": r"\textbar{}",
     "↑": r"$\uparrow$",
     "↓": r"$\downarrow$",
-    DASH: "--",
+    DASH: "---",
     **{character: f"\\{character}" for character in "&%$#_{}"},
 }
 
