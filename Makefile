@@ -1,0 +1,45 @@
+# Everything needed is set up on first use, from Python 3.11-3.13 and the package registry alone.
+PYTHON ?= python3
+UV_FLAGS ?=
+ARGS ?=
+UV := .boot/bin/uv
+BIN := .venv/bin
+READY := .venv/.ready
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+
+.PHONY: demo test check bench constraints clean
+
+demo: $(READY)  ## evaluate the shipped model and print the table
+	$(BIN)/crossflow-eval t2i --limit 250 --out runs/demo
+
+test: export OMP_NUM_THREADS := 1
+test: $(READY)  ## the default tests: no network, no GPU
+	$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
+
+check: $(READY)  ## lint, format, types, import directions
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+	$(BIN)/lint-imports --no-logo
+
+bench: $(READY)  ## ours against each peer, in one run
+	$(BIN)/python -m benchmarks
+
+constraints: $(UV)  ## pin every version again after a change of dependencies in pyproject.toml
+	$(UV) lock -q
+	$(UV) export -q --no-hashes --no-annotate --no-header --no-emit-project -o constraints.txt.tmp
+	@if grep -n '://' constraints.txt.tmp; then echo "constraints.txt must hold versions, not addresses" >&2; exit 1; fi
+	mv constraints.txt.tmp constraints.txt
+
+clean:  ## remove the environment and all caches; runs/ stays
+	rm -rf .boot .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
+
+$(UV):
+	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info[:2] <= (3, 13) or sys.exit("This is Python " + sys.version.split()[0] + " and the project needs 3.11, 3.12 or 3.13: run make PYTHON=python3.12")'
+	$(PYTHON) -m venv .boot
+	.boot/bin/python -m pip install -q --disable-pip-version-check uv==0.13.8
+
+$(READY): pyproject.toml constraints.txt | $(UV)
+	$(UV) venv -q --allow-existing --python .boot/bin/python .venv
+	$(UV) pip install -q --python .venv -c constraints.txt -e . --group dev $(UV_FLAGS)
+	@touch $@

@@ -1,0 +1,102 @@
+"""What the project promises as a whole: quick help, import directions, few hard dependencies, small files."""
+
+import ast
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+FILES = sorted(file for package in ("crossflow", "crossflow_eval") for file in (ROOT / package).rglob("*.py"))
+each_file = pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(ROOT).as_posix())
+
+
+def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    """Outside the repository, so that only what is installed can be imported."""
+    done = subprocess.run(command, capture_output=True, text=True, cwd="/", check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.mark.parametrize("program", ["crossflow", "crossflow-eval"])
+def test_help_comes_within_a_second(program: str) -> None:
+    """Best of three, since other tests run beside it."""
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = run(BIN / program, "--help")
+        seconds.append(time.perf_counter() - start)
+        assert "Usage" in done.stdout
+    assert min(seconds) < 1
+
+
+@pytest.mark.parametrize("package", ["crossflow", "crossflow_eval"])
+def test_help_imports_no_torch(package: str) -> None:
+    run(
+        sys.executable,
+        "-c",
+        f"""
+import sys
+from typer.testing import CliRunner
+from {package}.cli import app
+shown = CliRunner().invoke(app, ["--help"])
+assert shown.exit_code == 0, shown.output
+heavy = {{"torch", "transformers", "diffusers", "scipy", "pandas", "matplotlib"}} & set(sys.modules)
+assert not heavy, heavy
+""",
+    )
+
+
+def test_reports_import_no_torch() -> None:
+    run(sys.executable, "-c", "import sys, crossflow_eval.report; assert 'torch' not in sys.modules")
+
+
+def test_import_directions_hold() -> None:
+    done = subprocess.run(
+        [BIN / "lint-imports", "--no-logo", "--no-cache"], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_crossflow_imports_without_the_packages_that_only_measure() -> None:
+    """Every module of the package, with a finder that refuses those packages."""
+    run(
+        sys.executable,
+        "-c",
+        """
+import importlib, pkgutil, sys
+
+class Refuse:
+    names = {"cleanfid", "open_clip", "diffusers", "pycocoevalcap", "torchvision", "torchmetrics", "pandas"}
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in self.names:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Refuse())
+import crossflow
+found = [module.name for module in pkgutil.walk_packages(crossflow.__path__, "crossflow.")]
+assert "crossflow.solver" in found, found
+for name in found:
+    if not name.endswith("__main__"):
+        importlib.import_module(name)
+""",
+    )
+
+
+@each_file
+def test_no_file_is_over_300_lines(file: Path) -> None:
+    assert len(file.read_text().splitlines()) <= 300
+
+
+@each_file
+def test_no_function_is_over_60_lines(file: Path) -> None:
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert (node.end_lineno or node.lineno) - node.lineno < 60, f"{node.name}, line {node.lineno}"
+
+
+def test_the_files_are_found() -> None:
+    assert {"solver.py", "types.py"} <= {file.name for file in FILES}
