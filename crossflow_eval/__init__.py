@@ -1,0 +1,1 @@
+"""The measurement: suites, metrics, runs that resume, and reports whose numbers carry their protocol."""

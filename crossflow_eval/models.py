@@ -1,0 +1,204 @@
+"""What is measured: our own checkpoints, a folder of outputs made elsewhere, or any object of another package.
+
+This is the one module of the package that runs ``crossflow``'s models; torch is imported only when one is built.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from crossflow_eval.data import ImageFolder, read_folder, read_image
+from crossflow_eval.names import first_few, unknown
+from crossflow_eval.types import Example, Model, Output, SetupError
+
+ENTRY_POINTS = "crossflow_eval.models"
+BUILT_IN = ("crossflow", "folder")
+
+
+class CrossFlowModel:
+    """A CrossFlow text-to-image checkpoint; without ``checkpoint`` the shipped one.
+
+    ``solver``, ``steps`` and ``guidance_scale`` left None are the ones the checkpoint recommends.
+    ``device``: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N".
+    """
+
+    def __init__(
+        self,
+        checkpoint: Path | None = None,
+        *,
+        solver: str | None = None,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        device: str = "auto",
+    ) -> None:
+        if steps is not None and steps < 1:
+            raise SetupError(f"--steps must be at least 1, got {steps}.")
+        if guidance_scale is not None and not math.isfinite(guidance_scale):
+            raise SetupError(f"--guidance-scale must be a finite number, got {guidance_scale}.")
+        where = resolve_device(device)
+        from crossflow.pipeline import TextToImage
+
+        from crossflow.errors import CrossFlowError
+        from crossflow.solver import SOLVERS
+
+        if solver is not None and solver not in SOLVERS:
+            raise unknown("solver", solver, SOLVERS)
+        path = shipped_checkpoint() if checkpoint is None else checkpoint
+        try:
+            self._pipeline = TextToImage.from_checkpoint(path, device=where)
+        except CrossFlowError as error:
+            raise SetupError(str(error)) from error
+        defaults = self._pipeline.defaults
+        self.name = path.stem
+        self._solver = str(defaults["solver"]) if solver is None else solver
+        self._steps = int(defaults["steps"]) if steps is None else steps
+        self._guidance_scale = float(defaults["guidance_scale"]) if guidance_scale is None else guidance_scale
+        self.identity: Mapping[str, Any] = {
+            "weights_sha256": self._pipeline.weights_sha256,
+            "solver": self._solver,
+            "steps": self._steps,
+            "guidance_scale": self._guidance_scale,
+            "precision": "float32",
+            "device": where.partition(":")[0],
+        }
+
+    def generate(self, sources: Sequence[str | Path], seeds: Sequence[int]) -> list[Output]:
+        """Return one uint8 image [h w 3] a prompt."""
+        images = self._pipeline.generate(
+            [str(source) for source in sources],
+            list(seeds),
+            solver=self._solver,
+            steps=self._steps,
+            guidance_scale=self._guidance_scale,
+        )
+        return list(images)
+
+
+class FolderModel:
+    """Outputs made elsewhere: the images of a folder, looked up by example id (``<id>.png`` or ``<id>-<k>.png``)."""
+
+    name = "folder"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.images: ImageFolder = read_folder(folder)
+        self.identity: Mapping[str, Any] = {
+            "images_sha256": self.images.sha256,
+            "images": len(self.images.files),
+            "formats": dict(sorted(Counter(self.images.formats.values()).items())),
+        }
+
+    def read(self, example_id: str, index: int) -> np.ndarray:
+        """Return the ``index``-th image of an example as uint8 [h w 3]. Raises SetupError where there is none."""
+        key = self._key(example_id, index)
+        if key is None:
+            raise SetupError(f"The folder {self.folder} holds no image for {example_id}.")
+        return read_image(self.images.files[key])
+
+    def check(self, needed: Sequence[Example], known: Sequence[Example], outputs_per_example: int) -> None:
+        """Check that every needed output is there, and that every image belongs to one of the ``known`` examples.
+
+        Raises:
+            SetupError: missing or foreign images; counted, the first ones named.
+        """
+        indices = range(outputs_per_example)
+        missing = [f"{e.id}-{k}" for e in needed for k in indices if self._key(e.id, k) is None]
+        if missing:
+            raise SetupError(
+                f"{len(missing)} of {len(needed) * outputs_per_example} images are missing in {self.folder}: "
+                f"{first_few(missing)}."
+            )
+        foreign = self.images.files.keys() - {self._key(e.id, k) for e in known for k in indices}
+        if foreign:
+            names = sorted(self.images.files[key].name for key in foreign)
+            raise SetupError(
+                f"{len(foreign)} of {len(self.images.files)} images in {self.folder} belong to no example: "
+                f"{first_few(names)}."
+            )
+
+    def _key(self, example_id: str, index: int) -> str | None:
+        if f"{example_id}-{index}" in self.images.files:
+            return f"{example_id}-{index}"
+        return example_id if index == 0 and example_id in self.images.files else None
+
+
+def shipped_checkpoint() -> Path:
+    """The checkpoint that comes with ``crossflow``."""
+    import crossflow
+
+    return Path(str(crossflow.__file__)).parent / "weights" / "scenes-t2i.safetensors"
+
+
+def resolve_device(device: str) -> str:
+    """Return "cpu", "cuda" or "cuda:N". Raises SetupError for a device that is not there."""
+    kind, _, number = device.partition(":")
+    if kind not in ("auto", "cpu", "cuda") or (number and (kind != "cuda" or not number.isdecimal())):
+        raise SetupError(f"Unknown device {device!r}. Available: auto, cpu, cuda, cuda:N.")
+    if kind == "cpu":
+        return "cpu"
+    import torch
+
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if kind == "auto":
+        return "cuda" if there else "cpu"
+    if int(number or 0) >= there:
+        raise SetupError(f"--device {device}: torch sees {there} CUDA devices on this machine; use --device cpu.")
+    return device
+
+
+def other_models() -> dict[str, metadata.EntryPoint]:
+    """The models that installed packages offer under the entry point group ``crossflow_eval.models``."""
+    return {entry.name: entry for entry in metadata.entry_points(group=ENTRY_POINTS)}
+
+
+def load_model(name: str) -> Model:
+    """Build a model given as ``package.module:factory`` or by the name of an entry point; called without arguments.
+
+    Raises:
+        SetupError: an unknown name, a module or factory that is not there, an object that is no model.
+    """
+    if ":" in name:
+        factory = _find(name)
+    elif name in other_models():
+        factory = other_models()[name].load()
+    else:
+        raise unknown("model", name, [*BUILT_IN, *other_models(), "package.module:factory"])
+    if not callable(factory):
+        raise SetupError(f"--model {name} is not a function or class that builds a model.")
+    model = factory()
+    lacks = [part for part in ("name", "identity", "generate") if not hasattr(model, part)]
+    if lacks or not isinstance(model, Model):
+        raise SetupError(f"--model {name} built a {type(model).__name__} without {', '.join(lacks)}.")
+    try:
+        json.dumps(dict(model.identity), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise SetupError(f"--model {name}: its identity is not plain JSON ({error}).") from error
+    if not model.name or model.name.startswith(".") or set(model.name) & set("/\\\0"):
+        raise SetupError(f"--model {name}: its name {model.name!r} cannot name a folder.")
+    return model
+
+
+def _find(name: str) -> object:
+    module_name, _, attribute = name.partition(":")
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise SetupError(f"--model {name}: there is no module {error.name!r}; install it or mend the name.") from error
+    except (ValueError, TypeError) as error:
+        raise SetupError(f"--model {name}: expected package.module:factory.") from error
+    if not hasattr(module, attribute):
+        offered = [each for each in dir(module) if not each.startswith("_") and callable(getattr(module, each))]
+        raise unknown(f"factory in {module_name}", attribute, offered)
+    return getattr(module, attribute)

@@ -1,0 +1,42 @@
+"""The suites by name: plain functions, called only when their suite is wanted.
+
+Another package adds its own under the entry point group ``crossflow_eval.suites``: a ``Suite``, or a function without
+arguments that gives one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import metadata
+
+from crossflow_eval.names import unknown
+from crossflow_eval.suites import scenes, t2i
+from crossflow_eval.types import SetupError, Suite
+
+ENTRY_POINTS = "crossflow_eval.suites"
+
+SUITES: dict[str, Suite | Callable[[], Suite]] = {
+    "scenes-t2i": scenes.test,
+    "scenes-t2i-heldout": scenes.test_heldout,
+    "scenes-t2i-val": scenes.val,
+    "folder": t2i.folder,
+}
+
+
+def suite_names() -> list[str]:
+    """Every suite that can be asked for: our own, then those of installed packages."""
+    return [*SUITES, *(entry.name for entry in metadata.entry_points(group=ENTRY_POINTS))]
+
+
+def load_suite(name: str) -> Suite:
+    """Return the suite called ``name``. Raises SetupError, with the nearest name, where there is none."""
+    found = SUITES.get(name)
+    if found is None:
+        others = {entry.name: entry for entry in metadata.entry_points(group=ENTRY_POINTS)}
+        if name not in others:
+            raise unknown("suite", name, suite_names())
+        found = others[name].load()
+    suite = found if isinstance(found, Suite) else found()
+    if not isinstance(suite, Suite):
+        raise SetupError(f"The suite {name!r} is a {type(suite).__name__}, not a crossflow_eval Suite.")
+    return suite

@@ -1,0 +1,91 @@
+"""The suite ``folder``: prompts from a captions file, and what can be said of the images without learned weights.
+
+Its numbers describe the images; none is a score of quality or of faithfulness. The published metrics need weights that
+are not shipped: ``crossflow_eval.weights`` names them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from crossflow_eval.data import ImageFolder, match, read_captions
+from crossflow_eval.stats import BOOTSTRAP, bootstrap_mean
+from crossflow_eval.types import Example, Output, Row, SetupError, Suite, Value
+
+VERSION = "1"
+
+
+class ImageStatistics:
+    """Width, height, brightness, contrast and sharpness of each image; describes, does not judge.
+
+    Luma y = 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601) on the 0-255 scale, float64. ``brightness`` is its mean,
+    ``contrast`` its standard deviation, ``sharpness`` the mean length of its gradient (forward differences over the
+    pixels that have both neighbours; 0 for an image of one row or column).
+    """
+
+    protocol: Mapping[str, Any] = {
+        "luma": "BT.601",
+        "scale": "0-255",
+        "contrast": "standard deviation, ddof 0",
+        "sharpness": "mean gradient length, forward differences",
+        "interval": BOOTSTRAP,
+    }
+    higher_is_better: Mapping[str, bool] = {}
+
+    def __init__(self) -> None:
+        self._rows: list[Row] = []
+
+    def update(self, examples: Sequence[Example], outputs: Sequence[Output]) -> list[Row]:
+        """Return one row an image."""
+        rows = [_describe(output) for output in outputs]
+        self._rows += rows
+        return rows
+
+    def compute(self) -> dict[str, Value]:
+        """Return the mean of each statistic over the images, with its bootstrap interval."""
+        names = ("width", "height", "brightness", "contrast", "sharpness")
+        return {name: bootstrap_mean([row[name] for row in self._rows]) for name in names}
+
+
+def _describe(output: Output) -> Row:
+    image = np.asarray(output, dtype=np.float64)
+    luma = image @ np.array([0.299, 0.587, 0.114])
+    down, right = np.diff(luma, axis=0)[:, :-1], np.diff(luma, axis=1)[:-1]
+    height, width = luma.shape
+    return {
+        "width": width,
+        "height": height,
+        "brightness": float(luma.mean()),
+        "contrast": float(luma.std()),
+        "sharpness": float(np.hypot(down, right).mean()) if down.size else 0.0,
+    }
+
+
+def folder(images: ImageFolder | None = None, where: Path | None = None) -> Suite:
+    """Build the suite; its data root is the captions file.
+
+    With ``images`` (of the folder ``where``) every image must have a caption and every caption an image. Several
+    captions for one image: the first is the prompt, and the tag ``captions`` says how many there were.
+    """
+
+    def examples(root: Path | None) -> Sequence[Example]:
+        if root is None:
+            raise SetupError("The suite folder needs --captions FILE (.csv, .jsonl, or COCO .json).")
+        captions = read_captions(root)
+        keys = list(captions.of) if images is None else match(images, captions, where or Path(), root)
+        return [
+            Example(id=key, source=captions.of[key][0], tags={"captions": str(len(captions.of[key]))}) for key in keys
+        ]
+
+    return Suite(
+        name="folder",
+        version=VERSION,
+        task="t2i",
+        output="png",
+        examples=examples,
+        metrics={"image_statistics": ImageStatistics},
+    )
