@@ -94,8 +94,9 @@ def _unmix(rest: np.ndarray, span: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     rest, span = rest @ OPPONENT, span @ OPPONENT
     across = span.transpose(0, 2, 1)
     along = np.maximum(rest @ across, 0.0)
-    residual = (rest**2).sum(axis=2)[..., None] - along**2 / (span**2).sum(axis=2)[:, None, :]
-    coverage = ((rest * TRUST) @ across) / (span**2 @ TRUST)[:, None, :]
+    power, trusted = (np.maximum(span**2 @ weights, 1.0)[:, None, :] for weights in (np.ones(3), TRUST))
+    residual = (rest**2).sum(axis=2)[..., None] - along**2 / power
+    coverage = ((rest * TRUST) @ across) / trusted
     return coverage, residual
 
 
