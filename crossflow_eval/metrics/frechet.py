@@ -4,8 +4,8 @@
 
 With roots C = R' R the last trace is the nuclear norm of R1 R2', and the whole trace term is the orthogonal Procrustes
 distance min |R1 - U R2|^2 over orthogonal U (R. Bhatia, T. Jain and Y. Lim, 2019). Both are symmetric, real and blind
-to rank. The usual routes through sqrtm or eigvals of C1 C2 take roots of rounding errors where C is singular, which moves
-FID by 1e-4 and lets the distance of a set to itself be negative; for covariances of full rank all agree.
+to rank. The usual routes through sqrtm or eigvals of C1 C2 take roots of rounding errors where C is singular, which
+moves FID by 1e-4 and lets the distance of a set to itself be negative; for covariances of full rank all agree.
 """
 
 from __future__ import annotations

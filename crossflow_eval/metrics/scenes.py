@@ -1,0 +1,197 @@
+"""The embedded world's metrics. All that knows the world (reader, networks, references) comes in by the constructor."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from crossflow_eval.features import FeatureCache, FeatureExtractor, extract, in_chunks
+from crossflow_eval.metrics.frechet import METHOD, Moments, frechet_distance, rank_warning
+from crossflow_eval.metrics.geneval import Detection, judge
+from crossflow_eval.stats import (
+    BOOTSTRAP,
+    JACKKNIFE,
+    STRATIFIED_BOOTSTRAP,
+    bootstrap_mean,
+    bootstrap_stratified,
+    jackknife,
+)
+from crossflow_eval.types import Example, Output, Row, SetupError, Value
+
+TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+"""GenEval's six tasks, in the order of its paper."""
+
+
+class Found(Protocol):
+    """What a reader says of one object. Its box is in pixels, right and bottom exclusive."""
+
+    @property
+    def shape(self) -> str:
+        """The class."""
+        ...
+
+    @property
+    def color(self) -> str:
+        """The color, by name."""
+        ...
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """Left, top, right, bottom."""
+        ...
+
+
+class SceneGenEval:
+    """GenEval's decision rules on an exact reader: is what the prompt asks for in the image?
+
+    ``read`` finds the objects of an image, uint8 [h w 3]; an example's target is its GenEval specification. Values:
+    ``geneval/<task>``, the share of right outputs, and ``geneval``, the unweighted mean of the six tasks, which is
+    absent unless all six have outputs. Intervals resample examples.
+    """
+
+    higher_is_better: Mapping[str, bool] = {"geneval": True, **{f"geneval/{task}": True for task in TASKS}}
+
+    def __init__(self, read: Callable[[np.ndarray], Sequence[Found]], *, reader: str = "exact") -> None:
+        self._read = read
+        self.protocol: Mapping[str, Any] = {
+            "rules": "GenEval",
+            "reader": reader,
+            "max_overlap": 1.0,
+            "interval": STRATIFIED_BOOTSTRAP,
+        }
+        self._verdicts: dict[str, dict[str, list[bool]]] = {task: defaultdict(list) for task in TASKS}
+
+    def update(self, examples: Sequence[Example], outputs: Sequence[Output]) -> list[Row]:
+        """Judge the outputs. Rows: task, correct, reason, detections (label, color, box)."""
+        return [self._judge(example, _image(output)) for example, output in zip(examples, outputs, strict=True)]
+
+    def _judge(self, example: Example, image: np.ndarray) -> Row:
+        specification = example.target
+        task = specification["tag"] if isinstance(specification, Mapping) else None
+        if task not in TASKS:
+            raise SetupError(f"The example {example.id} carries no GenEval specification; this metric needs one.")
+        found = [
+            Detection(label=each.shape, score=1.0, box=_box(each.box), color=each.color) for each in self._read(image)
+        ]
+        verdict = judge(found, specification, max_overlap=1.0)
+        self._verdicts[task][example.id].append(verdict.correct)
+        shown = [{"label": each.label, "color": each.color, "box": list(each.box)} for each in found]
+        return {"task": task, "correct": verdict.correct, "reason": verdict.reason, "detections": shown}
+
+    def compute(self) -> dict[str, Value]:
+        """The mean of the tasks where all six have outputs, and each task that has."""
+        scores = {
+            task: [float(np.mean(outputs)) for outputs in by_example.values()]
+            for task, by_example in self._verdicts.items()
+            if by_example
+        }
+        values = {"geneval": bootstrap_stratified(scores)} if len(scores) == len(TASKS) else {}
+        return values | {f"geneval/{task}": bootstrap_mean(of_task) for task, of_task in scores.items()}
+
+
+class SceneCLIPScore:
+    """The mean over outputs of max(cos(image, prompt), 0), weight 1: CrossFlow's CLIP score, on the given encoders.
+
+    ``embed_images`` is an extractor (see :mod:`crossflow_eval.features`); ``embed_texts`` maps n prompts to float32
+    [n dim]. Rows: clip_score.
+    """
+
+    higher_is_better: Mapping[str, bool] = {"clip_score": True}
+
+    def __init__(self, embed_images: FeatureExtractor, embed_texts: Callable[[Sequence[str]], np.ndarray]) -> None:
+        self._embed_images, self._embed_texts = embed_images, embed_texts
+        self.protocol: Mapping[str, Any] = {
+            "encoder": embed_images.name,
+            "weights_sha256": embed_images.weights_sha256,
+            "formula": "mean of max(cos, 0), weight 1",
+            "interval": BOOTSTRAP,
+        }
+        self._scores: dict[str, list[float]] = defaultdict(list)
+
+    def update(self, examples: Sequence[Example], outputs: Sequence[Output]) -> list[Row]:
+        """Score the outputs against their prompts."""
+        images = extract(self._embed_images, [_image(output) for output in outputs]).astype(np.float64)
+        prompts = [str(example.source) for example in examples]
+        texts = in_chunks(self._embed_texts, prompts, images.shape[1], "the text encoder").astype(np.float64)
+        length = np.linalg.norm(images, axis=1) * np.linalg.norm(texts, axis=1)
+        cosine = (images * texts).sum(axis=1) / np.where(length > 0, length, 1.0)
+        scores = np.maximum(cosine, 0.0).tolist()
+        for example, score in zip(examples, scores, strict=True):
+            self._scores[example.id].append(score)
+        return [{"clip_score": score} for score in scores]
+
+    def compute(self) -> dict[str, Value]:
+        """The mean over examples of their outputs' mean."""
+        return {"clip_score": bootstrap_mean([float(np.mean(scores)) for scores in self._scores.values()])}
+
+
+class SceneFID:
+    """The Frechet distance between the outputs' features and a reference's, on the given extractor.
+
+    ``reference`` is float32 [m dim], or makes it when first needed. ``cache`` is the run's ``features`` folder, if
+    features are to be kept. The value is of all outputs, and so is its n: reports print ``FID@n``. Where a covariance
+    is singular, ``compute`` adds a ``warning`` to the protocol.
+    """
+
+    higher_is_better: Mapping[str, bool] = {"fid": False}
+
+    def __init__(
+        self,
+        extractor: FeatureExtractor,
+        reference: np.ndarray | Callable[[], np.ndarray],
+        *,
+        reference_name: str,
+        cache: Path | None = None,
+    ) -> None:
+        self._extractor, self._reference = extractor, reference
+        self._cache = FeatureCache(extractor, cache) if cache is not None else None
+        self._features: list[np.ndarray] = []
+        self.protocol: Mapping[str, Any] = {
+            "extractor": extractor.name,
+            "weights_sha256": extractor.weights_sha256,
+            "dim": extractor.dim,
+            "reference": reference_name,
+            "method": METHOD,
+            "interval": JACKKNIFE,
+        }
+
+    def update(self, examples: Sequence[Example], outputs: Sequence[Output]) -> None:
+        """Take the outputs' features; an output alone has no distance, so there are no rows."""
+        images = [_image(output) for output in outputs]
+        self._features.append(self._cache.extract(images) if self._cache else extract(self._extractor, images))
+
+    def compute(self) -> dict[str, Value]:
+        """The distance with its jackknife interval. Raises SetupError for fewer than two outputs."""
+        features = np.concatenate(self._features) if self._features else np.zeros((0, self._extractor.dim))
+        if len(features) < 2:
+            raise SetupError(f"FID needs at least two outputs, got {len(features)}; raise --limit.")
+        if self._cache is not None:
+            self._cache.save()
+        reference = self._reference() if callable(self._reference) else self._reference
+        counts = (("outputs", len(features)), ("references", len(reference)))
+        warnings = [warning for what, n in counts if (warning := rank_warning(what, n, self._extractor.dim))]
+        if warnings:
+            self.protocol = {**self.protocol, "warning": "; ".join(warnings)}
+        target = Moments.of_features(reference)
+
+        def distance(kept: np.ndarray) -> float:
+            return frechet_distance(Moments.of_features(features[kept]), target)
+
+        value = jackknife(distance, len(features))
+        return {"fid": value.model_copy(update={"ci_low": None if value.ci_low is None else max(value.ci_low, 0.0)})}
+
+
+def _image(output: Output) -> np.ndarray:
+    if not isinstance(output, np.ndarray) or output.dtype != np.uint8 or output.ndim != 3 or output.shape[2] != 3:
+        got = f"{output.dtype} {list(output.shape)}" if isinstance(output, np.ndarray) else type(output).__name__
+        raise SetupError(f"This metric needs images, uint8 [h w 3], got {got}.")
+    return output
+
+
+def _box(box: Sequence[float | int]) -> tuple[float, float, float, float]:
+    left, top, right, bottom = (float(edge) for edge in box)
+    return left, top, right, bottom

@@ -1,0 +1,136 @@
+"""Features do not depend on how outputs were grouped, and the cache never answers for other pixels or other weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from crossflow_eval.features import CHUNK, FeatureCache, FeatureExtractor, extract
+from crossflow_eval.types import SetupError
+
+
+class ConvExtractor:
+    """A small real network, so that the law is about the kernels that torch picks; counts the images it is given."""
+
+    name = "conv"
+    dim = 24
+
+    def __init__(self, weights_sha256: str = "a" * 64) -> None:
+        self.weights_sha256 = weights_sha256
+        self.calls: list[int] = []
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self._net = torch.nn.Sequential(
+                torch.nn.Conv2d(3, 16, 3, 2), torch.nn.ReLU(), torch.nn.Conv2d(16, 32, 3, 2), torch.nn.ReLU(),
+                torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(32, 24),
+            ).eval()  # fmt: skip
+
+    def __call__(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        self.calls.append(len(images))
+        with torch.inference_mode():
+            batch = torch.from_numpy(np.stack(list(images))).permute(0, 3, 1, 2).float() / 255
+            return self._net(batch).numpy()
+
+
+def pictures(n: int) -> list[np.ndarray]:
+    return list(np.random.default_rng(n).integers(0, 256, size=(n, 32, 32, 3), dtype=np.uint8))
+
+
+def test_it_is_an_extractor() -> None:
+    assert isinstance(ConvExtractor(), FeatureExtractor)
+
+
+@pytest.mark.parametrize("sizes", [[150], [1] * 150, [64, 86], [63, 65, 22]])
+def test_features_are_equal_bit_for_bit_whatever_the_partition(sizes: list[int]) -> None:
+    images, extractor = pictures(150), ConvExtractor()
+    ends = np.cumsum(sizes)
+    parts = [extract(extractor, images[end - size : end]) for size, end in zip(sizes, ends, strict=True)]
+    assert np.array_equal(np.concatenate(parts), extract(ConvExtractor(), images[::-1])[::-1])
+    assert set(extractor.calls) == {CHUNK}
+
+
+def test_nothing_gives_nothing() -> None:
+    assert extract(ConvExtractor(), []).shape == (0, 24)
+
+
+def test_the_cache_gives_the_same_bits_and_spares_the_network(tmp_path: Path) -> None:
+    images = pictures(70)
+    first = FeatureCache(ConvExtractor(), tmp_path / "features")
+    expected = first.extract(images[:40])
+    first.save()
+    again = ConvExtractor()
+    cache = FeatureCache(again, tmp_path / "features")
+    assert np.array_equal(cache.extract(images[:40]), expected)
+    assert again.calls == []
+    whole = cache.extract(images)
+    assert len(again.calls) == 1
+    assert np.array_equal(whole, extract(ConvExtractor(), images))
+
+
+def test_equal_images_are_computed_once_and_given_twice(tmp_path: Path) -> None:
+    [image] = pictures(1)
+    cache = FeatureCache(ConvExtractor(), tmp_path)
+    features = cache.extract([image, image.copy()])
+    assert np.array_equal(features[0], features[1])
+
+
+def test_other_pixels_and_other_weights_are_computed_anew(tmp_path: Path) -> None:
+    images = pictures(3)
+    cache = FeatureCache(ConvExtractor(), tmp_path)
+    cache.extract(images)
+    cache.save()
+    changed = [images[0], images[1] ^ 1, images[2]]
+    extractor = ConvExtractor()
+    FeatureCache(extractor, tmp_path).extract(changed)
+    assert len(extractor.calls) == 1
+    other = ConvExtractor("b" * 64)
+    renewed = FeatureCache(other, tmp_path)
+    renewed.extract(images)
+    assert len(other.calls) == 1
+    renewed.save()
+    old = ConvExtractor()
+    FeatureCache(old, tmp_path).extract(images)
+    assert len(old.calls) == 1, "the file of other weights was replaced"
+
+
+@pytest.mark.parametrize("damage", ["truncate", "empty", "text", "nan"])
+def test_a_damaged_cache_is_computed_anew_and_mended(tmp_path: Path, damage: str) -> None:
+    images = pictures(5)
+    cache = FeatureCache(ConvExtractor(), tmp_path)
+    expected = cache.extract(images)
+    cache.save()
+    content = cache.path.read_bytes()
+    place = content.index(expected[2].tobytes())
+    broken = {
+        "truncate": content[:-7],
+        "empty": b"",
+        "text": b"not a safetensors file at all",
+        "nan": content[:place] + np.float32(np.nan).tobytes() + content[place + 4 :],
+    }[damage]
+    cache.path.write_bytes(broken)
+    extractor = ConvExtractor()
+    mended = FeatureCache(extractor, tmp_path)
+    assert np.array_equal(mended.extract(images), expected)
+    assert len(extractor.calls) == 1
+    mended.save()
+    assert mended.path.read_bytes() == content
+    assert [path.name for path in tmp_path.iterdir()] == [cache.path.name]
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "features").write_text("a file in the way")
+    cache = FeatureCache(ConvExtractor(), tmp_path / "features")
+    cache.extract(pictures(1))
+    with pytest.raises(SetupError, match="Cannot write"):
+        cache.save()
+
+
+@pytest.mark.parametrize("answer", [np.zeros((CHUNK, 23)), np.full((CHUNK, 24), np.inf)])
+def test_an_extractor_that_answers_wrongly_is_refused(answer: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ConvExtractor, "__call__", lambda self, images: answer)
+    with pytest.raises(ValueError):
+        extract(ConvExtractor(), pictures(2))
