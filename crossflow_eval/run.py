@@ -27,6 +27,9 @@ from crossflow_eval.types import Example, Metric, Model, Output, Result, Row, Se
 Track = Callable[[Sequence[Sequence[Job]], str], Iterable[Sequence[Job]]]
 """Passes batches of jobs through, showing progress under a stage's name; see ``untracked``."""
 
+GENERATE_BATCH, SCORE_BATCH = 32, 64
+"""Outputs asked of the model, and read back for the metrics, at a time; neither changes a number."""
+
 PATIENCE = 1800.0
 """Seconds rank 0 waits for another rank's next output before it gives up."""
 
@@ -131,7 +134,6 @@ def generate(
     store: Store,
     *,
     share: tuple[int, int] = (0, 1),
-    batch_size: int = 32,
     track: Track = untracked,
 ) -> int:
     """Make the outputs that are not there yet; of ``share`` (rank, world) only ``todo[rank::world]``. Returns how many.
@@ -146,7 +148,7 @@ def generate(
     if rank == 0:
         store.check([job for job in jobs if job.name in there])
     todo = [job for job in jobs[rank::world] if job.name not in there]
-    for batch in track(_batches(todo, batch_size), "generate"):
+    for batch in track(_batches(todo, GENERATE_BATCH), "generate"):
         for job, output in zip(batch, _ask(model, batch), strict=True):
             _check_kind(model.name, output, suite.output)
             store.write_output(job, output)
@@ -161,7 +163,6 @@ def score(
     store: Store,
     *,
     again: bool = False,
-    batch_size: int = 64,
     track: Track = untracked,
 ) -> Result:
     """Score the outputs of a run and write per_example.jsonl and result.json. All outputs must be there.
@@ -180,7 +181,7 @@ def score(
         return done
     metrics = {name: make() for name, make in suite.metrics.items()}
     rows: list[Row] = []
-    for batch in track(_batches(jobs, batch_size), "score"):
+    for batch in track(_batches(jobs, SCORE_BATCH), "score"):
         rows += _update(metrics, batch, _read(store, batch, jobs))
     values, better = _compute(metrics)
     result = Result(
@@ -197,10 +198,11 @@ def score(
     return result
 
 
-def _ask(model: Model | FolderModel, batch: Sequence[Job]) -> list[Output]:
+def _ask(model: Model | FolderModel, batch: Sequence[Job]) -> list[Any]:
+    """The model's answers, not yet checked to be of the suite's kind."""
     if isinstance(model, FolderModel):
         return [model.read(job.example.id, job.index) for job in batch]
-    outputs = model.generate([job.example.source for job in batch], [job.seed for job in batch])
+    outputs = list(model.generate([job.example.source for job in batch], [job.seed for job in batch]))
     if len(outputs) != len(batch):
         raise SetupError(f"The model {model.name} gave {len(outputs)} outputs for {len(batch)} sources.")
     return outputs

@@ -48,7 +48,7 @@ class ImageStatistics:
     def compute(self) -> dict[str, Value]:
         """Return the mean of each statistic over the images, with its bootstrap interval."""
         names = ("width", "height", "brightness", "contrast", "sharpness")
-        return {name: bootstrap_mean([row[name] for row in self._rows]) for name in names}
+        return {name: bootstrap_mean([float(row[name]) for row in self._rows]) for name in names}
 
 
 def _describe(output: Output) -> Row:

@@ -1,0 +1,340 @@
+"""Laws of a run: whatever stops it and however it is shared, its files end the same byte for byte."""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from crossflow_eval import launch, run, store
+from crossflow_eval.suites import t2i
+from crossflow_eval.types import Example, SetupError, Value
+
+FAKE = """
+import time
+import numpy as np
+
+class Fake:
+    name = "fake"
+    identity = {"weights_sha256": "0" * 64, "pause": PAUSE}
+    def generate(self, sources, seeds):
+        images = []
+        for source, seed in zip(sources, seeds):
+            time.sleep(PAUSE)
+            rng = np.random.default_rng([seed, len(source)])
+            images.append(rng.integers(0, 256, size=(12, 10, 3), dtype=np.uint8))
+        return images
+"""
+fork = multiprocessing.get_context("fork")
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder with a captions file of 40 prompts and two fake models; no git state enters the records."""
+    lines = "".join(f"img{i},prompt number {i}\n" for i in range(40))
+    (tmp_path / "captions.csv").write_text("image,caption\n" + lines)
+    (tmp_path / "fake_fast.py").write_text(FAKE.replace("PAUSE", "0"))
+    (tmp_path / "fake_slow.py").write_text(FAKE.replace("PAUSE", "0.01"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "none"))
+    monkeypatch.setattr(run, "GENERATE_BATCH", 3)
+    return tmp_path
+
+
+def request(place: Path, out: str, module: str = "fake_fast", limit: int | None = None) -> launch.Request:
+    return launch.Request(model=f"{module}:Fake", captions=place / "captions.csv", out=place / out, limit=limit)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Every file of a run that must repeat, hidden leftovers included."""
+    found = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {name: content for name, content in found.items() if name not in ("timing.jsonl", "report.html")}
+
+
+def in_child(request: launch.Request, environment: dict[str, str] | None = None, before=lambda: None):
+    """Start the run in a forked process, which can then be killed like any other."""
+
+    def body() -> None:
+        os.environ.update(environment or {})
+        before()
+        launch.evaluate(request)
+
+    child = fork.Process(target=body)
+    child.start()
+    return child
+
+
+def test_a_run_killed_at_ten_random_moments_ends_byte_equal(place):
+    """The undisturbed run is the command itself in a process of its own; the killed ones share its options."""
+    arguments = ["t2i", "--model", "fake_slow:Fake", "--captions", "captions.csv", "--out", "whole", "--json"]
+    command = [sys.executable, "-c", "from crossflow_eval.cli import app; app()", *arguments]
+    subprocess.run(command, check=True, capture_output=True)
+    moments = random.Random(20260101)
+    killed = 0
+    for _ in range(10):
+        child = in_child(request(place, "killed", "fake_slow"))
+        child.join(moments.uniform(0.02, 0.2))
+        if child.is_alive():
+            os.kill(child.pid, signal.SIGKILL)
+        child.join()
+        killed += child.exitcode == -signal.SIGKILL
+    assert killed >= 5
+    launch.evaluate(request(place, "killed", "fake_slow"))
+    assert files(place / "killed") == files(place / "whole")
+    assert len(list((place / "whole" / "outputs").iterdir())) == 40
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_a_run_killed_at_any_rename_ends_byte_equal(place, after):
+    """Exhaustive: for every file a run lets appear, a process dies just before or just after that very rename."""
+    launch.evaluate(request(place, "whole", limit=4))
+    whole = files(place / "whole")
+    for moment in range(len(whole)):
+        replace, left = os.replace, iter(range(moment, -1, -1))
+
+        def dying(*names, left=left, replace=replace) -> None:
+            last = next(left) == 0
+            if after or not last:
+                replace(*names)
+            if last:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        child = in_child(request(place, f"killed{moment}", limit=4), before=lambda: setattr(os, "replace", dying))
+        child.join()
+        assert child.exitcode == -signal.SIGKILL
+        launch.evaluate(request(place, f"killed{moment}", limit=4))
+        assert files(place / f"killed{moment}") == whole
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_two_ranks_give_the_files_of_one(place, order):
+    """Law of sharding: rank r makes todo[r::world], rank 0 scores once all is there; whoever starts first."""
+    launch.evaluate(request(place, "one"))
+    children = []
+    for rank in order:
+        children.append(in_child(request(place, "two"), {"RANK": str(rank), "WORLD_SIZE": "2"}))
+        time.sleep(0.1)
+    for child in children:
+        child.join()
+        assert child.exitcode == 0
+    assert files(place / "two") == files(place / "one")
+    shares = [json.loads(line) for line in (place / "two" / "timing.jsonl").read_text().splitlines()]
+    assert {(share["rank"], share["outputs"]) for share in shares if share["stage"] == "generate"} == {(0, 20), (1, 20)}
+
+
+def test_rank_0_says_what_is_missing_when_the_others_never_come(place, monkeypatch):
+    monkeypatch.setattr(run, "PATIENCE", 0.0)
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SetupError, match=r"20 of 40 outputs are missing \(img1-0.png, img3-0.png"):
+        launch.evaluate(request(place, "half"))
+
+
+@pytest.mark.parametrize(("rank", "world"), [("2", "2"), ("-1", "2"), ("one", "2")])
+def test_a_rank_outside_of_its_world_is_refused(monkeypatch, rank, world):
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", world)
+    with pytest.raises(SetupError, match="torchrun"):
+        run.rank_and_world()
+
+
+def test_seeds_are_fixed_for_ever_and_differ():
+    """Golden values: a change would orphan every run made before. 63 bits, so they fit any generator's seed."""
+    assert run.output_seed(0, "a", 0) == 5377369291220743188
+    assert run.output_seed(7, "000001", 3) == 1887305530741485695
+    seeds = [run.output_seed(s, e, k) for s in range(3) for e in ("a", "b", "a0") for k in range(3)]
+    assert len(set(seeds)) == 27
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_an_output_depends_neither_on_batch_nor_on_limit(place, monkeypatch):
+    launch.evaluate(request(place, "all"))
+    monkeypatch.setattr(run, "GENERATE_BATCH", 1)
+    launch.evaluate(request(place, "few", limit=5))
+    for output in (place / "few" / "outputs").iterdir():
+        assert output.read_bytes() == (place / "all" / "outputs" / output.name).read_bytes()
+
+
+def test_no_record_holds_a_date_or_a_path(place):
+    launch.evaluate(request(place, "one", limit=2))
+    for name in ("settings.json", "examples.jsonl", "per_example.jsonl", "result.json"):
+        text = (place / "one" / name).read_text()
+        assert str(place) not in text
+        assert time.strftime("%Y-") not in text
+
+
+def test_other_settings_in_the_folder_are_named_and_nothing_is_touched(place):
+    launch.evaluate(request(place, "one", limit=2))
+    before = files(place / "one")
+    with pytest.raises(SetupError, match="limit is 2 there and 3 now"):
+        launch.evaluate(request(place, "one", limit=3))
+    with pytest.raises(SetupError, match=r"identity\.pause is 0 there and 0\.01 now"):
+        launch.evaluate(request(place, "one", "fake_slow", limit=2))
+    assert files(place / "one") == before
+
+
+def test_other_data_under_the_same_settings_is_refused(place):
+    launch.evaluate(request(place, "one", limit=2))
+    (place / "captions.csv").write_text("image,caption\nimg0,another\nimg1,prompt\n")
+    with pytest.raises(SetupError, match="other data"):
+        launch.evaluate(request(place, "one", limit=2))
+
+
+def test_a_folder_that_is_no_run_is_refused(place):
+    (place / "mine").mkdir()
+    (place / "mine" / "thesis.tex").write_text("x")
+    with pytest.raises(SetupError, match=r"not a run's folder: it holds thesis.tex"):
+        launch.evaluate(request(place, "mine"))
+
+
+@pytest.mark.parametrize("damage", [b"", b"cut"], ids=["empty", "cut"])
+def test_a_damaged_output_is_named_with_the_count_and_removing_it_mends_the_run(place, damage):
+    launch.evaluate(request(place, "one", limit=4))
+    before = files(place / "one")
+    for name in ("img1-0.png", "img3-0.png"):
+        output = place / "one" / "outputs" / name
+        output.write_bytes(output.read_bytes()[:100] if damage else damage)
+    with pytest.raises(SetupError, match=r"2 of 4 outputs .* cannot be read: img1-0.png .*, img3-0.png"):
+        launch.evaluate(request(place, "one", limit=4))
+    for name in ("img1-0.png", "img3-0.png"):
+        (place / "one" / "outputs" / name).unlink()
+    with pytest.raises(SetupError, match=r"2 of 4 outputs .* cannot be read: img1-0.png \(missing\)"):
+        launch.score_again(place / "one")
+    launch.evaluate(request(place, "one", limit=4))
+    assert files(place / "one") == before
+
+
+def test_scoring_again_gives_the_same_bytes(place):
+    launch.evaluate(request(place, "one", limit=4))
+    before = files(place / "one")
+    (place / "one" / "result.json").unlink()
+    launch.score_again(place / "one")
+    assert files(place / "one") == before
+
+
+def test_two_launches_cannot_work_in_one_folder(place):
+    launch.evaluate(request(place, "one", limit=2))
+    with store.Store(place / "one").locked(), pytest.raises(SetupError, match="Another process is working"):
+        launch.evaluate(request(place, "one", limit=2))
+
+
+class Collector:
+    """A metric that remembers what it was given, batch by batch."""
+
+    taken: ClassVar[list] = []
+
+    def __init__(self):
+        self.protocol, self.higher_is_better = {}, {"count": True}
+
+    def update(self, examples, outputs):
+        Collector.taken.append([(example.id, output) for example, output in zip(examples, outputs, strict=True)])
+        return [{"seen": True}] * len(outputs)
+
+    def compute(self):
+        return {"count": Value(mean=1.0, n=1)}
+
+
+class Speaker:
+    """Answers of whatever kind it was told to."""
+
+    name = "speaker"
+
+    def __init__(self, answer):
+        self.answer, self.identity = answer, {}
+
+    def generate(self, sources, seeds):
+        return [self.answer(source, seed) for source, seed in zip(sources, seeds, strict=True)]
+
+
+def suite_of(kind: str, outputs_per_example: int = 2):
+    examples = [Example(id=f"e{i}", source=f"s{i}", target=np.arange(i)) for i in range(5)]
+    return t2i.Suite(
+        name="made-up",
+        version="1",
+        task="t2i",
+        output=kind,
+        examples=lambda root: examples,
+        metrics={"collector": Collector},
+        outputs_per_example=outputs_per_example,
+    )
+
+
+def run_of(suite, model, folder):
+    return run.run(suite, model, run.make_settings(suite, model), run.list_examples(suite, None), folder)
+
+
+@pytest.mark.parametrize("kind", ["png", "npy", "txt"])
+def test_metrics_get_back_exactly_what_the_model_gave_in_order(tmp_path, monkeypatch, kind):
+    """Law: the files are lossless, and outputs come example by example, k by k, in batches."""
+    monkeypatch.setattr(Collector, "taken", [])
+    monkeypatch.setattr(run, "SCORE_BATCH", 4)
+    answers = {
+        "png": lambda s, seed: np.random.default_rng(seed).integers(0, 256, (5, 7, 3), dtype=np.uint8),
+        "npy": lambda s, seed: np.random.default_rng(seed).normal(size=(5, 7)).astype(np.float32) / np.float32(0.1),
+        "txt": lambda s, seed: f"{s}: ünïcode\n{seed}\r\n",
+    }
+    result = run_of(suite_of(kind), Speaker(answers[kind]), tmp_path / "run")
+    assert [len(batch) for batch in Collector.taken] == [4, 4, 2]
+    taken = [pair for batch in Collector.taken for pair in batch]
+    assert [example for example, _ in taken] == [f"e{i}" for i in range(5) for _ in range(2)]
+    for at, (example, output) in enumerate(taken):
+        given = answers[kind](f"s{at // 2}", run.output_seed(0, example, at % 2))
+        assert output == given if kind == "txt" else np.array_equal(output, given)
+    assert result.n == 10
+    rows = [json.loads(line) for line in (tmp_path / "run" / "per_example.jsonl").read_text().splitlines()]
+    assert rows[3] == {"id": "e1", "index": 1, "output": f"e1-1.{kind}", "prompt": "s1", "seen": True}
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer", "got"),
+    [
+        ("png", np.zeros((4, 4, 3), np.float32), r"float32 \[4, 4, 3\]"),
+        ("png", np.zeros((4, 4), np.uint8), r"uint8 \[4, 4\]"),
+        ("npy", np.zeros((4, 4)), r"float64 \[4, 4\]"),
+        ("txt", 3, "int"),
+    ],
+)
+def test_an_output_of_another_kind_is_refused(tmp_path, kind, answer, got):
+    with pytest.raises(SetupError, match=f"speaker gave {got} where the suite needs"):
+        run_of(suite_of(kind), Speaker(lambda s, seed: answer), tmp_path / "run")
+
+
+def test_a_model_that_gives_too_few_outputs_is_refused(tmp_path):
+    model = Speaker(None)
+    model.generate = lambda sources, seeds: []
+    with pytest.raises(SetupError, match="gave 0 outputs for 10 sources"):
+        run_of(suite_of("txt"), model, tmp_path / "run")
+
+
+@pytest.mark.parametrize("ids", [["a", "A"], ["a/b"], [""], [".a"], ["a", "a"]])
+def test_ids_that_cannot_name_files_apart_are_refused(ids):
+    suite = t2i.Suite(
+        name="s",
+        version="1",
+        task="t2i",
+        output="txt",
+        examples=lambda root: [Example(id=each, source="s") for each in ids],
+        metrics={},
+    )
+    with pytest.raises(SetupError, match="example ids"):
+        run.list_examples(suite, None)
+
+
+def test_the_data_hash_sees_content_and_not_places(tmp_path):
+    def sha(content: bytes, name: str = "a.bin", folder: str = "one", tag: str = "x") -> str:
+        path = tmp_path / folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+        return store.data_sha256([Example(id="1", source=path, target={"depth": np.ones(3)}, tags={"t": tag})])
+
+    same = sha(b"x")
+    assert sha(b"x", folder="two") == same
+    assert len({same, sha(b"y"), sha(b"x", name="b.bin"), sha(b"x", tag="y")}) == 4
