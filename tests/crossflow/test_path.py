@@ -3,7 +3,7 @@
 import jaxtyping
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.autograd import forward_ad
 
@@ -21,7 +21,6 @@ def pair(seed: int = 0, shape: tuple[int, ...] = (5, 3, 2)) -> tuple[torch.Tenso
 
 @each_path
 @given(seed=st.integers(0, 2**31), time=st.floats(0, 1))
-@settings(deadline=None)
 def test_velocity_is_the_derivative_of_the_point(path: Path, seed: int, time: float) -> None:
     x0, x1 = pair(seed)
     t = torch.full((5,), time, dtype=torch.float64)

@@ -177,7 +177,7 @@ stiffness = st.lists(st.floats(0.1, 60), min_size=2, max_size=6)
 @each_solver
 @both_ways
 @given(rates=stiffness, cut=st.integers(1, 5))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_an_item_does_not_depend_on_its_batch_mates(name: str, backward: bool, rates: list[float], cut: int) -> None:
     """Rates differ up to 600-fold, so a step shared by the batch would show as a difference near the tolerance."""
     rate = torch.tensor(rates, dtype=torch.float64)[:, None]
