@@ -33,6 +33,7 @@ from crossflow_eval.types import SetupError
 _log = logging.getLogger(__name__)
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 OTHER_IMAGE_SUFFIXES = (".avif", ".bmp", ".gif", ".heic", ".jxl", ".tif", ".tiff")
+PNG_END = b"IEND\xaeB`\x82"
 KEY_COLUMNS = ("image", "file", "id")
 
 
@@ -73,8 +74,10 @@ def decode_image(content: bytes) -> tuple[np.ndarray, str]:
             kind = "JPEG" if image.format == "MPO" else str(image.format)
             if getattr(image, "n_frames", 1) > 1:
                 raise UnreadableImage(f"{getattr(image, 'n_frames', 1)} frames")
-            if kind == "PNG" and content[24] > 8:  # the bit depth of the header chunk; Pillow would round silently
+            if kind == "PNG" and content[24] > 8:  # the header's bit depth; Pillow would round silently
                 raise UnreadableImage(f"{content[24]} bits a channel")
+            if kind == "PNG" and PNG_END not in content:  # Pillow does not miss it
+                raise UnreadableImage("truncated")
             image.load()
             return _to_rgb(image), kind
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
