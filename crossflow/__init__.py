@@ -1,0 +1,26 @@
+"""CrossFlow: from one modality into another by flow matching, with no noise source and no cross-attention."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from crossflow.checkpoint import load_checkpoint, save_checkpoint
+    from crossflow.model import CrossFlow
+    from crossflow.pipeline import TextToImage
+
+__version__ = "0.1.0"
+__all__ = ["CrossFlow", "TextToImage", "load_checkpoint", "save_checkpoint"]
+_HOME = {
+    "CrossFlow": "crossflow.model",
+    "TextToImage": "crossflow.pipeline",
+    "load_checkpoint": "crossflow.checkpoint",
+    "save_checkpoint": "crossflow.checkpoint",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public names when they are first used, so that ``crossflow --help`` need not wait for torch."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'crossflow' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOME[name]), name)

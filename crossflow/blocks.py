@@ -34,8 +34,17 @@ class Attention(nn.Module):
         key, value = self.key_value(x if context is None else context).chunk(2, dim=-1)
         split = [part.view(b, -1, self.heads, d // self.heads).transpose(1, 2) for part in (self.query(x), key, value)]
         allowed = None if mask is None else mask[:, None, None, :]
-        attended = F.scaled_dot_product_attention(*split, attn_mask=allowed)
+        attended = _attend(*split, allowed)
         return self.out(attended.transpose(1, 2).reshape(b, n, d))
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None) -> Tensor:
+    """Scaled dot-product attention; on a CPU never in bfloat16, where its backward pass is ten times slower."""
+    if query.device.type != "cpu":
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
+    dtype = torch.promote_types(query.dtype, torch.float32)
+    with torch.autocast("cpu", enabled=False):
+        return F.scaled_dot_product_attention(query.to(dtype), key.to(dtype), value.to(dtype), attn_mask=allowed)
 
 
 class Block(nn.Module):
@@ -105,8 +114,13 @@ class Patches(nn.Module):
         """Project tokens to patches and put them back in their places."""
         b, p = tokens.shape[0], self.patch
         channels, height, breadth = self.shape
-        x = self.out(self.norm(tokens)).reshape(b, height // p, breadth // p, channels, p, p)
+        x = at_least_float32(self.out(self.norm(tokens))).reshape(b, height // p, breadth // p, channels, p, p)
         return x.permute(0, 3, 1, 4, 2, 5).reshape(b, channels, height, breadth)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Under bfloat16 autocast a network's answer is bfloat16; losses and solvers want more."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def initialise(module: nn.Module) -> None:

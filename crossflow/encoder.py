@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from crossflow.blocks import Block, initialise
+from crossflow.blocks import Block, at_least_float32, initialise
 
 
 class Gaussian(NamedTuple):
@@ -29,10 +29,8 @@ class Gaussian(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
-    """Sizes of a text encoder. ``token_count`` is the fixed sequence length that token embeddings are padded to."""
+    """Sizes of a text encoder, and how its tokens become a latent."""
 
-    token_count: int
-    token_width: int
     width: int
     depth: int
     heads: int
@@ -44,14 +42,19 @@ class EncoderConfig:
 
 
 class VariationalEncoder(nn.Module):
-    """Text tokens [b n d] with their mask [b n] -> Gaussian over latents of ``shape`` (c, h, w)."""
+    """Text tokens [b n d] with their mask [b n] -> Gaussian over latents of ``shape`` (c, h, w).
 
-    def __init__(self, config: EncoderConfig, shape: tuple[int, int, int]) -> None:
+    n is ``token_count``, the length that token embeddings are padded to, and d is ``token_width``.
+    """
+
+    def __init__(
+        self, config: EncoderConfig, shape: tuple[int, int, int], token_count: int, token_width: int
+    ) -> None:
         super().__init__()
         self.shape = shape
         self.readout = config.readout
         channels, height, width = shape
-        self.embed = nn.Linear(config.token_width, config.width)
+        self.embed = nn.Linear(token_width, config.width)
         self.places = nn.Parameter(torch.randn(1, height * width, config.width) * 0.5)
         self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width)
@@ -59,7 +62,7 @@ class VariationalEncoder(nn.Module):
             self.head = nn.Linear(config.width, 2 * channels)
         else:
             self.places.requires_grad_(False)
-            self.head = nn.Linear(config.token_count * config.width, 2 * channels * height * width)
+            self.head = nn.Linear(token_count * config.width, 2 * channels * height * width)
         self.apply(initialise)
         with torch.no_grad():
             self.head.weight.mul_(0.3)  # a posterior near N(0, 1), with mean and log-variance of sd about 0.3
@@ -79,5 +82,5 @@ class VariationalEncoder(nn.Module):
             moments = self.head(x[:, : height * width]).transpose(1, 2)
         else:
             moments = self.head((x * mask[..., None]).flatten(1))
-        mean, log_var = moments.reshape(b, 2, channels, height, width).unbind(1)
+        mean, log_var = at_least_float32(moments).reshape(b, 2, channels, height, width).unbind(1)
         return Gaussian(mean, log_var)

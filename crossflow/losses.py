@@ -56,9 +56,7 @@ def gather(x: Shaped[Tensor, "b *dims"]) -> Shaped[Tensor, "g *dims"]:
     return torch.cat(parts)
 
 
-def flow_matching(
-    predicted: Float[Tensor, "b c h w"], velocity: Float[Tensor, "b c h w"]
-) -> Float[Tensor, ""]:
+def flow_matching(predicted: Float[Tensor, "b c h w"], velocity: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
     """Mean squared error of the velocity over all dimensions and items."""
     return F.mse_loss(predicted, velocity)
 

@@ -57,7 +57,7 @@ class Sampling:
 class FlowConfig:
     """A model, whole. ``encoder`` None is the baseline: noise as the source, text by cross-attention.
 
-    ``shape`` is that of the latents, (c, h, w). ``null_rate`` is the share of items trained as unconditional.
+    ``shape`` is that of the latents, (c, h, w); texts come as ``token_count`` x ``token_width`` numbers. ``null_rate`` is the share of items trained as unconditional.
     ``kl_weight`` multiplies the KL summed over latent dimensions; ``contrastive_weight`` the image-text contrast.
     """
 
@@ -65,6 +65,7 @@ class FlowConfig:
     backbone: TransformerConfig
     encoder: EncoderConfig | None
     autoencoder: PatchPCAConfig
+    token_count: int = 16
     token_width: int = 384
     path: Literal["linear", "sincos"] = "linear"
     null_rate: float = 0.1
@@ -82,7 +83,7 @@ class CrossFlow(nn.Module):
         if config.encoder is None:
             raise CrossFlowError("This config has no encoder, so it is a StandardFlow; build_model picks the class.")
         self.config = config
-        self.encoder = VariationalEncoder(config.encoder, config.shape)
+        self.encoder = VariationalEncoder(config.encoder, config.shape, config.token_count, config.token_width)
         self.backbone = Transformer(config.backbone, config.shape)
         self.tower: ImageTower | None = ImageTower(config.shape) if config.contrastive_weight else None
         self.autoencoder = PatchPCA(config.autoencoder)
@@ -159,9 +160,7 @@ class StandardFlow(nn.Module):
     def forward(self, batch: Batch, draws: Draws) -> Losses:
         """The flow-matching loss; unconditional items keep their own target and lose their text."""
         xt, velocity = self.path.sample(draws.noise, batch.target, draws.t)
-        flow = losses.flow_matching(
-            self.backbone(xt, draws.t, draws.conditional, batch.tokens, batch.mask), velocity
-        )
+        flow = losses.flow_matching(self.backbone(xt, draws.t, draws.conditional, batch.tokens, batch.mask), velocity)
         zero, one = flow.new_zeros(()), flow.new_ones(())
         return Losses(flow, flow.detach(), zero, zero, one, zero)
 
@@ -170,9 +169,7 @@ class StandardFlow(nn.Module):
         draws = losses.draw(len(batch.target), self.config.shape, self.config.null_rate, generator)
         return self(batch, Draws(*(part.to(batch.target.device) for part in draws)))
 
-    def velocity(
-        self, guidance_scale: float, tokens: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"]
-    ) -> Velocity:
+    def velocity(self, guidance_scale: float, tokens: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"]) -> Velocity:
         """The guided velocity field for these texts, a function of (x, t)."""
 
         def velocity_of(x: Tensor, t: Tensor, conditional: Tensor) -> Tensor:

@@ -80,6 +80,5 @@ def _join(parts: list[str]) -> str:
 
 def _place(item: Object) -> str:
     row, column = int(item.y * CELLS), int(item.x * CELLS)
-    if row == column == 1:
-        return "in the middle"
-    return f"at the {' '.join(part for part in (('top', '', 'bottom')[row], ('left', '', 'right')[column]) if part)}"
+    parts = {0: "top", CELLS - 1: "bottom"}.get(row, ""), {0: "left", CELLS - 1: "right"}.get(column, "")
+    return f"at the {' '.join(filter(None, parts))}" if any(parts) else "in the middle"

@@ -38,8 +38,8 @@ FOCAL = 1.0
 """Focal length in image sides: a field of view of 53 degrees."""
 NIGHT = 0.65
 """Brightness of an object at night, relative to day."""
-CELLS = 3
-"""Objects stand in distinct cells of a CELLS x CELLS grid, which keeps at least 1.4 px of 32 between any two."""
+CELLS = 4
+"""Objects stand in cells of a CELLS x CELLS grid, never in two that share an edge, each wholly inside its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,9 +90,7 @@ def sample_scene(rng: np.random.Generator, looks: list[tuple[str, str]], cells: 
     light = 0.45 if night else 1.0
     sky = np.array([205.0, 218.0, 235.0]) * (0.16 if night else 1.0) + rng.uniform(-8, 8)
     ground = (np.array([150.0, 141.0, 128.0]) + rng.uniform(-14, 14) + rng.uniform(-6, 6, 3)) * light
-    objects = tuple(
-        _place(rng, camera, shape, color, cell) for (shape, color), cell in zip(looks, cells, strict=True)
-    )
+    objects = tuple(_place(rng, camera, shape, color, cell) for (shape, color), cell in zip(looks, cells, strict=True))
     return Scene(objects=objects, camera=camera, night=night, sky=_rgb(sky), ground=_rgb(ground))
 
 
@@ -103,9 +101,9 @@ def _rgb(color: np.ndarray) -> tuple[float, float, float]:
 
 def _place(rng: np.random.Generator, camera: Camera, shape: str, color: str, cell: tuple[int, int]) -> Object:
     row, column = cell
-    jitter = rng.uniform(-0.0125, 0.0125, 2)
+    jitter = rng.uniform(-0.3, 0.3, 2) / 32
     x, y = (column + 0.5) / CELLS + float(jitter[0]), (row + 0.5) / CELLS + float(jitter[1])
-    radius = float(rng.uniform(3.4, 4.2)) / 32
+    radius = float(rng.uniform(3.0, 3.5)) / 32
     ground = float(camera.ground_depth(np.array(y + radius)))
     depth = min(float(rng.uniform(3.0, 12.0)), ground)
     return Object(shape=shape, color=color, x=x, y=y, radius=radius, depth=depth)
