@@ -29,7 +29,7 @@ _BLOCK = 1 << 22
 def bootstrap_mean(scores: Sequence[float] | np.ndarray, *, seed: int = 0) -> Value:
     """The mean of one score an example, with its percentile interval (``BOOTSTRAP``).
 
-    Raises ValueError for no scores or one that is not finite. One score alone has no interval.
+    Raises ValueError for no scores or one that is not finite. Scores that are all equal have no interval.
     """
     return bootstrap_stratified({"all": scores}, seed=seed)
 
@@ -37,14 +37,15 @@ def bootstrap_mean(scores: Sequence[float] | np.ndarray, *, seed: int = 0) -> Va
 def bootstrap_stratified(strata: Mapping[str, Sequence[float] | np.ndarray], *, seed: int = 0) -> Value:
     """The unweighted mean of the strata's means; each stratum is resampled alone (``STRATIFIED_BOOTSTRAP``).
 
-    This is GenEval's overall score when the strata are its tasks. ``n`` counts the scores of all strata.
+    This is GenEval's overall score when the strata are its tasks. ``n`` counts the scores of all strata. Where no
+    resample can differ (each stratum's scores are all equal) resampling says nothing, and there is no interval.
     """
     if not strata:
         raise ValueError("a mean needs at least one stratum")
     arrays = {name: _checked(scores) for name, scores in strata.items()}
     mean = math.fsum(array.mean() for array in arrays.values()) / len(arrays)
     n = sum(map(len, arrays.values()))
-    if n == len(arrays):
+    if all(np.ptp(array) == 0 for array in arrays.values()):
         return Value(mean=mean, n=n)
     low, high = _percentiles(_resampled_means(list(arrays.values()), seed))
     return Value(mean=mean, ci_low=low, ci_high=high, n=n)

@@ -61,7 +61,7 @@ def build_grid(entries: Sequence[Entry], table: Table, *, allow_mixed: bool = Fa
                 f"{table.name!r}; leave it out or take another table."
             )
     headings: list[str] = []
-    footnotes = [note for note in (table.notes, table.source) if note]
+    footnotes = [note for note in (table.notes, table.source) if note] + _warnings(entries)
     for index, column in enumerate(table.columns):
         cells = [line.cells[index] for line in lines]
         for difference in _differences(cells):
@@ -83,6 +83,17 @@ def plain_table(entries: Sequence[Entry]) -> Table:
         columns=tuple(Column(label=name, value=name) for name in names),
         rows=(TableRow(label="Chance", role="chance"), TableRow(label="Ceiling", role="ceiling")),
     )
+
+
+def _warnings(entries: Sequence[Entry]) -> list[str]:
+    """What the metrics of the runs warn of, each sentence once."""
+    found = {
+        f"{_name(entry)}, {metric}: {constants['warning']}."
+        for entry in entries
+        for metric, constants in entry.result.protocol.items()
+        if "warning" in constants
+    }
+    return sorted(found)
 
 
 def _lines(entries: Sequence[Entry], table: Table) -> list[Line]:
@@ -147,7 +158,7 @@ def _heading(column: Column, cells: Sequence[Cell]) -> str:
     sizes = sorted({cell.value.n for cell in cells if cell.value is not None})
     suffix = f"@{'/'.join(map(str, sizes))}" if sized(name) and sizes and sizes != [PUBLISHED_N] else ""
     directions = {cell.entry.result.higher_is_better.get(name) for cell in cells if cell.entry is not None}
-    arrow = " ↑" if directions == {True} else " ↓" if directions == {False} else ""
+    arrow = "\N{NO-BREAK SPACE}↑" if directions == {True} else "\N{NO-BREAK SPACE}↓" if directions == {False} else ""
     return f"{column.label}{suffix}{arrow}"
 
 
@@ -178,8 +189,9 @@ def _facts(name: str, first: Entry, first_value: Value, other: Entry, value: Val
         facts.append(("n", first_value.n, value.n))
     if a.n == b.n:
         facts.append(("the sha256 of the examples", a.data_sha256[:12], b.data_sha256[:12]))
-    ours, theirs = _flat(protocol_of(name, a.protocol)), _flat(protocol_of(name, b.protocol))
-    facts += [(key, ours.get(key, "absent"), theirs.get(key, "absent")) for key in dict.fromkeys([*ours, *theirs])]
+    ours, theirs = flatten(protocol_of(name, a.protocol)), flatten(protocol_of(name, b.protocol))
+    keys = [key for key in dict.fromkeys([*ours, *theirs]) if not key.endswith("warning")]
+    facts += [(key, ours.get(key, "absent"), theirs.get(key, "absent")) for key in keys]
     return facts
 
 
@@ -189,11 +201,12 @@ def protocol_of(name: str, protocol: Mapping[str, Mapping[str, Any]]) -> Mapping
     return {metric: protocol[metric]} if metric in protocol else protocol
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, keys joined by dots."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         path = f"{prefix}.{key}" if prefix else str(key)
-        flat |= _flat(value, path) if isinstance(value, Mapping) else {path: value}
+        flat |= flatten(value, path) if isinstance(value, Mapping) else {path: value}
     return flat
 
 

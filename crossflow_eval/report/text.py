@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from crossflow_eval.report.grid import Cell, Grid
 
 DASH = "—"
-INTERVALS = "Brackets hold 95 % intervals; a dash is a run not made."
+INTERVALS = "Brackets hold 95 % intervals, where one is defined; a dash is a run not made."
 CSV_HEADER = (
     *("table", "row", "role", "column", "value", "mean", "ci_low", "ci_high", "n", "published"),
     *("suite", "model", "digest"),
@@ -22,6 +22,7 @@ _LATEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
+    "\N{NO-BREAK SPACE}": "~",
     "↑": r"$\uparrow$",
     "↓": r"$\downarrow$",
     DASH: "---",
@@ -42,18 +43,21 @@ def cell_text(cell: Cell) -> str:
     return f"{text} [{cell.value.ci_low:.{digits}f}, {cell.value.ci_high:.{digits}f}]"
 
 
-def layout(grid: Grid) -> list[list[str]]:
-    """The grid as text, heading row first, turned where the table asks for it. n is the last of each run's cells."""
-    rows = [["", *grid.headings, "n"]]
+def layout(grid: Grid, cell: Callable[[Cell], str] = cell_text, escape: Callable[[str], str] = str) -> list[list[str]]:
+    """The grid as text, heading row first, turned where the table asks for it; a run's n stands after its values.
+
+    ``cell`` writes a value, ``escape`` everything else.
+    """
+    rows = [["", *map(escape, grid.headings), "n"]]
     for line in grid.lines:
         sizes = sorted({entry.result.n for entry in line.entries})
-        rows.append([line.label, *map(cell_text, line.cells), "/".join(map(str, sizes)) or DASH])
+        rows.append([escape(line.label), *map(cell, line.cells), "/".join(map(str, sizes)) or escape(DASH)])
     return [list(row) for row in zip(*rows, strict=True)] if grid.table.transpose else rows
 
 
 def markdown(grid: Grid) -> str:
     """A pipe table under its title, footnotes below."""
-    head, *body = [[_escape_markdown(text) for text in row] for row in layout(grid)]
+    head, *body = layout(grid, escape=_escape_markdown)
     widths = [max(3, *(len(row[i]) for row in (head, *body))) for i in range(len(head))]
     lines = [
         _pipes(head, widths),
@@ -71,12 +75,12 @@ def _pipes(row: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def _escape_markdown(text: str) -> str:
-    return re.sub(r"([\\|<>*`])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\|<>*`])", r"\\\1", " ".join(text.split("\n")))
 
 
 def latex(grid: Grid) -> str:
     """A ``table`` environment with booktabs rules, title as its caption, footnotes under it."""
-    head, *body = [[_escape_latex(text) for text in row] for row in layout(grid)]
+    head, *body = layout(grid, lambda cell: _escape_latex(cell_text(cell)), _escape_latex)
     notes = " ".join(_escape_latex(note) for note in (*grid.footnotes, INTERVALS))
     return "\n".join(
         [
@@ -102,7 +106,7 @@ def _tabular(row: Sequence[str]) -> str:
 
 
 def _escape_latex(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
+    return "".join(_LATEX.get(character, character) for character in " ".join(text.split("\n")))
 
 
 def tidy(grids: Sequence[Grid]) -> str:

@@ -38,8 +38,10 @@ def test_ninety_five_of_a_hundred_intervals_cover_the_truth() -> None:
 
 
 def test_the_stratified_mean_weighs_strata_equally_and_resamples_within_them() -> None:
-    value = stats.bootstrap_stratified({"a": [1.0] * 100, "b": [0.0] * 3})
-    assert (value.mean, value.ci_low, value.ci_high, value.n) == (0.5, 0.5, 0.5, 103)
+    """Only the second stratum varies, so the interval is half of that stratum's, moved by half."""
+    value = stats.bootstrap_stratified({"a": [1.0] * 100, "b": [0.0, 1.0, 0.0, 0.0]})
+    assert (value.mean, value.n) == (0.625, 104)
+    assert (value.ci_low, value.ci_high) == (0.5, 0.875)
 
 
 def test_blocks_of_memory_do_not_change_the_interval(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,8 +51,11 @@ def test_blocks_of_memory_do_not_change_the_interval(monkeypatch: pytest.MonkeyP
     assert stats.bootstrap_stratified(strata) == whole
 
 
-def test_one_score_has_no_interval() -> None:
-    assert stats.bootstrap_mean([0.5]).ci_low is None
+@pytest.mark.parametrize("scores", [[0.5], [1.0] * 20, [0.0] * 20])
+def test_equal_scores_have_no_interval(scores: list[float]) -> None:
+    """20 of 20 right is no proof of a 100 % model, as a zero-width interval would claim."""
+    value = stats.bootstrap_mean(scores)
+    assert (value.mean, value.ci_low, value.ci_high, value.n) == (scores[0], None, None, len(scores))
 
 
 @pytest.mark.parametrize("scores", [[], [1.0, math.nan], np.ones((1, 1))])

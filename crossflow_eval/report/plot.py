@@ -1,0 +1,111 @@
+"""The figure of a page: each task's accuracy with its interval, between chance and ceiling."""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+from collections.abc import Sequence
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+
+from crossflow_eval.report.grid import Cell, Grid, Line
+
+INK, MUTED, RULE = "#010101", "#020202", "#030303"
+SERIES = ("#040404", "#050505", "#060606", "#070707")
+_VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule"} | {
+    color: f"--series-{index}" for index, color in enumerate(SERIES, 1)
+}
+"""Colors that stand for the page's own, so that the figure follows light and dark."""
+
+
+def task_figure(grid: Grid) -> str:
+    """An inline SVG of all columns ``<metric>/<task>`` whose values lie in [0, 1]; empty where there are none.
+
+    The same grid gives the same bytes.
+    """
+    columns = [i for i, column in enumerate(grid.table.columns) if column.value and "/" in column.value]
+    models = [line for line in grid.lines if line.role == "model" and line.entries][: len(SERIES)]
+    columns = [i for i in columns if models and all(_is_share(line.cells[i]) for line in grid.lines)]
+    columns = [i for i in columns if any(line.cells[i].value for line in models)]
+    if not columns:
+        return ""
+    with rc_context({"svg.hashsalt": grid.table.name, "svg.fonttype": "none", "font.size": 10}):
+        figure = Figure(figsize=(4.8, 0.9 + len(columns) * (0.22 + 0.2 * len(models))), layout="constrained")
+        axes = figure.add_subplot()
+        _draw(axes, grid, models, columns)
+        stream = io.StringIO()
+        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return _inline(stream.getvalue(), f"Accuracy by task for {', '.join(line.label for line in models)}")
+
+
+def _is_share(cell: Cell) -> bool:
+    return cell.value is None or 0.0 <= cell.value.mean <= 1.0
+
+
+def _draw(axes: Axes, grid: Grid, models: Sequence[Line], columns: Sequence[int]) -> None:
+    height = 0.8 / len(models)
+    for index, (line, color) in enumerate(zip(models, SERIES, strict=False)):
+        offset = (index - (len(models) - 1) / 2) * height
+        drawn = False
+        for row, column in enumerate(columns):
+            value = line.cells[column].value
+            if value is None:
+                continue
+            label = "_nolegend_" if drawn else _plain(line.label)
+            axes.barh(row + offset, value.mean, height * 0.86, color=color, label=label)
+            drawn = True
+            if value.ci_low is not None and value.ci_high is not None:
+                reach = [[value.mean - value.ci_low], [value.ci_high - value.mean]]
+                axes.errorbar(value.mean, row + offset, xerr=reach, color=INK, elinewidth=1.2, capsize=2.5)
+    for line in grid.lines:
+        if line.role != "model" and line.entries:
+            _mark(axes, line, columns)
+    axes.set(xlim=(-0.012, 1.02), ylim=(len(columns) - 0.45, -0.55), yticks=range(len(columns)))
+    axes.set_yticklabels([_plain(grid.table.columns[column].label) for column in columns])
+    axes.set_xlabel("accuracy, with 95 % intervals", color=MUTED)
+    axes.tick_params(colors=INK, length=0)
+    axes.xaxis.grid(True, color=RULE, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[:].set_visible(False)
+    handles, labels = axes.get_legend_handles_labels()
+    bars_first = sorted(zip(handles, labels, strict=True), key=lambda each: isinstance(each[0], LineCollection))
+    axes.legend(
+        [handle for handle, _ in bars_first],
+        [label for _, label in bars_first],
+        loc="lower center",
+        bbox_to_anchor=(0.4, 1.0),
+        ncols=3 if len(bars_first) <= 3 else 2,
+        frameon=False,
+        labelcolor=INK,
+        handlelength=1.4,
+    )
+
+
+def _mark(axes: Axes, line: Line, columns: Sequence[int]) -> None:
+    """A tick across each task's bars: dotted at chance, solid at the ceiling."""
+    rows = [(row, value.mean) for row, column in enumerate(columns) if (value := line.cells[column].value) is not None]
+    places = [mean for _, mean in rows]
+    low, high = ([row + end for row, _ in rows] for end in (-0.44, 0.44))
+    style = "dotted" if line.role == "chance" else "solid"
+    axes.vlines(places, low, high, colors=INK, linestyles=style, linewidth=1.6, label=_plain(line.label))
+
+
+def _plain(text: str) -> str:
+    """Text that matplotlib takes as it is: a dollar sign would begin mathematics."""
+    return text.replace("$", r"\$")
+
+
+def _inline(svg: str, description: str) -> str:
+    """The <svg> element alone, named for screen readers, in the page's colors and without a size of its own."""
+    svg = svg[svg.index("<svg") :]
+    for color, variable in _VARIABLES.items():
+        svg = svg.replace(color, f"var({variable})")
+    head, body = svg.split(">", 1)
+    box = re.search(r'viewBox="[^"]*"', head)
+    label = html.escape(description)
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    return f'<svg {box.group() if box else ""} role="img" aria-label="{label}">{body}'
