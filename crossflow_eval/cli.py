@@ -33,19 +33,15 @@ def _one_sentence() -> Iterator[None]:
     except SetupError as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(2) from error
-    except Exception as error:
-        from crossflow.errors import CrossFlowError
-
-        if not isinstance(error, CrossFlowError):
-            raise
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(2) from error
 
 
 @app.callback()
 def _main() -> None:
-    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
-    logging.getLogger("crossflow_eval").setLevel(logging.INFO)
+    said = logging.StreamHandler(sys.stderr)
+    said.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("crossflow_eval")
+    logger.handlers = [said]
+    logger.setLevel(logging.INFO)
 
 
 @app.command()

@@ -10,7 +10,8 @@ import json
 import math
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -48,39 +49,35 @@ class CrossFlowModel:
         where = resolve_device(device)
         from crossflow.pipeline import TextToImage
 
-        from crossflow.errors import CrossFlowError
-        from crossflow.solver import SOLVERS
+        with mended_by_user():
+            from crossflow.pipeline import TextToImage
+            from crossflow.solver import SOLVERS
 
-        if solver is not None and solver not in SOLVERS:
-            raise unknown("solver", solver, SOLVERS)
-        path = shipped_checkpoint() if checkpoint is None else checkpoint
-        try:
+            if solver is not None and solver not in SOLVERS:
+                raise unknown("solver", solver, SOLVERS)
+            path = shipped_checkpoint() if checkpoint is None else checkpoint
             self._pipeline = TextToImage.from_checkpoint(path, device=where)
-        except CrossFlowError as error:
-            raise SetupError(str(error)) from error
         defaults = self._pipeline.defaults
         self.name = path.stem
-        self._solver = str(defaults["solver"]) if solver is None else solver
-        self._steps = int(defaults["steps"]) if steps is None else steps
-        self._guidance_scale = float(defaults["guidance_scale"]) if guidance_scale is None else guidance_scale
+        self._solver = defaults.solver if solver is None else solver
+        self._steps = defaults.steps if steps is None else steps
+        self._guidance_scale = defaults.guidance_scale if guidance_scale is None else guidance_scale
         self.identity: Mapping[str, Any] = {
             "weights_sha256": self._pipeline.weights_sha256,
             "solver": self._solver,
             "steps": self._steps,
-            "guidance_scale": self._guidance_scale,
-            "precision": "float32",
+            "guidance_scale": float(self._guidance_scale),
+            "precision": str(self._pipeline.dtype).removeprefix("torch."),
             "device": where.partition(":")[0],
         }
 
     def generate(self, sources: Sequence[str | Path], seeds: Sequence[int]) -> list[Output]:
         """Return one uint8 image [h w 3] a prompt."""
-        images = self._pipeline.generate(
-            [str(source) for source in sources],
-            list(seeds),
-            solver=self._solver,
-            steps=self._steps,
-            guidance_scale=self._guidance_scale,
-        )
+        prompts = [str(source) for source in sources]
+        with mended_by_user():
+            images = self._pipeline.generate(
+                prompts, seeds, solver=self._solver, steps=self._steps, guidance_scale=self._guidance_scale
+            )
         return list(images)
 
 
@@ -130,6 +127,17 @@ class FolderModel:
         if f"{example_id}-{index}" in self.images.files:
             return f"{example_id}-{index}"
         return example_id if index == 0 and example_id in self.images.files else None
+
+
+@contextmanager
+def mended_by_user() -> Iterator[None]:
+    """Let ``crossflow``'s error for what a user can mend pass as ours, so that the command line knows one kind."""
+    from crossflow.errors import CrossFlowError
+
+    try:
+        yield
+    except CrossFlowError as error:
+        raise SetupError(str(error)) from error
 
 
 def shipped_checkpoint() -> Path:

@@ -1,0 +1,145 @@
+"""What can be measured: the names that are understood, and what is refused with a sentence."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from crossflow_eval import launch
+from crossflow_eval.models import CrossFlowModel, FolderModel, load_model, resolve_device
+from crossflow_eval.names import first_few, unknown
+from crossflow_eval.types import Example, Model, SetupError
+
+PLUGIN = """
+class Good:
+    name, identity = "good", {"weights_sha256": "1"}
+    def generate(self, sources, seeds):
+        return [str(seed) for seed in seeds]
+
+class Nameless:
+    identity = {}
+    def generate(self, sources, seeds): ...
+
+def with_identity(identity, name="m"):
+    model = Good()
+    model.identity, model.name = identity, name
+    return model
+
+def set_identity(): return with_identity({"a": {1}})
+def nan_identity(): return with_identity({"a": float("nan")})
+def odd_name(): return with_identity({}, "a/b")
+number = 3
+"""
+
+
+@pytest.fixture
+def plugin(tmp_path, monkeypatch):
+    (tmp_path / "plugin_of_test_models.py").write_text(PLUGIN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield "plugin_of_test_models"
+    sys.modules.pop("plugin_of_test_models", None)
+
+
+def test_a_model_of_the_current_folder_is_found(plugin):
+    model = load_model(f"{plugin}:Good")
+    assert isinstance(model, Model)
+    assert model.generate(["a"], [3]) == ["3"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("{}:Godo", "Did you mean 'Good'"),
+        ("{}:number", "not a function or class"),
+        ("{}:Nameless", "without name"),
+        ("{}:set_identity", "not plain JSON"),
+        ("{}:nan_identity", "not plain JSON"),
+        ("{}:odd_name", "cannot name a folder"),
+        ("no_such_module_here:build", "no module 'no_such_module_here'"),
+        (":build", "expected package.module:factory"),
+        ("folderr", r"Unknown model 'folderr'. Did you mean 'folder'\? Available: crossflow, folder"),
+    ],
+)
+def test_what_is_no_model_is_refused(plugin, name, message):
+    with pytest.raises(SetupError, match=message):
+        load_model(name.format(plugin))
+
+
+def images(folder: Path, *names: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    for number, name in enumerate(names):
+        Image.fromarray(np.full((4, 5, 3), number, np.uint8)).save(folder / name)
+    return folder
+
+
+def test_a_folder_gives_its_images_by_example_and_number(tmp_path):
+    model = FolderModel(images(tmp_path / "f", "a.png", "b-0.png", "b-1.png"))
+    assert [int(model.read(*key)[0, 0, 0]) for key in (("a", 0), ("b", 0), ("b", 1))] == [0, 1, 2]
+    with pytest.raises(SetupError, match="no image for a"):
+        model.read("a", 1)
+
+
+def test_the_identity_of_a_folder_is_its_content(tmp_path):
+    first = FolderModel(images(tmp_path / "1", "a.png", "b.png")).identity
+    assert first == FolderModel(images(tmp_path / "2", "a.png", "b.png")).identity
+    assert first != FolderModel(images(tmp_path / "3", "b.png", "a.png")).identity
+    assert first["formats"] == {"PNG": 2}
+    json.dumps(first)
+
+
+def test_a_folder_is_checked_against_the_examples_both_ways(tmp_path):
+    model = FolderModel(images(tmp_path / "f", "a.png", "b.png"))
+    examples = {name: Example(id=name, source="s") for name in "abcd"}
+    model.check([examples["a"]], [examples["a"], examples["b"]], 1)
+    with pytest.raises(SetupError, match=r"2 of 3 images are missing .*: c-0, d-0\."):
+        model.check([examples[name] for name in "acd"], list(examples.values()), 1)
+    with pytest.raises(SetupError, match=r"1 of 2 images .* belong to no example: b\.png"):
+        model.check([examples["a"]], [examples["a"]], 1)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cpu:0", "cuda:x", ""])
+def test_an_unknown_device_is_refused(device):
+    with pytest.raises(SetupError, match="Unknown device"):
+        resolve_device(device)
+
+
+def test_cuda_without_one_is_refused(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert (resolve_device("cpu"), resolve_device("auto")) == ("cpu", "cpu")
+    for device in ("cuda", "cuda:1"):
+        with pytest.raises(SetupError, match="sees 0 CUDA devices"):
+            resolve_device(device)
+
+
+@pytest.mark.parametrize("options", [{"steps": 0}, {"guidance_scale": float("nan")}, {"solver": "eulr"}])
+def test_impossible_sampling_is_refused_before_weights_are_read(options):
+    with pytest.raises(SetupError, match=r"--steps must|--guidance-scale must|Did you mean 'euler'"):
+        CrossFlowModel(Path("never-read.safetensors"), device="cpu", **options)
+
+
+def test_options_that_a_model_would_not_listen_to_are_refused(tmp_path, plugin):
+    """Law: no option is silently without effect."""
+    folder = images(tmp_path / "f", "a.png")
+    for request in (
+        launch.Request(model="folder", checkpoint=folder, steps=3),
+        launch.Request(model="folder", checkpoint=folder, device="cuda"),
+        launch.Request(model=f"{plugin}:Good", checkpoint=folder),
+    ):
+        with pytest.raises(SetupError, match="does not listen to --"):
+            launch.build_model(request)
+    with pytest.raises(SetupError, match="needs --ckpt DIR"):
+        launch.build_model(launch.Request(model="folder"))
+
+
+def test_names_answer_alike():
+    assert str(unknown("suite", "senes", ["b", "scenes"])) == (
+        "Unknown suite 'senes'. Did you mean 'scenes'? Available: b, scenes."
+    )
+    assert str(unknown("suite", "zzz", [])) == "Unknown suite 'zzz'. Available: none."
+    assert first_few(["a", "b", "c"], show=2) == "a, b, …"
