@@ -1,0 +1,322 @@
+"""Reports: golden texts, what a table refuses to mix, and that no prompt can break out of its place."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from crossflow_eval.report import Entry, load, load_runs, render
+from crossflow_eval.tables import Column, Role, Table, TableRow, load_table, parse_table, table_names
+from crossflow_eval.types import Result, Row, Settings, SetupError, Value
+
+TABLE = Table(
+    name="small",
+    title="A small table",
+    notes="Of 100% fakes.",
+    columns=(
+        Column(label="FID", value="fid", decimals=2),
+        Column(label="accuracy", value="accuracy"),
+        Column(label="FID-30K", published="FID-30K", decimals=2),
+    ),
+    rows=(
+        TableRow(label="Baseline", models=("base*",), published={"FID-30K": 10.79}),
+        TableRow(label="Ours", models=("ours",), published={"FID-30K": 10.13}),
+    ),
+)
+PROTOCOL: dict[str, dict[str, Any]] = {"fid": {"dim": 64, "reference": {"n": 10}}, "accuracy": {"rules": "exact"}}
+
+
+def entry(model: str = "ours", *, role: Role = "model", label: str | None = None, **change: Any) -> Entry:
+    """A run with FID 12.5 and accuracy 0.25; ``change`` replaces n, fid, protocol, suite, data, seed, rows, picture."""
+    n = change.get("n", 1000)
+    identity = {"weights_sha256": "ab" * 32, "steps": 50}
+    settings = Settings(
+        suite=change.get("suite", "fake"), suite_version="1", model=model, identity=identity, seed=change.get("seed", 0)
+    )
+    values = {
+        "fid": Value(mean=change.get("fid", 12.5), ci_low=11.25, ci_high=13.75, n=n),
+        "accuracy": Value(mean=0.25, n=n),
+    }
+    result = Result(
+        settings=settings,
+        protocol=change.get("protocol", PROTOCOL),
+        n=n,
+        values=values,
+        higher_is_better={"fid": False, "accuracy": True},
+        data_sha256=change.get("data", "cd" * 32),
+        environment={"python": "3.11"},
+    )
+    rows, picture = change.get("rows", ()), change.get("picture", lambda row: None)
+    return Entry(result=result, role=role, label=label, rows=rows, picture=picture)
+
+
+def test_markdown_is_as_it_was() -> None:
+    nbsp = "\N{NO-BREAK SPACE}"
+    assert render([entry()], "md", table=TABLE) == (
+        "**A small table**\n"
+        "\n"
+        f"|          |           FID@1000{nbsp}↓ | accuracy{nbsp}↑ | FID-30K (paper) |    n |\n"
+        "| :------- | -------------------: | ---------: | --------------: | ---: |\n"
+        "| Baseline |                    — |          — |           10.79 |    — |\n"
+        "| Ours     | 12.50 [11.25, 13.75] |      0.250 |           10.13 | 1000 |\n"
+        "\n"
+        "Of 100% fakes.\n"
+        "\n"
+        "Brackets hold 95 % intervals, where one is defined; a dash is a run not made.\n"
+    )
+
+
+def test_latex_is_as_it_was() -> None:
+    assert render([entry()], "latex", table=TABLE).splitlines() == [
+        r"\begin{table}",
+        r"  \centering",
+        r"  \caption{A small table}",
+        r"  \begin{tabular}{lrrrr}",
+        r"    \toprule",
+        r"     & FID@1000~$\downarrow$ & accuracy~$\uparrow$ & FID-30K (paper) & n \\",
+        r"    \midrule",
+        r"    Baseline & --- & --- & 10.79 & --- \\",
+        r"    Ours & 12.50 [11.25, 13.75] & 0.250 & 10.13 & 1000 \\",
+        r"    \bottomrule",
+        r"  \end{tabular}",
+        r"  \par\smallskip\footnotesize Of 100\% fakes. Brackets hold 95 \% intervals, where one is defined; "
+        r"a dash is a run not made.",
+        r"\end{table}",
+    ]
+
+
+def test_csv_has_one_line_a_cell_and_all_digits() -> None:
+    lines = list(csv.DictReader(io.StringIO(render([entry(fid=1 / 3)], "csv", table=TABLE))))
+    assert len(lines) == 6
+    ours = next(line for line in lines if line["row"] == "Ours" and line["value"] == "fid")
+    assert float(ours["mean"]) == 1 / 3 and (ours["ci_low"], ours["n"], ours["published"]) == ("11.25", "1000", "")
+    assert ours["digest"] == entry().result.settings.digest and ours["suite"] == "fake"
+    baseline = next(line for line in lines if line["row"] == "Baseline" and line["value"] == "fid")
+    assert baseline["mean"] == "" and baseline["published"] == "", "no run: nothing, not the published number"
+
+
+def test_the_label_tells_n_unless_it_is_the_published_one() -> None:
+    assert "FID@1000" in render([entry()], "md", table=TABLE)
+    assert "FID@" not in render([entry(n=30_000)], "md", table=TABLE)
+
+
+def test_a_suite_without_a_table_gets_all_its_values() -> None:
+    text = render([entry(), entry("guess", role="chance")])
+    assert "| FID@1000" not in text and re.search(r"\| fid@1000\W+↓ +\| 12.50? ?", text)
+    assert re.search(r"\|.*ours.*\|.*Chance.*\|.*Ceiling", text)
+
+
+def test_two_suites_are_two_tables() -> None:
+    text = render([entry(), entry(suite="other")])
+    assert "**fake**" in text and "**other**" in text
+
+
+def test_models_that_share_a_row_are_told_apart() -> None:
+    first, second = entry("base-1"), entry("base-2")
+    text = render([first, second], "md", table=TABLE)
+    assert all(f"Baseline ({each.result.settings.digest})" in text for each in (first, second))
+
+
+def test_a_run_that_fits_no_row_has_its_own() -> None:
+    assert "| stranger" in render([entry("stranger")], "md", table=TABLE)
+
+
+def test_one_row_gathers_a_models_runs_of_several_suites() -> None:
+    columns = (Column(label="A", value="accuracy", suite="one"), Column(label="B", value="accuracy", suite="two"))
+    table = Table(name="wide", title="wide", columns=columns)
+    text = render([entry(suite="one"), entry(suite="two")], "md", table=table)
+    assert re.search(r"\| ours +\| +0.250 \| +0.250 \|", text)
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        ({"n": 500}, "n is 1000 in first .* and 500 in second"),
+        ({"suite": "other"}, "the suite is fake 1 .* and other 1"),
+        ({"data": "ef" * 32}, "examples is cdcdcdcdcdcd .* and efefefefefef"),
+        ({"protocol": PROTOCOL | {"fid": {"dim": 64, "reference": {"n": 20}}}}, "fid.reference.n is 10 .* and 20"),
+        ({"protocol": PROTOCOL | {"fid": {"dim": 64}}}, "fid.reference.n is 10 .* and absent"),
+    ],
+)
+def test_what_may_not_be_compared_does_not_share_a_column(change: Mapping[str, Any], difference: str) -> None:
+    entries = [entry("first"), entry("second", **change)]
+    with pytest.raises(SetupError, match=f"FID mixes what may not be compared: .*{difference}"):
+        render(entries, "md", table=TABLE)
+    mixed = render(entries, "md", table=TABLE, allow_mixed=True)
+    assert re.search(f"FID: not comparable, .*{difference}", mixed)
+
+
+def test_a_warning_is_printed_and_does_not_forbid_comparison() -> None:
+    warned = {"fid": PROTOCOL["fid"] | {"warning": "the covariance is singular"}, "accuracy": PROTOCOL["accuracy"]}
+    text = render([entry("base"), entry("ours", protocol=warned)], "md", table=TABLE)
+    assert re.search(r"ours \(\w+\), fid: the covariance is singular\.", text)
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: render([]), "at least one run"),
+        (lambda: render([entry()], "pdf"), "Available: md, csv, latex, html"),
+        (lambda: render([entry(), entry()]), "given twice"),
+        (lambda: render([entry()], table=load_table("table1")), "gives no value of the table 'table1'"),
+        (lambda: load_table("tabel1"), "Did you mean 'table1'"),
+        (lambda: parse_table("x", "title = 3"), "'x' cannot be read"),
+        (lambda: parse_table("x", 'title = "t"\n[[columns]]\nlabel = "both"\nvalue = "a"\npublished = "b"'), "one of"),
+        (lambda: parse_table("x", "= no toml"), "'x' cannot be read"),
+    ],
+)
+def test_wrong_calls_are_one_sentence(call, sentence: str) -> None:
+    with pytest.raises(SetupError, match=sentence):
+        call()
+
+
+def test_every_table_reads_and_table_1_holds_the_papers_values() -> None:
+    assert {"scenes", "table1"} <= set(table_names())
+    table = load_table("table1")
+    published = {row.label: row.published for row in table.rows}
+    assert published["CrossFlow"] == {"params_B": 0.95, "steps_K": 300, "FID-30K": 10.13, "CLIP": 0.29}
+    assert published["Standard FM (baseline)"] == {"params_B": 1.04, "steps_K": 300, "FID-30K": 10.79, "CLIP": 0.29}
+    assert all(column.published is None or column.value is None for column in table.columns)
+    assert load_table("scenes").suites and all(not row.published for row in load_table("scenes").rows)
+
+
+HOSTILE = "<script>alert(1)</script> a_b & 100% \"quoted\" 'single' $x^2$ | ~ \\ {y} # </style>"
+
+
+def test_hostile_text_stays_text_in_latex() -> None:
+    text = render([entry("m", label=HOSTILE)], "latex", table=TABLE)
+    line = next(line for line in text.splitlines() if "alert" in line)
+    bare = re.sub(
+        r"\\(textless|textgreater|textbar|textasciitilde|textbackslash|textasciicircum)\{\}|\\[&%$#_{}]", "", line
+    )
+    assert bare.count("&") == 4 and bare.endswith(r" \\") and not set("%$#_{}~^<>|") & set(bare)
+
+
+def test_hostile_text_stays_text_in_markdown() -> None:
+    text = render([entry("m", label=HOSTILE + "\nnext line")], "md", table=TABLE)
+    line = next(line for line in text.splitlines() if "alert" in line)
+    assert len(re.findall(r"(?<!\\)\|", line)) == 6 and not re.search(r"(?<!\\)<", line) and "next line" in line
+
+
+class Tags(HTMLParser):
+    """Collects elements and text as a browser would."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def rows() -> list[Row]:
+    verdicts = [True, False, True]
+    return [
+        {"id": f"e{i}", "index": 0, "output": f"e{i}-0.png", "prompt": f"{HOSTILE} {i}", "task": "colors",
+         "correct": correct, "reason": "" if correct else HOSTILE, "clip_score": 0.25 * i}
+        for i, correct in enumerate(verdicts)
+    ]  # fmt: skip
+
+
+def picture(row: Row) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (4, 4), (10, 20, 30)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def hostile_page() -> str:
+    return render([entry("m", label=HOSTILE, rows=rows(), picture=picture)], "html")
+
+
+def test_hostile_text_stays_text_in_html() -> None:
+    page = Tags(hostile_page())
+    names = [tag for tag, _ in page.tags]
+    assert names.count("script") == 1 and names.count("style") == 1
+    assert page.text.count("alert(1)") >= 7
+    images = [attributes for tag, attributes in page.tags if tag == "img"]
+    assert [image["alt"] for image in images] == [f"Output for: {HOSTILE} {i}" for i in (1, 0, 2)], "failures first"
+    assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
+
+
+def test_the_page_points_nowhere() -> None:
+    page = Tags(hostile_page())
+    links = [value for _, each in page.tags for name, value in each.items() if name in ("src", "href", "xlink:href")]
+    assert links and all(str(link).startswith(("data:", "#")) for link in links)
+    assert "default-src 'none'" in str(next(each["content"] for tag, each in page.tags if "http-equiv" in each))
+
+
+def test_pages_and_tables_are_byte_stable() -> None:
+    """In two processes with different hash seeds, with the figure drawn."""
+    program = (
+        "import hashlib, sys; sys.path.insert(0, sys.argv[1]); import test_report as t\n"
+        "shares = {f'geneval/{x}': t.Value(mean=0.5, ci_low=0, ci_high=1, n=9) for x in ('colors', 'position')}\n"
+        "e = t.entry(suite='scenes-t2i', rows=t.rows(), picture=t.picture)\n"
+        "e = t.Entry(result=e.result.model_copy(update={'values': shares}), rows=e.rows, picture=e.picture)\n"
+        "pages = [t.render([e], format) for format in ('html', 'md', 'latex', 'csv')]\n"
+        "assert '<svg' in pages[0] and 'torch' not in sys.modules\n"
+        "print(hashlib.sha256(''.join(pages).encode()).hexdigest())"
+    )
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", program, str(Path(__file__).parent)],
+            env={"PYTHONHASHSEED": seed, "PATH": ""}, capture_output=True, text=True, check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }  # fmt: skip
+    assert len(digests) == 1
+
+
+def write_run(folder: Path, of: Entry) -> Path:
+    (folder / "outputs").mkdir(parents=True)
+    (folder / "result.json").write_text(of.result.model_dump_json())
+    (folder / "per_example.jsonl").write_text("".join(json.dumps(row) + "\n" for row in of.rows))
+    return folder
+
+
+def test_a_run_is_read_with_its_references_and_pictures(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", entry(rows=[{"id": "a", "output": "a-0.png"}, {"id": "b", "output": "b-0.txt"}]))
+    write_run(run / "references" / "chance", entry("chance"))
+    write_run(run / "references" / "ceiling", entry("ceiling"))
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 600, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(run / "outputs" / "a-0.png")
+    entries = load_runs([run, run])
+    assert [each.role for each in entries] == ["model", "ceiling", "chance"]
+    first = entries[0]
+    large, text = first.picture(first.rows[0]), first.picture(first.rows[1])
+    assert large is not None and Image.open(io.BytesIO(large)).size == (192, 96) and text is None
+    small = Image.fromarray(pixels[:32, :32])
+    small.save(run / "outputs" / "a-0.png")
+    assert first.picture(first.rows[0]) == (run / "outputs" / "a-0.png").read_bytes(), "small ones pass as they are"
+
+
+def test_an_unfinished_or_damaged_run_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match="not finished"):
+        load(tmp_path)
+    (tmp_path / "result.json").write_text('{"n": ')
+    with pytest.raises(SetupError, match="cannot be read as a result"):
+        load(tmp_path)
+    run = write_run(tmp_path / "run", entry())
+    (run / "per_example.jsonl").write_text("{not json\n")
+    with pytest.raises(SetupError, match="score the run again"):
+        load(run)
+    (run / "per_example.jsonl").write_text('{"id": "a", "output": "a-0.png"}\n')
+    missing = load(run)
+    with pytest.raises(SetupError, match="generate it again"):
+        missing.picture(missing.rows[0])
