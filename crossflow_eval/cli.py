@@ -104,9 +104,10 @@ def report(
 ) -> None:
     """Print one report of several runs."""
     with _one_sentence():
+        from crossflow_eval import launch
         from crossflow_eval import report as reports
 
-        typer.echo(reports.render([reports.load(run) for run in runs], format))
+        typer.echo(reports.render(launch.entries(runs), format))
 
 
 @app.command()
@@ -152,14 +153,13 @@ def list_all(as_json: AsJson = False) -> None:
 def _finish(folder: Path, as_json: bool) -> None:
     """Write the HTML page of a finished run and print its result."""
     from crossflow_eval import launch, report, weights
-    from crossflow_eval.store import Store
 
     page = launch.write_page(folder)
+    entries = launch.entries([folder])
     if as_json:
-        result = Store(folder).result()
-        record = {"run": str(folder), "report": str(page), **(result.model_dump(mode="json") if result else {})}
+        record = {"run": str(folder), "report": str(page), **entries[-1].result.model_dump(mode="json")}
         return typer.echo(json.dumps(record, indent=2))
-    text = report.render([report.load(folder)], "md")
+    text = report.render(entries, "md")
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.markdown import Markdown
@@ -167,7 +167,9 @@ def _finish(folder: Path, as_json: bool) -> None:
         Console().print(Markdown(text))
     else:
         typer.echo(text)
-    typer.echo(f"{weights.needed()}\nRun:    {folder}\nReport: {page}", err=True)
+    if entries[-1].result.settings.suite == "folder":
+        typer.echo(weights.needed(), err=True)
+    typer.echo(f"Run:    {folder}\nReport: {page}", err=True)
 
 
 def _bar(show: bool) -> Track:

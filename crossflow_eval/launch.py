@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from crossflow_eval import run
+from crossflow_eval import report, run
 from crossflow_eval.models import BUILT_IN, CrossFlowModel, FolderModel, load_model, other_models
 from crossflow_eval.names import unknown
 from crossflow_eval.store import Store
-from crossflow_eval.suites import load_suite, t2i
+from crossflow_eval.suites import load_suite, scenes, t2i
 from crossflow_eval.types import Model, Result, SetupError
 
 RUNS = Path("runs")
+REFERENCES = "references"
+ROLES: tuple[Literal["chance", "ceiling"], ...] = ("chance", "ceiling")
+"""A run of the embedded world keeps the runs of its references in ``references/<role>``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +57,11 @@ def evaluate(request: Request, track: run.Track = run.untracked) -> tuple[Result
         model.check(examples, known, suite.outputs_per_example)
     settings = run.make_settings(suite, model, request.seed, request.limit)
     folder = request.out or RUNS / suite.name / f"{model.name}-{settings.digest}"
-    return run.run(suite, model, settings, examples, folder, track=track), folder
+    result = run.run(suite, model, settings, examples, folder, track=track)
+    for role, reference in scenes.references(suite.name).items():
+        of_reference = run.make_settings(suite, reference, limit=request.limit)
+        run.run(suite, reference, of_reference, examples, folder / REFERENCES / role)
+    return result, folder
 
 
 def build_model(request: Request) -> Model | FolderModel:
@@ -91,7 +98,10 @@ def _refuse(model: str, options: Mapping[str, Any]) -> None:
 
 
 def score_again(folder: Path, track: run.Track = run.untracked) -> Result:
-    """Score the outputs of the run in ``folder`` anew, without generating. Raises SetupError."""
+    """Score the outputs of the run in ``folder`` and of its references anew, without generating. Raises SetupError."""
+    for role in ROLES:
+        if (folder / REFERENCES / role).is_dir():
+            score_again(folder / REFERENCES / role)
     store = Store(folder)
     settings = store.settings()
     suite = load_suite(settings.suite)
@@ -108,9 +118,18 @@ def score_again(folder: Path, track: run.Track = run.untracked) -> Result:
         return run.score(suite, settings, examples, store, again=True, track=track)
 
 
+def entries(folders: Sequence[Path]) -> list[report.Entry]:
+    """What a report of the runs in ``folders`` is made of: their references, each once, then the runs themselves."""
+    found: dict[str, report.Entry] = {}
+    for folder in folders:
+        for role in ROLES:
+            if (folder / REFERENCES / role).is_dir():
+                entry = report.load(folder / REFERENCES / role, role=role)
+                found.setdefault(entry.result.settings.digest, entry)
+    return [*found.values(), *map(report.load, folders)]
+
+
 def write_page(folder: Path) -> Path:
     """Write the HTML report of the run in ``folder`` beside its result, and return its path. Raises SetupError."""
-    from crossflow_eval import report
-
-    Store(folder).write("report.html", report.render([report.load(folder)], "html").encode())
+    Store(folder).write("report.html", report.render(entries([folder]), "html").encode())
     return folder / "report.html"

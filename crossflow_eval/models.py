@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -24,6 +24,18 @@ from crossflow_eval.types import Example, Model, Output, SetupError
 
 ENTRY_POINTS = "crossflow_eval.models"
 BUILT_IN = ("crossflow", "folder")
+
+
+@runtime_checkable
+class Lookup(Protocol):
+    """What stands in for a model where outputs exist already: they are looked up by example, not made from sources."""
+
+    name: str
+    identity: Mapping[str, Any]
+
+    def read(self, example_id: str, index: int) -> Output:
+        """Return the ``index``-th output of an example."""
+        ...
 
 
 class CrossFlowModel:

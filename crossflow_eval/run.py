@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from crossflow_eval.environment import environment
-from crossflow_eval.models import FolderModel
+from crossflow_eval.models import Lookup
 from crossflow_eval.names import first_few
 from crossflow_eval.store import Job, Store, UnreadableOutput, data_sha256
 from crossflow_eval.types import Example, Metric, Model, Output, Result, Row, Settings, SetupError, Suite, Value
@@ -65,7 +65,7 @@ def first_examples(examples: Sequence[Example], limit: int | None) -> Sequence[E
     return examples[:limit]
 
 
-def make_settings(suite: Suite, model: Model | FolderModel, seed: int = 0, limit: int | None = None) -> Settings:
+def make_settings(suite: Suite, model: Model | Lookup, seed: int = 0, limit: int | None = None) -> Settings:
     """Everything that can change a number of this run."""
     return Settings(
         suite=suite.name,
@@ -105,7 +105,7 @@ def rank_and_world() -> tuple[int, int]:
 
 def run(
     suite: Suite,
-    model: Model | FolderModel,
+    model: Model | Lookup,
     settings: Settings,
     examples: Sequence[Example],
     folder: Path,
@@ -128,7 +128,7 @@ def run(
 
 def generate(
     suite: Suite,
-    model: Model | FolderModel,
+    model: Model | Lookup,
     settings: Settings,
     examples: Sequence[Example],
     store: Store,
@@ -198,9 +198,9 @@ def score(
     return result
 
 
-def _ask(model: Model | FolderModel, batch: Sequence[Job]) -> list[Any]:
+def _ask(model: Model | Lookup, batch: Sequence[Job]) -> list[Any]:
     """The model's answers, not yet checked to be of the suite's kind."""
-    if isinstance(model, FolderModel):
+    if isinstance(model, Lookup):
         return [model.read(job.example.id, job.index) for job in batch]
     outputs = list(model.generate([job.example.source for job in batch], [job.seed for job in batch]))
     if len(outputs) != len(batch):

@@ -20,8 +20,8 @@ class EvaluatorWeights:
 
     @property
     def need(self) -> str:
-        """What is needed and where it comes from, as one clause."""
-        return f"needs {self.file} (sha256 {self.sha256[:8]}) from {self.source}"
+        """What is needed and where it comes from, in a few words."""
+        return f"{self.file} (sha256 {self.sha256[:8]}) from {self.source}"
 
 
 TEXT_TO_IMAGE = (
@@ -61,5 +61,5 @@ TEXT_TO_IMAGE = (
 
 def needed() -> str:
     """One line a metric: what it needs and where that comes from."""
-    lines = [f"- {each.metric} {each.need}" for each in TEXT_TO_IMAGE]
+    lines = [f"- {each.metric}: {each.need}" for each in TEXT_TO_IMAGE]
     return "\n".join(["Not measured here, for want of their weights:", *lines])

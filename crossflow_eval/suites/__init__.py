@@ -7,6 +7,7 @@ arguments that gives one.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from importlib import metadata
 
 from crossflow_eval.names import unknown
@@ -16,9 +17,7 @@ from crossflow_eval.types import SetupError, Suite
 ENTRY_POINTS = "crossflow_eval.suites"
 
 SUITES: dict[str, Suite | Callable[[], Suite]] = {
-    "scenes-t2i": scenes.test,
-    "scenes-t2i-heldout": scenes.test_heldout,
-    "scenes-t2i-val": scenes.val,
+    **{name: partial(scenes.suite, name) for name in scenes.SPLIT_OF},
     "folder": t2i.folder,
 }
 

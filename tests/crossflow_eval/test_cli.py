@@ -72,7 +72,7 @@ def test_a_person_gets_a_table_on_stdout_and_the_rest_on_stderr(place):
     assert done.exit_code == 0, done.stderr
     assert "sharpness" in done.stdout
     assert "report.html" in done.stderr
-    assert "GenEval's detector needs mask2former" in done.stderr
+    assert "GenEval's detector: mask2former" in done.stderr
     [run] = (place / "runs" / "folder").iterdir()
     assert run.name.startswith("folder-")
 
