@@ -79,24 +79,27 @@ def _truth(examples: Sequence[SceneExample], which: int) -> np.ndarray:
 
 def write_report(features: FeatureJudge, clip: ClipJudge, path: Path) -> None:
     """Measure both judges again, on ``test`` and on ``test_heldout``, and write the page."""
-    lines = ["# The judges on real renders", ""]
-    for judge, measure in ((features, feature_quality), (clip, clip_quality)):
-        columns = {split: measure(judge, split) for split in ("test", "test_heldout")}
-        config = {k: v for k, v in json.loads(judge.header["config"]).items() if k != "vocabulary"}
-        lines += [
-            f"## {judge.name}",
-            f"`{judge.header['command']}`, {judge.header['cpu_seconds']} CPU-seconds on one thread; {json.dumps(config)};",
-            f"{sum(p.numel() for p in judge.net.parameters()):,} weights; sha256 `{judge.weights_sha256[:16]}`.",
-            "",
-            *(" ".join((measure.__doc__ or "").split()),),
-            "",
-            f"| n = {COUNT:,} renders | test | test_heldout |",
-            "|---|---|---|",
-            *(
-                f"| {name} | {rate:.4f} | {columns['test_heldout'][name]:.4f} |"
-                for name, rate in columns["test"].items()
-            ),
-            "",
-        ]
+    splits = ("test", "test_heldout")
+    lines = ["# The judges on real renders", "", "Written by `python -m crossflow.scenes.train_judges report`.", ""]
+    lines += _section(features, feature_quality.__doc__ or "", [feature_quality(features, split) for split in splits])
+    lines += _section(clip, clip_quality.__doc__ or "", [clip_quality(clip, split) for split in splits])
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines))
+
+
+def _section(judge: FeatureJudge | ClipJudge, measured: str, columns: list[dict[str, float]]) -> list[str]:
+    config = {name: value for name, value in json.loads(judge.header["config"]).items() if name != "vocabulary"}
+    return [
+        f"## {judge.name}",
+        "",
+        f"`{judge.header['command']}`, {judge.header['cpu_seconds']} CPU-seconds on one thread;",
+        f"{json.dumps(config)}, {sum(p.numel() for p in judge.net.parameters()):,} weights;",
+        f"sha256 `{judge.weights_sha256[:16]}`.",
+        "",
+        " ".join(measured.split()),
+        "",
+        f"| n = {COUNT:,} renders | test | test_heldout |",
+        "|---|---|---|",
+        *(f"| {name} | {' | '.join(f'{column[name]:.4f}' for column in columns)} |" for name in columns[0]),
+        "",
+    ]

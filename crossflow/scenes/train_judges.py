@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from crossflow.scenes.caption import captions as describe
 from crossflow.scenes.caption import specification
-from crossflow.scenes.judge_quality import clip_quality, feature_quality, write_report
+from crossflow.scenes.judge_quality import COUNT, clip_quality, feature_quality, write_report
 from crossflow.scenes.judges import (
     WEIGHTS,
     ClipConfig,
@@ -87,7 +87,7 @@ def train_features(examples: Sequence[SceneExample], steps: int, seed: int) -> F
 
 
 def foil(item: SceneExample, rng: np.random.Generator) -> SceneExample:
-    """``item`` with one attribute of what it says changed: two objects' colours swapped, or one shape or colour redrawn.
+    """``item`` described wrongly: two objects' colours swapped, or one object's shape or colour redrawn.
 
     The hardest wrong captions: without them a dual encoder learns which words occur and not which belong together.
     """
@@ -121,7 +121,8 @@ def train_clip(examples: Sequence[SceneExample], steps: int, seed: int) -> ClipN
     net = ClipNet(ClipConfig(vocabulary=tuple(vocabulary), features=trunk.net.config))
     net.features.load_state_dict(trunk.net.state_dict())
     net.features.requires_grad_(False)
-    features = torch.from_numpy(np.concatenate([trunk([render(item.scene)]) for item in examples]))
+    groups = [examples[start : start + BATCH] for start in range(0, len(examples), BATCH)]
+    features = torch.from_numpy(np.concatenate([trunk([render(item.scene) for item in group]) for group in groups]))
     known = np.stack([facts(item.scene) for item in examples])
     optimizer = torch.optim.AdamW([p for p in net.parameters() if p.requires_grad], lr=1e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.5e-3, total_steps=steps, pct_start=0.1)
@@ -167,16 +168,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train one judge and write it with its measured quality, or write the page of both."""
     parser = argparse.ArgumentParser(prog="python -m crossflow.scenes.train_judges", description=__doc__)
     parser.add_argument("judge", choices=["features", "clip", "report"])
-    parser.add_argument("--steps", type=int, help="default 3000 for features, 2000 for clip")
+    parser.add_argument("--steps", type=int, help="default 1600 for features, 2000 for clip")
     parser.add_argument("--examples", type=int, default=TRAIN)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--measured", type=int, default=COUNT, help="real renders to measure the quality on")
     parser.add_argument("--out", type=Path, default=WEIGHTS)
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     if args.judge == "report":
         write_report(load_features(), load_clip(), Path("results/scenes/judges.md"))
         return
-    steps = args.steps or {"features": 3000, "clip": 2000}[args.judge]
+    steps = args.steps or {"features": 1600, "clip": 2000}[args.judge]
     start = time.process_time()
     examples = [example("train", i) for i in range(args.examples)]
     net = {"features": train_features, "clip": train_clip}[args.judge](examples, steps, args.seed)
@@ -187,8 +189,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     path = args.out / f"scenes-{args.judge}.safetensors"
     save_judge(path, net, notes)
-    judge = load_features(path) if args.judge == "features" else load_clip(path)
-    quality = feature_quality(judge) if args.judge == "features" else clip_quality(judge)
+    if args.judge == "features":
+        quality = feature_quality(load_features(path), count=args.measured)
+    else:
+        quality = clip_quality(load_clip(path), count=args.measured)
     save_judge(path, net, notes | {"quality": json.dumps(quality)})
     sys.stdout.write(json.dumps(notes | quality, indent=2) + "\n")
 

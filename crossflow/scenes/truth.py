@@ -81,4 +81,3 @@ def holds(scene_facts: np.ndarray, needed: np.ndarray, forbidden: np.ndarray) ->
     """Which claim is true of which scene: bool [scenes claims] from [scenes facts] and twice [claims facts]."""
     met = scene_facts @ needed.T == needed.sum(axis=1)
     return met & (scene_facts @ forbidden.T == 0)
-

@@ -10,10 +10,10 @@ import pytest
 from crossflow.scenes import COLORS, SHAPES, SPLITS, VERSION, example, render
 from crossflow.scenes.caption import TASKS
 from crossflow.scenes.render import object_masks
-from crossflow.scenes.spec import HELD_OUT
+from crossflow.scenes.spec import CELLS, HELD_OUT
 
-RENDERS = {32: "196470a46b1e0256", 64: "5179ddd5b78925b3", 128: "d3eb28ac5a550aaa", 256: "11c22b7ef9e58490"}
-CAPTIONS = "46fb642902cc981f"
+RENDERS = {32: "86eda4eaecf5b787", 64: "4e6c8bba0e7b4d90", 128: "70145b442738b82b", 256: "21f8cd7e8f636183"}
+CAPTIONS = "3071a2a119826207"
 
 
 @pytest.mark.parametrize("size", RENDERS)
@@ -90,16 +90,16 @@ def test_five_captions_differ_and_name_every_object():
 
 
 def test_objects_are_whole_and_apart():
-    """Law of the world: every object lies inside the image, and bounding squares keep 1.4 px of 32 between them."""
+    """Law of the world: every object lies inside its own cell, and no two objects' cells share an edge."""
     for i in range(600):
         items = example("train", i).scene.objects
         assert 1 <= len(items) <= 4
-        for item in items:
-            assert item.radius <= min(item.x, item.y, 1 - item.x, 1 - item.y)
-        for a in items:
-            for b in items:
-                gap = max(abs(a.x - b.x), abs(a.y - b.y)) - a.radius - b.radius
-                assert a is b or gap >= 1.4 / 32
+        places = [(int(item.y * CELLS), int(item.x * CELLS)) for item in items]
+        for item, (row, column) in zip(items, places, strict=True):
+            assert row / CELLS <= item.y - item.radius and item.y + item.radius <= (row + 1) / CELLS
+            assert column / CELLS <= item.x - item.radius and item.x + item.radius <= (column + 1) / CELLS
+        steps = [abs(a - c) + abs(b - d) for k, (a, b) in enumerate(places) for c, d in places[:k]]
+        assert min(steps, default=2) >= 2
 
 
 @pytest.mark.parametrize("size", [64, 128])
@@ -108,7 +108,7 @@ def test_a_large_render_averages_to_the_small_one(size):
         scene = example("test", i).scene
         factor = size // 32
         mean = render(scene, size).reshape(32, factor, 32, factor, 3).mean(axis=(1, 3))
-        assert abs(mean - render(scene, 32)).mean() < 0.6
+        assert abs(mean - render(scene, 32)).mean() < 1.0
 
 
 def test_an_object_is_painted_in_its_own_colour_where_it_covers_a_pixel():

@@ -87,7 +87,7 @@ def test_boxes_and_masks_are_those_of_the_scene():
 def test_every_shape_in_every_colour_at_both_ends_of_its_size(shape, night):
     rng = np.random.default_rng(0)
     for color in COLORS:
-        for radius in (3.4, 4.2):
+        for radius in (3.0, 3.5):
             x, y = rng.uniform(6.0, 26.0, 2)
             scene = draw((shape, color, x, y, radius))
             if night:
@@ -104,7 +104,7 @@ def test_an_empty_world_holds_nothing(split_index):
 
 def test_specks_are_no_objects():
     image = render(EMPTY, 32)
-    image[10:13, 10:13] = COLORS["red"]
+    image[10:12, 10:13] = COLORS["red"]
     assert read(image) == []
 
 
@@ -119,12 +119,12 @@ def test_one_flat_colour_holds_nothing():
 
 
 def test_objects_of_two_colours_that_touch_are_two():
-    scene = draw(("box", "red", 9.0, 16.0, 4.0), ("box", "cyan", 16.2, 16.0, 4.0))
+    scene = draw(("box", "red", 9.0, 16.0, 3.5), ("box", "cyan", 15.3, 16.0, 3.5))
     assert names(read(render(scene, 32))) == [("box", "cyan"), ("box", "red")]
 
 
 def test_objects_of_one_colour_that_touch_are_not_two():
-    scene = draw(("ball", "red", 9.0, 16.0, 4.0), ("ball", "red", 16.0, 16.0, 4.0))
+    scene = draw(("ball", "red", 9.0, 16.0, 3.5), ("ball", "red", 15.0, 16.0, 3.5))
     assert len(read(render(scene, 32))) <= 1
 
 
@@ -136,7 +136,7 @@ def test_blur_of_half_a_pixel_changes_no_answer():
 
 
 def test_a_faded_object_is_not_read():
-    scene = draw(("ball", "red", 16.0, 16.0, 4.0))
+    scene = draw(("ball", "red", 16.0, 16.0, 3.5))
     image, empty = render(scene, 32).astype(float), background(EMPTY, 32)
     assert names(read(np.rint(empty + 0.8 * (image - empty)).astype(np.uint8))) == [("ball", "red")]
     assert read(np.rint(empty + 0.3 * (image - empty)).astype(np.uint8)) == []
