@@ -10,6 +10,18 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from crossflow.errors import CrossFlowError
+
+LARGEST = 4096
+"""No size of a network here is larger; a checkpoint that asks for more is damaged or hostile."""
+
+
+def check_sizes(**sizes: int) -> None:
+    """Refuse sizes outside 1 ... LARGEST, so that nothing absurd is ever built."""
+    for name, size in sizes.items():
+        if not 1 <= size <= LARGEST:
+            raise CrossFlowError(f"{name} is {size}; it must be from 1 to {LARGEST}.")
+
 
 class Attention(nn.Module):
     """Multi-head attention of ``x`` to ``context`` (itself unless given); keys outside ``mask`` are not seen."""
@@ -17,7 +29,7 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int, context_width: int | None = None) -> None:
         super().__init__()
         if width % heads:
-            raise ValueError(f"width {width} is not a multiple of {heads} heads")
+            raise CrossFlowError(f"width {width} does not divide into {heads} heads.")
         self.heads = heads
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(context_width or width, 2 * width)
@@ -96,7 +108,7 @@ class Patches(nn.Module):
         super().__init__()
         channels, height, breadth = shape
         if height % patch or breadth % patch:
-            raise ValueError(f"latents of {height} x {breadth} do not divide into patches of side {patch}")
+            raise CrossFlowError(f"Latents of {height} x {breadth} do not divide into patches of side {patch}.")
         self.shape, self.patch = shape, patch
         self.embed = nn.Linear(channels * patch * patch, width)
         self.position = nn.Parameter(torch.randn(1, height * breadth // patch**2, width) * 0.02)

@@ -6,20 +6,19 @@ The header holds ``format``, ``version`` and the config as JSON. The file is dat
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from crossflow.backbone.transformer import TransformerConfig
-from crossflow.encoder import EncoderConfig
 from crossflow.errors import CrossFlowError
-from crossflow.latents import PatchPCAConfig
-from crossflow.model import CrossFlow, FlowConfig, FlowModel, Sampling, build_model
+from crossflow.model import CrossFlow, FlowConfig, FlowModel, build_model
 
 FORMAT = "crossflow"
 VERSION = "1"
@@ -29,34 +28,61 @@ TRAINING_ONLY = ("tower.",)
 
 def save_checkpoint(path: str | Path, model: FlowModel, notes: Mapping[str, str] | None = None) -> None:
     """Write ``model`` to ``path`` atomically. ``notes`` are kept in the header: how it was trained, how good it is."""
-    tensors = {
-        name: tensor.detach().cpu().contiguous()
-        for name, tensor in model.state_dict().items()
-        if not name.startswith(TRAINING_ONLY)
-    }
-    header = {"format": FORMAT, "version": VERSION, "config": config_to_json(model.config), **(notes or {})}
-    write_atomically(Path(path), tensors, header)
+    header = {**(notes or {}), "format": FORMAT, "version": VERSION, "config": config_to_json(model.config)}
+    write_tensors(Path(path), _shipped(model), header)
 
 
-def write_atomically(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
-    """Write a safetensors file under a temporary name in the same folder, then rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
+    """Write a safetensors file atomically: it is there whole or not at all."""
+    with replacing(path) as temporary:
+        on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(on_cpu, temporary, metadata=dict(header))
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path in the folder of ``path`` (made if need be); what was written there becomes ``path``.
+
+    An error leaves ``path`` as it was. One of the file system, such as a full disk, is raised as CrossFlowError.
+    """
     temporary = path.with_name(f"{path.name}.tmp")
+    with written(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def written(path: Path) -> Iterator[None]:
+    """Turn an error of the file system into a CrossFlowError that names ``path``."""
     try:
-        save_file(dict(tensors), temporary, metadata=dict(header))
-        temporary.replace(path)
+        yield
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
-        raise CrossFlowError(f"{path} cannot be written ({error}); free some space or choose another folder.") from error
+        raise CrossFlowError(f"{path} cannot be written ({error}): make room or choose another folder.") from error
+
+
+def read_header(path: Path) -> dict[str, str]:
+    """The header of a safetensors file; CrossFlowError for anything else."""
+    return _read(path, whole=False)[0]
 
 
 def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """The header and the tensors of a safetensors file; anything else is refused, a pickle above all."""
+    """The header and the tensors of a safetensors file; CrossFlowError for anything else, a pickle above all."""
+    return _read(path, whole=True)
+
+
+def _read(path: Path, whole: bool) -> tuple[dict[str, str], dict[str, Tensor]]:
     if not path.is_file():
-        raise CrossFlowError(f"There is no checkpoint at {path}; give the path of a .safetensors file.")
+        raise CrossFlowError(f"There is no file {path}: give the path of a .safetensors file.")
     try:
         with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in (file.keys() if whole else ())}
     except (SafetensorError, OSError) as error:
         raise CrossFlowError(
             f"{path} is not a whole safetensors file ({error}): it is truncated, or of another format such as a pickle."
@@ -78,33 +104,47 @@ def load_checkpoint(path: str | Path, device: str = "cpu") -> CrossFlow:
 def load_model(path: str | Path, device: str = "cpu") -> FlowModel:
     """Like ``load_checkpoint``, for the baseline too."""
     header, tensors = read_tensors(Path(path))
-    if header.get("format") != FORMAT or "config" not in header:
-        raise CrossFlowError(f"{path} is a safetensors file, but not one of a CrossFlow model: its header says nothing.")
-    if header.get("version") != VERSION:
-        raise CrossFlowError(
-            f"{path} is of format version {header.get('version')}; this program reads version {VERSION}: "
-            "use the release that wrote it, or train again."
-        )
-    model = build_model(config_from_json(header["config"], str(path)))
-    expected = {name: part for name, part in model.state_dict().items() if not name.startswith(TRAINING_ONLY)}
-    check_tensors(str(path), tensors, expected)
-    model.load_state_dict(tensors, strict=False)
+    with torch.device("meta"):  # nothing is allocated for a config before its weights are seen to be there
+        model = build_model(model_config(header, path))
+    check_tensors(path, tensors, _shipped(model))
+    model.load_state_dict(tensors, strict=False, assign=True)
     if isinstance(model, CrossFlow):
         model.tower = None
     return model.to(device).eval()
 
 
-def check_tensors(path: str, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Refuse missing, unknown and misshapen weights, naming the first of each."""
-    for what, names in (("misses", expected.keys() - found.keys()), ("holds the unknown", found.keys() - expected.keys())):
+def model_config(header: Mapping[str, str], path: str | Path) -> FlowConfig:
+    """The config in a checkpoint's header; CrossFlowError where it is not one of ours, or of another version."""
+    if header.get("format") != FORMAT or "config" not in header:
+        raise CrossFlowError(f"{path} is a safetensors file, but not of a CrossFlow model: its header does not say so.")
+    if header.get("version") != VERSION:
+        raise CrossFlowError(
+            f"{path} is of format version {header.get('version')}, and this program reads version {VERSION}: "
+            "use the release that wrote it, or train again."
+        )
+    return config_from_json(header["config"], path)
+
+
+def check_tensors(path: str | Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that are missing, unknown, of another shape or type, or not finite; the first one is named."""
+    missing, unknown = expected.keys() - found.keys(), found.keys() - expected.keys()
+    for what, names in (("misses", missing), ("holds the unknown", unknown)):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise CrossFlowError(f"{path} {what} weight {min(names)}{more}; it is not the model its config describes.")
+            raise CrossFlowError(f"{path} {what} weight {min(names)}{more}: it is not the model its config describes.")
     for name, tensor in expected.items():
-        if found[name].shape != tensor.shape:
+        got = found[name]
+        if (got.shape, got.dtype) != (tensor.shape, tensor.dtype):
             raise CrossFlowError(
-                f"{path} holds {name} of shape {list(found[name].shape)}; its config asks for {list(tensor.shape)}."
+                f"{path} holds {name} as {got.dtype} {list(got.shape)}, "
+                f"but its config asks for {tensor.dtype} {list(tensor.shape)}: it is another model."
             )
+        if not got.isfinite().all():
+            raise CrossFlowError(f"{path} holds numbers in {name} that are not finite: it was damaged, or diverged.")
+
+
+def _shipped(model: FlowModel) -> dict[str, Tensor]:
+    return {name: part for name, part in model.state_dict().items() if not name.startswith(TRAINING_ONLY)}
 
 
 def file_sha256(path: str | Path) -> str:
@@ -118,24 +158,30 @@ def config_to_json(config: FlowConfig) -> str:
     return json.dumps(dataclasses.asdict(config), sort_keys=True)
 
 
-def config_from_json(text: str, path: str) -> FlowConfig:
-    """The config back from JSON; unknown or missing fields raise CrossFlowError."""
+def config_from_json(text: str, path: str | Path) -> FlowConfig:
+    """The config back from JSON. A field that is unknown, missing or of the wrong type or range: CrossFlowError."""
     try:
-        values: dict[str, Any] = json.loads(text)
-        encoder = values.pop("encoder")
-        channels, height, width = values.pop("shape")
-        return FlowConfig(
-            shape=(channels, height, width),
-            backbone=TransformerConfig(**values.pop("backbone")),
-            encoder=None if encoder is None else EncoderConfig(**encoder),
-            autoencoder=PatchPCAConfig(**values.pop("autoencoder")),
-            sampling=Sampling(**values.pop("sampling")),
-            **values,
-        )
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CrossFlowError(f"The config in the header of {path} cannot be read: {error}.") from error
+        config = TypeAdapter(FlowConfig).validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the whole"
+        raise CrossFlowError(f"The config in the header of {path} cannot be read: {place}: {first['msg']}.") from error
+    if json.loads(config_to_json(config)) != json.loads(text):  # a field was unknown, left out, or of another type
+        raise CrossFlowError(f"The config in the header of {path} is of another release: its fields are not today's.")
+    return config
 
 
 def parameter_count(module: torch.nn.Module) -> int:
     """How many trainable numbers a module has."""
     return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+
+
+def usable_device(name: str) -> str:
+    """``name`` (cpu, cuda or cuda:N) if this machine has it; ``auto`` is cuda where there is one, else cpu."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    usable = ["cpu", *(["cuda"] if count else []), *(f"cuda:{index}" for index in range(count))]
+    if name == "auto":
+        return usable[min(1, len(usable) - 1)]
+    if name not in usable:
+        raise CrossFlowError(f"This machine has no device {name!r}: it has {', '.join(usable)}.")
+    return name

@@ -7,7 +7,7 @@ from crossflow.backbone.transformer import TransformerConfig
 from crossflow.encoder import EncoderConfig
 from crossflow.errors import CrossFlowError
 from crossflow.latents import PatchPCAConfig
-from crossflow.model import FlowConfig, Sampling
+from crossflow.model import FlowConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from crossflow.blocks import Block, at_least_float32, initialise
+from crossflow.blocks import Block, at_least_float32, check_sizes, initialise
+from crossflow.errors import CrossFlowError
 
 
 class Gaussian(NamedTuple):
@@ -37,8 +38,9 @@ class EncoderConfig:
     readout: Literal["grid", "flat"] = "grid"
 
     def __post_init__(self) -> None:
+        check_sizes(width=self.width, depth=self.depth, heads=self.heads)
         if self.readout not in ("grid", "flat"):
-            raise ValueError(f"readout is {self.readout!r}; it must be 'grid' or 'flat'")
+            raise CrossFlowError(f"readout is {self.readout!r}; it must be 'grid' or 'flat'.")
 
 
 class VariationalEncoder(nn.Module):
@@ -47,21 +49,18 @@ class VariationalEncoder(nn.Module):
     n is ``token_count``, the length that token embeddings are padded to, and d is ``token_width``.
     """
 
-    def __init__(
-        self, config: EncoderConfig, shape: tuple[int, int, int], token_count: int, token_width: int
-    ) -> None:
+    def __init__(self, config: EncoderConfig, shape: tuple[int, int, int], token_count: int, token_width: int) -> None:
         super().__init__()
         self.shape = shape
         self.readout = config.readout
         channels, height, width = shape
         self.embed = nn.Linear(token_width, config.width)
-        self.places = nn.Parameter(torch.randn(1, height * width, config.width) * 0.5)
         self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width)
         if config.readout == "grid":
+            self.places = nn.Parameter(torch.randn(1, height * width, config.width) * 0.5)
             self.head = nn.Linear(config.width, 2 * channels)
         else:
-            self.places.requires_grad_(False)
             self.head = nn.Linear(token_count * config.width, 2 * channels * height * width)
         self.apply(initialise)
         with torch.no_grad():

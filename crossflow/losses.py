@@ -19,8 +19,8 @@ from crossflow.blocks import Block, Patches, initialise
 class Draws(NamedTuple):
     """Every random number of one training step. Row i of each belongs to item i of the batch.
 
-    ``donor`` is the index, in the batch of all ranks together, of the item whose target the flow is trained on: its
-    own, or for the items of the null subset that of the next item of the subset (the authors' cyclic shift).
+    ``donor`` is the index, in the batch of the whole optimiser step, of the item whose target the flow is trained on:
+    its own, or for the items of the null subset that of the next item of the subset (the authors' cyclic shift).
     """
 
     noise: Float[Tensor, "b c h w"]
@@ -29,7 +29,7 @@ class Draws(NamedTuple):
     donor: Int[Tensor, " b"]
 
     def rows(self, start: int, stop: int) -> "Draws":
-        """The draws of one rank's share of the batch."""
+        """The draws of one share of the batch."""
         return Draws(*(part[start:stop] for part in self))
 
 
@@ -80,14 +80,16 @@ def contrastive(
 ) -> Float[Tensor, ""]:
     """CLIP loss between source latents and image-tower latents, with negatives gathered over ranks.
 
-    Items with the same ``caption`` number are positives of one another, each with an equal share.
+    Items with the same ``caption`` number are positives of one another, each with an equal share. Never in bfloat16,
+    whose rounding of a cosine, times the scale, is no longer small.
     """
     a, b = (gather(F.normalize(x.flatten(1), dim=-1)) for x in (source, other))
     captions = gather(caption)
-    logits = scale * a @ b.T
-    same = (captions[:, None] == captions[None, :]).to(logits.dtype)
-    share = same / same.sum(1, keepdim=True)
-    return 0.5 * (F.cross_entropy(logits, share) + F.cross_entropy(logits.T, share))
+    with torch.autocast(a.device.type, enabled=False):
+        logits = scale * a @ b.T
+        same = (captions[:, None] == captions[None, :]).to(logits.dtype)
+        share = same / same.sum(1, keepdim=True)
+        return 0.5 * (F.cross_entropy(logits, share) + F.cross_entropy(logits.T, share))
 
 
 class ImageTower(nn.Module):

@@ -15,22 +15,32 @@ from torch import Tensor, nn
 from crossflow import losses
 from crossflow.backbone.cross_attention import CrossAttentionTransformer
 from crossflow.backbone.transformer import Transformer, TransformerConfig
+from crossflow.blocks import check_sizes
 from crossflow.encoder import EncoderConfig, VariationalEncoder
 from crossflow.errors import CrossFlowError
 from crossflow.guidance import indicator
 from crossflow.latents import PatchPCA, PatchPCAConfig
-from crossflow.losses import Draws, ImageTower, gather
+from crossflow.losses import Draws, ImageTower
 from crossflow.path import PATHS
 from crossflow.solver import Velocity, solver_named
 
 
 class Batch(NamedTuple):
-    """Paired items. ``caption`` numbers the captions, so that items with the same caption can be told."""
+    """Paired items. ``caption`` numbers the captions, so that items with the same caption can be told.
+
+    ``pool`` holds the targets that ``Draws.donor`` points into, where they are more than this share of a batch.
+    """
 
     target: Float[Tensor, "b c h w"]
     tokens: Float[Tensor, "b n d"]
     mask: Bool[Tensor, "b n"]
     caption: Int[Tensor, " b"]
+    pool: Float[Tensor, "g c h w"] | None = None
+
+    def rows(self, start: int, stop: int) -> "Batch":
+        """One share of the batch; the pool stays whole."""
+        pool = self.target if self.pool is None else self.pool
+        return Batch(*(part[start:stop] for part in self[:4]), pool=pool)
 
 
 class Losses(NamedTuple):
@@ -57,8 +67,9 @@ class Sampling:
 class FlowConfig:
     """A model, whole. ``encoder`` None is the baseline: noise as the source, text by cross-attention.
 
-    ``shape`` is that of the latents, (c, h, w); texts come as ``token_count`` x ``token_width`` numbers. ``null_rate`` is the share of items trained as unconditional.
-    ``kl_weight`` multiplies the KL summed over latent dimensions; ``contrastive_weight`` the image-text contrast.
+    ``shape`` is that of the latents, (c, h, w); texts come as ``token_count`` x ``token_width`` numbers.
+    ``null_rate`` is the share of items trained as unconditional. ``kl_weight`` multiplies the KL summed over latent
+    dimensions; ``contrastive_weight`` the image-text contrast.
     """
 
     shape: tuple[int, int, int]
@@ -73,6 +84,12 @@ class FlowConfig:
     kl_weight: float = 1e-2
     contrastive_weight: float = 1.0
     sampling: Sampling = field(default_factory=Sampling)
+
+    def __post_init__(self) -> None:
+        check_sizes(token_count=self.token_count, token_width=self.token_width)
+        check_sizes(**dict(zip(("channels", "height", "width"), self.shape, strict=True)))
+        if not 0 <= self.null_rate <= 1:
+            raise CrossFlowError(f"null_rate is {self.null_rate}; it must be from 0 to 1.")
 
 
 class CrossFlow(nn.Module):
@@ -93,7 +110,7 @@ class CrossFlow(nn.Module):
         """The training loss of one batch, with every random number given."""
         posterior = self.encoder(batch.tokens, batch.mask)
         x0 = posterior.sample(draws.noise)
-        x1 = gather(batch.target)[draws.donor]
+        x1 = (batch.target if batch.pool is None else batch.pool)[draws.donor]
         xt, velocity = self.path.sample(x0, x1, draws.t)
         flow = losses.flow_matching(self.backbone(xt, draws.t, draws.conditional), velocity)
         kl = losses.kl(posterior.mean, posterior.log_var, self.config.kl_form)
@@ -110,7 +127,7 @@ class CrossFlow(nn.Module):
         )
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Losses:
-        """Draw what one step needs and return its loss. In a process group, ``batch`` is the only rank's."""
+        """Draw what one step needs and return its loss."""
         draws = losses.draw(len(batch.target), self.config.shape, self.config.null_rate, generator)
         return self(batch, Draws(*(part.to(batch.target.device) for part in draws)))
 

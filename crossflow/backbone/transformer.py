@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from crossflow.blocks import Block, Patches, TimeEmbedding, initialise
+from crossflow.blocks import Block, Patches, TimeEmbedding, check_sizes, initialise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +22,9 @@ class TransformerConfig:
     depth: int
     heads: int
     patch: int = 1
+
+    def __post_init__(self) -> None:
+        check_sizes(width=self.width, depth=self.depth, heads=self.heads, patch=self.patch)
 
 
 class Transformer(nn.Module):
