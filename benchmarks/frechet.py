@@ -40,7 +40,7 @@ def moments(features: Features) -> tuple[np.ndarray, np.ndarray]:
 def by_sqrtm(x: Features, y: Features) -> float:
     (m1, c1), (m2, c2) = moments(x), moments(y)
     root = np.asarray(scipy.linalg.sqrtm(c1 @ c2))
-    return float(((m1 - m2) ** 2).sum() + c1.trace() + c2.trace() - 2 * np.trace(root).real)
+    return float(((m1 - m2) ** 2).sum() + c1.trace() + c2.trace() - 2 * root.diagonal().real.sum())
 
 
 def by_eigvals(x: Features, y: Features) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 import subprocess
 import sys
@@ -13,11 +12,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from crossflow_eval.report import Entry, load, load_runs, render
+from crossflow_eval.report import Entry, render
 from crossflow_eval.tables import Column, Role, Table, TableRow, load_table, parse_table, table_names
 from crossflow_eval.types import Result, Row, Settings, SetupError, Value
 
@@ -281,42 +279,3 @@ def test_pages_and_tables_are_byte_stable() -> None:
         for seed in ("1", "2")
     }  # fmt: skip
     assert len(digests) == 1
-
-
-def write_run(folder: Path, of: Entry) -> Path:
-    (folder / "outputs").mkdir(parents=True)
-    (folder / "result.json").write_text(of.result.model_dump_json())
-    (folder / "per_example.jsonl").write_text("".join(json.dumps(row) + "\n" for row in of.rows))
-    return folder
-
-
-def test_a_run_is_read_with_its_references_and_pictures(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run", entry(rows=[{"id": "a", "output": "a-0.png"}, {"id": "b", "output": "b-0.txt"}]))
-    write_run(run / "references" / "chance", entry("chance"))
-    write_run(run / "references" / "ceiling", entry("ceiling"))
-    pixels = np.random.default_rng(0).integers(0, 256, (300, 600, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(run / "outputs" / "a-0.png")
-    entries = load_runs([run, run])
-    assert [each.role for each in entries] == ["model", "ceiling", "chance"]
-    first = entries[0]
-    large, text = first.picture(first.rows[0]), first.picture(first.rows[1])
-    assert large is not None and Image.open(io.BytesIO(large)).size == (192, 96) and text is None
-    small = Image.fromarray(pixels[:32, :32])
-    small.save(run / "outputs" / "a-0.png")
-    assert first.picture(first.rows[0]) == (run / "outputs" / "a-0.png").read_bytes(), "small ones pass as they are"
-
-
-def test_an_unfinished_or_damaged_run_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(SetupError, match="not finished"):
-        load(tmp_path)
-    (tmp_path / "result.json").write_text('{"n": ')
-    with pytest.raises(SetupError, match="cannot be read as a result"):
-        load(tmp_path)
-    run = write_run(tmp_path / "run", entry())
-    (run / "per_example.jsonl").write_text("{not json\n")
-    with pytest.raises(SetupError, match="score the run again"):
-        load(run)
-    (run / "per_example.jsonl").write_text('{"id": "a", "output": "a-0.png"}\n')
-    missing = load(run)
-    with pytest.raises(SetupError, match="generate it again"):
-        missing.picture(missing.rows[0])
