@@ -1,0 +1,84 @@
+"""Two runs are compared example by example, and only where they may be."""
+
+import json
+
+import pytest
+
+from crossflow_eval.pairing import compare_runs
+from crossflow_eval.store import Store
+from crossflow_eval.types import Result, Settings, SetupError
+
+
+def finished(folder, rows, **changes):
+    """A finished run of hand-written rows."""
+    settings = Settings(suite="s", suite_version="1", model="m", identity={"folder": folder.name})
+    record = {
+        "settings": settings,
+        "protocol": {"judge": {"threshold": 0.5}},
+        "n": len(rows),
+        "values": {},
+        "higher_is_better": {},
+        "data_sha256": "0" * 64,
+        "environment": {},
+    }
+    folder.mkdir()
+    Store(folder).outputs.mkdir()
+    Store(folder).write_result(Result.model_validate(record | changes), rows)
+    return folder
+
+
+def rows(*scores, **more):
+    return [{"id": f"e{i}", "index": 0, "prompt": "p", "score": score, **more} for i, score in enumerate(scores)]
+
+
+def test_the_difference_is_second_minus_first(tmp_path):
+    found = compare_runs(finished(tmp_path / "a", rows(1, 2, 4)), finished(tmp_path / "b", rows(2.0, 4.0, 6.0)))
+    assert found.keys() == {"score"}
+    assert found["score"].difference == pytest.approx(5 / 3)
+    assert found["score"].n == 3
+
+
+def test_an_example_counts_once_whatever_its_outputs(tmp_path):
+    """By hand: e0 scores (0 + 1) / 2 over its two outputs, e1 scores 1."""
+    several = [{"id": "e0", "index": 0, "correct": False}, {"id": "e0", "index": 1, "correct": True}]
+    several.append({"id": "e1", "index": 0, "correct": True})
+    none = [row | {"correct": False} for row in several]
+    found = compare_runs(finished(tmp_path / "a", none), finished(tmp_path / "b", several))
+    assert found["correct"].difference == pytest.approx(0.75)
+    assert found["correct"].n == 2
+
+
+def test_tasks_weigh_alike(tmp_path):
+    """By hand: the task of three examples gains 0, the task of one gains 1: the mean over tasks is 1/2."""
+    tasks = [{"task": "counting"}] * 3 + [{"task": "colors"}]
+    first = [row | task for row, task in zip(rows(0, 0, 0, 0), tasks, strict=True)]
+    second = [row | task for row, task in zip(rows(0, 0, 0, 1), tasks, strict=True)]
+    found = compare_runs(finished(tmp_path / "a", first), finished(tmp_path / "b", second))
+    assert found["score"].difference == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data_sha256": "1" * 64}, "differ in their data"),
+        ({"protocol": {"judge": {"threshold": 0.6}}}, "differ in their protocol of judge"),
+        ({"protocol": {}}, "differ in their metrics"),
+        ({"settings": Settings(suite="t", suite_version="1", model="m", identity={})}, "differ in their suite"),
+        (
+            {"settings": Settings(suite="s", suite_version="1", model="m", identity={}, limit=2)},
+            "differ in their limit",
+        ),
+    ],
+)
+def test_what_may_not_be_compared_is_refused(tmp_path, changes, message):
+    with pytest.raises(SetupError, match=message):
+        compare_runs(finished(tmp_path / "a", rows(1, 2)), finished(tmp_path / "b", rows(1, 2), **changes))
+
+
+def test_runs_without_a_score_in_common_or_without_rows_are_refused(tmp_path):
+    one = finished(tmp_path / "a", rows(1, 2))
+    with pytest.raises(SetupError, match="no score of single outputs in common"):
+        compare_runs(one, finished(tmp_path / "b", [{"id": "e0", "index": 0, "other": 1}]))
+    (one / "per_example.jsonl").write_text(json.dumps({})[:1])
+    with pytest.raises(SetupError, match="score the run again"):
+        compare_runs(one, one)
