@@ -39,14 +39,14 @@ def moments(features: Features) -> tuple[np.ndarray, np.ndarray]:
 
 def by_sqrtm(x: Features, y: Features) -> float:
     (m1, c1), (m2, c2) = moments(x), moments(y)
-    root = np.asarray(scipy.linalg.sqrtm(c1 @ c2))
-    return float(((m1 - m2) ** 2).sum() + c1.trace() + c2.trace() - 2 * root.diagonal().real.sum())
+    root: Features = np.asarray(scipy.linalg.sqrtm(c1 @ c2))
+    return float(((m1 - m2) ** 2).sum() + c1.trace() + c2.trace() - 2 * float(np.real(np.diagonal(root)).sum()))
 
 
 def by_eigvals(x: Features, y: Features) -> float:
     (m1, c1), (m2, c2) = moments(x), moments(y)
     roots = np.sqrt(np.linalg.eigvals(c1 @ c2).astype(np.complex128))
-    return float(((m1 - m2) ** 2).sum() + c1.trace() + c2.trace() - 2 * roots.real.sum())
+    return float(((m1 - m2) ** 2).sum() + c1.trace() + c2.trace() - 2 * float(np.real(roots).sum()))
 
 
 def ours_from_covariances(x: Features, y: Features) -> float:

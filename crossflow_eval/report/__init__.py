@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, get_args
 
-from crossflow_eval.report.entry import Entry, load, load_runs
+from crossflow_eval.report.entry import Entry, load
 from crossflow_eval.report.grid import build_grid, plain_table
 from crossflow_eval.report.text import latex, markdown, tidy
 from crossflow_eval.tables import Table, table_of_suite
 from crossflow_eval.types import SetupError
 
-__all__ = ["FORMATS", "Entry", "Format", "load", "load_runs", "render"]
+__all__ = ["FORMATS", "Entry", "Format", "load", "render"]
 
 Format = Literal["md", "csv", "latex", "html"]
 FORMATS: tuple[Format, ...] = get_args(Format)

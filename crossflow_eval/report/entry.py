@@ -17,8 +17,6 @@ from crossflow_eval.types import Result, Row, SetupError
 THUMBNAIL = 192
 """The longest side of a picture in a page, in pixels; smaller outputs are shown as they are."""
 
-ROLES: Mapping[str, Role] = {"chance": "chance", "ceiling": "ceiling"}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
@@ -42,25 +40,11 @@ class Entry:
         return json.dumps([settings.model, settings.identity, settings.seed, self.label, self.role], sort_keys=True)
 
 
-def load_runs(folders: Sequence[Path]) -> list[Entry]:
-    """Read the runs in ``folders``, each followed by the runs in its own ``references`` folder; no run twice.
-
-    Raises SetupError where a run is not finished or cannot be read.
-    """
-    entries: dict[str, Entry] = {}
-    for folder in folders:
-        references = sorted(path for path in (folder / "references").glob("*") if path.is_dir())
-        for entry in (load(path) for path in (folder, *references)):
-            entries.setdefault(entry.result.settings.digest, entry)
-    return list(entries.values())
-
-
-def load(folder: Path, *, label: str | None = None, role: Role | None = None) -> Entry:
+def load(folder: Path, *, label: str | None = None, role: Role = "model") -> Entry:
     """Read the run in ``folder``: ``result.json``, ``per_example.jsonl`` where there is one, and ``outputs``.
 
-    The role, if not given, is told by the model's name: ``chance``, ``ceiling``, or any model. A row's picture is the
-    file named by its ``output``, relative to ``outputs``. Raises SetupError where the run is not finished or cannot
-    be read.
+    A row's picture is the file named by its ``output``, relative to ``outputs``. Raises SetupError where the run is
+    not finished or cannot be read.
     """
     path = folder / "result.json"
     try:
@@ -72,7 +56,7 @@ def load(folder: Path, *, label: str | None = None, role: Role | None = None) ->
     return Entry(
         result=result,
         label=label,
-        role=role or ROLES.get(result.settings.model, "model"),
+        role=role,
         rows=_rows(folder / "per_example.jsonl"),
         picture=lambda row: _thumbnail(folder / "outputs", row),
     )

@@ -1,4 +1,4 @@
-"""A run's folder as the report reads it: records, roles, references and pictures."""
+"""A run's folder as the report reads it: records, roles and pictures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crossflow_eval.report import load, load_runs
+from crossflow_eval.report import load
 from crossflow_eval.types import Result, Row, Settings, SetupError
 
 
@@ -32,15 +32,12 @@ def write_run(folder: Path, model: str = "ours", rows: Sequence[Row] = ()) -> Pa
     return folder
 
 
-def test_a_run_is_read_with_its_references_and_pictures(tmp_path: Path) -> None:
+def test_a_run_is_read_with_its__pictures(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", rows=[{"id": "a", "output": "a-0.png"}, {"id": "b", "output": "b-0.txt"}])
-    write_run(run / "references" / "chance", "chance")
-    write_run(run / "references" / "ceiling", "ceiling")
     pixels = np.random.default_rng(0).integers(0, 256, (300, 600, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(run / "outputs" / "a-0.png")
-    entries = load_runs([run, run])
-    assert [each.role for each in entries] == ["model", "ceiling", "chance"]
-    first = entries[0]
+    first = load(run, label="Ours", role="ceiling")
+    assert (first.title, first.role, load(run).title, load(run).role) == ("Ours", "ceiling", "ours", "model")
     large, text = first.picture(first.rows[0]), first.picture(first.rows[1])
     assert large is not None and Image.open(io.BytesIO(large)).size == (192, 96) and text is None
     small = Image.fromarray(pixels[:32, :32])

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from crossflow_eval.report import Entry, render
-from crossflow_eval.report.entry import ROLES
+from crossflow_eval.tables import Role
 from crossflow_eval.types import Result, Row, Settings, Value
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
@@ -99,8 +99,13 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]  # fmt: skip
     stream = io.BytesIO()
     Image.new("RGB", (32, 32), (200, 30, 30)).save(stream, "PNG")
-    entries = []
-    for model, mean in (("scenes-t2i", 0.5), ("chance", 0.05), ("ceiling", 0.99)):
+    entries: list[Entry] = []
+    roles: dict[str, tuple[Role, float]] = {
+        "scenes-t2i": ("model", 0.5),
+        "chance": ("chance", 0.05),
+        "ceiling": ("ceiling", 0.99),
+    }
+    for model, (role, mean) in roles.items():
         values = {f"geneval/{task}": Value(mean=mean, ci_low=mean / 2, ci_high=mean, n=4) for task in tasks}
         result = Result(
             settings=Settings(suite="scenes-t2i", suite_version="1", model=model, identity={"solver": "euler"}),
@@ -111,7 +116,6 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
             data_sha256="0" * 64,
             environment={},
         )
-        role = ROLES.get(model, "model")
         entries.append(Entry(result=result, role=role, rows=rows, picture=lambda row: stream.getvalue()))
     path = tmp_path_factory.mktemp("page") / "report.html"
     path.write_text(render(entries, "html"), encoding="utf-8")
