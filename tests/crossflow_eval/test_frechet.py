@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torchmetrics.image.fid import _compute_fid
 
 from crossflow_eval.metrics.frechet import Moments, frechet_distance, rank_warning
+from crossflow_eval.stats import jackknife
 
 
 def sample(n: int, dim: int, seed: int, shift: float = 0.0) -> np.ndarray:
@@ -129,3 +130,17 @@ def test_the_rank_warning_speaks_up_to_n_equal_to_d() -> None:
     """n centred points span n - 1 dimensions."""
     assert rank_warning("outputs", 65, 64) is None
     assert "64 outputs" in (rank_warning("outputs", 64, 64) or "")
+
+
+def test_the_jackknife_interval_of_fid_is_as_wide_as_fid_varies() -> None:
+    """Over 100 fresh sets of 120 the error of the jackknife must be the spread of FID, up to its known caution."""
+    generator = np.random.default_rng(10)
+    reference = Moments.of_features(generator.normal(size=(2000, 8)))
+    distances, errors = [], []
+    for _ in range(100):
+        x = generator.normal(0.2, 1.0, size=(120, 8))
+        value = jackknife(lambda kept, x=x: frechet_distance(Moments.of_features(x[kept]), reference), len(x))
+        assert value.ci_low is not None
+        distances.append(value.mean)
+        errors.append((value.mean - value.ci_low) / 2.093)
+    assert 0.85 <= np.mean(errors) / np.std(distances) <= 1.4
