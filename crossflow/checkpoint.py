@@ -33,15 +33,18 @@ def save_checkpoint(path: str | Path, model: FlowModel, notes: Mapping[str, str]
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
-    """Write a safetensors file atomically: it is there whole or not at all."""
+    """Write a safetensors file: it is there whole or not at all."""
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as temporary:
-        on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        temporary.touch()  # as readable to others as any new file; safetensors would make it private
         save_file(on_cpu, temporary, metadata=dict(header))
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path in the folder of ``path`` (made if need be); what was written there becomes ``path``.
+    """Give a temporary path in the folder of ``path``, made if need be; what was written there becomes ``path``.
 
     An error leaves ``path`` as it was. One of the file system, such as a full disk, is raised as CrossFlowError.
     """
@@ -50,12 +53,9 @@ def replacing(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
             temporary.replace(path)
-        except BaseException:
+        finally:
             temporary.unlink(missing_ok=True)
-            raise
 
 
 @contextmanager
@@ -169,11 +169,6 @@ def config_from_json(text: str, path: str | Path) -> FlowConfig:
     if json.loads(config_to_json(config)) != json.loads(text):  # a field was unknown, left out, or of another type
         raise CrossFlowError(f"The config in the header of {path} is of another release: its fields are not today's.")
     return config
-
-
-def parameter_count(module: torch.nn.Module) -> int:
-    """How many trainable numbers a module has."""
-    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
 
 
 def usable_device(name: str) -> str:

@@ -5,6 +5,7 @@ distinct captions that items point into. A batch is a pure function of the gener
 """
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,16 +14,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from crossflow.checkpoint import read_tensors, write_tensors
 from crossflow.configs import SceneData
 from crossflow.errors import CrossFlowError
-from crossflow.latents import Autoencoder, TextEmbedder
+from crossflow.latents import PatchPCA, TextEmbedder
 from crossflow.model import Batch
 from crossflow.scenes.render import render
+from crossflow.scenes.spec import VERSION as WORLD
 from crossflow.scenes.splits import example
+
+CHUNK = 4096
+"""Scenes or captions computed at once."""
 
 
 @dataclass(frozen=True)
@@ -41,25 +45,13 @@ class CachedPairs:
         caption = self.captions[rows, choice]
         return Batch(self.targets[rows], self.tokens[caption].float(), self.mask[caption], caption)
 
-    def save(self, path: Path, note: dict[str, str]) -> None:
-        """Write to a temporary name, then rename."""
-        temporary = path.with_suffix(".tmp")
-        tensors = {name: getattr(self, name).contiguous() for name in ("targets", "captions", "tokens", "mask")}
-        save_file(tensors, temporary, metadata=note)
-        temporary.replace(path)
 
-
-def load_pairs(path: Path, note: dict[str, str]) -> CachedPairs:
-    """Read a cache back; a file made with another ``note`` (its settings) is refused."""
+def load_pairs(path: Path) -> CachedPairs:
+    """Read a cache back; CrossFlowError where it is not whole."""
     try:
-        with safe_open(path, framework="pt") as file:
-            found = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in ("targets", "captions", "tokens", "mask")}
-    except (SafetensorError, OSError) as error:
-        raise CrossFlowError(f"The cache {path} cannot be read ({error}); remove it to make it again.") from error
-    if found != note:
-        raise CrossFlowError(f"The cache {path} was made with {found}, not with {note}; remove it to make it again.")
-    return CachedPairs(**tensors)
+        return CachedPairs(**read_tensors(path)[1])
+    except (CrossFlowError, TypeError) as error:
+        raise CrossFlowError(f"The cache {path} cannot be read: remove it, and it is made again.") from error
 
 
 def scene_images(split: str, count: int, size: int) -> UInt8[Tensor, "n s s 3"]:
@@ -67,32 +59,54 @@ def scene_images(split: str, count: int, size: int) -> UInt8[Tensor, "n s s 3"]:
     return torch.from_numpy(np.stack([render(example(split, i).scene, size) for i in range(count)]))
 
 
-def scene_captions(split: str, count: int, per_item: tuple[int, ...]) -> list[list[str]]:
-    """For each example the captions numbered ``per_item``; 0 is the prompt, and a number may come more than once."""
-    return [[example(split, i).captions[k] for k in per_item] for i in range(count)]
-
-
 def scene_pairs(
     data: SceneData,
     token_count: int,
-    autoencoder: Autoencoder,
+    autoencoder: PatchPCA,
     embedder: TextEmbedder,
     folder: Path,
     progress: Callable[[str], None],
 ) -> CachedPairs:
-    """The training pairs of the embedded world, from the cache in ``folder`` or made and put there."""
-    note = {"settings": json.dumps(dataclasses.asdict(data) | {"token_count": token_count})}
-    path = folder / "pairs.safetensors"
+    """The training pairs of the embedded world, from the cache in ``folder`` or made and put there.
+
+    The file's name is a digest of all that decides its content, so a cache is never taken for another.
+    """
+    settings = {
+        "world": WORLD,
+        "data": dataclasses.asdict(data),
+        "token_count": token_count,
+        "autoencoder": dataclasses.asdict(autoencoder.config),
+    }
+    text = json.dumps(settings, sort_keys=True)
+    path = folder / f"pairs-{hashlib.sha256(text.encode()).hexdigest()[:12]}.safetensors"
     if path.exists():
-        return load_pairs(path, note)
-    folder.mkdir(parents=True, exist_ok=True)
-    progress(f"drawing {data.count} scenes")
-    targets = torch.cat([autoencoder.encode(part) for part in scene_images("train", data.count, data.size).split(4096)])
-    texts = scene_captions("train", data.count, data.captions)
-    table = {text: row for row, text in enumerate(sorted({text for item in texts for text in item}))}
-    progress(f"embedding {len(table)} captions")
-    tokens, mask = embedder.embed(list(table), token_count)
-    captions = torch.tensor([[table[text] for text in item] for item in texts])
-    pairs = CachedPairs(targets, captions, tokens.half(), mask)
-    pairs.save(path, note)
+        return load_pairs(path)
+    pairs = _computed(data, token_count, autoencoder, embedder, progress)
+    write_tensors(path, vars(pairs), {"settings": text})
     return pairs
+
+
+def _computed(
+    data: SceneData,
+    token_count: int,
+    autoencoder: PatchPCA,
+    embedder: TextEmbedder,
+    progress: Callable[[str], None],
+) -> CachedPairs:
+    targets: list[Tensor] = []
+    texts: list[list[str]] = []
+    for start in range(0, data.count, CHUNK):
+        examples = [example("train", i) for i in range(start, min(start + CHUNK, data.count))]
+        images = np.stack([render(each.scene, data.size) for each in examples])
+        targets.append(autoencoder.encode(torch.from_numpy(images)))
+        texts.extend([each.captions[k] for k in data.captions] for each in examples)
+        progress(f"drew {len(texts)} of {data.count} scenes")
+    table = {text: row for row, text in enumerate(sorted({text for item in texts for text in item}))}
+    captions, tokens, masks = list(table), [], []
+    for start in range(0, len(captions), CHUNK):
+        part, mask = embedder.embed(captions[start : start + CHUNK], token_count)
+        tokens.append(part.half())
+        masks.append(mask)
+        progress(f"embedded {min(start + CHUNK, len(captions))} of {len(captions)} captions")
+    rows = torch.tensor([[table[text] for text in item] for item in texts])
+    return CachedPairs(torch.cat(targets), rows, torch.cat(tokens), torch.cat(masks))

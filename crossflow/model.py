@@ -62,6 +62,10 @@ class Sampling:
     steps: int = 25
     guidance_scale: float = 1.0
 
+    def __post_init__(self) -> None:
+        solver_named(self.solver)
+        check_sizes(steps=self.steps)
+
 
 @dataclass(frozen=True, kw_only=True)
 class FlowConfig:

@@ -1,0 +1,174 @@
+"""Train CrossFlow models, draw with them, look into their files. Results on stdout, everything else on stderr."""
+
+# Nothing heavy is imported here: ``--help`` answers at once, and each command imports what it needs.
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+SHIPPED = Path(__file__).parent / "weights" / "scenes-t2i.safetensors"
+
+
+@contextmanager
+def _one_sentence() -> Iterator[None]:
+    """Let what a user can mend end the program with a sentence on stderr and exit code 2, and Ctrl-C with 130."""
+    from crossflow.errors import CrossFlowError
+
+    try:
+        yield
+    except CrossFlowError as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(2) from error
+    except KeyboardInterrupt as error:
+        typer.echo("Stopped. What is finished is kept: give the same command again to go on.", err=True)
+        raise typer.Exit(130) from error
+
+
+def _list_configs(wanted: bool) -> None:
+    if not wanted:
+        return
+    with _one_sentence():
+        from crossflow.configs import CONFIGS
+
+        for name, config in CONFIGS.items():
+            kind = "standard flow matching" if config.model.encoder is None else "CrossFlow"
+            sizes = f"width {config.model.backbone.width}, depth {config.model.backbone.depth}"
+            typer.echo(f"{name}: {kind}, {sizes}, {config.steps} steps of {config.batch_size}")
+    raise typer.Exit
+
+
+@app.command()
+def train(
+    config: Annotated[str, typer.Argument(help="Name of a recipe; see --list.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder of the run.", show_default=False)],
+    seed: Annotated[int, typer.Option(help="Seed of the weights and of every draw.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out was stopped.")] = False,
+    steps: Annotated[int | None, typer.Option(min=1, help="Number of steps.", show_default="the recipe's")] = None,
+    precision: Annotated[str, typer.Option(help="auto, bf16 or fp32.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    list_configs: Annotated[
+        bool, typer.Option("--list", callback=_list_configs, is_eager=True, help="List the recipes and exit.")
+    ] = False,
+) -> None:
+    """Train a recipe into a folder; the path of the checkpoint is printed.
+
+    Several processes: torchrun --standalone --nproc-per-node 2 --no-python crossflow train CONFIG --out DIR
+    """
+    with _one_sentence():
+        from dataclasses import replace
+
+        from crossflow.configs import CONFIGS
+        from crossflow.errors import named
+
+        recipe = named("config", config, CONFIGS)
+        if steps is not None:
+            recipe = replace(recipe, steps=steps)
+        from crossflow.train import train as run
+
+        path = run(recipe, out, seed=seed, resume=resume, precision=precision, device=device, progress=_to_stderr)
+        typer.echo(path)
+
+
+@app.command()
+def sample(
+    out: Annotated[Path, typer.Option(help="Folder for the images and samples.jsonl.", show_default=False)],
+    prompt: Annotated[list[str] | None, typer.Option(help="A prompt; may be repeated.", show_default=False)] = None,
+    prompts: Annotated[Path | None, typer.Option(help="A file of prompts, one a line.", show_default=False)] = None,
+    ckpt: Annotated[Path, typer.Option(help="A checkpoint.", show_default="the shipped one")] = SHIPPED,
+    per_prompt: Annotated[int, typer.Option(min=1, help="Images a prompt.")] = 1,
+    seed: Annotated[int, typer.Option(help="With prompt and copy it decides an image.")] = 0,
+    solver: Annotated[str | None, typer.Option(help="Name of a solver.", show_default="the checkpoint's")] = None,
+    steps: Annotated[int | None, typer.Option(help="Solver steps.", show_default="the checkpoint's")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="1 is none.", show_default="the checkpoint's")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+) -> None:
+    """Draw prompts into a folder. Give the same command again to go on where it was stopped."""
+    with _one_sentence():
+        from crossflow.errors import CrossFlowError
+
+        if (prompt is None) == (prompts is None):
+            raise CrossFlowError("Give either --prompt TEXT, once or more, or --prompts FILE.")
+        count = len(prompt or ()) if prompts is None else _count(prompts)
+        from crossflow.pipeline import TextToImage, draw_into
+
+        pipeline = TextToImage.from_checkpoint(ckpt, device)
+        sampling = pipeline.sampling(solver, steps, guidance_scale)
+        with _bar(None if count is None else count * per_prompt) as advance:
+            lines = iter(prompt or ()) if prompts is None else _lines(prompts)
+            drawn = draw_into(out, pipeline, lines, sampling, seed=seed, per_prompt=per_prompt, advance=advance)
+        if drawn.truncated:
+            limit = pipeline.model.config.token_count
+            typer.echo(f"{drawn.truncated} prompts are longer than {limit} tokens: their ends were not read.", err=True)
+        _to_stderr(f"{drawn.new} images drawn, {drawn.kept} kept from before")
+        typer.echo(out / "samples.jsonl")
+
+
+@app.command()
+def info(file: Annotated[Path, typer.Argument(help="A checkpoint.", show_default=False)] = SHIPPED) -> None:
+    """Print what a checkpoint is and how it was trained, as JSON."""
+    with _one_sentence():
+        from dataclasses import asdict
+
+        from crossflow.checkpoint import file_sha256, model_config, read_header
+
+        header = read_header(file)
+        config = asdict(model_config(header, file))
+        notes = {name: _parsed(text) for name, text in header.items() if name not in ("format", "version", "config")}
+        found = {"file": str(file), "sha256": file_sha256(file), "version": header["version"]}
+        typer.echo(json.dumps({**found, **notes, "config": config}, indent=2))
+
+
+def _to_stderr(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def _parsed(text: str) -> Any:
+    """A note's value where it is JSON, else the text as it is."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """The prompts in a file of UTF-8 text, one a line, without blank lines; it is never read whole."""
+    from crossflow.errors import CrossFlowError
+
+    found = False
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            for line in file:
+                if text := line.strip():
+                    found = True
+                    yield text
+    except OSError as error:
+        raise CrossFlowError(f"The prompts {path} cannot be read ({error.strerror}): give a text file.") from error
+    except UnicodeDecodeError as error:
+        raise CrossFlowError(f"The prompts {path} are not UTF-8 text ({error.reason}): convert the file.") from error
+    if not found:
+        raise CrossFlowError(f"{path} holds no prompt: write one a line.")
+
+
+def _count(path: Path) -> int | None:
+    """The number of prompts in a file, which is so checked as a whole; None for a pipe, which can be read only once."""
+    return None if path.is_fifo() else sum(1 for _ in _lines(path))
+
+
+@contextmanager
+def _bar(total: int | None) -> Iterator[Callable[[int], None]]:
+    """A progress bar on stderr, where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("drawing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=total)
+        yield lambda count: progress.advance(task, count)
