@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -150,6 +151,51 @@ def mended_by_user() -> Iterator[None]:
         yield
     except CrossFlowError as error:
         raise SetupError(str(error)) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What a finished training was: optimiser steps, items a step, and the parameters that sampling needs."""
+
+    steps: int
+    batch_size: int
+    backbone_parameters: int
+    all_parameters: int
+
+
+def finished_training(checkpoint: Path, recipe: str, seed: int, steps: int | None = None) -> Training | None:
+    """What ``checkpoint`` was trained by; None where there is none yet, or one of an earlier step.
+
+    ``steps`` replaces the recipe's own. Raises SetupError for an unknown recipe, a checkpoint of another recipe than
+    this is today, of another seed or number of steps, and for a file that is no checkpoint.
+    """
+    with mended_by_user():
+        from crossflow.checkpoint import load_model, model_config, read_header
+        from crossflow.configs import CONFIGS
+        from crossflow.scenes import VERSION as WORLD
+
+        if recipe not in CONFIGS:
+            raise unknown("recipe", recipe, CONFIGS)
+        if not checkpoint.exists():
+            return None
+        config = CONFIGS[recipe] if steps is None else replace(CONFIGS[recipe], steps=steps)
+        header = read_header(checkpoint)
+        training = {name: value for name, value in asdict(config).items() if name != "model"} | {"world": WORLD}
+        same = model_config(header, checkpoint) == config.model and header.get("seed") == str(seed)
+        if not same or header.get("training") != json.dumps(training, sort_keys=True):
+            raise SetupError(
+                f"{checkpoint} was not trained by the recipe {recipe} as it is now, {config.steps} steps and seed "
+                f"{seed}; remove its folder or choose another --out."
+            )
+        if int(header["step"]) < config.steps:
+            return None
+        model = load_model(checkpoint)
+    return Training(
+        steps=config.steps,
+        batch_size=config.batch_size,
+        backbone_parameters=sum(parameter.numel() for parameter in model.backbone.parameters()),
+        all_parameters=sum(parameter.numel() for parameter in model.parameters()),
+    )
 
 
 def shipped_checkpoint() -> Path:

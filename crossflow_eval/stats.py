@@ -22,6 +22,7 @@ GROUPS = 20
 BOOTSTRAP = "percentile bootstrap over examples, 2000 resamples, seed 0"
 STRATIFIED_BOOTSTRAP = "percentile bootstrap over examples within each task, 2000 resamples, seed 0"
 JACKKNIFE = "delete-group jackknife over the outputs, 20 groups, seed 0, Student t; the reference is held fixed"
+STUDENT = "Student t over training seeds, df = seeds - 1, unclipped"
 _BLOCK = 1 << 22
 """How many resampled scores are held in memory at once."""
 
@@ -49,6 +50,19 @@ def bootstrap_stratified(strata: Mapping[str, Sequence[float] | np.ndarray], *, 
         return Value(mean=mean, n=n)
     low, high = _percentiles(_resampled_means(list(arrays.values()), seed))
     return Value(mean=mean, ci_low=low, ci_high=high, n=n)
+
+
+def student_mean(values: Sequence[float] | np.ndarray, *, n: int) -> Value:
+    """The mean of one value a training seed, with its Student t interval (``STUDENT``); none for a single seed.
+
+    The unit is the seed, so the interval holds what another training would change; ``n`` is that of each value.
+    """
+    array = _checked(values)
+    mean = math.fsum(array) / len(array)
+    if len(array) < 2:
+        return Value(mean=mean, n=n)
+    reach = float(student_t.ppf(0.975, len(array) - 1)) * float(array.std(ddof=1)) / math.sqrt(len(array))
+    return Value(mean=mean, ci_low=mean - reach, ci_high=mean + reach, n=n)
 
 
 def _resampled_means(strata: Sequence[np.ndarray], seed: int) -> np.ndarray:

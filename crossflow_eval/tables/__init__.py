@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from importlib.resources import files
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from crossflow_eval.types import SetupError
 
@@ -51,6 +51,30 @@ class TableRow(BaseModel):
         return label == self.label or role != "model" or any(fnmatchcase(model, name) for name in self.models)
 
 
+class Ablation(BaseModel):
+    """Recipes trained anew and compared: ``recipes`` maps the model of a row to its recipe, each with several seeds.
+
+    Each trained model is tried at every one of ``guidance_scales`` on the first ``validation_limit`` examples of the
+    suite ``validation``; the scale with the best ``choose`` (of equals the smallest) is the one used on ``test``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str
+    recipes: dict[str, str]
+    seeds: int = Field(ge=1)
+    validation: str
+    validation_limit: int = Field(ge=1)
+    guidance_scales: tuple[float, ...] = Field(min_length=1)
+    choose: str
+    test: str
+
+    @model_validator(mode="after")
+    def _never_on_the_test(self) -> Ablation:
+        if self.validation == self.test:
+            raise ValueError(f"the ablation {self.name!r} would choose on the suite {self.test!r} that it reports")
+        return self
+
+
 class Table(BaseModel):
     """Rows, columns and the source of the published values. ``transpose`` writes scores down and rows across."""
 
@@ -63,6 +87,7 @@ class Table(BaseModel):
     transpose: bool = False
     columns: tuple[Column, ...]
     rows: tuple[TableRow, ...] = ()
+    ablation: Ablation | None = None
 
 
 def table_names() -> list[str]:

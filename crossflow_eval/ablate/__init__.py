@@ -1,0 +1,30 @@
+"""Ablations: recipes trained anew with several seeds, each model measured alike, and the table of their means.
+
+::
+
+    OUT/<row>-seed<k>/   model.safetensors and all else of the training, train.log, timing.jsonl
+        <suite>/scale-<w>-<digest>/   one run for every guidance scale on the validation suite, one on the test suite
+    OUT/references/<role>-<digest>/   chance and ceiling of the test suite
+
+Every step leaves files that the next reads, so a killed ablation goes on where it was and repeats nothing. Nothing is
+ever chosen by a number of the test suite.
+"""
+
+from __future__ import annotations
+
+from crossflow_eval.ablate.measure import Measured, ablate, choose_scale
+from crossflow_eval.ablate.plan import RUNS, Part, Plan, available, make_plan
+from crossflow_eval.ablate.write import results_folder, write
+
+__all__ = [
+    "RUNS",
+    "Measured",
+    "Part",
+    "Plan",
+    "ablate",
+    "available",
+    "choose_scale",
+    "make_plan",
+    "results_folder",
+    "write",
+]

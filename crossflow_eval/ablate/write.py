@@ -1,0 +1,198 @@
+"""The files of a finished ablation: ``table.md`` and ``table.csv`` to read, ``results.json`` with everything."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from crossflow_eval.ablate.measure import Measured
+from crossflow_eval.ablate.plan import Plan
+from crossflow_eval.report import Entry
+from crossflow_eval.report.grid import Grid, build_grid
+from crossflow_eval.report.text import markdown, tidy
+from crossflow_eval.stats import STUDENT, student_mean
+from crossflow_eval.store import Store
+from crossflow_eval.tables import Column, Role
+from crossflow_eval.types import Result, SetupError, Value
+
+ROLES: Mapping[str, Role] = {"chance": "chance", "ceiling": "ceiling"}
+SCALE = Column(label="guidance scale, chosen on validation", value="guidance_scale", decimals=1)
+
+
+def results_folder(plan: Plan) -> Path:
+    """``results/<name>`` for the whole ablation; a part or a trial of it stays beside its runs."""
+    return Path("results") / plan.ablation.name if plan.whole else plan.out / "results"
+
+
+def write(plan: Plan, measured: Sequence[Measured], references: Mapping[str, Result], folder: Path) -> str:
+    """Write the three files into ``folder`` and return the text of ``table.md``.
+
+    Raises SetupError where runs of one column are not comparable, or ``folder`` cannot be written.
+    """
+    grids = (mean_grid(plan, measured, references), seed_grid(plan, measured, references))
+    tail = (_validation(plan, measured), _provenance(plan, measured))
+    text = "\n".join((*map(markdown, grids), *tail))
+    record = json.dumps(_record(plan, measured, references), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SetupError(f"Cannot write {folder}: {error.strerror}.") from error
+    store = Store(folder)
+    for name, content in (("table.md", text), ("table.csv", tidy(grids)), ("results.json", record)):
+        store.write(name, content.encode())
+    return text
+
+
+def mean_grid(plan: Plan, measured: Sequence[Measured], references: Mapping[str, Result]) -> Grid:
+    """The table itself: a row's values are means over its seeds, with Student t intervals."""
+    entries = [Entry(result=mean_result(row, group)) for row, group in _rows(measured).items()]
+    for role, result in references.items():
+        alone = {name: Value(mean=value.mean, n=value.n) for name, value in result.values.items()}
+        entries.append(Entry(result=_between_seeds(result, values=alone), role=ROLES[role]))
+    how = "Chance and real renders have none."
+    if plan.seeds > 1:
+        how = f"Means of {plan.seeds} training seeds, intervals by Student t with df {plan.seeds - 1}, unclipped. {how}"
+    notes = " ".join((how, plan.table.notes))
+    rows = tuple(row for row in plan.table.rows if row.role != "model" or set(row.models) & set(plan.rows))
+    return build_grid(entries, plan.table.model_copy(update={"notes": notes, "rows": rows}))
+
+
+def mean_result(row: str, group: Sequence[Measured]) -> Result:
+    """The mean over the seeds of ``row`` as one result; what is not random between seeds stands beside it."""
+    first = group[0].test
+    values = {
+        name: student_mean([each.test.values[name].mean for each in group], n=value.n)
+        for name, value in first.values.items()
+    }
+    runs = {str(each.part.seed): each.test.settings.digest for each in group}
+    settings = first.settings.model_copy(update={"model": row, "identity": {"recipe": group[0].part.recipe} | runs})
+    return _between_seeds(first, settings=settings, values=values | _facts(group[0]))
+
+
+def seed_grid(plan: Plan, measured: Sequence[Measured], references: Mapping[str, Result]) -> Grid:
+    """Every seed for itself, with the intervals of its run and the guidance scale it was given."""
+    labels = {name: row.label for row in plan.table.rows for name in row.models}
+    entries = [
+        Entry(
+            result=each.test.model_copy(
+                update={"values": each.test.values | {"guidance_scale": Value(mean=each.scale, n=each.test.n)}}
+            ),
+            label=f"{labels.get(each.part.row, each.part.row)}, seed {each.part.seed}",
+        )
+        for each in measured
+    ]
+    entries += [Entry(result=result, role=ROLES[role]) for role, result in references.items()]
+    had = {name for each in measured for name in each.test.values}
+    update = {
+        "title": "Each seed alone",
+        "notes": "Intervals are those of one run over its outputs; what another training would change is not in them.",
+        "source": "",
+        "columns": (SCALE, *(column for column in plan.table.columns if column.value in had)),
+        "rows": tuple(row for row in plan.table.rows if row.role != "model"),
+    }
+    return build_grid(entries, plan.table.model_copy(update=update))
+
+
+def _rows(measured: Sequence[Measured]) -> dict[str, list[Measured]]:
+    rows: dict[str, list[Measured]] = {}
+    for each in measured:
+        rows.setdefault(each.part.row, []).append(each)
+    return rows
+
+
+def _between_seeds(result: Result, **update: Any) -> Result:
+    """The result with ``update``, its protocol saying that its intervals are between seeds."""
+    protocol = {name: {**constants, "interval": STUDENT} for name, constants in result.protocol.items()}
+    return result.model_copy(update={"protocol": protocol, **update})
+
+
+def _facts(each: Measured) -> dict[str, Value]:
+    training = each.training
+    facts = {
+        "parameters/backbone": training.backbone_parameters,
+        "parameters/all": training.all_parameters,
+        "training/steps": training.steps,
+        "training/batch_size": training.batch_size,
+    }
+    return {name: Value(mean=number, n=each.test.n) for name, number in facts.items()}
+
+
+def _validation(plan: Plan, measured: Sequence[Measured]) -> str:
+    """The search for the guidance scale as a pipe table; the chosen one is bold."""
+    ablation = plan.ablation
+    head = ["guidance scale", *(f"{scale:g}" for scale in ablation.guidance_scales)]
+    lines = [f"| {' | '.join(head)} |", f"| :--- |{' ---: |' * len(ablation.guidance_scales)}"]
+    for each in measured:
+        shown = [f"{each.validation[s].values[ablation.choose].mean:.3f}" for s in ablation.guidance_scales]
+        marked = [
+            f"**{text}**" if s == each.scale else text for s, text in zip(ablation.guidance_scales, shown, strict=True)
+        ]
+        lines.append(f"| {' | '.join([each.part.title, *marked])} |")
+    title = (
+        f"**The choice of guidance: {ablation.choose} of the first {ablation.validation_limit} examples of "
+        f"{ablation.validation}; the test suite was not looked at**"
+    )
+    return f"{title}\n\n" + "\n".join(lines) + "\n"
+
+
+def _provenance(plan: Plan, measured: Sequence[Measured]) -> str:
+    seconds = [
+        f"{row} {', '.join('unknown' if s is None else f'{s:.0f}' for s in (each.cpu_seconds for each in group))}"
+        for row, group in _rows(measured).items()
+    ]
+    of_run = measured[0].test
+    identity = of_run.settings.identity
+    lines = (
+        f"Sampling: {identity['solver']}, {identity['steps']} steps, {identity['precision']} on {identity['device']}.",
+        f"CPU-seconds of training, seed by seed, data preparation included: {'; '.join(seconds)}.",
+        f"Hardware: {hardware()}.",
+        f"Commit: {of_run.environment.get('git_commit', 'unknown')[:12]}.",
+        f"Command: `{plan.command}`",
+    )
+    return "\n".join(f"- {line}" for line in lines) + "\n"
+
+
+def hardware() -> str:
+    """The processor's name and the number of cores that this process may use."""
+    name = "unknown processor"
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line for line in lines if line.startswith("model name")).partition(":")[2].strip()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{name}, {cores} cores, one thread a training"
+
+
+def _record(plan: Plan, measured: Sequence[Measured], references: Mapping[str, Result]) -> dict[str, Any]:
+    """Everything as plain JSON: each seed's whole result, its validation curve and scale, and the rows' means."""
+    choose = plan.ablation.choose
+    return {
+        "ablation": plan.ablation.model_dump(mode="json"),
+        "command": plan.command,
+        "hardware": hardware(),
+        "interval": STUDENT,
+        "rows": {
+            row: {
+                "recipe": group[0].part.recipe,
+                "mean": mean_result(row, group).model_dump(mode="json")["values"],
+                "seeds": [
+                    {
+                        "seed": each.part.seed,
+                        "cpu_seconds": each.cpu_seconds,
+                        "guidance_scale": each.scale,
+                        "validation": {
+                            f"{scale:g}": result.values[choose].model_dump()
+                            for scale, result in each.validation.items()
+                        },
+                        "test": each.test.model_dump(mode="json"),
+                    }
+                    for each in group
+                ],
+            }
+            for row, group in _rows(measured).items()
+        },
+        "references": {role: result.model_dump(mode="json") for role, result in references.items()},
+    }
