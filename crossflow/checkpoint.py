@@ -36,8 +36,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
     """Write a safetensors file: it is there whole or not at all."""
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as temporary:
-        temporary.touch()  # as readable to others as any new file; safetensors would make it private
+        temporary.touch()
+        mode = temporary.stat().st_mode
         save_file(on_cpu, temporary, metadata=dict(header))
+        temporary.chmod(mode)  # as readable to others as any new file; safetensors makes it private
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
 

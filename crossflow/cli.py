@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,7 +74,8 @@ def train(
         from crossflow.train import train as run
 
         path = run(recipe, out, seed=seed, resume=resume, precision=precision, device=device, progress=_to_stderr)
-        typer.echo(path)
+        if os.environ.get("RANK", "0") == "0":  # under torchrun one process speaks for all
+            typer.echo(path)
 
 
 @app.command()

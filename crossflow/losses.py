@@ -4,13 +4,12 @@ L = L_FM + L_Enc + kl_weight * L_KL (paper, section 3.3). The paper's KL is the 
 authors' released code uses the ``official`` form at weight 1e-2. Both sum over latent dimensions.
 """
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 import torch.distributed as dist
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_gather
 from torch.nn import functional as F
 
 from crossflow.blocks import Block, Patches, initialise
@@ -49,11 +48,23 @@ def gather(x: Shaped[Tensor, "b *dims"]) -> Shaped[Tensor, "g *dims"]:
     """Concatenate over ranks, with gradients flowing back to the rank each row came from."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return x
-    if x.is_floating_point():
-        return torch.cat(all_gather(x.contiguous()))
-    parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, x.contiguous())
-    return torch.cat(parts)
+    return cast(Tensor, _Gather.apply(x))
+
+
+class _Gather(torch.autograd.Function):
+    """Each rank's loss depends on the rows of all, so a row's gradient is the sum over the ranks."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        total = grads[0].contiguous()
+        dist.all_reduce(total)
+        return total.chunk(dist.get_world_size())[dist.get_rank()]
 
 
 def flow_matching(predicted: Float[Tensor, "b c h w"], velocity: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
