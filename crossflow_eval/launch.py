@@ -115,7 +115,7 @@ def score_again(folder: Path, track: run.Track = run.untracked) -> Result:
     examples = run.list_examples(suite, None)[: settings.limit]
     with store.locked():
         store.open(settings, examples)
-        return run.score(suite, settings, examples, store, again=True, track=track)
+        return run.score(suite, settings, examples, store, run.make_metrics(suite), again=True, track=track)
 
 
 def entries(folders: Sequence[Path]) -> list[report.Entry]:

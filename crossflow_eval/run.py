@@ -92,6 +92,11 @@ def list_jobs(suite: Suite, examples: Sequence[Example], settings: Settings) -> 
     ]
 
 
+def make_metrics(suite: Suite) -> dict[str, Metric]:
+    """The suite's metrics, fresh. Raises SetupError where one lacks its weights."""
+    return {name: make() for name, make in suite.metrics.items()}
+
+
 def rank_and_world() -> tuple[int, int]:
     """This process's place in a ``torchrun`` launch; (0, 1) outside of one. Raises SetupError."""
     try:
@@ -119,11 +124,12 @@ def run(
     if rank != 0:
         generate(suite, model, settings, examples, store, share=(rank, world), track=track)
         return None
+    metrics = make_metrics(suite)  # first, so that a judge that is not there costs no work
     with store.locked():
         generate(suite, model, settings, examples, store, share=(rank, world), track=track)
         if world > 1:
             _wait(store, list_jobs(suite, examples, settings))
-        return score(suite, settings, examples, store, track=track)
+        return score(suite, settings, examples, store, metrics, track=track)
 
 
 def generate(
@@ -161,11 +167,12 @@ def score(
     settings: Settings,
     examples: Sequence[Example],
     store: Store,
+    metrics: Mapping[str, Metric],
     *,
     again: bool = False,
     track: Track = untracked,
 ) -> Result:
-    """Score the outputs of a run and write per_example.jsonl and result.json. All outputs must be there.
+    """Score the outputs of a run with fresh ``metrics``; write per_example.jsonl and result.json.
 
     A result that is there already is returned as it is if it was made by this very version of everything, unless
     ``again``. Outputs are read from disk batch by batch, so memory does not grow with their number.
@@ -179,7 +186,6 @@ def score(
     done = None if again else store.result()
     if done is not None and done.data_sha256 == data and done.environment == machine and _is_clean(machine):
         return done
-    metrics = {name: make() for name, make in suite.metrics.items()}
     rows: list[Row] = []
     for batch in track(_batches(jobs, SCORE_BATCH), "score"):
         rows += _update(metrics, batch, _read(store, batch, jobs))
