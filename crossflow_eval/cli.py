@@ -179,7 +179,7 @@ def list_all(as_json: AsJson = False) -> None:
 
 def _finish(folder: Path, as_json: bool) -> None:
     """Write the HTML page of a finished run and print its result."""
-    from crossflow_eval import launch, report, weights
+    from crossflow_eval import launch, report
 
     page = launch.write_page(folder)
     entries = launch.entries([folder])
@@ -194,8 +194,6 @@ def _finish(folder: Path, as_json: bool) -> None:
         Console().print(Markdown(text))
     else:
         typer.echo(text)
-    if entries[-1].result.settings.suite == "folder":
-        typer.echo(weights.needed(), err=True)
     typer.echo(f"Run:    {folder}\nReport: {page}", err=True)
 
 

@@ -33,7 +33,7 @@ from crossflow_eval.types import Example, Output, Result, Row, Settings, SetupEr
 RECORDS = ("settings.json", "examples.jsonl", "per_example.jsonl", "result.json", "timing.jsonl")
 FILES = (*RECORDS, "outputs", "references", "report.html")
 Record = TypeVar("Record", bound=BaseModel)
-KEPT = "Everything made so far is kept: mend it and run the same command again"
+KEPT = "Everything made so far is kept; mend this and run the same command again"
 
 
 @dataclass(frozen=True)

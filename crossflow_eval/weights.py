@@ -57,9 +57,3 @@ TEXT_TO_IMAGE = (
     ),
 )
 """What the standard text-to-image metrics need."""
-
-
-def needed() -> str:
-    """One line a metric: what it needs and where that comes from."""
-    lines = [f"- {each.metric}: {each.need}" for each in TEXT_TO_IMAGE]
-    return "\n".join(["Not measured here, for want of their weights:", *lines])

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from crossflow_eval import weights
 from crossflow_eval.cli import app
 
 REAL = Path(__file__).parents[2].parent / "shared" / "data" / "real" / "coco_mini"
@@ -72,7 +73,7 @@ def test_a_person_gets_a_table_on_stdout_and_the_rest_on_stderr(place):
     assert done.exit_code == 0, done.stderr
     assert "sharpness" in done.stdout
     assert "report.html" in done.stderr
-    assert "GenEval's detector: mask2former" in done.stderr
+    assert all(f"{each.file} (sha256 {each.sha256[:8]}" in done.stdout for each in weights.TEXT_TO_IMAGE)
     [run] = (place / "runs" / "folder").iterdir()
     assert run.name.startswith("folder-")
 
