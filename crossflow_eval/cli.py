@@ -150,7 +150,7 @@ def ablate(
         plan = ablation.make_plan(suite, out=out, rows=chosen, seeds=seeds, steps=steps, limit=limit)
         measured, references = ablation.ablate(plan, jobs=jobs, track=_bar(not as_json))
         where = results or ablation.results_folder(plan)
-        text = ablation.write(plan, measured, references, where)
+        text = ablation.write_table(plan, measured, references, where)
         typer.echo((where / "results.json").read_text(encoding="utf-8") if as_json else text)
         typer.echo(f"Runs:  {plan.out}\nTable: {where / 'table.md'}", err=True)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from crossflow_eval.ablate.measure import Measured, ablate, choose_scale
 from crossflow_eval.ablate.plan import RUNS, Part, Plan, available, make_plan
-from crossflow_eval.ablate.write import results_folder, write
+from crossflow_eval.ablate.write import results_folder, write_table
 
 __all__ = [
     "RUNS",
@@ -26,5 +26,5 @@ __all__ = [
     "choose_scale",
     "make_plan",
     "results_folder",
-    "write",
+    "write_table",
 ]

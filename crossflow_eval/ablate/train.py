@@ -8,6 +8,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -25,14 +26,24 @@ logger = logging.getLogger(__name__)
 
 
 def train_all(plan: Plan, jobs: int) -> None:
-    """Train every part; the first failure keeps those that wait from starting, and is raised."""
-    with ThreadPoolExecutor(max_workers=jobs) as pool:
-        waiting = [pool.submit(_train, part, plan) for part in plan.parts]
+    """Train every part, ``jobs`` at a time; after a failure no other is begun, and it is raised."""
+    stop = threading.Event()
+
+    def train(part: Part) -> None:
+        if stop.is_set():
+            return
         try:
-            for done in as_completed(waiting):
+            _train(part, plan)
+        except BaseException:
+            stop.set()
+            raise
+
+    with ThreadPoolExecutor(max_workers=jobs) as pool:
+        try:
+            for done in as_completed([pool.submit(train, part) for part in plan.parts]):
                 done.result()
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            stop.set()
 
 
 def _train(part: Part, plan: Plan) -> None:

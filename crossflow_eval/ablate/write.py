@@ -28,7 +28,7 @@ def results_folder(plan: Plan) -> Path:
     return Path("results") / plan.ablation.name if plan.whole else plan.out / "results"
 
 
-def write(plan: Plan, measured: Sequence[Measured], references: Mapping[str, Result], folder: Path) -> str:
+def write_table(plan: Plan, measured: Sequence[Measured], references: Mapping[str, Result], folder: Path) -> str:
     """Write the three files into ``folder`` and return the text of ``table.md``.
 
     Raises SetupError where runs of one column are not comparable, or ``folder`` cannot be written.
