@@ -1,15 +1,18 @@
 """One safetensors file is a model: its weights, its config and where it came from, all in one place.
 
-The header holds ``format``, ``version`` and the config as JSON. The file is data: nothing in it is ever executed.
+Its header is one JSON object under the key ``crossflow``: ``format``, ``version``, ``config``, and notes on how the
+weights came to be. One key, because safetensors writes several in random order, and equal models must be equal bytes.
+The file is data: nothing in it is ever executed.
 """
 
-import dataclasses
 import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -26,19 +29,19 @@ TRAINING_ONLY = ("tower.",)
 """Prefixes of weights that sampling does not need; they stay out of the file."""
 
 
-def save_checkpoint(path: str | Path, model: FlowModel, notes: Mapping[str, str] | None = None) -> None:
-    """Write ``model`` to ``path`` atomically. ``notes`` are kept in the header: how it was trained, how good it is."""
-    header = {**(notes or {}), "format": FORMAT, "version": VERSION, "config": config_to_json(model.config)}
+def save_checkpoint(path: str | Path, model: FlowModel, notes: Mapping[str, Any] | None = None) -> None:
+    """Write ``model`` to ``path`` atomically. ``notes``, plain JSON values, are kept in the header."""
+    header = {**(notes or {}), "format": FORMAT, "version": VERSION, "config": asdict(model.config)}
     write_tensors(Path(path), _shipped(model), header)
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
     """Write a safetensors file: it is there whole or not at all."""
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as temporary:
         temporary.touch()
         mode = temporary.stat().st_mode
-        save_file(on_cpu, temporary, metadata=dict(header))
+        save_file(on_cpu, temporary, metadata={"crossflow": json.dumps(header, sort_keys=True)})
         temporary.chmod(mode)  # as readable to others as any new file; safetensors makes it private
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
@@ -69,26 +72,31 @@ def written(path: Path) -> Iterator[None]:
         raise CrossFlowError(f"{path} cannot be written ({error}): make room or choose another folder.") from error
 
 
-def read_header(path: Path) -> dict[str, str]:
-    """The header of a safetensors file; CrossFlowError for anything else."""
+def read_header(path: Path) -> dict[str, Any]:
+    """Our header of a safetensors file, empty if it has none; CrossFlowError for any other file."""
     return _read(path, whole=False)[0]
 
 
-def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """The header and the tensors of a safetensors file; CrossFlowError for anything else, a pickle above all."""
+def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Our header and the tensors of a safetensors file; CrossFlowError for any other file, a pickle above all."""
     return _read(path, whole=True)
 
 
-def _read(path: Path, whole: bool) -> tuple[dict[str, str], dict[str, Tensor]]:
+def _read(path: Path, whole: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not path.is_file():
         raise CrossFlowError(f"There is no file {path}: give the path of a .safetensors file.")
     try:
         with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}, {name: file.get_tensor(name) for name in (file.keys() if whole else ())}
+            text = (file.metadata() or {}).get("crossflow", "{}")
+            tensors = {name: file.get_tensor(name) for name in (file.keys() if whole else ())}
     except (SafetensorError, OSError) as error:
         raise CrossFlowError(
             f"{path} is not a whole safetensors file ({error}): it is truncated, or of another format such as a pickle."
         ) from error
+    try:
+        return TypeAdapter(dict[str, Any]).validate_json(text), tensors
+    except ValidationError as error:
+        raise CrossFlowError(f"The header of {path} is damaged: it is not a JSON object.") from error
 
 
 def load_checkpoint(path: str | Path, device: str = "cpu") -> CrossFlow:
@@ -106,8 +114,9 @@ def load_checkpoint(path: str | Path, device: str = "cpu") -> CrossFlow:
 def load_model(path: str | Path, device: str = "cpu") -> FlowModel:
     """Like ``load_checkpoint``, for the baseline too."""
     header, tensors = read_tensors(Path(path))
-    with torch.device("meta"):  # nothing is allocated for a config before its weights are seen to be there
-        model = build_model(model_config(header, path))
+    config = model_config(header, path)
+    with torch.device("meta"), _naming(path):  # nothing is allocated before the weights are seen to be there
+        model = build_model(config)
     check_tensors(path, tensors, _shipped(model))
     model.load_state_dict(tensors, strict=False, assign=True)
     if isinstance(model, CrossFlow):
@@ -115,7 +124,7 @@ def load_model(path: str | Path, device: str = "cpu") -> FlowModel:
     return model.to(device).eval()
 
 
-def model_config(header: Mapping[str, str], path: str | Path) -> FlowConfig:
+def model_config(header: Mapping[str, Any], path: str | Path) -> FlowConfig:
     """The config in a checkpoint's header; CrossFlowError where it is not one of ours, or of another version."""
     if header.get("format") != FORMAT or "config" not in header:
         raise CrossFlowError(f"{path} is a safetensors file, but not of a CrossFlow model: its header does not say so.")
@@ -124,7 +133,7 @@ def model_config(header: Mapping[str, str], path: str | Path) -> FlowConfig:
             f"{path} is of format version {header.get('version')}, and this program reads version {VERSION}: "
             "use the release that wrote it, or train again."
         )
-    return config_from_json(header["config"], path)
+    return config_from_json(json.dumps(header["config"]), path)
 
 
 def check_tensors(path: str | Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
@@ -149,26 +158,31 @@ def _shipped(model: FlowModel) -> dict[str, Tensor]:
     return {name: part for name, part in model.state_dict().items() if not name.startswith(TRAINING_ONLY)}
 
 
+@contextmanager
+def _naming(path: str | Path) -> Iterator[None]:
+    """Add the file's name to what is said of a config."""
+    try:
+        yield
+    except CrossFlowError as error:
+        raise CrossFlowError(f"The config in the header of {path} cannot be used: {error}") from error
+
+
 def file_sha256(path: str | Path) -> str:
     """The sha256 of a file's bytes, in hexadecimal."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def config_to_json(config: FlowConfig) -> str:
-    """The config as canonical JSON."""
-    return json.dumps(dataclasses.asdict(config), sort_keys=True)
-
-
 def config_from_json(text: str, path: str | Path) -> FlowConfig:
-    """The config back from JSON. A field that is unknown, missing or of the wrong type or range: CrossFlowError."""
+    """A config from JSON. A field that is unknown, missing, or of the wrong type or range raises CrossFlowError."""
     try:
-        config = TypeAdapter(FlowConfig).validate_json(text)
+        with _naming(path):
+            config = TypeAdapter(FlowConfig).validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the whole"
         raise CrossFlowError(f"The config in the header of {path} cannot be read: {place}: {first['msg']}.") from error
-    if json.loads(config_to_json(config)) != json.loads(text):  # a field was unknown, left out, or of another type
+    if json.loads(json.dumps(asdict(config))) != json.loads(text):  # a field was unknown, left out, or of another type
         raise CrossFlowError(f"The config in the header of {path} is of another release: its fields are not today's.")
     return config
 

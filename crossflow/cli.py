@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -116,27 +116,15 @@ def sample(
 def info(file: Annotated[Path, typer.Argument(help="A checkpoint.", show_default=False)] = SHIPPED) -> None:
     """Print what a checkpoint is and how it was trained, as JSON."""
     with _one_sentence():
-        from dataclasses import asdict
-
         from crossflow.checkpoint import file_sha256, model_config, read_header
 
         header = read_header(file)
-        config = asdict(model_config(header, file))
-        notes = {name: _parsed(text) for name, text in header.items() if name not in ("format", "version", "config")}
-        found = {"file": str(file), "sha256": file_sha256(file), "version": header["version"]}
-        typer.echo(json.dumps({**found, **notes, "config": config}, indent=2))
+        model_config(header, file)
+        typer.echo(json.dumps({"file": str(file), "sha256": file_sha256(file), **header}, indent=2))
 
 
 def _to_stderr(line: str) -> None:
     typer.echo(line, err=True)
-
-
-def _parsed(text: str) -> Any:
-    """A note's value where it is JSON, else the text as it is."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 def _lines(path: Path) -> Iterator[str]:

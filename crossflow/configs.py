@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from crossflow.backbone.transformer import TransformerConfig
 from crossflow.encoder import EncoderConfig
@@ -32,6 +33,7 @@ class TrainConfig:
     steps: int
     batch_size: int = 64
     accumulate: int = 1
+    optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = 2e-3
     final_learning_rate: float = 0.02
     warmup: int = 100

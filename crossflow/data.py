@@ -77,12 +77,12 @@ def scene_pairs(
         "token_count": token_count,
         "autoencoder": dataclasses.asdict(autoencoder.config),
     }
-    text = json.dumps(settings, sort_keys=True)
-    path = folder / f"pairs-{hashlib.sha256(text.encode()).hexdigest()[:12]}.safetensors"
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+    path = folder / f"pairs-{digest}.safetensors"
     if path.exists():
         return load_pairs(path)
     pairs = _computed(data, token_count, autoencoder, embedder, progress)
-    write_tensors(path, vars(pairs), {"settings": text})
+    write_tensors(path, vars(pairs), settings)
     return pairs
 
 

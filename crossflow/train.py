@@ -13,7 +13,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from accelerate import Accelerator
@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from crossflow.checkpoint import (
     check_tensors,
-    config_to_json,
     read_tensors,
     replacing,
     save_checkpoint,
@@ -125,6 +124,39 @@ def _fresh_model(config: TrainConfig, seed: int) -> FlowModel:
     return model
 
 
+MOMENTS: dict[type, tuple[str, ...]] = {
+    torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"),
+    torch.optim.Muon: ("momentum_buffer",),
+}
+"""What each optimiser keeps for every parameter."""
+
+
+def _optimizers(config: TrainConfig, model: FlowModel) -> list[torch.optim.Optimizer]:
+    """AdamW for everything, or Muon for the matrices inside blocks and AdamW for the rest."""
+    matrices = [
+        part
+        for name, part in model.named_parameters()
+        if config.optimizer == "muon" and "blocks." in name and part.ndim == 2
+    ]
+    chosen = {id(part) for part in matrices}
+    rest = [part for part in model.parameters() if id(part) not in chosen]
+    adamw = torch.optim.AdamW(rest, lr=0.0, betas=config.betas, weight_decay=config.weight_decay, fused=True)
+    if not matrices:
+        return [adamw]
+    muon = torch.optim.Muon(matrices, lr=0.0, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
+    return [adamw, muon]
+
+
+class _Slot(NamedTuple):
+    """One tensor that an optimiser keeps: ``key`` of its ``index``-th parameter, and its name in the state file."""
+
+    optimizer: torch.optim.Optimizer
+    index: int
+    parameter: nn.Parameter
+    key: str
+    name: str
+
+
 class _Run:
     """What changes from step to step: weights, their moving average, the optimiser, the step."""
 
@@ -140,9 +172,7 @@ class _Run:
         self.share = config.batch_size // shares
         self.model = _fresh_model(config, seed).to(accelerator.device).train()
         self.ema = copy.deepcopy(self.model).eval()
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=0.0, betas=config.betas, weight_decay=config.weight_decay, fused=True
-        )
+        self.optimizers = _optimizers(config, self.model)
         self.wrapped = cast(nn.Module, accelerator.prepare_model(self.model))
 
     def advance(self, pairs: CachedPairs) -> Losses:
@@ -168,60 +198,62 @@ class _Run:
 
     def _update(self) -> None:
         """Clip, step, and let the moving average follow; it follows faster at first, when there is little to keep."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.rate(self.step)
         self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.config.rate(self.step)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.ema.parameters()), list(self.model.parameters()), 1.0 - decay)
         self.step += 1
 
-    def notes(self) -> dict[str, str]:
-        """What the header of the checkpoint says of its training."""
+    def notes(self) -> dict[str, Any]:
+        """What the header of the checkpoint says of its training, beside the model's config."""
         training = dataclasses.asdict(self.config) | {"world": WORLD}
         del training["model"]
-        return {
-            "step": str(self.step),
-            "seed": str(self.seed),
-            "precision": self.precision,
-            "training": json.dumps(training, sort_keys=True),
-        }
+        return {"step": self.step, "seed": self.seed, "precision": self.precision, "training": training}
 
     def save(self, path: Path) -> None:
         """Write everything a resumed run needs."""
-        optimizer = {
-            f"optimizer.{name}.{key}": value
-            for name, parameter in self.model.named_parameters()
-            for key, value in self.optimizer.state[parameter].items()
-        }
-        write_tensors(path, self._weights() | optimizer, self.notes() | {"config": config_to_json(self.config.model)})
+        moments = {slot.name: slot.optimizer.state[slot.parameter][slot.key] for slot in self._slots()}
+        write_tensors(path, self._weights() | moments, self._header())
 
     def load(self, path: Path) -> None:
         """Take up the state in ``path``, which must be of the same recipe, seed and precision."""
         header, found = read_tensors(path)
-        mine = self.notes() | {"config": config_to_json(self.config.model)}
+        mine = json.loads(json.dumps(self._header()))
         for name in ("config", "training", "seed", "precision"):
             if header.get(name) != mine[name]:
                 raise CrossFlowError(f"{path} is the state of another run, its {name} differs: choose another --out.")
-        names = [name for name, _ in self.model.named_parameters()]
+        slots, weights = self._slots(), self._weights()
         moments = {
-            f"optimizer.{name}.{key}": parameter.new_zeros(()) if key == "step" else parameter
-            for name, parameter in self.model.named_parameters()
-            for key in ("step", "exp_avg", "exp_avg_sq")
+            slot.name: slot.parameter.new_zeros(() if slot.key == "step" else slot.parameter.shape) for slot in slots
         }
-        weights = self._weights()
         check_tensors(path, found, weights | moments)
         with torch.no_grad():
             for name, tensor in weights.items():
                 tensor.copy_(found[name])
-        state = {
-            i: {key: found[f"optimizer.{name}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
-            for i, name in enumerate(names)
-        }
-        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        for optimizer in self.optimizers:
+            values: dict[int, dict[str, Tensor]] = {}
+            for slot in slots:
+                if slot.optimizer is optimizer:
+                    values.setdefault(slot.index, {})[slot.key] = found[slot.name]
+            optimizer.load_state_dict({"state": values, "param_groups": optimizer.state_dict()["param_groups"]})
         self.step = int(header["step"])
+
+    def _header(self) -> dict[str, Any]:
+        return self.notes() | {"config": dataclasses.asdict(self.config.model)}
+
+    def _slots(self) -> list[_Slot]:
+        names = {parameter: name for name, parameter in self.model.named_parameters()}
+        return [
+            _Slot(optimizer, index, parameter, key, f"optimizer.{names[parameter]}.{key}")
+            for optimizer in self.optimizers
+            for index, parameter in enumerate(optimizer.param_groups[0]["params"])
+            for key in MOMENTS[type(optimizer)]
+        ]
 
     def _weights(self) -> dict[str, Tensor]:
         modules = (("model", self.model), ("ema", self.ema))

@@ -1,0 +1,222 @@
+"""A checkpoint comes back bit for bit, and whatever is not one is refused in a sentence."""
+
+import errno
+import json
+import os
+import pickle
+import stat
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import crossflow
+from crossflow import checkpoint
+from crossflow.checkpoint import load_checkpoint, load_model, read_header, save_checkpoint, usable_device, write_tensors
+from crossflow.configs import CONFIGS
+from crossflow.errors import CrossFlowError
+from crossflow.model import CrossFlow, build_model
+
+CONFIG = CONFIGS["scenes-tiny"].model
+
+
+@pytest.fixture(scope="module")
+def model() -> CrossFlow:
+    torch.manual_seed(0)
+    model = build_model(CONFIG)
+    assert isinstance(model, CrossFlow)
+    return model
+
+
+@pytest.fixture
+def file(model, tmp_path):
+    save_checkpoint(tmp_path / "new" / "model.safetensors", model, {"step": 7})
+    return tmp_path / "new" / "model.safetensors"
+
+
+def refused(file) -> str:
+    with pytest.raises(CrossFlowError) as caught:
+        load_model(file)
+    message = str(caught.value)
+    assert str(file) in message
+    assert "\n" not in message
+    assert message.endswith(".")
+    return message
+
+
+def rewritten(file, *, tensors=None, **header: object):
+    """The file with other tensors, or other or (None) removed entries of its header."""
+    kept = {name: value for name, value in (read_header(file) | header).items() if value is not None}
+    write_tensors(file, load_file(file) if tensors is None else tensors, kept)
+    return file
+
+
+def with_config(file, **changes: object):
+    config = read_header(file)["config"]
+    for place, value in changes.items():
+        *path, last = place.split("__")
+        part = config
+        for name in path:
+            part = part[name]
+        if value is None:
+            del part[last]
+        else:
+            part[last] = value
+    return rewritten(file, config=config)
+
+
+def test_a_round_trip_is_bit_equal(model, file):
+    loaded = load_checkpoint(file)
+    assert loaded.config == CONFIG
+    assert loaded.tower is None
+    assert not loaded.training
+    state = model.state_dict()
+    kept = loaded.state_dict()
+    assert kept.keys() == {name for name in state if not name.startswith("tower.")}
+    assert all(torch.equal(state[name], tensor) for name, tensor in kept.items())
+    assert all(part.requires_grad for part in loaded.parameters())
+    assert read_header(file)["step"] == 7
+    assert crossflow.load_checkpoint is load_checkpoint
+
+
+def test_the_same_model_gives_the_same_bytes(model, file, tmp_path):
+    save_checkpoint(tmp_path / "again.safetensors", load_checkpoint(file), {"step": 7})
+    assert (tmp_path / "again.safetensors").read_bytes() == file.read_bytes()
+
+
+def test_the_image_tower_is_trained_and_never_shipped(model, file):
+    assert any(name.startswith("tower.") and part.requires_grad for name, part in model.named_parameters())
+    assert not any("tower" in name for name in load_file(file))
+
+
+def test_others_may_read_it(file, tmp_path):
+    (tmp_path / "plain").touch()
+    assert stat.S_IMODE(file.stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
+
+
+def test_the_baseline_is_another_kind(tmp_path):
+    baseline = build_model(replace(CONFIG, encoder=None, contrastive_weight=0.0))
+    save_checkpoint(tmp_path / "b.safetensors", baseline)
+    assert load_model(tmp_path / "b.safetensors").config == baseline.config
+    with pytest.raises(CrossFlowError, match="standard flow-matching baseline"):
+        load_checkpoint(tmp_path / "b.safetensors")
+
+
+def test_a_missing_file(tmp_path):
+    assert "There is no file" in refused(tmp_path / "none.safetensors")
+    assert "There is no file" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.02, 0.5, 0.999])
+def test_a_truncated_file(file, share):
+    data = file.read_bytes()
+    file.write_bytes(data[: int(share * len(data))])
+    assert "not a whole safetensors file" in refused(file)
+
+
+def test_a_pickle_in_disguise_is_never_run(file, tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "sprung"),))
+
+    file.write_bytes(pickle.dumps(Trap()))
+    assert "such as a pickle" in refused(file)
+    torch.save({"model": Trap()}, file)
+    assert "such as a pickle" in refused(file)
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_another_safetensors_file(file):
+    save_file({"x": torch.zeros(2)}, file)
+    assert "its header does not say so" in refused(file)
+
+
+@pytest.mark.parametrize("version", ["2", "", None])
+def test_another_version(file, version):
+    assert "this program reads version 1" in refused(rewritten(file, version=version))
+
+
+def test_a_missing_an_unknown_and_a_misshapen_weight(file):
+    tensors = load_file(file)
+    name = "backbone.patches.out.weight"
+    lost = {key: value for key, value in tensors.items() if key != name}
+    assert f"misses weight {name}:" in refused(rewritten(file, tensors=lost))
+    more = tensors | {"a.b": torch.zeros(1), "c.d": torch.zeros(1)}
+    assert "holds the unknown weight a.b and 1 more" in refused(rewritten(file, tensors=more))
+    assert f"holds {name} as torch.float32 [3]" in refused(rewritten(file, tensors=lost | {name: torch.zeros(3)}))
+    half = tensors[name].half()
+    assert f"holds {name} as torch.float16" in refused(rewritten(file, tensors=lost | {name: half}))
+    broken = torch.full_like(tensors[name], torch.nan)
+    assert "not finite" in refused(rewritten(file, tensors=lost | {name: broken}))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "3", "[" * 100_000])
+def test_a_header_that_is_none(file, text):
+    save_file(load_file(file), file, metadata={"crossflow": text})
+    assert "is damaged: it is not a JSON object" in refused(file)
+
+
+@pytest.mark.parametrize("config", ["", [], 3, {}, {"shape": 1}, "x", [[[[]]]]])
+def test_a_config_that_is_none(file, config):
+    assert "cannot be read" in refused(rewritten(file, config=config))
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"backbone__width": 10**12}, "width is 1000000000000; it must be from 1 to 4096"),
+        ({"backbone__depth": 10**9}, "depth is 1000000000"),
+        ({"backbone__depth": 50}, "misses weight"),
+        ({"encoder__width": 4096}, "its config asks for"),
+        ({"encoder__depth": 0}, "depth is 0"),
+        ({"autoencoder__patch": 4096}, "its config asks for"),
+        ({"shape": [4096, 4096, 4096]}, "its config asks for"),
+        ({"shape": [48, 4]}, "cannot be read"),
+        ({"backbone__heads": 3}, "does not divide into 3 heads"),
+        ({"backbone__width": "wide"}, "backbone.width"),
+        ({"backbone__width": "32"}, "fields are not today's"),
+        ({"backbone__width": None}, "backbone.width"),
+        ({"kl_weight": None}, "fields are not today's"),
+        ({"backbone__surprise": 1}, "fields are not today's"),
+        ({"path": "spiral"}, "path"),
+        ({"sampling__solver": "magic"}, "Unknown solver 'magic'"),
+        ({"sampling__steps": -1}, "steps is -1"),
+        ({"null_rate": 7}, "null_rate is 7"),
+        ({"encoder__readout": "poem"}, "readout"),
+    ],
+    ids=str,
+)
+def test_a_hostile_config_is_refused_before_anything_is_allocated(file, change, said):
+    assert said in refused(with_config(file, **change))
+
+
+def test_every_recipe_passes_through_a_header():
+    for config in CONFIGS.values():
+        assert checkpoint.config_from_json(json.dumps(asdict(config.model)), "x") == config.model
+
+
+def test_a_full_disk_keeps_the_old_file(model, file, monkeypatch):
+    before = file.read_bytes()
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(CrossFlowError, match=r"cannot be written .*No space left.* make room"):
+        save_checkpoint(file, model)
+    assert file.read_bytes() == before
+    assert [each.name for each in file.parent.iterdir()] == [file.name]
+
+
+def test_a_path_that_cannot_be(model, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(CrossFlowError, match="cannot be written"):
+        save_checkpoint(tmp_path / "file" / "model.safetensors", model)
+
+
+def test_devices():
+    assert usable_device("cpu") == "cpu"
+    assert usable_device("auto") == ("cuda" if torch.cuda.is_available() else "cpu")
+    with pytest.raises(CrossFlowError, match="This machine has no device 'cuda:99'"):
+        usable_device("cuda:99")

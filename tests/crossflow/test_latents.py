@@ -1,0 +1,199 @@
+"""Patch PCA is linear algebra with known answers; MiniLM gives the same numbers however it is asked."""
+
+import math
+import multiprocessing
+import sqlite3
+import subprocess
+import sys
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import torch
+
+from crossflow.configs import CONFIGS
+from crossflow.data import scene_images
+from crossflow.errors import CrossFlowError
+from crossflow.latents import Autoencoder, MiniLM, PatchPCA, PatchPCAConfig, TextEmbedder
+
+PROMPTS = ["a photo of a ball", "", "a photo of three purple boxes above a ring, ünï 漢字", "word " * 700]
+
+
+def noise_images(count: int = 40) -> torch.Tensor:
+    return torch.randint(0, 256, (count, 8, 12, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def fitted(images: torch.Tensor, **settings: float) -> PatchPCA:
+    pca = PatchPCA(PatchPCAConfig(**settings))
+    pca.fit(images)
+    return pca
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_all_components_give_every_image_back(power):
+    images = noise_images()
+    pca = fitted(images, patch=4, components=48, power=power)
+    assert isinstance(pca, Autoencoder)
+    latents = pca.encode(images)
+    assert latents.shape == (40, 48, 2, 3)
+    assert torch.equal(pca.decode(latents), images)
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_latents_are_centred_uncorrelated_and_of_unit_variance(power):
+    """Over the images it was fitted on; power 1 makes every component's variance 1, power 0 keeps their ratios."""
+    images = noise_images(300)
+    latents = fitted(images, patch=2, components=6, power=power).double().encode(images).movedim(1, -1).reshape(-1, 6)
+    covariance = torch.cov(latents.T)
+    assert latents.mean(0).abs().max() < 1e-4
+    assert abs(covariance.diagonal().mean() - 1) < 1e-3
+    assert (covariance - covariance.diag().diag()).abs().max() < 1e-3
+    pixels = torch.from_numpy(np.linalg.eigvalsh(np.cov(_patches(images).T))[::-1][:6].copy())
+    assert torch.allclose(covariance.diagonal() / covariance[0, 0], (pixels / pixels[0]) ** (1 - power), rtol=1e-3)
+
+
+def _patches(images: torch.Tensor) -> np.ndarray:
+    """Patches of side 2 by plain loops."""
+    return np.array(
+        [
+            image[i : i + 2, j : j + 2].flatten().tolist()
+            for image in images
+            for i in range(0, 8, 2)
+            for j in range(0, 12, 2)
+        ]
+    )
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_scenes_survive_the_components_of_each_recipe(name):
+    """Renders that it was not fitted on come back with at least 40 dB."""
+    config = CONFIGS[name]
+    pca = fitted(scene_images("train", 400, config.data.size), **asdict(config.model.autoencoder))
+    images = scene_images("val", 100, config.data.size)
+    latents = pca.encode(images)
+    assert latents.shape[1:] == config.model.shape
+    error = (pca.decode(latents).double() - images.double()).square().mean()
+    assert 10 * math.log10(255**2 / error) > 40
+
+
+def test_images_that_do_not_divide_are_refused():
+    with pytest.raises(CrossFlowError, match="Images of 8 x 12 do not divide into patches of side 8"):
+        PatchPCA(PatchPCAConfig(patch=8)).encode(noise_images())
+
+
+def test_more_components_than_numbers_are_refused():
+    with pytest.raises(CrossFlowError, match="components is 13, but a patch of side 2 has only 12"):
+        PatchPCAConfig(patch=2, components=13)
+
+
+def test_decoded_numbers_are_clipped():
+    pca = fitted(noise_images(), patch=4, components=48)
+    assert set(pca.decode(1e6 * torch.randn(1, 48, 1, 1)).unique().tolist()) == {0, 255}
+
+
+@pytest.fixture(scope="module")
+def minilm(cache_folder):
+    return MiniLM()
+
+
+def test_an_embedding_does_not_depend_on_its_batch(minilm, tmp_path):
+    assert isinstance(minilm, TextEmbedder)
+    tokens, mask = minilm.embed([*PROMPTS, PROMPTS[0]], 16)
+    assert mask.sum(1).tolist() == [7, 2, 16, 16, 7]
+    assert not tokens[~mask].any()
+    assert torch.equal(tokens[0], tokens[4])
+    other = MiniLM(tmp_path)
+    other._model = minilm._model  # only to load it once
+    for i, prompt in enumerate(PROMPTS):
+        alone, own_mask = other.embed([prompt], 16)
+        assert torch.equal(alone[0], tokens[i])
+        assert torch.equal(own_mask[0], mask[i])
+
+
+def test_tokens_are_those_of_the_models_own_tokenizer(minilm):
+    """Cut prompts keep their end token."""
+    from transformers import AutoTokenizer
+
+    reference = AutoTokenizer.from_pretrained(minilm._folder, local_files_only=True)
+    short = PROMPTS[:3]
+    assert minilm._tokens(PROMPTS, 16) == reference(PROMPTS, truncation=True, max_length=16)["input_ids"]
+    assert minilm.lengths(short) == [len(ids) for ids in reference(short)["input_ids"]]
+    assert minilm._tokens(PROMPTS, 16)[3][-1] == reference.sep_token_id
+    assert minilm.lengths(PROMPTS)[3] == 702
+
+
+def test_embeddings_are_kept(minilm, tmp_path, monkeypatch):
+    first = MiniLM(tmp_path)
+    first._model = minilm._model
+    expected = first.embed(PROMPTS, 16)[0]
+    again = MiniLM(tmp_path)
+    monkeypatch.setattr(again, "_compute", lambda *_: pytest.fail("computed again"))
+    assert torch.equal(again.embed(PROMPTS, 16)[0], expected)
+
+
+def test_a_folder_that_cannot_be_written_changes_no_number(minilm, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    other = MiniLM(tmp_path / "file" / "cache")
+    other._model = minilm._model
+    assert torch.equal(other.embed(PROMPTS, 16)[0], minilm.embed(PROMPTS, 16)[0])
+
+
+def test_a_cache_that_can_only_be_read_is_read(minilm, tmp_path):
+    writer = MiniLM(tmp_path)
+    writer._model = minilm._model
+    writer.embed(PROMPTS[:1], 16)
+    reader = MiniLM(tmp_path)
+    reader._model = minilm._model
+    reader._cache._store = sqlite3.connect(f"file:{tmp_path / 'minilm.sqlite'}?mode=ro", uri=True)
+    assert torch.equal(reader.embed(PROMPTS, 16)[0], minilm.embed(PROMPTS, 16)[0])
+
+
+def test_a_damaged_cache_is_named(tmp_path):
+    (tmp_path / "minilm.sqlite").write_bytes(b"not a data base " * 100)
+    with pytest.raises(CrossFlowError, match=r"minilm\.sqlite is damaged .* remove it"):
+        MiniLM(tmp_path)
+
+
+def test_a_damaged_row_is_named(minilm, tmp_path):
+    other = MiniLM(tmp_path)
+    other._model = minilm._model
+    other.embed(PROMPTS[:1], 16)
+    with sqlite3.connect(tmp_path / "minilm.sqlite") as store:
+        store.execute("update embedding set tokens = x'0001'")
+    with pytest.raises(CrossFlowError, match=r"minilm\.sqlite is damaged .*wrong size"):
+        MiniLM(tmp_path).embed(PROMPTS[:1], 16)
+
+
+def _put_many(folder, number):
+    from pathlib import Path
+
+    from crossflow.latents import _Cache
+
+    cache = _Cache(Path(folder) / "shared.sqlite")
+    for i in range(50):
+        cache.put({f"{number}-{i}": b"x" * 1000, f"both-{i}": b"y"})
+
+
+def test_two_processes_may_share_a_cache(tmp_path):
+    from crossflow.latents import _Cache
+
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=_put_many, args=(str(tmp_path), number)) for number in range(2)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(60)
+        assert writer.exitcode == 0
+    cache = _Cache(tmp_path / "shared.sqlite")
+    assert all(cache.get(f"{number}-{i}") == b"x" * 1000 for number in range(2) for i in range(50))
+    assert all(cache.get(f"both-{i}") == b"y" for i in range(50))
+
+
+def test_embedding_is_silent(tmp_path):
+    """No progress bar, no notice, no network: nothing on either stream."""
+    code = "from crossflow.latents import MiniLM; MiniLM().embed(['a photo of a ball', 'word ' * 700], 16)"
+    environment = {"PATH": "/usr/bin:/bin", "CROSSFLOW_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1", "HOME": "/nowhere"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=tmp_path, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
