@@ -44,7 +44,7 @@ class ClipConfig:
     vocabulary: tuple[str, ...]
     features: FeatureConfig
     dim: int = 128
-    width: int = 128
+    width: int = 64
     layers: int = 2
     heads: int = 4
     words: int = 32

@@ -168,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train one judge and write it with its measured quality, or write the page of both."""
     parser = argparse.ArgumentParser(prog="python -m crossflow.scenes.train_judges", description=__doc__)
     parser.add_argument("judge", choices=["features", "clip", "report"])
-    parser.add_argument("--steps", type=int, help="default 1600 for features, 2000 for clip")
+    parser.add_argument("--steps", type=int, help="default 1600 for features, 1500 for clip")
     parser.add_argument("--examples", type=int, default=TRAIN)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--measured", type=int, default=COUNT, help="real renders to measure the quality on")
@@ -178,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.judge == "report":
         write_report(load_features(), load_clip(), Path("results/scenes/judges.md"))
         return
-    steps = args.steps or {"features": 1600, "clip": 2000}[args.judge]
+    steps = args.steps or {"features": 1600, "clip": 1500}[args.judge]
     start = time.process_time()
     examples = [example("train", i) for i in range(args.examples)]
     net = {"features": train_features, "clip": train_clip}[args.judge](examples, steps, args.seed)
