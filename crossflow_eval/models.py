@@ -159,6 +159,7 @@ class Training:
 
     steps: int
     batch_size: int
+    precision: str
     backbone_parameters: int
     all_parameters: int
 
@@ -181,8 +182,9 @@ def finished_training(checkpoint: Path, recipe: str, seed: int, steps: int | Non
         config = CONFIGS[recipe] if steps is None else replace(CONFIGS[recipe], steps=steps)
         header = read_header(checkpoint)
         training = {name: value for name, value in asdict(config).items() if name != "model"} | {"world": WORLD}
-        same = model_config(header, checkpoint) == config.model and header.get("seed") == str(seed)
-        if not same or header.get("training") != json.dumps(training, sort_keys=True):
+        expected = {"seed": seed, "training": json.loads(json.dumps(training))}
+        same_model = model_config(header, checkpoint) == config.model
+        if not same_model or any(header.get(name) != value for name, value in expected.items()):
             raise SetupError(
                 f"{checkpoint} was not trained by the recipe {recipe} as it is now, {config.steps} steps and seed "
                 f"{seed}; remove its folder or choose another --out."
@@ -193,6 +195,7 @@ def finished_training(checkpoint: Path, recipe: str, seed: int, steps: int | Non
     return Training(
         steps=config.steps,
         batch_size=config.batch_size,
+        precision=str(header["precision"]),
         backbone_parameters=sum(parameter.numel() for parameter in model.backbone.parameters()),
         all_parameters=sum(parameter.numel() for parameter in model.parameters()),
     )

@@ -53,13 +53,14 @@ def bootstrap_stratified(strata: Mapping[str, Sequence[float] | np.ndarray], *, 
 
 
 def student_mean(values: Sequence[float] | np.ndarray, *, n: int) -> Value:
-    """The mean of one value a training seed, with its Student t interval (``STUDENT``); none for a single seed.
+    """The mean of one value a training seed, with its Student t interval (``STUDENT``).
 
     The unit is the seed, so the interval holds what another training would change; ``n`` is that of each value.
+    A single seed, and values that are all equal, have no interval.
     """
     array = _checked(values)
     mean = math.fsum(array) / len(array)
-    if len(array) < 2:
+    if np.ptp(array) == 0:
         return Value(mean=mean, n=n)
     reach = float(student_t.ppf(0.975, len(array) - 1)) * float(array.std(ddof=1)) / math.sqrt(len(array))
     return Value(mean=mean, ci_low=mean - reach, ci_high=mean + reach, n=n)

@@ -144,9 +144,10 @@ def _provenance(plan: Plan, measured: Sequence[Measured]) -> str:
         f"{row} {', '.join('unknown' if s is None else f'{s:.0f}' for s in (each.cpu_seconds for each in group))}"
         for row, group in _rows(measured).items()
     ]
-    of_run = measured[0].test
+    of_run, precision = measured[0].test, "/".join(sorted({each.training.precision for each in measured}))
     identity = of_run.settings.identity
     lines = (
+        f"Training: {precision}, one process of one thread each.",
         f"Sampling: {identity['solver']}, {identity['steps']} steps, {identity['precision']} on {identity['device']}.",
         f"CPU-seconds of training, seed by seed, data preparation included: {'; '.join(seconds)}.",
         f"Hardware: {hardware()}.",
@@ -163,7 +164,7 @@ def hardware() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next(line for line in lines if line.startswith("model name")).partition(":")[2].strip()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{name}, {cores} cores, one thread a training"
+    return f"{name}, {cores} cores"
 
 
 def _record(plan: Plan, measured: Sequence[Measured], references: Mapping[str, Result]) -> dict[str, Any]:

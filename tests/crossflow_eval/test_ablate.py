@@ -121,7 +121,9 @@ def trained(checkpoint: Path, recipe: str, seed: int, steps: int | None = None) 
     if not checkpoint.exists():
         return None
     parameters = {"recipe-a": 110, "recipe-b": 120}[recipe]
-    return Training(steps=steps or 10, batch_size=4, backbone_parameters=100, all_parameters=parameters)
+    return Training(
+        steps=steps or 10, batch_size=4, precision="fp32", backbone_parameters=100, all_parameters=parameters
+    )
 
 
 @pytest.fixture
@@ -185,8 +187,8 @@ def test_intervals_over_seeds_are_student_s(values):
     assert (value.mean, value.n) == (pytest.approx(np.mean(values)), 1000)
 
 
-def test_one_seed_has_no_interval():
-    assert stats.student_mean([0.3], n=7) == Value(mean=0.3, n=7)
+def test_one_seed_and_equal_values_have_no_interval():
+    assert stats.student_mean([0.5], n=7) == stats.student_mean([0.5, 0.5], n=7) == Value(mean=0.5, n=7)
 
 
 def test_the_best_scale_on_validation_is_chosen_and_of_equals_the_smallest(toy):
