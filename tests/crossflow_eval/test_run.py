@@ -9,14 +9,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import ClassVar
 
-import numpy as np
 import pytest
 
 from crossflow_eval import launch, run, store
-from crossflow_eval.suites import t2i
-from crossflow_eval.types import Example, SetupError, Value
+from crossflow_eval.types import SetupError
 
 FAKE = """
 import time
@@ -224,117 +221,3 @@ def test_two_launches_cannot_work_in_one_folder(place):
     launch.evaluate(request(place, "one", limit=2))
     with store.Store(place / "one").locked(), pytest.raises(SetupError, match="Another process is working"):
         launch.evaluate(request(place, "one", limit=2))
-
-
-class Collector:
-    """A metric that remembers what it was given, batch by batch."""
-
-    taken: ClassVar[list] = []
-
-    def __init__(self):
-        self.protocol, self.higher_is_better = {}, {"count": True}
-
-    def update(self, examples, outputs):
-        Collector.taken.append([(example.id, output) for example, output in zip(examples, outputs, strict=True)])
-        return [{"seen": True}] * len(outputs)
-
-    def compute(self):
-        return {"count": Value(mean=1.0, n=1)}
-
-
-class Speaker:
-    """Answers of whatever kind it was told to."""
-
-    name = "speaker"
-
-    def __init__(self, answer):
-        self.answer, self.identity = answer, {}
-
-    def generate(self, sources, seeds):
-        return [self.answer(source, seed) for source, seed in zip(sources, seeds, strict=True)]
-
-
-def suite_of(kind: str, outputs_per_example: int = 2):
-    examples = [Example(id=f"e{i}", source=f"s{i}", target=np.arange(i)) for i in range(5)]
-    return t2i.Suite(
-        name="made-up",
-        version="1",
-        task="t2i",
-        output=kind,
-        examples=lambda root: examples,
-        metrics={"collector": Collector},
-        outputs_per_example=outputs_per_example,
-    )
-
-
-def run_of(suite, model, folder):
-    return run.run(suite, model, run.make_settings(suite, model), run.list_examples(suite, None), folder)
-
-
-@pytest.mark.parametrize("kind", ["png", "npy", "txt"])
-def test_metrics_get_back_exactly_what_the_model_gave_in_order(tmp_path, monkeypatch, kind):
-    """Law: the files are lossless, and outputs come example by example, k by k, in batches."""
-    monkeypatch.setattr(Collector, "taken", [])
-    monkeypatch.setattr(run, "SCORE_BATCH", 4)
-    answers = {
-        "png": lambda s, seed: np.random.default_rng(seed).integers(0, 256, (5, 7, 3), dtype=np.uint8),
-        "npy": lambda s, seed: np.random.default_rng(seed).normal(size=(5, 7)).astype(np.float32) / np.float32(0.1),
-        "txt": lambda s, seed: f"{s}: ünïcode\n{seed}\r\n",
-    }
-    result = run_of(suite_of(kind), Speaker(answers[kind]), tmp_path / "run")
-    assert [len(batch) for batch in Collector.taken] == [4, 4, 2]
-    taken = [pair for batch in Collector.taken for pair in batch]
-    assert [example for example, _ in taken] == [f"e{i}" for i in range(5) for _ in range(2)]
-    for at, (example, output) in enumerate(taken):
-        given = answers[kind](f"s{at // 2}", run.output_seed(0, example, at % 2))
-        assert output == given if kind == "txt" else np.array_equal(output, given)
-    assert result.n == 10
-    rows = [json.loads(line) for line in (tmp_path / "run" / "per_example.jsonl").read_text().splitlines()]
-    assert rows[3] == {"id": "e1", "index": 1, "output": f"e1-1.{kind}", "prompt": "s1", "seen": True}
-
-
-@pytest.mark.parametrize(
-    ("kind", "answer", "got"),
-    [
-        ("png", np.zeros((4, 4, 3), np.float32), r"float32 \[4, 4, 3\]"),
-        ("png", np.zeros((4, 4), np.uint8), r"uint8 \[4, 4\]"),
-        ("npy", np.zeros((4, 4)), r"float64 \[4, 4\]"),
-        ("txt", 3, "int"),
-    ],
-)
-def test_an_output_of_another_kind_is_refused(tmp_path, kind, answer, got):
-    with pytest.raises(SetupError, match=f"speaker gave {got} where the suite needs"):
-        run_of(suite_of(kind), Speaker(lambda s, seed: answer), tmp_path / "run")
-
-
-def test_a_model_that_gives_too_few_outputs_is_refused(tmp_path):
-    model = Speaker(None)
-    model.generate = lambda sources, seeds: []
-    with pytest.raises(SetupError, match="gave 0 outputs for 10 sources"):
-        run_of(suite_of("txt"), model, tmp_path / "run")
-
-
-@pytest.mark.parametrize("ids", [["a", "A"], ["a/b"], [""], [".a"], ["a", "a"]])
-def test_ids_that_cannot_name_files_apart_are_refused(ids):
-    suite = t2i.Suite(
-        name="s",
-        version="1",
-        task="t2i",
-        output="txt",
-        examples=lambda root: [Example(id=each, source="s") for each in ids],
-        metrics={},
-    )
-    with pytest.raises(SetupError, match="example ids"):
-        run.list_examples(suite, None)
-
-
-def test_the_data_hash_sees_content_and_not_places(tmp_path):
-    def sha(content: bytes, name: str = "a.bin", folder: str = "one", tag: str = "x") -> str:
-        path = tmp_path / folder / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(content)
-        return store.data_sha256([Example(id="1", source=path, target={"depth": np.ones(3)}, tags={"t": tag})])
-
-    same = sha(b"x")
-    assert sha(b"x", folder="two") == same
-    assert len({same, sha(b"y"), sha(b"x", name="b.bin"), sha(b"x", tag="y")}) == 4
