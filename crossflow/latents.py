@@ -96,7 +96,7 @@ class PatchPCA(nn.Module):
     def encode(self, images: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b c i j"]:
         """One cell a patch; unit variance on average over the images it was fitted on."""
         patches = self._patches(images).to(self.mean)
-        return ((patches - self.mean) @ self.basis / self.scale).permute(0, 3, 1, 2)
+        return ((patches - self.mean) @ self.basis / self.scale).permute(0, 3, 1, 2).contiguous()
 
     def decode(self, latents: Float[Tensor, "b c i j"]) -> UInt8[Tensor, "b h w 3"]:
         """Images, rounded and clipped."""
