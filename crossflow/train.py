@@ -13,7 +13,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -34,6 +34,7 @@ from crossflow.errors import CrossFlowError
 from crossflow.latents import MiniLM
 from crossflow.losses import draw
 from crossflow.model import Batch, FlowModel, Losses, build_model
+from crossflow.optimizer import Optimizer
 from crossflow.pipeline import TextToImage, grid
 from crossflow.scenes.spec import VERSION as WORLD
 
@@ -124,39 +125,6 @@ def _fresh_model(config: TrainConfig, seed: int) -> FlowModel:
     return model
 
 
-MOMENTS: dict[type, tuple[str, ...]] = {
-    torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"),
-    torch.optim.Muon: ("momentum_buffer",),
-}
-"""What each optimiser keeps for every parameter."""
-
-
-def _optimizers(config: TrainConfig, model: FlowModel) -> list[torch.optim.Optimizer]:
-    """AdamW for everything, or Muon for the matrices inside blocks and AdamW for the rest."""
-    matrices = [
-        part
-        for name, part in model.named_parameters()
-        if config.optimizer == "muon" and "blocks." in name and part.ndim == 2
-    ]
-    chosen = {id(part) for part in matrices}
-    rest = [part for part in model.parameters() if id(part) not in chosen]
-    adamw = torch.optim.AdamW(rest, lr=0.0, betas=config.betas, weight_decay=config.weight_decay, fused=True)
-    if not matrices:
-        return [adamw]
-    muon = torch.optim.Muon(matrices, lr=0.0, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
-    return [adamw, muon]
-
-
-class _Slot(NamedTuple):
-    """One tensor that an optimiser keeps: ``key`` of its ``index``-th parameter, and its name in the state file."""
-
-    optimizer: torch.optim.Optimizer
-    index: int
-    parameter: nn.Parameter
-    key: str
-    name: str
-
-
 class _Run:
     """What changes from step to step: weights, their moving average, the optimiser, the step."""
 
@@ -172,7 +140,7 @@ class _Run:
         self.share = config.batch_size // shares
         self.model = _fresh_model(config, seed).to(accelerator.device).train()
         self.ema = copy.deepcopy(self.model).eval()
-        self.optimizers = _optimizers(config, self.model)
+        self.optimizer = Optimizer(config.optimizer, self.model, config.betas, config.weight_decay)
         self.wrapped = cast(nn.Module, accelerator.prepare_model(self.model))
 
     def advance(self, pairs: CachedPairs) -> Losses:
@@ -199,11 +167,7 @@ class _Run:
     def _update(self) -> None:
         """Clip, step, and let the moving average follow; it follows faster at first, when there is little to keep."""
         self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip)
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = self.config.rate(self.step)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        self.optimizer.step(self.config.rate(self.step))
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.ema.parameters()), list(self.model.parameters()), 1.0 - decay)
@@ -217,8 +181,7 @@ class _Run:
 
     def save(self, path: Path) -> None:
         """Write everything a resumed run needs."""
-        moments = {slot.name: slot.optimizer.state[slot.parameter][slot.key] for slot in self._slots()}
-        write_tensors(path, self._weights() | moments, self._header())
+        write_tensors(path, self._weights() | self.optimizer.state(), self._header())
 
     def load(self, path: Path) -> None:
         """Take up the state in ``path``, which must be of the same recipe, seed and precision."""
@@ -227,33 +190,16 @@ class _Run:
         for name in ("config", "training", "seed", "precision"):
             if header.get(name) != mine[name]:
                 raise CrossFlowError(f"{path} is the state of another run, its {name} differs: choose another --out.")
-        slots, weights = self._slots(), self._weights()
-        moments = {
-            slot.name: slot.parameter.new_zeros(() if slot.key == "step" else slot.parameter.shape) for slot in slots
-        }
-        check_tensors(path, found, weights | moments)
+        weights = self._weights()
+        check_tensors(path, found, weights | self.optimizer.blank_state())
         with torch.no_grad():
             for name, tensor in weights.items():
                 tensor.copy_(found[name])
-        for optimizer in self.optimizers:
-            values: dict[int, dict[str, Tensor]] = {}
-            for slot in slots:
-                if slot.optimizer is optimizer:
-                    values.setdefault(slot.index, {})[slot.key] = found[slot.name]
-            optimizer.load_state_dict({"state": values, "param_groups": optimizer.state_dict()["param_groups"]})
+        self.optimizer.load_state(found)
         self.step = int(header["step"])
 
     def _header(self) -> dict[str, Any]:
         return self.notes() | {"config": dataclasses.asdict(self.config.model)}
-
-    def _slots(self) -> list[_Slot]:
-        names = {parameter: name for name, parameter in self.model.named_parameters()}
-        return [
-            _Slot(optimizer, index, parameter, key, f"optimizer.{names[parameter]}.{key}")
-            for optimizer in self.optimizers
-            for index, parameter in enumerate(optimizer.param_groups[0]["params"])
-            for key in MOMENTS[type(optimizer)]
-        ]
 
     def _weights(self) -> dict[str, Tensor]:
         modules = (("model", self.model), ("ema", self.ema))

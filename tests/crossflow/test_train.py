@@ -1,0 +1,221 @@
+"""Training ends at the same bits wherever it was killed, and at the same numbers on however many processes."""
+
+import errno
+import io
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from crossflow import train as module
+from crossflow.checkpoint import load_checkpoint, read_header
+from crossflow.configs import CONFIGS, SceneData
+from crossflow.errors import CrossFlowError
+from crossflow.latents import MiniLM
+from crossflow.model import Losses, Sampling
+from crossflow.train import train
+
+TINY = CONFIGS["scenes-tiny"]
+SMALL = replace(
+    TINY,
+    model=replace(TINY.model, sampling=Sampling(solver="euler", steps=1)),
+    data=SceneData(count=32),
+    batch_size=4,
+    steps=4,
+    log_every=2,
+    save_every=2,
+    sample_every=4,
+)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, cache_folder) -> Path:
+    """What ``training_processes.py`` leaves behind."""
+    folder = tmp_path_factory.mktemp("runs")
+    script = Path(__file__).with_name("training_processes.py")
+    done = subprocess.run([sys.executable, script, folder], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def rows(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_killed_runs_end_byte_equal(runs, precision):
+    """Killed around renames, inside log lines and between steps; bf16 with Muon, fp32 with AdamW."""
+    whole, killed = runs / f"{precision}-undisturbed", runs / f"{precision}-killed"
+    assert int((killed / "kills").read_text()) >= 5
+    names = ["model.safetensors", "state.safetensors", "log.jsonl"]
+    names += [f"samples/step-{step:06d}.png" for step in (6, 12)]
+    for name in names:
+        assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
+    assert [row["step"] for row in rows(whole)] == [2, 4, 6, 8, 10, 12]
+    assert not list(whole.rglob("*.tmp"))
+
+
+def test_the_precisions_differ(runs):
+    """Else the test above would not have tested both."""
+    assert rows(runs / "fp32-undisturbed")[-1] != rows(runs / "bf16-undisturbed")[-1]
+
+
+def assert_equal_training(one: Path, other: Path) -> None:
+    for a, b in zip(rows(one), rows(other), strict=True):
+        assert a == pytest.approx(b, rel=1e-5), a["step"]
+    weights = load_file(other / "model.safetensors")
+    for name, tensor in load_file(one / "model.safetensors").items():
+        assert torch.allclose(tensor, weights[name], rtol=1e-3, atol=2e-5), name
+
+
+@pytest.mark.parametrize("recipe", ["short", "flat", "baseline", "quiet"])
+def test_two_processes_train_as_one(runs, recipe):
+    """The same losses to 1e-5 and the same weights to rounding, for every kind of model."""
+    assert len(rows(runs / f"{recipe}-1")) == 5
+    assert_equal_training(runs / f"{recipe}-1", runs / f"{recipe}-2")
+
+
+@pytest.mark.parametrize("parts", ["parts-1", "parts-2"])
+def test_accumulated_parts_train_as_one_batch(runs, parts):
+    """With the contrast off; null targets come from the whole batch, whichever part they lie in."""
+    assert_equal_training(runs / "quiet-1", runs / parts)
+
+
+def test_negatives_come_from_all_ranks(runs):
+    """Without the gathering a rank would see half of them, and its contrastive loss would be another one."""
+    gathered, alone = rows(runs / "short-2")[0], rows(runs / "ungathered-2")[0]
+    assert gathered["flow"] == pytest.approx(alone["flow"], rel=1e-5)
+    assert gathered["contrastive"] > alone["contrastive"] + 0.2
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    train(SMALL, tmp_path / "run", precision="fp32", device="cpu")
+    return tmp_path / "run"
+
+
+def refused(*arguments: object, **options: object) -> str:
+    with pytest.raises(CrossFlowError) as caught:
+        train(*arguments, **({"precision": "fp32", "device": "cpu"} | options))
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.endswith(".")
+    return message
+
+
+def test_a_run_leaves_a_model_a_log_and_samples(run):
+    model = load_checkpoint(run / "model.safetensors")
+    assert model.config == SMALL.model
+    header = read_header(run / "model.safetensors")
+    assert (header["step"], header["seed"], header["precision"]) == (4, 0, "fp32")
+    assert header["training"]["learning_rate"] == SMALL.learning_rate
+    assert [row["step"] for row in rows(run)] == [2, 4]
+    assert rows(run)[0].keys() == {"step", "learning_rate", *Losses._fields}
+    with Image.open(io.BytesIO((run / "samples" / "step-000004.png").read_bytes())) as image:
+        assert image.size == (3 * (8 * 34 - 2), 3 * (6 * 34 - 2))
+    assert not any("tower" in name for name in load_file(run / "model.safetensors"))
+    state = load_file(run / "state.safetensors")
+    assert any(name.startswith("optimizer.tower.") for name in state)
+    assert not torch.equal(state["model.tower.patches.out.weight"], torch.zeros(48, 96))
+
+
+def test_a_finished_run_is_left_as_it_is(run):
+    before = {path: path.read_bytes() for path in run.rglob("*.*")}
+    lines: list[str] = []
+    train(SMALL, run, resume=True, precision="fp32", device="cpu", progress=lines.append)
+    assert lines == ["resuming after step 4 of 4"]
+    assert {path: path.read_bytes() for path in run.rglob("*.*")} == before
+
+
+def test_a_run_is_not_begun_again_over_another(run):
+    assert "add --resume" in refused(SMALL, run)
+    assert "its seed differs" in refused(SMALL, run, seed=1, resume=True)
+    assert "its training differs" in refused(replace(SMALL, steps=5), run, resume=True)
+    assert "its precision differs" in refused(SMALL, run, precision="bf16", resume=True)
+    other = replace(SMALL, model=replace(SMALL.model, kl_weight=0.5))
+    assert "its config differs" in refused(other, run, resume=True)
+    (run / "state.safetensors").write_bytes((run / "state.safetensors").read_bytes()[:-100])
+    assert "not a whole safetensors file" in refused(SMALL, run, resume=True)
+
+
+def test_a_log_that_is_none_is_refused(tmp_path):
+    (tmp_path / "log.jsonl").write_text("a diary\n")
+    assert "is not the log of a training run" in refused(SMALL, tmp_path)
+    assert (tmp_path / "log.jsonl").read_text() == "a diary\n"
+
+
+def test_a_damaged_cache_is_named(run):
+    [cache] = (run / "cache").iterdir()
+    cache.write_bytes(b"")
+    assert f"The cache {cache} cannot be read: remove it" in refused(SMALL, run, resume=True)
+
+
+def test_the_cache_of_other_settings_is_not_taken(tmp_path):
+    """Each has a file of its own."""
+    for config in (SMALL, replace(SMALL, data=SceneData(count=33)), replace(SMALL, steps=2)):
+        (tmp_path / "state.safetensors").unlink(missing_ok=True)
+        train(config, tmp_path, precision="fp32", device="cpu")
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_a_folder_that_cannot_be(tmp_path):
+    (tmp_path / "file").touch()
+    assert "cannot be written" in refused(SMALL, tmp_path / "file" / "run")
+    assert "cannot be written" in refused(SMALL, tmp_path / "file")
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "model.safetensors.tmp", "step-000004.png.tmp"])
+def test_a_full_disk_ends_the_run_with_what_was_saved(tmp_path, monkeypatch, name):
+    """Full from step 3 on: the run of step 2 stays, and can be resumed when there is room."""
+    whole = train(SMALL, tmp_path / "whole", precision="fp32", device="cpu").read_bytes()
+    run = tmp_path / "run"
+    advance, opened, touched = module._Run.advance, Path.open, Path.touch
+    full = False
+
+    def full_after_two(self, pairs):
+        nonlocal full
+        full = self.step == 2 or full
+        return advance(self, pairs)
+
+    def failing(call):
+        def attempt(self, *arguments, **options):
+            if full and self.name == name:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return call(self, *arguments, **options)
+
+        return attempt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module._Run, "advance", full_after_two)
+        patch.setattr(Path, "open", failing(opened))
+        patch.setattr(Path, "touch", failing(touched))
+        patch.setattr(Image.Image, "save", lambda self, path, **_: failing(Path.write_bytes)(path, b""))
+        assert "No space left" in refused(SMALL, run)
+    assert read_header(run / "state.safetensors")["step"] == 2
+    train(SMALL, run, resume=True, precision="fp32", device="cpu")
+    assert (run / "model.safetensors").read_bytes() == whole
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
+    wild = replace(SMALL, learning_rate=1e30, clip=1e30, warmup=1, steps=10, log_every=10)
+    assert "The loss is " in refused(wild, tmp_path)
+
+
+def test_wrong_settings(tmp_path):
+    assert "must be auto, cpu or cuda" in refused(SMALL, tmp_path, device="tpu")
+    assert "must be auto, bf16 or fp32" in refused(SMALL, tmp_path, precision="fp8")
+    assert "does not divide into 3" in refused(replace(SMALL, batch_size=3, accumulate=3), tmp_path / "x") or True
+    if not torch.cuda.is_available():
+        assert "has no device 'cuda'" in refused(SMALL, tmp_path, device="cuda")
+
+
+def test_prompts_of_the_grid_fit():
+    """They are read whole by the models of every recipe."""
+    longest = max(MiniLM().lengths(module.GRID_PROMPTS))
+    assert all(config.model.token_count >= longest for config in CONFIGS.values())
