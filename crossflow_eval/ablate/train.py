@@ -59,8 +59,8 @@ def _train(part: Part, plan: Plan) -> None:
     command += [] if plan.steps is None else ["--steps", str(plan.steps)]
     command += ["--resume"] if (part.folder / "state.safetensors").exists() else []
     log = part.folder / "train.log"
-    logger.info("training %s; progress in %s", part.title, log)
     with _held(part.folder) as lock, log.open("ab") as said:
+        logger.info("training %s; progress in %s", part.title, log)
         before, start = _steps_done(part.folder), time.monotonic()
         one_thread = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         child = subprocess.Popen(command, stdout=said, stderr=said, env=one_thread, pass_fds=(lock,))

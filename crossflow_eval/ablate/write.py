@@ -53,9 +53,12 @@ def mean_grid(plan: Plan, measured: Sequence[Measured], references: Mapping[str,
     for role, result in references.items():
         alone = {name: Value(mean=value.mean, n=value.n) for name, value in result.values.items()}
         entries.append(Entry(result=_between_seeds(result, values=alone), role=ROLES[role]))
-    how = "Chance and real renders have none."
+    how = "One training seed, so no intervals."
     if plan.seeds > 1:
-        how = f"Means of {plan.seeds} training seeds, intervals by Student t with df {plan.seeds - 1}, unclipped. {how}"
+        how = (
+            f"Means of {plan.seeds} training seeds, intervals by Student t with df {plan.seeds - 1}, unclipped. "
+            "Chance and real renders have none."
+        )
     notes = " ".join((how, plan.table.notes))
     rows = tuple(row for row in plan.table.rows if row.role != "model" or set(row.models) & set(plan.rows))
     return build_grid(entries, plan.table.model_copy(update={"notes": notes, "rows": rows}))
