@@ -56,26 +56,27 @@ class TrainConfig:
 
 
 def _scenes(
-    steps: int, width: int = 128, depth: int = 4, encoder_depth: int = 2, baseline: bool = False
+    steps: int, width: int = 128, depth: int = 4, summaries: int = 4, null_rate: float = 0.1, baseline: bool = False
 ) -> TrainConfig:
     """Text to 32-pixel scenes: 16 patches of 48 principal components each, a batch of 64."""
     heads = width // 32
     model = FlowConfig(
         shape=(48, 4, 4),
-        backbone=TransformerConfig(width=width, depth=depth, heads=heads),
-        encoder=None if baseline else EncoderConfig(width=width, depth=encoder_depth, heads=heads),
-        autoencoder=PatchPCAConfig(patch=8, components=48),
-        contrastive_weight=0.0 if baseline else 1.0,
+        backbone=TransformerConfig(width=width, depth=depth, heads=heads, summaries=0 if baseline else summaries),
+        encoder=None if baseline else EncoderConfig(width=width, depth=1, heads=heads, readout="flat"),
+        autoencoder=PatchPCAConfig(patch=8, components=48, sd=0.35),
+        null_rate=null_rate,
+        contrastive_weight=0.0 if baseline else 0.1,
     )
-    return TrainConfig(model=model, data=SceneData(), steps=steps)
+    return TrainConfig(model=model, data=SceneData(), steps=steps, optimizer="muon")
 
 
 CONFIGS: Mapping[str, TrainConfig] = {
-    "scenes-t2i": _scenes(40_000),
-    "scenes-table1-crossflow": _scenes(4_000),
-    "scenes-table1-standard": _scenes(4_000, baseline=True),
+    "scenes-t2i": replace(_scenes(17_000, depth=6, null_rate=0.2), data=SceneData(count=80_000)),
+    "scenes-table1-crossflow": _scenes(1_500),
+    "scenes-table1-standard": _scenes(1_500, baseline=True),
     "scenes-tiny": replace(
-        _scenes(20, width=32, depth=1, encoder_depth=1),
+        _scenes(20, width=32, depth=1),
         data=SceneData(count=256),
         batch_size=16,
         log_every=5,

@@ -47,11 +47,13 @@ class TextEmbedder(Protocol):
 @dataclass(frozen=True, kw_only=True)
 class PatchPCAConfig:
     """``components`` numbers for every ``patch`` x ``patch`` RGB patch. ``power`` 0 keeps the variances' proportions
-    under one common scale, ``power`` 1 gives every component unit variance."""
+    under one common scale, ``power`` 1 gives every component unit variance. ``sd`` is the standard deviation of the
+    latents: a small one moves the times at which a flow decides what goes where towards the middle of the path."""
 
     patch: int = 8
     components: int = 48
     power: float = 0.5
+    sd: float = 1.0
 
     def __post_init__(self) -> None:
         check_sizes(patch=self.patch, components=self.components)
@@ -88,7 +90,7 @@ class PatchPCA(nn.Module):
         basis = basis.flip(1)[:, : self.config.components]
         basis = basis * _signs(basis)
         scale = variance.pow(self.config.power / 2)
-        scale = scale * (variance / scale.square()).mean().sqrt()
+        scale = scale * (variance / scale.square()).mean().sqrt() / self.config.sd
         self.mean.copy_(mean)
         self.basis.copy_(basis)
         self.scale.copy_(scale)

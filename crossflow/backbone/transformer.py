@@ -5,6 +5,7 @@ before the sequence: one embedding for "conditional", one for "unconditional". T
 every place as well.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -16,12 +17,17 @@ from crossflow.blocks import Block, Patches, TimeEmbedding, check_sizes, initial
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
-    """Sizes of a vanilla transformer; ``patch`` latent cells a side make one token."""
+    """Sizes of a vanilla transformer; ``patch`` latent cells a side make one token.
+
+    ``summaries`` tokens before the sequence are each one linear map of the whole latent: whatever the encoder wrote
+    across it, every place can look up there from the first block on.
+    """
 
     width: int
     depth: int
     heads: int
     patch: int = 1
+    summaries: int = 0
 
     def __post_init__(self) -> None:
         check_sizes(width=self.width, depth=self.depth, heads=self.heads, patch=self.patch)
@@ -35,6 +41,7 @@ class Transformer(nn.Module):
         self.patches = Patches(shape, config.patch, config.width)
         self.time = TimeEmbedding(config.width)
         self.indicator = nn.Embedding(2, config.width)
+        self.summaries = nn.Linear(math.prod(shape), config.summaries * config.width) if config.summaries else None
         self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.depth))
         self.apply(initialise)
         nn.init.zeros_(self.patches.out.weight)
@@ -45,6 +52,8 @@ class Transformer(nn.Module):
         """Indicator row 0 is conditional and row 1 unconditional, as in the authors' DiT."""
         time = self.time(t)[:, None]
         lead = torch.cat([self.indicator((~conditional).long())[:, None], time], dim=1)
+        if self.summaries is not None:
+            lead = torch.cat([lead, self.summaries(x.flatten(1)).unflatten(1, (-1, lead.shape[2]))], dim=1)
         tokens = torch.cat([lead, self.patches.tokens(x) + time], dim=1)
         for block in self.blocks:
             tokens = block(tokens)

@@ -21,7 +21,11 @@ FULL = 1
 
 @torch.no_grad()
 def feature_quality(judge: FeatureJudge, split: str = "test", count: int = COUNT) -> dict[str, float]:
-    """Shares of ``count`` renders' objects, cells and scenes that a linear layer on the features names rightly."""
+    """Shares of real renders' objects, cells and scenes that the linear layer on the features names rightly.
+
+    ``attributes`` is the mean of the three above it; ``whole_scene`` asks that all cells' shapes and all objects'
+    colours be right at once.
+    """
     examples = [example(split, i) for i in range(count)]
     shapes, colors, night = judge.net.attributes(judge.net(to_input([render(item.scene) for item in examples])))
     named, painted = shapes.argmax(2).numpy(), colors.argmax(2).numpy()
@@ -47,8 +51,9 @@ def feature_quality(judge: FeatureJudge, split: str = "test", count: int = COUNT
 
 
 def clip_quality(judge: ClipJudge, split: str = "test", count: int = COUNT) -> dict[str, float]:
-    """Retrieval among groups of 100, and the share of captions nearer to their image than a false one is.
+    """Retrieval at rank 1 among groups of 100 renders, and the mean cosine of true and of false pairs.
 
+    The captions name every object with its colour, and the light; rows that begin with prompts ask with the prompts.
     ``text_to_image`` is right when the caption is true of the nearest image, which need not be the image it was
     written for; ``image_to_text`` when the nearest caption is true of the image; ``strict`` asks for the very pair.
     """
@@ -80,7 +85,13 @@ def _truth(examples: Sequence[SceneExample], which: int) -> np.ndarray:
 def write_report(features: FeatureJudge, clip: ClipJudge, path: Path) -> None:
     """Measure both judges again, on ``test`` and on ``test_heldout``, and write the page."""
     splits = ("test", "test_heldout")
-    lines = ["# The judges on real renders", "", "Written by `python -m crossflow.scenes.train_judges report`.", ""]
+    lines = [
+        "# The judges on real renders",
+        "",
+        "Written by `python -m crossflow.scenes.train_judges report`. Both were trained on `train` alone, which lacks the",
+        "held-out pairs of shape and colour: the last column says how far to trust the judges on `test_heldout`.",
+        "",
+    ]
     lines += _section(features, feature_quality.__doc__ or "", [feature_quality(features, split) for split in splits])
     lines += _section(clip, clip_quality.__doc__ or "", [clip_quality(clip, split) for split in splits])
     path.parent.mkdir(parents=True, exist_ok=True)
