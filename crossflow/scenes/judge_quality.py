@@ -88,8 +88,9 @@ def write_report(features: FeatureJudge, clip: ClipJudge, path: Path) -> None:
     lines = [
         "# The judges on real renders",
         "",
-        "Written by `python -m crossflow.scenes.train_judges report`. Both were trained on `train` alone, which lacks the",
-        "held-out pairs of shape and colour: the last column says how far to trust the judges on `test_heldout`.",
+        "Written by `python -m crossflow.scenes.train_judges report`. Both judges were trained on `train` alone,",
+        "which lacks six pairs of shape and colour. Where these occur (every prompt of `test_heldout` names one) the",
+        "features say little of the shape: there, trust the exact reader before FID and the CLIP score.",
         "",
     ]
     lines += _section(features, feature_quality.__doc__ or "", [feature_quality(features, split) for split in splits])

@@ -1,8 +1,8 @@
 """Train the judges on the split ``train``: ``python -m crossflow.scenes.train_judges features|clip|report``.
 
-``features`` first, since ``clip`` builds on it, then ``report``. One CPU thread, about six minutes for ``features``
-and three for ``clip``; the same seed on the same machine gives the same file. Checkpoints and recipes were chosen on
-the split ``val``; the qualities in the headers and in results/scenes/judges.md are on ``test``.
+``features`` first, since ``clip`` builds on it, then ``report``. One CPU thread, about five minutes for ``features``
+and four for ``clip``; the same seed on the same machine gives the same weights. The qualities in the headers and in
+results/scenes/judges.md are measured on ``test``.
 """
 
 import argparse
