@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from crossflow.errors import CrossFlowError
 from crossflow.scenes.caption import captions as describe
 from crossflow.scenes.caption import specification
 from crossflow.scenes.judge_quality import COUNT, clip_quality, feature_quality, write_report
@@ -198,4 +199,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except CrossFlowError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(2)
