@@ -23,7 +23,7 @@ POSITION_MARGIN = 0.1
 """Part of the two boxes' summed sides by which their centres must differ before they have a relation."""
 COLOR_ORDER = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
 
-Box = tuple[float, float, float, float]
+Box = tuple[float | int, float | int, float | int, float | int]
 """Left, top, right, bottom in pixels, y down."""
 
 
@@ -90,7 +90,7 @@ def overlap(a: Box, b: Box) -> float:
 
 
 def _area(box: Box) -> float:
-    return max(box[2] - box[0] + 1, 0) * max(box[3] - box[1] + 1, 0)
+    return float(max(box[2] - box[0] + 1, 0) * max(box[3] - box[1] + 1, 0))
 
 
 def _include_problem(
