@@ -8,7 +8,6 @@ torchmetrics; both get the moments in float64, as their libraries compute them.
 from __future__ import annotations
 
 import argparse
-import os
 import platform
 import sys
 import time
@@ -20,6 +19,7 @@ import numpy as np
 import scipy.linalg
 from threadpoolctl import threadpool_limits
 
+from crossflow_eval.environment import hardware
 from crossflow_eval.metrics.frechet import Moments, frechet_distance
 
 Features = np.ndarray
@@ -87,15 +87,12 @@ def measure(dim: int, n: int, rounds: int, rng: np.random.Generator) -> list[str
 
 def report(lines: list[str], command: str) -> str:
     """The Markdown page."""
-    info = Path("/proc/cpuinfo")
-    names = [line for line in (info.read_text().splitlines() if info.exists() else []) if line.startswith("model name")]
-    processor = names[0].split(":")[1].strip() if names else platform.processor()
     versions = f"Python {platform.python_version()}, numpy {np.__version__}, scipy {scipy.__version__}"
     return "\n".join(
         (
             "# The Frechet distance",
             "",
-            f"`{command}`; {processor}, {os.cpu_count()} cores, one thread used; {versions}.",
+            f"`{command}`; {hardware()}, one thread used; {versions}.",
             "From two feature sets [n d] in float64 to the distance. Times are CPU seconds, medians; the ratio is to",
             "ours from features, and so is the relative difference. The last column's true value is 0.",
             "",

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
-import platform
 import sys
 import time
 from collections import defaultdict
@@ -22,6 +20,7 @@ from PIL import Image
 from crossflow.scenes import Found, Scene, SceneExample, example, read, render
 from crossflow.scenes.caption import TASKS
 from crossflow.scenes.render import object_masks
+from crossflow_eval.environment import hardware
 from crossflow_eval.metrics.geneval import Detection, judge
 
 START = 100_000
@@ -110,7 +109,7 @@ def report(columns: dict[tuple[int, str], dict[str, float]], n: int, seed: int) 
         "# The exact reader on real renders",
         "",
         f"`python -m benchmarks.scenes_reader --n {n} --seed {seed}`: {n} scenes of `test` from index {START:,}.",
-        f"{_hardware()}. Percent of images right by GenEval's rules, unless a row says otherwise; JPEG is 4:2:0.",
+        f"{hardware()}. Percent of images right by GenEval's rules, unless a row says otherwise; JPEG is 4:2:0.",
         "",
         f"| | {' | '.join(heads)} |",
         f"|---|{'---|' * len(heads)}",
@@ -122,13 +121,6 @@ def report(columns: dict[tuple[int, str], dict[str, float]], n: int, seed: int) 
     drops = [f"{means[32, 'clean'] - means[32, name]:.1f} under {name}" for name in ("noise sd 4", "JPEG 90")]
     lines += ["", f"The mean of six drops, in points at 32 px, by {' and by '.join(drops)}.", ""]
     return "\n".join(lines)
-
-
-def _hardware() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return f"{[*names, platform.processor()][0]}, {os.cpu_count()} cores; Python {platform.python_version()}"
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from crossflow.errors import CrossFlowError
-from crossflow.model import CrossFlow, FlowConfig, FlowModel, build_model
+from crossflow.model import CrossFlow, FlowConfig, FlowModel, Sampling, build_model
+from crossflow.solver import solver_named
 
 FORMAT = "crossflow"
 VERSION = "1"
@@ -33,6 +34,14 @@ def save_checkpoint(path: str | Path, model: FlowModel, notes: Mapping[str, Any]
     """Write ``model`` to ``path`` atomically. ``notes``, plain JSON values, are kept in the header."""
     header = {**(notes or {}), "format": FORMAT, "version": VERSION, "config": asdict(model.config)}
     write_tensors(Path(path), _shipped(model), header)
+
+
+def export_checkpoint(path: Path, out: Path, sampling: Sampling) -> None:
+    """Copy the checkpoint ``path`` to ``out`` with ``sampling`` as what it recommends; weights and notes stay."""
+    model = load_model(path)
+    solver_named(sampling.solver)
+    model.config = replace(model.config, sampling=sampling)
+    save_checkpoint(out, model, read_header(path))
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:

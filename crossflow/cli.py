@@ -113,6 +113,23 @@ def sample(
 
 
 @app.command()
+def export(
+    file: Annotated[Path, typer.Argument(help="A checkpoint.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="Where to write it.", show_default=False)],
+    solver: Annotated[str, typer.Option(help="Name of a solver.", show_default=False)],
+    steps: Annotated[int, typer.Option(min=1, help="Solver steps.", show_default=False)],
+    guidance_scale: Annotated[float, typer.Option(help="1 is none.", show_default=False)],
+) -> None:
+    """Copy a checkpoint with other recommended sampling settings, as chosen on a validation split."""
+    with _one_sentence():
+        from crossflow.checkpoint import export_checkpoint
+        from crossflow.model import Sampling
+
+        export_checkpoint(file, out, Sampling(solver=solver, steps=steps, guidance_scale=guidance_scale))
+        typer.echo(out)
+
+
+@app.command()
 def info(file: Annotated[Path, typer.Argument(help="A checkpoint.", show_default=False)] = SHIPPED) -> None:
     """Print what a checkpoint is and how it was trained, as JSON."""
     with _one_sentence():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -30,6 +32,16 @@ def environment() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             record[package] = "not installed"
     return record | _commit(Path(__file__).resolve().parent.parent)
+
+
+def hardware() -> str:
+    """The processor's name and the number of cores that this process may use."""
+    name = platform.processor() or "unknown processor"
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line for line in lines if line.startswith("model name")).partition(":")[2].strip()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{name}, {cores} cores"
 
 
 def _commit(root: Path) -> dict[str, str]:

@@ -68,7 +68,10 @@ def _looks(rng: np.random.Generator, task: str, held_out: bool) -> list[tuple[st
 
 
 def _cells(rng: np.random.Generator, task: str, count: int) -> tuple[list[tuple[int, int]], str]:
-    """Draw (row, column) cells of which no two share an edge and, for ``position``, the relation of the second object to the first."""
+    """Draw (row, column) cells of which no two share an edge.
+
+    For ``position`` also the relation of the second object to the first; for other tasks "".
+    """
     while True:
         cells = [(int(i) // CELLS, int(i) % CELLS) for i in rng.permutation(CELLS * CELLS)[:count]]
         if any(abs(a - c) + abs(b - d) == 1 for a, b in cells for c, d in cells):

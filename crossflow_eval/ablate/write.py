@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from crossflow_eval.ablate.measure import Measured
 from crossflow_eval.ablate.plan import Plan
+from crossflow_eval.environment import hardware
 from crossflow_eval.report import Entry
 from crossflow_eval.report.grid import Grid, build_grid
 from crossflow_eval.report.text import markdown, tidy
@@ -158,16 +157,6 @@ def _provenance(plan: Plan, measured: Sequence[Measured]) -> str:
         f"Command: `{plan.command}`",
     )
     return "\n".join(f"- {line}" for line in lines) + "\n"
-
-
-def hardware() -> str:
-    """The processor's name and the number of cores that this process may use."""
-    name = "unknown processor"
-    with suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line for line in lines if line.startswith("model name")).partition(":")[2].strip()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{name}, {cores} cores"
 
 
 def _record(plan: Plan, measured: Sequence[Measured], references: Mapping[str, Result]) -> dict[str, Any]:
