@@ -71,7 +71,8 @@ def assert_equal_training(one: Path, other: Path) -> None:
         assert a == pytest.approx(b, rel=1e-5), a["step"]
     weights = load_file(other / "model.safetensors")
     for name, tensor in load_file(one / "model.safetensors").items():
-        assert torch.allclose(tensor, weights[name], rtol=1e-3, atol=2e-5), name
+        free = len(tensor) // 2 if name.endswith("key_value.bias") else 0  # a bias of all keys changes nothing
+        assert torch.allclose(tensor[free:], weights[name][free:], rtol=1e-3, atol=2e-5), name
 
 
 @pytest.mark.parametrize("recipe", ["short", "flat", "baseline", "quiet"])
@@ -210,7 +211,8 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
 def test_wrong_settings(tmp_path):
     assert "must be auto, cpu or cuda" in refused(SMALL, tmp_path, device="tpu")
     assert "must be auto, bf16 or fp32" in refused(SMALL, tmp_path, precision="fp8")
-    assert "does not divide into 3" in refused(replace(SMALL, batch_size=3, accumulate=3), tmp_path / "x") or True
+    with pytest.raises(CrossFlowError, match="does not divide into 3 equal parts"):
+        replace(SMALL, accumulate=3)
     if not torch.cuda.is_available():
         assert "has no device 'cuda'" in refused(SMALL, tmp_path, device="cuda")
 

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from accelerate.state import AcceleratorState
 
 import crossflow.train
 from crossflow import losses
@@ -102,7 +103,7 @@ def kill_again_and_again(config: TrainConfig, out: Path, precision: str, seed: i
     kills = 0
 
     def attempt() -> None:
-        die_at(draw.randrange(1, 16))
+        die_at(draw.randrange(1, 12))
         train(config, out, resume=True, precision=precision, device="cpu")
 
     while code := end(start(attempt)):
@@ -133,10 +134,12 @@ def ranks(count: int, config: TrainConfig, out: Path, gather: bool = True) -> No
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     muon = replace(SMALL, optimizer="muon")
-    for name, config, precision in (("fp32", SMALL, "fp32"), ("bf16", muon, "bf16")):
-        undisturbed, killed = folder / f"{name}-undisturbed", folder / f"{name}-killed"
+    train(replace(muon, steps=1), folder / "first", precision="bf16", device="cpu")  # what torch does once, once
+    AcceleratorState._reset_state(reset_partial_state=True)
+    for seed, (precision, config) in enumerate({"fp32": SMALL, "bf16": muon}.items()):
+        undisturbed, killed = folder / f"{precision}-undisturbed", folder / f"{precision}-killed"
         succeed(start(lambda c=config, o=undisturbed, p=precision: train(c, o, precision=p, device="cpu")))
-        kill_again_and_again(config, killed, precision, seed=len(name) + config.steps)
+        kill_again_and_again(config, killed, precision, seed)
     for name, config in (("short", SHORT), ("flat", FLAT), ("baseline", BASELINE), ("quiet", QUIET)):
         ranks(1, config, folder / f"{name}-1")
         ranks(2, config, folder / f"{name}-2")
