@@ -22,7 +22,6 @@ from torch import Tensor
 
 from crossflow.errors import CrossFlowError
 from crossflow.model import CrossFlow, FlowConfig, FlowModel, Sampling, build_model
-from crossflow.solver import solver_named
 
 FORMAT = "crossflow"
 VERSION = "1"
@@ -39,7 +38,6 @@ def save_checkpoint(path: str | Path, model: FlowModel, notes: Mapping[str, Any]
 def export_checkpoint(path: Path, out: Path, sampling: Sampling) -> None:
     """Copy the checkpoint ``path`` to ``out`` with ``sampling`` as what it recommends; weights and notes stay."""
     model = load_model(path)
-    solver_named(sampling.solver)
     model.config = replace(model.config, sampling=sampling)
     save_checkpoint(out, model, read_header(path))
 

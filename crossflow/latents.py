@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import math
 import os
 import sqlite3
 from collections.abc import Mapping, Sequence
@@ -57,6 +58,8 @@ class PatchPCAConfig:
 
     def __post_init__(self) -> None:
         check_sizes(patch=self.patch, components=self.components)
+        if not 0 < self.sd < math.inf:
+            raise CrossFlowError(f"sd is {self.sd}; it must be a finite number above 0.")
         if self.components > 3 * self.patch**2:
             raise CrossFlowError(
                 f"components is {self.components}, but a patch of side {self.patch} has only {3 * self.patch**2}."

@@ -31,6 +31,7 @@ class TransformerConfig:
 
     def __post_init__(self) -> None:
         check_sizes(width=self.width, depth=self.depth, heads=self.heads, patch=self.patch)
+        check_sizes(summaries=1 + self.summaries)
 
 
 class Transformer(nn.Module):

@@ -28,6 +28,7 @@ SMALL = replace(
     TINY,
     model=replace(TINY.model, sampling=Sampling(solver="euler", steps=1)),
     data=SceneData(count=64),
+    optimizer="adamw",
     batch_size=8,
     steps=12,
     warmup=1,
@@ -36,7 +37,7 @@ SMALL = replace(
     sample_every=6,
 )
 SHORT = replace(SMALL, steps=5, log_every=1)
-FLAT = replace(SHORT, model=replace(SHORT.model, encoder=EncoderConfig(width=32, depth=1, heads=1, readout="flat")))
+GRID = replace(SHORT, model=replace(SHORT.model, encoder=EncoderConfig(width=32, depth=1, heads=1, readout="grid")))
 BASELINE = replace(SHORT, model=replace(SHORT.model, encoder=None, contrastive_weight=0.0))
 QUIET = replace(SHORT, model=replace(SHORT.model, contrastive_weight=0.0))
 
@@ -140,7 +141,7 @@ def main(folder: Path) -> None:
         undisturbed, killed = folder / f"{precision}-undisturbed", folder / f"{precision}-killed"
         succeed(start(lambda c=config, o=undisturbed, p=precision: train(c, o, precision=p, device="cpu")))
         kill_again_and_again(config, killed, precision, seed)
-    for name, config in (("short", SHORT), ("flat", FLAT), ("baseline", BASELINE), ("quiet", QUIET)):
+    for name, config in (("short", SHORT), ("grid", GRID), ("baseline", BASELINE), ("quiet", QUIET)):
         ranks(1, config, folder / f"{name}-1")
         ranks(2, config, folder / f"{name}-2")
     ranks(2, SHORT, folder / "ungathered-2", gather=False)

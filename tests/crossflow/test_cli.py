@@ -1,0 +1,208 @@
+"""The command ``crossflow``: results on stdout, one sentence and exit code 2 for what a user can mend."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from crossflow import train as training
+from crossflow.checkpoint import file_sha256, save_checkpoint
+from crossflow.cli import app
+from crossflow.configs import CONFIGS
+from crossflow.model import Sampling, build_model
+from crossflow.pipeline import TextToImage, prompt_seed
+
+CONFIG = replace(CONFIGS["scenes-tiny"].model, sampling=Sampling(solver="euler", steps=1))
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """The current folder, with a small checkpoint in it."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    save_checkpoint("model.safetensors", build_model(CONFIG), {"step": 3, "training": {"steps": 20}})
+    return tmp_path
+
+
+def invoke(*arguments: object):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def succeeded(*arguments: object):
+    done = invoke(*arguments)
+    assert done.exit_code == 0, done.output + repr(done.exception)
+    return done
+
+
+def refused(*arguments: object) -> str:
+    """The one sentence that a command ends with."""
+    done = invoke(*arguments)
+    assert done.exit_code == 2, done.output + repr(done.exception)
+    assert done.stdout == ""
+    [line] = done.stderr.splitlines()
+    assert line.startswith("Error: ")
+    assert line.endswith(".")
+    return line
+
+
+SAMPLE = ("sample", "--ckpt", "model.safetensors", "--device", "cpu", "--out", "out")
+
+
+def test_samples_of_prompts(place):
+    done = succeeded(*SAMPLE, "--prompt", "a red ball", "--prompt", "../a", "--per-prompt", 2, "--seed", 9)
+    assert done.stdout == "out/samples.jsonl\n"
+    assert done.stderr == "4 images drawn, 0 kept from before\n"
+    rows = [json.loads(line) for line in Path("out/samples.jsonl").read_text().splitlines()]
+    assert [row["file"] for row in rows] == [
+        "000000-0-a-red-ball.png",
+        "000000-1-a-red-ball.png",
+        "000001-0-a.png",
+        "000001-1-a.png",
+    ]
+    assert [row["seed"] for row in rows[:2]] == [prompt_seed(9, "a red ball", copy) for copy in (0, 1)]
+    assert rows[0]["settings"]["weights_sha256"] == file_sha256("model.safetensors")
+    assert sorted(os.listdir("out")) == sorted([*(row["file"] for row in rows), "samples.jsonl"])
+    again = succeeded(*SAMPLE, "--prompt", "a red ball", "--prompt", "../a", "--per-prompt", 2, "--seed", 9)
+    assert again.stderr == "0 images drawn, 4 kept from before\n"
+    assert "choose another --out" in refused(*SAMPLE, "--prompt", "a red ball", "--seed", 8)
+
+
+def test_samples_of_a_file(place):
+    """Blank lines and a byte order mark are passed over; long prompts are counted once."""
+    Path("prompts.txt").write_bytes(
+        "\ufeffa ball\r\n\n  two cones \n".encode() + b"word " * 40 + b"\nlast" + b" word" * 40
+    )
+    done = succeeded(*SAMPLE, "--prompts", "prompts.txt", "--solver", "heun", "--steps", 2, "--guidance-scale", 3)
+    assert "2 prompts are longer than 16 tokens: their ends were not read." in done.stderr
+    rows = [json.loads(line) for line in Path("out/samples.jsonl").read_text().splitlines()]
+    assert [row["prompt"] for row in rows[:2]] == ["a ball", "two cones"]
+    assert rows[0]["settings"] | {"weights_sha256": ""} == {
+        "weights_sha256": "",
+        "seed": 0,
+        "solver": "heun",
+        "steps": 2,
+        "guidance_scale": 3.0,
+    }
+
+
+def test_wrong_prompts(place):
+    Path("empty.txt").write_text("\n  \n")
+    Path("latin.txt").write_bytes(b"a b\xe4ll\n")
+    assert "holds no prompt" in refused(*SAMPLE, "--prompts", "empty.txt")
+    assert "are not UTF-8 text" in refused(*SAMPLE, "--prompts", "latin.txt")
+    assert "cannot be read (No such file" in refused(*SAMPLE, "--prompts", "none.txt")
+    assert "cannot be read (Is a directory" in refused(*SAMPLE, "--prompts", ".")
+    assert "either --prompt TEXT" in refused(*SAMPLE)
+    assert "either --prompt TEXT" in refused(*SAMPLE, "--prompt", "a", "--prompts", "empty.txt")
+    assert "not valid text" in refused(*SAMPLE, "--prompt", "\udcff")
+
+
+def test_wrong_checkpoints_and_settings(place):
+    one = ("--prompt", "a")
+    here = ("sample", "--out", "out", *one, "--ckpt")
+    assert "There is no file none.safetensors" in refused(*here, "none.safetensors")
+    Path("cut.safetensors").write_bytes(Path("model.safetensors").read_bytes()[:-9])
+    assert "not a whole safetensors file" in refused(*here, "cut.safetensors")
+    assert "Unknown solver 'eular'. Did you mean 'euler'?" in refused(*SAMPLE, *one, "--solver", "eular")
+    assert "steps is 0" in refused(*SAMPLE, *one, "--steps", 0)
+    assert "guidance_scale is -2.0" in refused(*SAMPLE, *one, "--guidance-scale", -2)
+    assert "guidance_scale is nan" in refused(*SAMPLE, *one, "--guidance-scale", "nan")
+    assert "no device 'tpu'" in refused(*SAMPLE, *one, "--device", "tpu")
+    Path("file").touch()
+    assert "cannot be written" in refused("sample", "--ckpt", "model.safetensors", *one, "--out", "file/out")
+    assert "cannot be written" in refused("sample", "--ckpt", "model.safetensors", *one, "--out", "file")
+
+
+def test_info_tells_what_a_checkpoint_is(place):
+    found = json.loads(succeeded("info", "model.safetensors").stdout)
+    assert found["sha256"] == file_sha256("model.safetensors")
+    assert (found["format"], found["version"], found["step"]) == ("crossflow", "1", 3)
+    assert found["training"] == {"steps": 20}
+    assert found["config"]["backbone"]["width"] == CONFIG.backbone.width
+    assert "There is no file none" in refused("info", "none")
+    Path("text").write_text("hello")
+    assert "not a whole safetensors file" in refused("info", "text")
+
+
+def test_export_changes_what_is_recommended_and_nothing_else(place):
+    succeeded("export", "model.safetensors", "new.safetensors", "--solver", "heun", "--steps", 4, "--guidance-scale", 2)
+    old, new = (json.loads(succeeded("info", f"{name}.safetensors").stdout) for name in ("model", "new"))
+    assert new["config"]["sampling"] == {"solver": "heun", "steps": 4, "guidance_scale": 2.0}
+    for found in (old, new):
+        del found["file"], found["sha256"], found["config"]["sampling"]
+    assert old == new
+    wrong = ("--solver", "magic", "--steps", 4, "--guidance-scale", 2)
+    assert "Unknown solver 'magic'" in refused("export", "model.safetensors", "x.safetensors", *wrong)
+
+
+TRAIN = ("train", "scenes-tiny", "--device", "cpu", "--precision", "fp32")
+
+
+def test_training_can_be_tried_short_and_resumed(place):
+    done = succeeded(*TRAIN, "--out", "run", "--steps", 2)
+    assert done.stdout == "run/model.safetensors\n"
+    assert "step 2: total " in done.stderr
+    assert "add --resume" in refused(*TRAIN, "--out", "run", "--steps", 2)
+    assert "its training differs" in refused(*TRAIN, "--out", "run", "--steps", 3, "--resume")
+    assert "its seed differs" in refused(*TRAIN, "--out", "run", "--steps", 2, "--resume", "--seed", 5)
+    assert "resuming after step 2 of 2" in succeeded(*TRAIN, "--out", "run", "--steps", 2, "--resume").stderr
+    assert TextToImage.from_checkpoint("run/model.safetensors").defaults == CONFIGS["scenes-tiny"].model.sampling
+
+
+def test_wrong_training(place):
+    assert "Unknown config 'scenes-tinny'. Did you mean 'scenes-tiny'?" in refused(
+        "train", "scenes-tinny", "--out", "x"
+    )
+    assert "must be auto, bf16 or fp32" in refused("train", "scenes-tiny", "--out", "x", "--precision", "fp8")
+    assert "must be auto, cpu or cuda" in refused("train", "scenes-tiny", "--out", "x", "--device", "tpu")
+    Path("file").touch()
+    assert "cannot be written" in refused(*TRAIN, "--out", "file/run")
+
+
+def test_ctrl_c_ends_with_a_sentence(place, monkeypatch):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training._Run, "advance", interrupted)
+    done = invoke(*TRAIN, "--out", "run", "--steps", 2)
+    assert done.exit_code == 130
+    assert done.stderr.splitlines()[-1].startswith("Stopped.")
+    assert "Traceback" not in done.output
+
+
+def test_the_recipes_are_listed():
+    lines = succeeded("train", "--list").stdout.splitlines()
+    assert [line.partition(":")[0] for line in lines] == list(CONFIGS)
+
+
+@pytest.mark.slow
+def test_torchrun_trains_on_two_processes(tmp_path):
+    """As the help of ``crossflow train`` says; the same losses as one process."""
+    tools = Path(sys.executable).parent
+    train = [tools / "crossflow", *TRAIN, "--steps", "6"]
+    both = [
+        tools / "torchrun",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "--no-python",
+        *train,
+        "--out",
+        tmp_path / "two",
+    ]
+    done = subprocess.run(both, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{tmp_path / 'two' / 'model.safetensors'}\n"
+    assert done.stderr.count("step 6: ") == 1
+    succeeded(*TRAIN, "--steps", 6, "--out", tmp_path / "one")
+    rows = [
+        [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
+    ]
+    for one, two in zip(*rows, strict=True):
+        assert one == pytest.approx(two, rel=1e-4)
