@@ -32,9 +32,9 @@ def _one_sentence() -> Iterator[None]:
         raise typer.Exit(130) from error
 
 
-def _list_configs(wanted: bool) -> None:
+def _list_configs(wanted: bool) -> bool:
     if not wanted:
-        return
+        return wanted
     with _one_sentence():
         from crossflow.configs import CONFIGS
 
