@@ -84,7 +84,7 @@ class Scene:
 
 
 def sample_scene(rng: np.random.Generator, looks: list[tuple[str, str]], cells: list[tuple[int, int]]) -> Scene:
-    """Draw a scene whose i-th object has the (shape, color) ``looks[i]`` and stands in the (row, column) ``cells[i]``."""
+    """Draw a scene; its i-th object has the (shape, color) ``looks[i]`` and stands in ``cells[i]``, (row, column)."""
     camera = Camera(height=float(rng.uniform(1.2, 2.0)), pitch=float(rng.uniform(-0.12, 0.12)))
     night = bool(rng.random() < 0.3)
     light = 0.45 if night else 1.0
