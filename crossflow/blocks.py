@@ -43,10 +43,9 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "b n d"]:
         """Return the attended values, [b n d]."""
         b, n, d = x.shape
-        key, value = self.key_value(x if context is None else context).chunk(2, dim=-1)
-        split = [part.view(b, -1, self.heads, d // self.heads).transpose(1, 2) for part in (self.query(x), key, value)]
-        allowed = None if mask is None else mask[:, None, None, :]
-        attended = _attend(*split, allowed)
+        joined = (self.query(x), *self.key_value(x if context is None else context).chunk(2, dim=-1))
+        query, key, value = (part.view(b, -1, self.heads, d // self.heads).transpose(1, 2) for part in joined)
+        attended = _attend(query, key, value, None if mask is None else mask[:, None, None, :])
         return self.out(attended.transpose(1, 2).reshape(b, n, d))
 
 

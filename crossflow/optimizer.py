@@ -59,23 +59,23 @@ class Optimizer:
             kept: dict[int, dict[str, Tensor]] = {}
             for slot in self._slots():
                 if slot.part is part:
-                    kept.setdefault(slot.index, {})[slot.key] = state[slot.name]
+                    kept.setdefault(slot.place, {})[slot.key] = state[slot.name]
             part.load_state_dict({"state": kept, "param_groups": part.state_dict()["param_groups"]})
 
     def _slots(self) -> list["_Slot"]:
         return [
-            _Slot(part, index, parameter, key, f"optimizer.{self.names[parameter]}.{key}")
+            _Slot(part, place, parameter, key, f"optimizer.{self.names[parameter]}.{key}")
             for part in self.parts
-            for index, parameter in enumerate(part.param_groups[0]["params"])
+            for place, parameter in enumerate(part.param_groups[0]["params"])
             for key in KEPT[type(part)]
         ]
 
 
 class _Slot(NamedTuple):
-    """One tensor that a part keeps: ``key`` of its ``index``-th parameter, and its name in the state."""
+    """One tensor that a part keeps: ``key`` of the parameter at ``place``, and its name in the state."""
 
     part: torch.optim.Optimizer
-    index: int
+    place: int
     parameter: nn.Parameter
     key: str
     name: str

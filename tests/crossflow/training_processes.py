@@ -33,7 +33,7 @@ SMALL = replace(
     steps=12,
     warmup=1,
     log_every=2,
-    save_every=4,
+    save_every=2,
     sample_every=6,
 )
 SHORT = replace(SMALL, steps=5, log_every=1)
@@ -104,7 +104,7 @@ def kill_again_and_again(config: TrainConfig, out: Path, precision: str, seed: i
     kills = 0
 
     def attempt() -> None:
-        die_at(draw.randrange(1, 12))
+        die_at(draw.randrange(1, 20))  # the first state is saved at about the 12th
         train(config, out, resume=True, precision=precision, device="cpu")
 
     while code := end(start(attempt)):
