@@ -13,10 +13,18 @@ from safetensors.torch import load_file, save_file
 
 import crossflow
 from crossflow import checkpoint
-from crossflow.checkpoint import load_checkpoint, load_model, read_header, save_checkpoint, usable_device, write_tensors
+from crossflow.checkpoint import (
+    export_checkpoint,
+    load_checkpoint,
+    load_model,
+    read_header,
+    save_checkpoint,
+    usable_device,
+    write_tensors,
+)
 from crossflow.configs import CONFIGS
 from crossflow.errors import CrossFlowError
-from crossflow.model import CrossFlow, build_model
+from crossflow.model import CrossFlow, Sampling, build_model
 
 CONFIG = CONFIGS["scenes-tiny"].model
 
@@ -83,6 +91,22 @@ def test_a_round_trip_is_bit_equal(model, file):
 def test_the_same_model_gives_the_same_bytes(model, file, tmp_path):
     save_checkpoint(tmp_path / "again.safetensors", load_checkpoint(file), {"step": 7})
     assert (tmp_path / "again.safetensors").read_bytes() == file.read_bytes()
+
+
+def test_an_export_changes_the_recommended_sampling_and_nothing_else(file, tmp_path):
+    out, sampling = tmp_path / "out.safetensors", Sampling(solver="heun", steps=5, guidance_scale=2.5)
+    export_checkpoint(file, out, sampling)
+    before, after = load_file(file), load_file(out)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert load_model(out).config == replace(load_model(file).config, sampling=sampling)
+    assert read_header(out)["step"] == 7
+
+
+def test_an_export_with_an_unknown_solver_writes_nothing(file, tmp_path):
+    with pytest.raises(CrossFlowError, match="Did you mean 'heun'"):
+        export_checkpoint(file, tmp_path / "out.safetensors", Sampling(solver="huen"))
+    assert not (tmp_path / "out.safetensors").exists()
 
 
 def test_the_image_tower_is_trained_and_never_shipped(model, file):
