@@ -17,8 +17,8 @@ from crossflow_eval.environment import hardware
 from crossflow_eval.launch import Request, entries, evaluate, write_page
 from crossflow_eval.types import Result
 
-SCALES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-VALIDATION_PROMPTS = 480
+SCALES = (1.5, 2.0, 3.0, 4.0)
+VALIDATION_PROMPTS = 240
 WEIGHTS = SHIPPED.parent
 RESULTS = Path("results/scenes/t2i.md")
 
