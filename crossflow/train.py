@@ -170,7 +170,8 @@ class _Run:
         self.optimizer.step(self.config.rate(self.step))
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
-            averages, weights = list(self.ema.parameters()), list(self.model.parameters())
+            averages: list[Tensor] = list(self.ema.parameters())
+            weights: list[Tensor] = list(self.model.parameters())
             torch._foreach_lerp_(averages, weights, 1.0 - decay)  # pyright: ignore[reportPrivateImportUsage]
         self.step += 1
 
