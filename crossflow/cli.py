@@ -28,7 +28,7 @@ def _one_sentence() -> Iterator[None]:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(2) from error
     except KeyboardInterrupt as error:
-        typer.echo("Stopped. What is finished is kept: the same command goes on from there (train: with --resume).", err=True)
+        typer.echo("Stopped. What is finished is kept: the same command goes on (train: with --resume).", err=True)
         raise typer.Exit(130) from error
 
 
