@@ -9,6 +9,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .PHONY: demo test check bench constraints clean
 
+demo: export OMP_NUM_THREADS := 1
 demo: $(READY)  ## evaluate the shipped model and print the table
 	$(BIN)/crossflow-eval t2i --limit 250 --out runs/demo
 
