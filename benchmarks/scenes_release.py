@@ -29,9 +29,8 @@ def measure(suite: str, checkpoint: Path, scale: float | None = None, limit: int
     result, folder = evaluate(request)
     if result is None:
         raise SystemExit("The release is made by one process: run it without torchrun.")
-    print(
-        f"{suite} at {scale or 'the recommended scale'}: GenEval {result.values['geneval'].mean:.3f}", file=sys.stderr
-    )
+    scores = ", ".join(f"{name} {value.mean:.3f}" for name, value in result.values.items() if "geneval" in name)
+    print(f"{suite} at {scale or 'the recommended scale'}: {scores}", file=sys.stderr)
     return result, folder
 
 
