@@ -1,8 +1,8 @@
 """CrossFlow, and the standard flow matching it is compared with: the only place where the parts meet.
 
-Both answer the same four calls: ``forward(batch, draws)`` is the training loss, ``source(tokens, mask, noise)`` the
-start of the flow, ``velocity(...)`` the guided field, ``generate(...)`` all of sampling. CrossFlow's flow itself never
-sees the text: it is in x0, which the encoder made of it.
+Both answer the same calls: ``forward(batch, draws)`` is the training loss, ``velocity(...)`` the guided field,
+``generate(...)`` all of sampling. CrossFlow's field never sees the text: it is in x0, which ``source(...)`` made of it;
+the baseline's starts from noise and is given the text.
 """
 
 from dataclasses import dataclass, field
