@@ -144,12 +144,12 @@ def _from_compvis(path: Path) -> nn.Module:
             f" missing: {some(missing) or 'none'}; unknown: {some(unknown) or 'none'}."
         )
     for name, value in state.items():
-        one_by_one = value.ndim == 4 and own[names[name]].ndim == 2
-        own[names[name]] = value[..., 0, 0] if one_by_one else value
-    try:
-        vae.load_state_dict(own, assign=True)
-    except RuntimeError as error:
-        raise CrossFlowError(f"{path} holds weights that do not fit together ({error}).") from error
+        as_linear = value.ndim == 4 and own[names[name]].ndim == 2
+        state[name] = value[..., 0, 0] if as_linear else value
+    odd = [name for name, value in state.items() if value.shape != own[names[name]].shape]
+    if odd:
+        raise CrossFlowError(f"{path} is damaged: the shape of {some(odd)} does not fit the other weights.")
+    vae.load_state_dict({names[name]: value for name, value in state.items()}, assign=True)
     return vae
 
 
