@@ -1,0 +1,289 @@
+"""Monocular depth: least-squares alignment, ten errors and the crops of the field, in float64.
+
+With prediction d and target g in metres over the n valid pixels, and e = ln(d / g):
+
+    abs_rel   mean |d - g| / g              rmse_log  sqrt(mean e^2)
+    sq_rel    mean (d - g)^2 / g            log10     mean |e| / ln 10
+    rmse      sqrt(mean (d - g)^2)          si_log    100 sqrt(mean e^2 - (mean e)^2)
+    i_rmse    sqrt(mean (1/d - 1/g)^2)      delta k   share of max(d/g, g/d) < 1.25^k, strictly
+
+An image's errors are over its own pixels; a suite's are the mean over its images (D. Eigen, C. Puhrsch and R. Fergus,
+2014; KITTI's benchmark for si_log and i_rmse). Affine-invariant predictions are first fitted to the target, as by
+R. Ranftl et al., 2020.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from crossflow_eval.metrics.crops import BENCHMARK, Crop, benchmark_corner, kept_columns
+from crossflow_eval.stats import BOOTSTRAP, bootstrap_mean
+from crossflow_eval.types import Example, Output, Row, SetupError, Value
+
+ERRORS = ("abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "delta1", "delta2", "delta3", "i_rmse", "si_log")
+MIN_DISPARITY = 1e-3
+"""What an aligned disparity is raised to before it is inverted, in 1 / metre."""
+MIN_PREDICTION = 1e-6
+"""What every prediction is raised to before it is judged, in metres."""
+_BLOCK = 1 << 14
+"""Pixels summed at a time, so that all of a block's arrays stay in the processor's cache."""
+
+Space = Literal["depth", "disparity"]
+
+
+class Alignment(NamedTuple):
+    """The affine map ``scale * prediction + shift`` that brings a prediction to depth, or to disparity."""
+
+    scale: float
+    shift: float
+
+
+def align(prediction: np.ndarray, target: np.ndarray, mask: np.ndarray, space: Space = "depth") -> Alignment:
+    """Fit a prediction [h w] to the target depth [h w] on the pixels of the mask (bool [h w]) by least squares.
+
+    In space "depth" it minimises the sum of (scale p + shift - g)^2. In space "disparity" the prediction is a
+    disparity: it is fitted to 1 / g, on those pixels of the mask where it is positive. A prediction that is constant
+    there says nothing of the scale, which is then 0.
+
+    Raises:
+        SetupError: shapes that differ, an empty mask, and under the mask a prediction that is not finite or a target
+            that is not positive and finite.
+    """
+    return _fit(*_valid_pixels(prediction, target, mask), space)
+
+
+def depth_errors(prediction: np.ndarray, target: np.ndarray, mask: np.ndarray) -> dict[str, float]:
+    """The ten errors (``ERRORS``) of a depth prediction [h w] in metres, on the pixels of the mask (bool [h w]).
+
+    Nothing is aligned or clipped.
+
+    Raises:
+        SetupError: as ``align``, and for a prediction that is not positive under the mask.
+    """
+    predicted, measured = _valid_pixels(prediction, target, mask)
+    if not predicted.min() > 0:
+        raise SetupError(
+            f"{int((predicted <= 0).sum())} of {predicted.size} predicted depths are not positive; "
+            "give depth in metres, clipped from below."
+        )
+    return _errors(predicted, measured)
+
+
+def _valid_pixels(prediction: np.ndarray, target: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Prediction and target under the mask: float64 [n], checked."""
+    if prediction.ndim != 2 or not prediction.shape == target.shape == mask.shape:
+        shapes = ", ".join(str(list(array.shape)) for array in (prediction, target, mask))
+        raise SetupError(f"prediction, target and mask have the shapes {shapes}; they must be one [h w].")
+    places = np.flatnonzero(mask)
+    if not places.size:
+        raise SetupError("no pixel is valid, so there is nothing to judge; check the target's unit and the crop.")
+    predicted, measured = (array.ravel().take(places).astype(np.float64) for array in (prediction, target))
+    if not np.isfinite(predicted).all():
+        bad = int((~np.isfinite(predicted)).sum())
+        raise SetupError(f"the prediction is NaN or infinite at {bad} of {places.size} valid pixels; mend the model.")
+    if not (measured.min() > 0 and measured.max() < math.inf):
+        raise SetupError("the target holds depths under its mask that are not positive and finite; mend the mask.")
+    return predicted, measured
+
+
+def _fit(predicted: np.ndarray, measured: np.ndarray, space: Space) -> Alignment:
+    if space == "disparity":
+        seen = predicted > 0
+        if not seen.any():
+            raise SetupError("no valid pixel has a positive disparity; give disparity, or align in depth space.")
+        predicted, measured = predicted[seen], 1 / measured[seen]
+    origin, level = predicted[0], measured[0]
+    x, y = predicted - origin, measured - level  # from one pixel, so that what is constant is exactly 0
+    x_mean, y_mean = x.mean(), y.mean()
+    variance = x @ x / x.size - x_mean**2
+    scale = float((x @ y / x.size - x_mean * y_mean) / variance) if variance > 0 else 0.0
+    return Alignment(scale, float(level + y_mean - scale * (origin + x_mean)))
+
+
+def _aligned(predicted: np.ndarray, alignment: Alignment, space: Space) -> np.ndarray:
+    fitted = alignment.scale * predicted + alignment.shift
+    return fitted if space == "depth" else 1 / np.maximum(fitted, MIN_DISPARITY)
+
+
+def _errors(predicted: np.ndarray, measured: np.ndarray) -> dict[str, float]:
+    n = predicted.size
+    blocks = (slice(start, start + _BLOCK) for start in range(0, n, _BLOCK))
+    mean = np.sum([_sums(predicted[block], measured[block]) for block in blocks], axis=0) / n
+    relative, relative_square, square, log_square, log_size, log, *shares, inverse_square = mean.tolist()
+    values = (
+        relative,
+        relative_square,
+        math.sqrt(square),
+        math.sqrt(log_square),
+        log_size / math.log(10),
+        *shares,
+        math.sqrt(inverse_square),
+        100 * math.sqrt(max(log_square - log**2, 0.0)),
+    )
+    return dict(zip(ERRORS, values, strict=True))
+
+
+def _sums(d: np.ndarray, g: np.ndarray) -> np.ndarray:
+    """What the errors are made of, summed over a block. One quotient serves for all but 1/d, one logarithm for both."""
+    difference = d - g
+    ratio = d / g
+    relative = ratio - 1
+    log = np.log(ratio)
+    worst = np.maximum(ratio, g / d)
+    inverse = relative / d
+    sums = [
+        np.abs(relative).sum(),
+        relative @ difference,
+        difference @ difference,
+        log @ log,
+        np.abs(log).sum(),
+        log.sum(),
+        *(np.count_nonzero(worst < 1.25**k) for k in (1, 2, 3)),
+        inverse @ inverse,
+    ]
+    return np.array(sums, dtype=np.float64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DepthProtocol:
+    """How predictions become errors. Depths in metres; a target's pixel is valid strictly between the two bounds.
+
+    ``space`` None takes predictions as depth in metres; else each is first fitted to its target (:func:`align`).
+    Predictions are then clipped to the bounds. ``crops`` are judged one by one: the values of a crop called "a" are
+    "a/abs_rel" and so on, those of the crop "" have the bare names. ``fit_side``: alignment uses only as many columns
+    as would shrink the longer side to this many pixels.
+    """
+
+    min_depth: float
+    max_depth: float = math.inf
+    space: Space | None = None
+    crops: Mapping[str, Crop]
+    fit_side: int | None = None
+
+    def valid(self, target: np.ndarray) -> np.ndarray:
+        """Where a target [h w] lies between the bounds: bool [h w]. NaN and infinite depths do not."""
+        return (target > self.min_depth) & (target < self.max_depth)
+
+    def judge(self, prediction: np.ndarray, target: np.ndarray, mask: np.ndarray) -> dict[str, float]:
+        """The errors of one prediction on one mask, all [h w]; with ``scale`` and ``shift`` where it is aligned.
+
+        Raises:
+            SetupError: as ``align``, and for a prediction in metres that is off by a factor of about 1000.
+        """
+        predicted, measured = _valid_pixels(prediction, target, mask)
+        fitted: dict[str, float] = {}
+        if self.space is None:
+            _check_unit(predicted, measured)
+        else:
+            columns = kept_columns(*target.shape, side=self.fit_side)
+            alignment = (
+                _fit(predicted, measured, self.space)
+                if columns is None
+                else align(prediction[:, columns], target[:, columns], mask[:, columns], self.space)
+            )
+            predicted = _aligned(predicted, alignment, self.space)
+            fitted = alignment._asdict()
+        return _errors(predicted.clip(max(self.min_depth, MIN_PREDICTION), self.max_depth), measured) | fitted
+
+
+def _check_unit(predicted: np.ndarray, measured: np.ndarray) -> None:
+    ratio = float(predicted.mean() / measured.mean())
+    if 500 < ratio < 2000 or 500 < 1 / (ratio or math.inf) < 2000:
+        larger = "larger" if ratio > 1 else "smaller"
+        raise SetupError(
+            f"the prediction is about 1000 times {larger} than the target: metres against millimetres? Give metres."
+        )
+
+
+def _check_target(target: np.ndarray, bounded: np.ndarray, protocol: DepthProtocol) -> None:
+    if bounded.any():
+        return
+    seen = target[np.isfinite(target) & (target > 0)]
+    median = float(np.median(seen)) if seen.size else 0.0
+    hint = ""
+    if protocol.min_depth < median / 1000 < protocol.max_depth:
+        hint = "; a thousandth of it does: are these millimetres, read as metres?"
+    raise SetupError(
+        f"no depth of the target lies between {protocol.min_depth} and {protocol.max_depth} m, "
+        f"its median is {median:.6g}{hint or '; check the file and its scale.'}"
+    )
+
+
+def _named(crop: str, what: str) -> str:
+    return f"{crop}/{what}" if crop else what
+
+
+class DepthErrors:
+    """The ten errors under a protocol: each image's over its valid pixels, then the mean over the images.
+
+    ``read`` gives an example's target as depth in metres, float [h w], and the data set's own mask, bool [h w], or None
+    where the protocol's bounds make it. Rows: the errors of each crop, ``pixels``, and ``scale`` and ``shift`` where
+    predictions are aligned. Under a protocol with KITTI's benchmark crop a prediction may be of that crop alone.
+    """
+
+    def __init__(
+        self,
+        protocol: DepthProtocol,
+        read: Callable[[Any], tuple[np.ndarray, np.ndarray | None]],
+    ) -> None:
+        self._how, self._read = protocol, read
+        self._names = [_named(crop, error) for crop in protocol.crops for error in ERRORS]
+        self._scores: dict[str, list[float]] = {name: [] for name in self._names}
+        self.higher_is_better: Mapping[str, bool] = {name: "delta" in name for name in self._names}
+        self.protocol: Mapping[str, Any] = {
+            "min_depth": protocol.min_depth,
+            "max_depth": None if math.isinf(protocol.max_depth) else protocol.max_depth,
+            "alignment": f"least squares in {protocol.space}" if protocol.space else "none",
+            "clip": f"to the bounds, at least {MIN_PREDICTION} m; aligned disparity at least {MIN_DISPARITY} / m",
+            "delta": "below 1.25^k, strictly",
+            "fit_side": protocol.fit_side,
+            "crops": {name: str(crop) for name, crop in protocol.crops.items()},
+            "mean": "over pixels, then over images",
+            "interval": BOOTSTRAP,
+        }
+
+    def update(self, examples: Sequence[Example], outputs: Sequence[Output]) -> list[Row]:
+        """Judge the outputs, float [h w]. Raises SetupError with the example's id for what cannot be judged."""
+        return [self._judge(example, output) for example, output in zip(examples, outputs, strict=True)]
+
+    def _judge(self, example: Example, output: Output) -> Row:
+        target, mask = self._read(example.target)
+        row: Row = {}
+        try:
+            prediction = self._placed(np.asarray(output), target.shape)
+            bounded = self._how.valid(target)
+            _check_target(target, bounded, self._how)
+            valid = bounded if mask is None else mask
+            for name, crop in self._how.crops.items():
+                window = crop.window(*target.shape)
+                judged = self._how.judge(prediction[window], target[window], valid[window])
+                said = judged | {"pixels": int(np.count_nonzero(valid[window]))}
+                row |= {_named(name, key): value for key, value in said.items()}
+        except SetupError as error:
+            raise SetupError(f"{example.id}: {error}") from error
+        for name in self._names:
+            self._scores[name].append(row[name])
+        return row
+
+    def _placed(self, prediction: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """The prediction at the target's size; one of KITTI's benchmark crop is put where it was cut from."""
+        if prediction.shape == shape:
+            return prediction
+        if prediction.shape == BENCHMARK and any(crop.benchmark for crop in self._how.crops.values()):
+            top, left = benchmark_corner(*shape)
+            whole = np.full(shape, np.nan, dtype=prediction.dtype)
+            whole[top : top + BENCHMARK[0], left : left + BENCHMARK[1]] = prediction
+            return whole
+        raise SetupError(
+            f"the prediction has the shape {list(prediction.shape)} and the target {list(shape)}; "
+            "resize predictions to their target."
+        )
+
+    def compute(self) -> dict[str, Value]:
+        """The mean of each error over the images."""
+        return {name: bootstrap_mean(scores) for name, scores in self._scores.items()}

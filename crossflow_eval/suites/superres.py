@@ -1,0 +1,118 @@
+"""The suite ``imagenet_sr``: ImageNet's validation images from 64 to 256 pixels, after Table 6 of the paper.
+
+The pairs are made once from the original files, by SR3's recipe (C. Saharia et al., 2021): an image whose shorter side
+is below 256 pixels is dropped; of the others the largest square in the middle is shrunk to 256 x 256 by averaging
+areas, and that to 64 x 64 by bicubic interpolation with antialiasing. Both are kept as 8-bit RGB PNG: ``low/<id>.png``
+is the source, ``high/<id>.png`` the target.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from crossflow_eval.metrics.restoration import Restoration
+from crossflow_eval.names import first_few
+from crossflow_eval.types import Example, SetupError, Suite
+
+VERSION = "1"
+HIGH, LOW = 256, 64
+"""Pixels a side of the targets and of the sources."""
+ORIGINALS = (".jpeg", ".jpg", ".png")
+
+
+def suite() -> Suite:
+    """Build the suite; its data root is a folder that :func:`prepare` made."""
+    return Suite(
+        name="imagenet_sr",
+        version=VERSION,
+        task="sr",
+        output="png",
+        examples=_examples,
+        metrics={"restoration": Restoration},
+    )
+
+
+def _examples(root: Path | None) -> Sequence[Example]:
+    if root is None or not all((root / part).is_dir() for part in ("low", "high")):
+        raise SetupError(
+            f"The suite imagenet_sr needs a data root with the folders low and high, got {root}; make it from "
+            "ImageNet's validation images with crossflow_eval.suites.superres.prepare(images, root)."
+        )
+    low, high = ({path.stem: path for path in (root / part).glob("*.png")} for part in ("low", "high"))
+    alone = sorted(low.keys() ^ high.keys())
+    if alone or not low:
+        what = f"{len(alone)} images are in low or high alone: {first_few(alone)}" if alone else "there are no images"
+        raise SetupError(f"The pairs in {root} are not whole: {what}. Run the preparation again.")
+    wrong = [path.name for files, side in ((low, LOW), (high, HIGH)) for path in files.values() if not _is(path, side)]
+    if wrong:
+        raise SetupError(
+            f"{len(wrong)} files in {root} are not RGB images of {LOW} (low) or {HIGH} (high) pixels a side: "
+            f"{first_few(sorted(wrong))}. Remove them and run the preparation again."
+        )
+    return [Example(id=name, source=low[name], target=high[name]) for name in sorted(low)]
+
+
+def _is(path: Path, side: int) -> bool:
+    try:
+        with Image.open(path) as image:
+            return image.size == (side, side) and image.mode == "RGB"
+    except OSError:
+        return False
+
+
+def prepare(images: Path, root: Path) -> tuple[int, int]:
+    """Make the pairs of the originals under ``images`` (also of its subfolders) in ``root``; returns (made, dropped).
+
+    Pairs that are there already are kept, so that a preparation that was stopped goes on.
+
+    Raises:
+        SetupError: no originals, two of one name, or originals that cannot be read, with the first of them.
+    """
+    originals = sorted(path for path in images.rglob("*") if path.suffix.lower() in ORIGINALS)
+    names = [path.stem for path in originals]
+    if not originals or len(set(names)) < len(names):
+        raise SetupError(f"{images} holds {len(names)} images ({', '.join(ORIGINALS)}) of {len(set(names))} names.")
+    for part in ("low", "high"):
+        (root / part).mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor() as pool:
+        kept = list(pool.map(partial(_prepare, root=root), originals))
+    return sum(kept), len(kept) - sum(kept)
+
+
+def _prepare(original: Path, root: Path) -> bool:
+    """Write the pair of one original; False where it is too small."""
+    try:
+        with Image.open(original) as image:
+            if min(image.size) < HIGH:
+                return False
+            places = {part: root / part / f"{original.stem}.png" for part in ("low", "high")}
+            if all(place.exists() for place in places.values()):
+                return True
+            pixels = np.asarray(image.convert("RGB"))
+    except OSError as error:
+        raise SetupError(f"Cannot read the image {original}: {error}.") from error
+    low, high = make_pair(pixels)
+    for part, made in (("low", low), ("high", high)):
+        temporary = places[part].with_suffix(".tmp")
+        Image.fromarray(made).save(temporary, format="PNG")
+        os.replace(temporary, places[part])
+    return True
+
+
+def make_pair(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Source [64 64 3] and target [256 256 3] of an image, all uint8 RGB; its shorter side is at least 256 pixels."""
+    height, width = image.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = np.ascontiguousarray(image[top : top + side, left : left + side])
+    high = cv2.resize(square, (HIGH, HIGH), interpolation=cv2.INTER_AREA)
+    low = np.asarray(Image.fromarray(high).resize((LOW, LOW), Image.Resampling.BICUBIC))
+    return low, high
