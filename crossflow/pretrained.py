@@ -38,6 +38,17 @@ def local_folder(source: str | Path, holds: str) -> Path:
 
 
 @contextmanager
+def readable(path: Path, kind: str) -> Iterator[None]:
+    """Say as CrossFlowError that ``path`` is not, or no longer, what a library should read as ``kind``."""
+    try:
+        yield
+    except UNREADABLE as error:
+        raise CrossFlowError(
+            f"{path} does not load as {kind} ({_first_line(error)}): get the files again, or give another folder."
+        ) from error
+
+
+@contextmanager
 def quiet(logging: Any) -> Iterator[None]:
     """No progress bar and no notice of transformers or diffusers, whichever library's ``utils.logging`` is given."""
     bar, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
@@ -56,11 +67,8 @@ def load_pretrained(kind: Any, folder: Path, logging: Any, **options: Any) -> An
 
     CrossFlowError where the files are damaged or lack any weight: the libraries would draw that at random.
     """
-    with quiet(logging):
-        try:
-            model, report = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True, **options)
-        except UNREADABLE as error:
-            raise CrossFlowError(f"{folder} does not load as {kind.__name__} ({first_line(error)}).") from error
+    with quiet(logging), readable(folder, kind.__name__):
+        model, report = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True, **options)
     if report["missing_keys"]:
         raise CrossFlowError(f"{folder} holds no whole {kind.__name__}: it lacks {some(report['missing_keys'])}.")
     return model.eval().requires_grad_(False)
@@ -74,7 +82,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
         raise CrossFlowError(
-            f"{path} is neither safetensors nor a pickle of tensors alone ({first_line(error)}): nothing else is "
+            f"{path} is neither safetensors nor a pickle of tensors alone ({_first_line(error)}): nothing else is "
             "loaded, because a pickle can run code; save its state_dict by itself, best as .safetensors."
         ) from error
     state = content.get("state_dict", content) if isinstance(content, dict) else {}
@@ -89,6 +97,6 @@ def some(names: Any) -> str:
     return ", ".join(first) + (f" and {rest} more" if rest > 0 else "")
 
 
-def first_line(error: BaseException) -> str:
+def _first_line(error: BaseException) -> str:
     """What an error says, up to the end of its first sentence or line."""
     return str(error).split("\n")[0].split(". ")[0] or type(error).__name__

@@ -13,7 +13,7 @@ from torch import Tensor
 from crossflow.caption_cleaning import clean_caption
 from crossflow.errors import CrossFlowError, named
 from crossflow.latents import MiniLM, TextEmbedder
-from crossflow.pretrained import UNREADABLE, first_line, load_pretrained, local_folder, quiet
+from crossflow.pretrained import load_pretrained, local_folder, quiet, readable
 
 CHUNK = 64
 """Prompts embedded at once. It bounds the memory and changes nothing but the last bits."""
@@ -162,7 +162,8 @@ def _tokenizer(folder: Path) -> _Tokenizer:
     if (folder / "spiece.model").exists() and not (folder / "tokenizer.json").exists():
         from sentencepiece import SentencePieceProcessor
 
-        pieces = SentencePieceProcessor(model_file=str(folder / "spiece.model"))
+        with readable(folder / "spiece.model", "SentencePieceProcessor"):
+            pieces = SentencePieceProcessor(model_file=str(folder / "spiece.model"))
         return _Tokenizer(lambda texts: [[*ids, pieces.eos_id()] for ids in pieces.encode(texts)], pieces.pad_id())
     tokenizer = _read(folder, "AutoTokenizer")
     return _Tokenizer(lambda texts: tokenizer(texts, verbose=False)["input_ids"], tokenizer.pad_token_id)
@@ -172,8 +173,5 @@ def _read(folder: Path, kind: str) -> Any:
     """What the class ``kind`` of transformers makes of the files in ``folder``."""
     import transformers
 
-    with quiet(transformers.utils.logging):
-        try:
-            return getattr(transformers, kind).from_pretrained(folder, local_files_only=True)
-        except UNREADABLE as error:
-            raise CrossFlowError(f"{folder} does not load with {kind} ({first_line(error)}).") from error
+    with quiet(transformers.utils.logging), readable(folder, kind):
+        return getattr(transformers, kind).from_pretrained(folder, local_files_only=True)
