@@ -29,13 +29,14 @@ from crossflow.checkpoint import (
     written,
 )
 from crossflow.configs import TrainConfig
-from crossflow.data import CachedPairs, scene_images, scene_pairs
+from crossflow.data import Pairs, scene_images, scene_pairs
 from crossflow.errors import CrossFlowError
 from crossflow.latents import MiniLM
 from crossflow.losses import draw
-from crossflow.model import Batch, FlowModel, Losses, build_model
+from crossflow.model import FlowModel, Losses, build_model
 from crossflow.optimizer import Optimizer
-from crossflow.pipeline import TextToImage, grid
+from crossflow.pipeline import TextToImage
+from crossflow.samples import grid
 from crossflow.scenes.spec import VERSION as WORLD
 
 GRID_PROMPTS = (
@@ -143,22 +144,21 @@ class _Run:
         self.optimizer = Optimizer(config.optimizer, self.model, config.betas, config.weight_decay)
         self.wrapped = cast(nn.Module, accelerator.prepare_model(self.model))
 
-    def advance(self, pairs: CachedPairs) -> Losses:
+    def advance(self, pairs: Pairs) -> Losses:
         """One optimiser step; returns the losses of the whole batch, averaged over processes and parts."""
         config, device = self.config, self.accelerator.device
         generator = torch.Generator().manual_seed(_seed(self.seed, self.step))
-        batch = pairs.batch(config.batch_size, generator)
+        picks = pairs.pick(self.step, config.batch_size, generator)
         draws = draw(config.batch_size, config.model.shape, config.model.null_rate, generator)
-        batch = Batch(*(part.to(device) for part in batch[:4]))
-        draws = type(draws)(*(part.to(device) for part in draws))
         losses = []
         for part in range(config.accumulate):
             start = (part * self.accelerator.num_processes + self.accelerator.process_index) * self.share
-            rows = start, start + self.share
+            batch = pairs.load(picks, draws, start, start + self.share).to(device)
+            mine = draws.rows(start, start + self.share).to(device)
             synchronised = part == config.accumulate - 1
             with contextlib.nullcontext() if synchronised else self.accelerator.no_sync(self.wrapped):
                 with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                    found: Losses = self.wrapped(batch.rows(*rows), draws.rows(*rows))
+                    found: Losses = self.wrapped(batch, mine)
                 self.accelerator.backward(found.total / config.accumulate)
             losses.append(torch.stack([value.detach().float() for value in found]))
         self._update()
