@@ -45,17 +45,24 @@ class Attention(nn.Module):
         b, n, d = x.shape
         joined = (self.query(x), *self.key_value(x if context is None else context).chunk(2, dim=-1))
         query, key, value = (part.view(b, -1, self.heads, d // self.heads).transpose(1, 2) for part in joined)
-        attended = _attend(query, key, value, None if mask is None else mask[:, None, None, :])
+        attended = attend(query, key, value, None if mask is None else mask[:, None, None, :])
         return self.out(attended.transpose(1, 2).reshape(b, n, d))
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None = None, dropout: float = 0.0) -> Tensor:
     """Scaled dot-product attention; on a CPU never in bfloat16, where its backward pass is ten times slower."""
     if query.device.type != "cpu":
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, dropout_p=dropout)
     dtype = torch.promote_types(query.dtype, torch.float32)
+    parts = (query.to(dtype), key.to(dtype), value.to(dtype))
     with torch.autocast("cpu", enabled=False):
-        return F.scaled_dot_product_attention(query.to(dtype), key.to(dtype), value.to(dtype), attn_mask=allowed)
+        return F.scaled_dot_product_attention(*parts, attn_mask=allowed, dropout_p=dropout).to(query.dtype)
+
+
+def self_attend(joined: Float[Tensor, "b n three_d"], heads: int) -> Float[Tensor, "b n d"]:
+    """Attention of tokens to each other, given their queries, keys and values side by side, [b n 3d] -> [b n d]."""
+    query, key, value = joined.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+    return attend(query, key, value).transpose(1, 2).flatten(2)
 
 
 class Block(nn.Module):

@@ -77,7 +77,7 @@ class TextToImage:
         config = model.config
         embedder = MiniLM() if config.text == "minilm" else embedder_named(config.text, text_encoder, device)
         vae, parts = None, {}
-        if isinstance(embedder, LanguageModel):
+        if not isinstance(embedder, MiniLM):
             parts["text_encoder_sha256"] = content_sha256(embedder.folder)
         if isinstance(config.autoencoder, KLConfig):
             source = local_source(autoencoder or _own_autoencoder())
