@@ -272,7 +272,7 @@ def config_from_json(text: str, path: str | Path) -> FlowConfig:
 
 
 def _covered(given: Any, whole: Any) -> bool:
-    """Whether all that is ``given`` is in ``whole``, which may have more fields: those added since, at their defaults."""
+    """Whether ``given`` is in ``whole``, which may have more fields: those added since, at their defaults."""
     if isinstance(given, dict) and isinstance(whole, dict):
         return given.keys() <= whole.keys() and all(_covered(value, whole[name]) for name, value in given.items())
     return type(given) is type(whole) and given == whole

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from crossflow.backbone import BackboneConfig
 from crossflow.backbone.dimr import DiMRConfig, Stage
 from crossflow.backbone.dit import DiTConfig
 from crossflow.backbone.transformer import TransformerConfig
@@ -96,14 +95,20 @@ def _stages(width: int, depth: int, levels: int, heads: int = 16) -> DiMRConfig:
     """A DiMR of the authors' proportions: a transformer, then ConvNeXts, each of half the width and (once) depth."""
     low = Stage(block="transformer", width=width, hidden=2 * width, depth=depth, heads=heads, patch=2 ** (levels - 1))
     fine = [
-        Stage(block="convnext", width=width >> i, hidden=2 * width >> i, depth=depth // 2 + 1, patch=2 ** (levels - 1 - i))
+        Stage(
+            block="convnext", width=width >> i, hidden=2 * width >> i, depth=depth // 2 + 1, patch=2 ** (levels - 1 - i)
+        )
         for i in range(1, levels)
     ]
     return DiMRConfig(stages=(low, *fine))
 
 
 def _text_to_image(
-    backbone: BackboneConfig, size: int, text: Literal["clip-vit-l14", "t5-v1.1-xxl"], rate: float, null_rate: float = 0.1
+    backbone: DiMRConfig | DiTConfig,
+    size: int,
+    text: Literal["clip-vit-l14", "t5-v1.1-xxl"],
+    rate: float,
+    null_rate: float = 0.1,
 ) -> TrainConfig:
     """The authors' recipe: the released program and its configs, whose learning rates are those of fine-tuning."""
     t5 = text == "t5-v1.1-xxl"
@@ -163,21 +168,19 @@ _AUTHORS: Mapping[str, TrainConfig] = {
     "t2i-256px-t5-dimr": _text_to_image(_stages(1024, 65, 2), 256, "t5-v1.1-xxl", 5e-5),
     "t2i-512px-clip-dimr": _text_to_image(_stages(1024, 65, 3), 512, "clip-vit-l14", 1e-5, null_rate=0.15),
     "t2i-512px-t5-dimr": _text_to_image(_stages(1024, 65, 3), 512, "t5-v1.1-xxl", 1e-5, null_rate=0.15),
-    "t2i-512px-t5-dit": _text_to_image(
-        DiTConfig(width=1280, depth=36, heads=20, patch=2), 512, "t5-v1.1-xxl", 2e-5
-    ),
+    "t2i-512px-t5-dit": _text_to_image(DiTConfig(width=1280, depth=36, heads=20, patch=2), 512, "t5-v1.1-xxl", 2e-5),
     "t2i-training-demo": replace(_text_to_image(_stages(960, 29, 3), 512, "clip-vit-l14", 1e-5), batch_size=4),
 }
 """The released models, by the names of their files; the demo is what the authors' program trains when it is tried."""
 
 _PAPER: Mapping[str, TrainConfig] = {
-    "paper-70m": _paper(_stages(384, 25, 2, heads=6)),
-    "paper-150m": _paper(_stages(512, 33, 2, heads=8)),
-    "paper-300m": _paper(_stages(640, 49, 2, heads=10)),
-    "paper-500m": _paper(_stages(768, 57, 2, heads=12)),
+    "paper-70m": _paper(_stages(384, 33, 2, heads=6)),
+    "paper-150m": _paper(_stages(512, 41, 2, heads=8)),
+    "paper-300m": _paper(_stages(640, 53, 2, heads=10)),
+    "paper-500m": _paper(_stages(768, 61, 2, heads=12)),
     "paper-1b": _paper(_stages(1024, 65, 2)),
 }
-"""The sizes of the paper's Figure 3; it does not print their layers, so these are ours, of the 1B model's proportions."""
+"""The sizes of the paper's Figure 3, with layers of our own in the 1B model's proportions: the paper prints none."""
 
 CONFIGS: Mapping[str, TrainConfig] = {
     "scenes-t2i": replace(

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ CHUNK = 4096
 """Scenes or captions computed at once."""
 
 
+@runtime_checkable
 class Pairs(Protocol):
     """What training reads: the items of a step are picked for all processes at once, and each loads its own."""
 

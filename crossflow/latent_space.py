@@ -78,7 +78,7 @@ def draw_walk(
 
 
 def draw_sum(pipeline: TextToImage, terms: Sum, sampling: Sampling, seed: int, out: Path) -> Path:
-    """Draw each prompt of a sum by itself and then their sum: ``base.png``, ``add-0.png`` …, ``sum.png``, ``grid.png``."""
+    """Draw each prompt of a sum by itself, then their sum: ``base.png``, ``add-0.png`` …, ``sum.png``, ``grid.png``."""
     sources = pipeline.source(terms.prompts, [prompt_seed(seed, prompt) for prompt in terms.prompts])
     base, rest = sources[0], list(sources[1:])
     total = arithmetic(base, rest[: len(terms.add)], rest[len(terms.add) :], terms.scale)

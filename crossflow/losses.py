@@ -30,11 +30,11 @@ class Draws(NamedTuple):
 
     def rows(self, start: int, stop: int) -> "Draws":
         """The draws of one share of the batch."""
-        return Draws(*(None if part is None else part[start:stop] for part in self))
+        return Draws._make(None if part is None else part[start:stop] for part in self)
 
     def to(self, device: torch.device) -> "Draws":
         """The draws on a device."""
-        return Draws(*(None if part is None else part.to(device) for part in self))
+        return Draws._make(None if part is None else part.to(device) for part in self)
 
 
 def draw(

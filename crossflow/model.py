@@ -47,7 +47,7 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on a device."""
-        return Batch(*(None if part is None else part.to(device) for part in self))
+        return Batch._make(None if part is None else part.to(device) for part in self)
 
 
 class Losses(NamedTuple):

@@ -4,6 +4,7 @@ import copy
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from crossflow.autoencoder import KLAutoencoder
-from crossflow.checkpoint import file_sha256, load_model, usable_device
+from crossflow.checkpoint import content_sha256, file_sha256, load_model, usable_device
 from crossflow.errors import CrossFlowError, named
 from crossflow.latents import Autoencoder, KLConfig, MiniLM, TextEmbedder, cache_folder
 from crossflow.model import CrossFlow, FlowModel, Sampling
@@ -69,8 +70,9 @@ class TextToImage:
     ) -> "TextToImage":
         """Load a checkpoint onto auto, cpu, cuda or cuda:N; CrossFlowError where it or the device cannot be used.
 
-        Released models need weights besides: ``text_encoder`` is a folder (otherwise the cache of the hub is searched),
-        ``autoencoder`` the authors' autoencoder_kl.pth or a folder of diffusers (otherwise the file in CROSSFLOW_CACHE).
+        Released models need weights besides. ``text_encoder`` is a folder; None is the cache of the hub.
+        ``autoencoder`` is the authors' autoencoder_kl.pth or a folder of diffusers; None is that file in the folder
+        ``CROSSFLOW_CACHE``.
         """
         device = usable_device(device)
         model = load_model(path, device)
@@ -78,9 +80,9 @@ class TextToImage:
         embedder = MiniLM() if config.text == "minilm" else embedder_named(config.text, text_encoder, device)
         vae, parts = None, {}
         if not isinstance(embedder, MiniLM):
-            parts["text_encoder_sha256"] = content_sha256(embedder.folder)
+            parts["text_encoder_sha256"] = content_sha256(cast(Any, embedder)._folder)
         if isinstance(config.autoencoder, KLConfig):
-            source = local_source(autoencoder or _own_autoencoder())
+            source = autoencoder or _own_autoencoder()
             vae = KLAutoencoder.from_path(source, config.autoencoder.scale, device)
             parts["autoencoder_sha256"] = content_sha256(source)
         return cls(model, embedder, file_sha256(path), vae, precision, parts)
@@ -168,8 +170,8 @@ def _own_autoencoder() -> Path:
     path = cache_folder() / AUTOENCODER
     if not path.exists():
         raise CrossFlowError(
-            f"This model needs the Stable Diffusion autoencoder: put {AUTOENCODER} (of the authors' assets.tar) at {path}, "
-            "or give --autoencoder that file or a folder of diffusers' AutoencoderKL."
+            f"This model needs the Stable Diffusion autoencoder: put {AUTOENCODER} (of the authors' assets.tar) at "
+            f"{path}, or give --autoencoder that file or a folder of diffusers' AutoencoderKL."
         )
     return path
 

@@ -144,13 +144,14 @@ def _text_encoder(shapes: Shapes) -> tuple[ReleasedEncoderConfig, int, int]:
     compress = f"{here}.compressor.fc1.weight" in shapes
     adapted = f"{here}.adaptor.fc1.weight" in shapes
     first = shapes[f"{here}.adaptor.fc1.weight" if adapted else f"{here}.linear.weight"]
+    convolutions = (shapes[f"{here}.adaptor.conv{i}.weight"][0] for i in (1, 2) if adapted)
     config = ReleasedEncoderConfig(
         width=width,
         depth=_count(shapes, f"{here}.layers"),
         hidden=shapes[f"{here}.layers.0.feed_forward.ffn_1.weight"][0],
         reductions=reductions,
         compress=compress,
-        adaptor=(first[0], *(shapes[f"{here}.adaptor.conv{i}.weight"][0] for i in (1, 2))) if adapted else None,
+        adaptor=(first[0], next(convolutions), next(convolutions)) if adapted else None,
     )
     token_width = shapes[f"{here}.compressor.fc1.weight"][1] if compress else width
     return config, first[1] // (width // 2**reductions), token_width

@@ -22,7 +22,7 @@ SIGLIP_SIDE = 256
 SIGLIP_WIDTH = 1024
 HEAD_WIDTH = 4096
 LARGEST_PLAIN = 4096
-"""Latents of more numbers than this come from an ``Adaptor`` instead of a two-layer network, as in the authors' code."""
+"""Latents of more numbers than this come from an ``Adaptor`` and not a two-layer network, as in the authors' code."""
 
 
 class Tower(nn.Module):

@@ -28,7 +28,7 @@ from crossflow.checkpoint import (
     write_tensors,
     written,
 )
-from crossflow.configs import TrainConfig
+from crossflow.configs import SceneData, TrainConfig
 from crossflow.data import Pairs, scene_images, scene_pairs
 from crossflow.errors import CrossFlowError
 from crossflow.latents import MiniLM
@@ -81,8 +81,7 @@ def train(
         say(f"resuming after step {run.step} of {config.steps}")
     log = _Log(out / "log.jsonl", run.step) if accelerator.is_main_process else None
     with accelerator.main_process_first():  # the first process makes the cache, the others read it
-        token_count, autoencoder = config.model.token_count, run.model.autoencoder
-        pairs = scene_pairs(config.data, token_count, autoencoder, MiniLM(), out / "cache", say)
+        pairs = _pairs(config, run.model, out / "cache", say)
     while run.step < config.steps:
         losses = run.advance(pairs)
         if log is None:
@@ -122,8 +121,15 @@ def _fresh_model(config: TrainConfig, seed: int) -> FlowModel:
     """The model at step 0: its weights drawn with ``seed``, its autoencoder fitted."""
     torch.manual_seed(seed)
     model = build_model(config.model)
-    model.autoencoder.fit(scene_images("train", min(PCA_IMAGES, config.data.count), config.data.size))
+    if isinstance(config.data, SceneData) and model.autoencoder is not None:
+        model.autoencoder.fit(scene_images("train", min(PCA_IMAGES, config.data.count), config.data.size))
     return model
+
+
+def _pairs(config: TrainConfig, model: FlowModel, cache: Path, say: Callable[[str], None]) -> Pairs:
+    if isinstance(config.data, SceneData) and model.autoencoder is not None:
+        return scene_pairs(config.data, config.model.token_count, model.autoencoder, MiniLM(), cache, say)
+    raise CrossFlowError("This recipe reads image-text pairs from a folder, which cannot be given yet.")
 
 
 class _Run:
@@ -166,7 +172,8 @@ class _Run:
 
     def _update(self) -> None:
         """Clip, step, and let the moving average follow; it follows faster at first, when there is little to keep."""
-        self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        if self.config.clip is not None:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip)
         self.optimizer.step(self.config.rate(self.step))
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():

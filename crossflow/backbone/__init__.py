@@ -1,6 +1,6 @@
 """Velocity networks: ``forward(x [b c h w], t [b], conditional [b] bool) -> velocity [b c h w]``.
 
-``velocities`` takes the same and gives the predictions that training compares, one for each resolution, the finest last.
+``velocities`` takes the same and gives what training compares: a prediction for each resolution, the finest last.
 """
 
 from crossflow.backbone.dimr import DiMR, DiMRConfig
