@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from crossflow.errors import CrossFlowError
 
 LARGEST = 4096
-"""No size of a network here is larger; a checkpoint that asks for more is damaged or hostile."""
+"""No size in a config is larger; a checkpoint that asks for more is damaged or hostile."""
 
 
 def check_sizes(**sizes: int) -> None:

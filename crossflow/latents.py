@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from crossflow.blocks import check_sizes
 from crossflow.errors import CrossFlowError
+from crossflow.pretrained import load_pretrained
 
 
 @runtime_checkable
@@ -200,7 +201,7 @@ class MiniLM:
     def _compute(self, prompts: Sequence[str], count: int) -> list[bytes]:
         """The embeddings of these prompts, computed, as the bytes of float16 [tokens 384]."""
         if self._model is None:
-            self._model = _quietly_loaded(self._folder)
+            self._model = _loaded(self._folder)
         ids = self._tokens(prompts, count)
         inputs = torch.zeros(len(ids), max(map(len, ids)), dtype=torch.long)
         mask = torch.zeros_like(inputs)
@@ -256,20 +257,12 @@ class _Cache:
         return CrossFlowError(f"The cache {self.path} is damaged ({why}): remove it, and it is made again.")
 
 
-def _quietly_loaded(folder: Path) -> nn.Module:
-    """The language model in float64, loaded without the progress bar and notices of transformers."""
+def _loaded(folder: Path) -> nn.Module:
+    """The language model in float64."""
     from transformers import AutoModel
     from transformers.utils import logging
 
-    bar, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        return AutoModel.from_pretrained(folder, local_files_only=True).double().eval()
-    finally:
-        logging.set_verbosity(verbosity)
-        if bar:
-            logging.enable_progress_bar()
+    return load_pretrained(AutoModel, folder, logging).double()
 
 
 def _key(prompt: str, count: int) -> str:

@@ -92,7 +92,10 @@ class ReleasedEncoder(nn.Module):
             self.adaptor = Adaptor(inputs, 2 * channels, height, hidden, (first, second))
 
     def forward(self, tokens: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"]) -> Gaussian:
-        """Padding outside ``mask`` is never attended to, but what becomes of it is part of what the head reads."""
+        """Padding outside ``mask`` is never attended to, but what becomes of it is part of what the head reads.
+
+        Every text has at least one token inside.
+        """
         x = self.compressor(tokens.to(next(self.parameters()).dtype))
         for layer in (*self.layers, *self.reduction_layers):
             x = layer(x, mask)

@@ -1,8 +1,9 @@
 """What depends on time alone in the released networks: computed from t, or looked up once it is tabulated.
 
 Time comes as t in [0, 1], or as the number of a solver's step after ``tabulate(times)`` of the network; one for every
-item, or one for all. A lookup reads nothing back from the device, so a step can be captured in a CUDA graph. Tables are
-not saved, and do not follow the weights: tabulate again when these change.
+item, or one for all, which is quicker: each norm is then one kernel. A lookup reads nothing back from the device, so a
+step can be captured in a CUDA graph. Tables are not saved, and do not follow the weights: tabulate again when these
+change.
 """
 
 from collections.abc import Callable
@@ -67,7 +68,10 @@ class TimeRMSNorm(nn.Module):
     def forward(self, x: Float[Tensor, "b *places d"], t: Time) -> Float[Tensor, "b *places d"]:
         """The output has the dtype of the weights."""
         gain = self.scale(t)
-        return _spread(gain, x) * F.rms_norm(x.to(gain.dtype), x.shape[-1:], eps=1e-16)
+        x = x.to(gain.dtype)
+        if len(gain) == 1:
+            return F.rms_norm(x, x.shape[-1:], gain[0], eps=1e-16)
+        return _spread(gain, x) * F.rms_norm(x, x.shape[-1:], eps=1e-16)
 
 
 class TimeLayerNorm(nn.Module):
@@ -80,8 +84,11 @@ class TimeLayerNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "b *places d"], t: Time) -> Float[Tensor, "b *places d"]:
         """The output has the dtype of the weights."""
-        gain = self.weight(t)
-        return _spread(gain, x) * F.layer_norm(x.to(gain.dtype), x.shape[-1:]) + _spread(self.bias(t), x)
+        gain, bias = self.weight(t), self.bias(t)
+        x = x.to(gain.dtype)
+        if len(gain) == 1:
+            return F.layer_norm(x, x.shape[-1:], gain[0], bias[0])
+        return torch.addcmul(_spread(bias, x), _spread(gain, x), F.layer_norm(x, x.shape[-1:]))
 
 
 def _spread(vector: Float[Tensor, "#b d"], x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from functools import partial
 from importlib import metadata
 
 from crossflow_eval.names import unknown
-from crossflow_eval.suites import scenes, t2i
+from crossflow_eval.suites import geneval, scenes, t2i
 from crossflow_eval.types import SetupError, Suite
 
 ENTRY_POINTS = "crossflow_eval.suites"
@@ -19,6 +19,7 @@ ENTRY_POINTS = "crossflow_eval.suites"
 SUITES: dict[str, Suite | Callable[[], Suite]] = {
     **{name: partial(scenes.suite, name) for name in scenes.SPLIT_OF},
     "folder": t2i.folder,
+    "geneval": geneval.SUITE,
 }
 
 

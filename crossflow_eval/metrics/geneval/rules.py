@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+"""The six tasks, in the order of the paper."""
 MIN_SCORE = 0.3
 """A detection counts when its score lies above this."""
 MIN_SCORE_COUNTING = 0.9
@@ -29,7 +31,7 @@ Box = tuple[float | int, float | int, float | int, float | int]
 
 @dataclass(frozen=True)
 class Detection:
-    """One detected object. ``score`` lies in [0, 1]; ``mask`` (bool [h w]) is carried for reports, not judged."""
+    """One detected object. ``score`` lies in [0, 1]; ``mask`` (bool [h w]) shows a classifier of colours its pixels."""
 
     label: str
     score: float
@@ -52,8 +54,8 @@ def judge(detections: Sequence[Detection], specification: Mapping[str, Any], max
     Of two detections of one class whose boxes overlap by ``max_overlap`` (IoU) or more, the less certain is dropped;
     1.0 drops none. Raises ValueError when a colour is asked of a detection that carries none.
     """
-    threshold = MIN_SCORE_COUNTING if specification["tag"] == "counting" else MIN_SCORE
-    found = {label: _select(detections, label, threshold, max_overlap) for label in {d.label for d in detections}}
+    task = specification["tag"]
+    found = {label: kept(detections, label, task, max_overlap) for label in {d.label for d in detections}}
     reasons: list[str] = []
     groups: list[Sequence[Detection] | None] = []
     for clause in specification.get("include", []):
@@ -68,18 +70,19 @@ def judge(detections: Sequence[Detection], specification: Mapping[str, Any], max
     return Verdict(correct=not reasons, reason="\n".join(reasons))
 
 
-def _select(detections: Sequence[Detection], label: str, threshold: float, max_overlap: float) -> list[Detection]:
-    """The detections of one class, most certain first; of equal scores the later one comes first."""
+def kept(detections: Sequence[Detection], label: str, task: str, max_overlap: float = 1.0) -> list[Detection]:
+    """The detections of one class that count for a task, most certain first; of equal scores the later comes first."""
+    threshold = MIN_SCORE_COUNTING if task == "counting" else MIN_SCORE
     named = [detection for detection in detections if detection.label == label]
     order = np.argsort([detection.score for detection in named], kind="stable")[::-1]
     ranked = [named[i] for i in order if named[i].score > threshold][:MAX_OBJECTS]
     if max_overlap == 1.0:
         return ranked
-    kept: list[Detection] = []
+    apart: list[Detection] = []
     for detection in ranked:
-        if all(overlap(other.box, detection.box) < max_overlap for other in kept):
-            kept.append(detection)
-    return kept
+        if all(overlap(other.box, detection.box) < max_overlap for other in apart):
+            apart.append(detection)
+    return apart
 
 
 def overlap(a: Box, b: Box) -> float:

@@ -1,0 +1,157 @@
+"""Dicts of arrays that numpy saved, read without trusting them.
+
+``numpy.save`` of a dict is a pickle, and a pickle can name any function for its reader to call. Here it can name a few
+stand-ins alone, which do no more than keep what they are given; arrays are made afterwards, of plain numbers and text,
+once type and size have been checked. Nothing of numpy's own unpickling sees a byte of the file.
+"""
+
+import io
+import math
+import pickle
+import re
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from crossflow.errors import CrossFlowError
+
+LARGEST = 64 << 20
+"""Bytes of the largest file that is read, unpacked; one item of the authors' layout has less than two million."""
+PLAIN = re.compile(r"[biuf][0-9]{1,2}|U[0-9]{1,6}")
+
+
+def read_arrays(path: Path) -> dict[str, Any]:
+    """The dict that ``numpy.save`` (.npy) or ``numpy.savez`` (.npz) put into a file; values that are no arrays stay.
+
+    CrossFlowError, before anything of the file has run, where it is missing, cut short, larger than LARGEST or
+    anything but numbers and text in arrays.
+    """
+    try:
+        size = path.stat().st_size
+        if size > LARGEST:
+            raise CrossFlowError(f"it has {size} bytes, and at most {LARGEST} are read")
+        with path.open("rb") as file:
+            return _unzipped(file) if path.suffix == ".npz" else _unpickled(file)
+    except OSError as error:
+        raise CrossFlowError(f"{path} cannot be read ({error.strerror}): make it again, or take it away.") from error
+    except CrossFlowError as error:
+        raise CrossFlowError(f"{path} is not used: {error}.") from error
+    except Exception as error:  # no list is promised of what damaged bytes raise in pickle and zipfile
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise CrossFlowError(f"{path} is damaged or no dict of arrays ({why}): make it again.") from error
+
+
+def _unzipped(content: io.BufferedIOBase) -> dict[str, Any]:
+    found = {}
+    with zipfile.ZipFile(content) as archive:
+        if sum(member.file_size for member in archive.infolist()) > LARGEST:
+            raise CrossFlowError(f"unpacked it has more than {LARGEST} bytes")
+        for member in archive.infolist():
+            file = io.BytesIO(archive.read(member))
+            shape, fortran, dtype = _header(file)
+            found[member.filename.removesuffix(".npy")] = _array(file.read(), dtype, shape, fortran)
+    return found
+
+
+def _unpickled(content: io.BufferedIOBase) -> dict[str, Any]:
+    shape, _, dtype = _header(content)
+    if shape != () or dtype != np.dtype(object):
+        raise CrossFlowError(f"it holds an array of {dtype} {list(shape)}, not a dict of arrays")
+    outer = _Unpickler(content).load()
+    found = outer.state[4][0] if isinstance(outer, _Array) else None
+    if not isinstance(found, dict):
+        raise CrossFlowError(f"it holds {type(found).__name__}, not a dict of arrays")
+    return {key: value.checked(key) if isinstance(value, _Array) else value for key, value in found.items()}
+
+
+def _header(file: io.BufferedIOBase) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether the order is Fortran's, and type of the array that follows; the file is left at its start."""
+    version = np.lib.format.read_magic(file)
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    return readers[version](file)
+
+
+def _array(data: Any, dtype: np.dtype[Any], shape: tuple[int, ...], fortran: bool) -> np.ndarray:
+    """An array in this machine's byte order, of its own memory."""
+    if not PLAIN.fullmatch(dtype.str[1:]):
+        raise CrossFlowError(f"it holds an array of {dtype}, and only plain numbers and text are read")
+    if not isinstance(data, bytes | bytearray) or len(data) != math.prod(shape) * dtype.itemsize:
+        raise CrossFlowError(f"its data are not the bytes that an array of {dtype} {list(shape)} has")
+    values = np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
+    return values.astype(dtype.newbyteorder("="), order="C")
+
+
+class _Dtype:
+    """Stands in for ``numpy.dtype``: a code, and the byte order that its state brings."""
+
+    def __init__(self, code: str, *_: object) -> None:
+        self.code, self.order = code, "|"
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.order = state[1]
+
+
+class _Array:
+    """Stands in for ``numpy.ndarray``: its state as given, (version, shape, type, Fortran's order, data)."""
+
+    state: tuple[Any, ...]
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.state = state
+
+    def checked(self, name: str) -> np.ndarray:
+        """The array itself."""
+        _, shape, dtype, fortran, data = self.state
+        if not PLAIN.fullmatch(dtype.code):
+            raise CrossFlowError(f"{name} is an array of type {dtype.code}, and only plain numbers and text are read")
+        return _array(data, np.dtype(dtype.order + dtype.code), shape, fortran)
+
+
+def _stand_in(shape: object, dtype: object, fortran: bool, data: object) -> _Array:
+    array = _Array()
+    array.state = (1, shape, dtype, fortran, data)
+    return array
+
+
+class _Unpickler(pickle.Unpickler):
+    """Knows what numpy's pickles of arrays and scalars name, in its releases 1 and 2 and protocols 2 to 5.
+
+    Each name is answered by a stand-in of this module. They are classes with a ``__setstate__`` and bound methods,
+    which a pickle cannot alter; so nothing one file does reaches the next.
+    """
+
+    def find_class(self, module_name: str, global_name: str) -> Callable[..., Any]:
+        """The stand-in for a global; CrossFlowError for any that arrays do not need."""
+        name = f"{module_name}.{global_name}".replace("numpy._core.", "numpy.core.")
+        known: Mapping[str, Callable[..., Any]] = {
+            "numpy.dtype": _Dtype,
+            "numpy.ndarray": _Array,
+            "numpy.core.multiarray._reconstruct": self._reconstruct,
+            "numpy.core.multiarray.scalar": self._scalar,
+            "numpy.core.numeric._frombuffer": self._frombuffer,
+            "_codecs.encode": self._encode,
+            "__builtin__.bytes": self._no_bytes,
+        }
+        if name not in known:
+            raise CrossFlowError(f"it names {module_name}.{global_name}, which no array needs, and could do harm")
+        return known[name]
+
+    def _reconstruct(self, kind: object, shape: object, code: object) -> _Array:
+        return _Array()
+
+    def _scalar(self, dtype: object, data: object) -> _Array:
+        return _stand_in((), dtype, False, data)
+
+    def _frombuffer(self, data: object, dtype: object, shape: object, order: object) -> _Array:
+        return _stand_in(shape, dtype, order == "F", data)
+
+    def _encode(self, text: str, encoding: str) -> bytes:
+        """Bytes, as protocol 2 writes them."""
+        return text.encode("latin-1")
+
+    def _no_bytes(self) -> bytes:
+        """Empty bytes, as protocol 2 writes them."""
+        return b""

@@ -1,0 +1,94 @@
+"""What others trained: found where it lies on this machine, loaded without a word, never downloaded."""
+
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from crossflow.errors import CrossFlowError
+
+UNREADABLE = (EOFError, LookupError, OSError, RuntimeError, SafetensorError, ValueError, pickle.UnpicklingError)
+"""What the libraries raise on files that are cut short, of another kind, or pickles of more than tensors."""
+
+
+def local_folder(source: str | Path, holds: str) -> Path:
+    """The folder ``source``, or the files of the hub model ``source`` in the local cache (``HF_HOME``).
+
+    Nothing is downloaded. CrossFlowError where there is neither; ``holds`` says which files the folder should hold.
+    """
+    if Path(source).is_dir():
+        return Path(source)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(str(source), local_files_only=True))
+    except LocalEntryNotFoundError as error:
+        raise CrossFlowError(
+            f"{source} is not in the local hub cache: run `hf download {source}`, or give a folder with {holds}."
+        ) from error
+    except HFValidationError as error:
+        raise CrossFlowError(f"There is no folder {source}: give one with {holds}.") from error
+
+
+@contextmanager
+def quiet(logging: Any) -> Iterator[None]:
+    """No progress bar and no notice of transformers or diffusers, whichever library's ``utils.logging`` is given."""
+    bar, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
+
+
+def load_pretrained(kind: Any, folder: Path, logging: Any, **options: Any) -> Any:
+    """The model of class ``kind`` in ``folder``, frozen; safetensors, or pickles of tensors alone.
+
+    CrossFlowError where the files are damaged or lack any weight: the libraries would draw that at random.
+    """
+    with quiet(logging):
+        try:
+            model, report = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True, **options)
+        except UNREADABLE as error:
+            raise CrossFlowError(f"{folder} does not load as {kind.__name__} ({first_line(error)}).") from error
+    if report["missing_keys"]:
+        raise CrossFlowError(f"{folder} holds no whole {kind.__name__}: it lacks {some(report['missing_keys'])}.")
+    return model.eval().requires_grad_(False)
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file, or of a pickle that holds tensors alone, bare or under ``state_dict``."""
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except UNREADABLE as error:
+        raise CrossFlowError(
+            f"{path} is neither safetensors nor a pickle of tensors alone ({first_line(error)}): nothing else is "
+            "loaded, because a pickle can run code; save its state_dict by itself, best as .safetensors."
+        ) from error
+    state = content.get("state_dict", content) if isinstance(content, dict) else {}
+    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CrossFlowError(f"{path} holds no tensors by name: give a file with a state_dict.")
+    return state
+
+
+def some(names: Any) -> str:
+    """The first three of ``names`` in order, and how many more there are."""
+    first, rest = sorted(names)[:3], len(names) - 3
+    return ", ".join(first) + (f" and {rest} more" if rest > 0 else "")
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, up to the end of its first sentence or line."""
+    return str(error).split("\n")[0].split(". ")[0] or type(error).__name__

@@ -1,0 +1,170 @@
+"""Each statistic against the tool that publishes it, on the same features, or against its definition pair by pair."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.spatial.distance import cdist
+from sklearn.linear_model import LinearRegression
+from torch_fidelity.metric_isc import isc_features_to_metric
+from torch_fidelity.metric_kid import kid_features_to_metric
+from torch_fidelity.metric_prc import prc_features_to_metric
+
+from crossflow_eval.metrics import distribution
+from crossflow_eval.metrics.distribution import (
+    cmmd,
+    frechet_infinity,
+    inception_scores,
+    inception_scores_adm,
+    kid,
+    neighbourhoods,
+)
+from crossflow_eval.metrics.frechet import Moments
+
+
+def sample(n: int, dim: int, seed: int, shift: float = 0.0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(shift, 1.0, size=(n, dim))
+
+
+def test_kid_is_torch_fidelitys() -> None:
+    """The same subsets of 1,500 and 1,200 features from the same seed; agreement in float64."""
+    x, y = sample(1500, 48, 0), sample(1200, 48, 1, 0.2)
+    theirs = kid_features_to_metric(*map(torch.from_numpy, (x, y)), kid_subsets=12, kid_subset_size=1000, verbose=False)
+    ours = kid(x, y, subsets=12)
+    assert ours.mean() == pytest.approx(theirs["kernel_inception_distance_mean"], abs=1e-10)
+    assert ours.std() == pytest.approx(theirs["kernel_inception_distance_std"], abs=1e-10)
+
+
+def test_kid_of_one_distribution_is_zero_on_average() -> None:
+    """Unbiased: over 200 disjoint pairs of sets the mean is zero within four standard errors, and some are negative."""
+    found = [kid(sample(20, 4, seed), sample(20, 4, seed + 1000), subsets=1, size=20)[0] for seed in range(200)]
+    assert abs(np.mean(found)) < 4 * np.std(found) / np.sqrt(len(found))
+    assert min(found) < 0
+
+
+def test_the_inception_score_is_torch_fidelitys() -> None:
+    logits = 3 * sample(1234, 100, 2)
+    theirs = isc_features_to_metric(torch.from_numpy(logits))
+    ours = inception_scores(logits)
+    assert ours.mean() == pytest.approx(theirs["inception_score_mean"], abs=1e-8)
+    assert ours.std() == pytest.approx(theirs["inception_score_std"], abs=1e-8)
+
+
+def test_adms_inception_score_takes_5000_at_a_time_in_order() -> None:
+    """Oracle: ADM's three lines, on 10,007 sorted logits, so that another order or another part would show."""
+    logits = np.sort(2 * sample(10_007, 30, 3), axis=0)
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    expected = []
+    for part in (probabilities[:5000], probabilities[5000:10_000], probabilities[10_000:]):
+        divergence = part * (np.log(part) - np.log(part.mean(axis=0)[None]))
+        expected.append(np.exp(divergence.sum(axis=1).mean()))
+    assert inception_scores_adm(logits) == pytest.approx(expected, abs=1e-8)
+    assert abs(inception_scores(logits).mean() - np.mean(expected)) > 1e-3
+
+
+def test_the_inception_score_runs_from_one_to_the_number_of_classes() -> None:
+    """Equal answers score 1; certain ones that are spread over all classes score their number."""
+    assert inception_scores(np.ones((100, 7))) == pytest.approx(np.ones(10), abs=1e-12)
+    certain = np.tile(1000 * np.eye(5), (40, 1))
+    assert inception_scores_adm(certain) == pytest.approx([5.0], abs=1e-9)
+
+
+def by_pairs(x: np.ndarray, y: np.ndarray, k: int, closed: bool) -> tuple[float, float, float, float]:
+    """Precision, recall, density and coverage of x against y by their definitions, on the whole distance matrices."""
+    inside = np.less_equal if closed else np.less
+    own, theirs = (np.sort(cdist(points, points), axis=1)[:, k] for points in (x, y))
+    between = cdist(y, x)
+    return (
+        float(inside(between, theirs[:, None]).any(axis=0).mean()),
+        float(inside(between, own[None]).any(axis=1).mean()),
+        float(inside(between, theirs[:, None]).sum(axis=0).mean() / k),
+        float(inside(between.min(axis=1), theirs).mean()),
+    )
+
+
+@pytest.mark.parametrize(("k", "closed"), [(5, False), (3, True)])
+def test_the_four_shares_are_those_of_their_definitions(k: int, closed: bool) -> None:
+    """k = 5 and open is prdc's and dgm-eval's. 500 x 64, exactly."""
+    x, y = sample(500, 64, 4), sample(430, 64, 5, 0.1)
+    found = neighbourhoods(x, y, k=k, closed=closed)
+    assert (found.precision, found.recall, found.density, found.coverage) == by_pairs(x, y, k, closed)
+    assert 0.05 < found.precision < 0.95 and 0.05 < found.recall < 0.95
+
+
+def test_precision_and_recall_are_torch_fidelitys() -> None:
+    x, y = sample(500, 64, 6), 1.1 * sample(430, 64, 7, 0.05)
+    theirs = prc_features_to_metric(
+        *map(torch.from_numpy, (x, y)), prc_neighborhood=3, prc_batch_size=10_000, save_cpu_ram=False, verbose=False
+    )
+    found = neighbourhoods(x, y, k=3, closed=True)
+    assert found.precision == pytest.approx(theirs["precision"], abs=1e-7)
+    assert found.recall == pytest.approx(theirs["recall"], abs=1e-7)
+
+
+@given(st.integers(4, 30), st.integers(4, 30), st.integers(1, 3), st.booleans(), st.integers(0, 10**6))
+def test_ties_and_equal_points_are_decided_exactly(n: int, m: int, k: int, closed: bool, seed: int) -> None:
+    """Points on a small grid: most distances tie, and whole numbers carry no rounding."""
+    generator = np.random.default_rng(seed)
+    x, y = (generator.integers(0, 3, size=(size, 2)).astype(np.float32) for size in (n, m))
+    found = neighbourhoods(x, y, k=k, closed=closed)
+    assert (found.precision, found.recall, found.density, found.coverage) == by_pairs(x, y, k, closed)
+
+
+def test_the_size_of_the_blocks_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = sample(200, 16, 8), sample(150, 16, 9, 0.1)
+    whole, distance = neighbourhoods(x, y, k=3, closed=True), cmmd(x, y)
+    monkeypatch.setattr(distribution, "_BLOCK", 1000)
+    parts = neighbourhoods(x, y, k=3, closed=True)
+    assert all(np.array_equal(a, b) for a, b in zip(whole, parts, strict=True))
+    assert cmmd(x, y) == pytest.approx(distance, rel=1e-10)
+
+
+def test_cmmd_is_that_of_the_published_code() -> None:
+    """Oracle: Google's formula by torch in float64 on unit vectors; ours is given them at any length."""
+    x, y = (torch.from_numpy(each) for each in (sample(300, 40, 10), sample(200, 40, 11, 0.3)))
+    u, v = (torch.nn.functional.normalize(each) for each in (x, y))
+    xx, yy, xy = (torch.exp(-(torch.cdist(a, b) ** 2) / 200).mean() for a, b in ((u, u), (v, v), (u, v)))
+    assert cmmd(x.numpy(), y.numpy()) == pytest.approx(float(1000 * (xx + yy - 2 * xy)), rel=1e-9)
+    assert cmmd(x.numpy(), 7 * x.numpy()) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_fid_infinity_is_dgm_evals_on_the_same_subsets() -> None:
+    """Oracle: its loop re-stated, with sqrtm, scikit-learn's line and the subsets drawn from our seed."""
+    x, y = sample(3000, 12, 12, 0.1), sample(2000, 12, 13)
+    generator, distances = np.random.default_rng(0), []
+    sizes = np.linspace(min(5000, max(len(x) // 10, 2)), len(x), 15).astype("int32")
+    for size in sizes:
+        part = generator.choice(x, size, replace=False)
+        product = np.cov(y, rowvar=False) @ np.cov(part, rowvar=False)
+        traces = np.cov(y, rowvar=False).trace() + np.cov(part, rowvar=False).trace()
+        gap = ((y.mean(0) - part.mean(0)) ** 2).sum()
+        distances.append(gap + traces - 2 * np.trace(scipy.linalg.sqrtm(product)).real)
+    line = LinearRegression().fit(1 / sizes.reshape(-1, 1), np.array(distances))
+    assert frechet_infinity(x, Moments.of_features(y)) == pytest.approx(line.intercept_, rel=1e-5)
+
+
+def test_fid_infinity_takes_the_bias_of_few_outputs_away() -> None:
+    """Of the reference's own distribution: the distance of 600 outputs is all bias, and the intercept a tenth of it."""
+    exact = Moments.of_covariance(np.zeros(20), np.eye(20))
+    found = [frechet_infinity(sample(600, 20, seed), exact) for seed in range(10)]
+    biased = [distribution.frechet_distance(Moments.of_features(sample(600, 20, seed)), exact) for seed in range(10)]
+    assert abs(np.mean(found)) < 0.1 * np.mean(biased)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: kid(x, x),
+        lambda x: kid(x, x[:, 1:], size=5),
+        lambda x: inception_scores(x[:9]),
+        lambda x: neighbourhoods(x, x[:3], k=3, closed=True),
+        lambda x: cmmd(x, x[:0]),
+    ],
+)
+def test_too_few_or_of_another_kind_is_refused(call) -> None:
+    with pytest.raises(ValueError):
+        call(sample(20, 4, 0))
