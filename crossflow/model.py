@@ -6,10 +6,11 @@ the baseline's starts from noise and is given the text.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
+from pydantic import Discriminator, Tag
 from torch import Tensor, nn
 
 from crossflow import losses
@@ -17,7 +18,7 @@ from crossflow.backbone import BackboneConfig, build_backbone
 from crossflow.backbone.cross_attention import CrossAttentionTransformer
 from crossflow.backbone.dimr import DiMRConfig
 from crossflow.backbone.transformer import TransformerConfig
-from crossflow.blocks import check_sizes
+from crossflow.blocks import OWN, check_sizes, kind
 from crossflow.encoder import EncoderConfig, VariationalEncoder
 from crossflow.errors import CrossFlowError
 from crossflow.guidance import indicator
@@ -74,6 +75,12 @@ class Sampling:
         check_sizes(steps=self.steps)
 
 
+TextEncoderConfig = Annotated[
+    Annotated[EncoderConfig, Tag(OWN)] | Annotated[ReleasedEncoderConfig, Tag("released")], Discriminator(kind)
+]
+AutoencoderConfig = Annotated[Annotated[PatchPCAConfig, Tag(OWN)] | Annotated[KLConfig, Tag("kl")], Discriminator(kind)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class FlowConfig:
     """A model, whole. ``encoder`` None is the baseline: noise as the source, text by cross-attention.
@@ -87,8 +94,8 @@ class FlowConfig:
 
     shape: tuple[int, int, int]
     backbone: BackboneConfig
-    encoder: EncoderConfig | ReleasedEncoderConfig | None
-    autoencoder: PatchPCAConfig | KLConfig
+    encoder: TextEncoderConfig | None
+    autoencoder: AutoencoderConfig
     token_count: int = 16
     token_width: int = 384
     text: Literal["minilm", "clip-vit-l14", "t5-v1.1-xxl"] = "minilm"

@@ -100,11 +100,15 @@ def infer_config(path: str | Path, shapes: Shapes, heads: int | None = None) -> 
             sampling=Sampling(solver="euler_official", steps=50, guidance_scale=7.0),
         )
     except KeyError as error:
-        raise CrossFlowError(f"{path} is not a released CrossFlow model: it has no weight {error.args[0]}.") from error
+        raise CrossFlowError(
+            f"{path} is no CrossFlow checkpoint, neither ours nor a released one: it has no weight {error.args[0]}."
+        ) from error
     except (ValueError, IndexError, ZeroDivisionError) as error:
-        raise CrossFlowError(f"{path} is not a released CrossFlow model: its weights have strange shapes.") from error
+        raise CrossFlowError(
+            f"{path} is no CrossFlow checkpoint, neither ours nor a released one: its weights have strange shapes."
+        ) from error
     except CrossFlowError as error:
-        raise CrossFlowError(f"{path} is not a released CrossFlow model: {error}") from error
+        raise CrossFlowError(f"{path} is no CrossFlow checkpoint, neither ours nor a released one: {error}") from error
 
 
 def _dimr(shapes: Shapes, heads: int | None) -> tuple[DiMRConfig, tuple[int, int, int]]:

@@ -3,11 +3,19 @@
 ``velocities`` takes the same and gives what training compares: a prediction for each resolution, the finest last.
 """
 
+from typing import Annotated
+
+from pydantic import Discriminator, Tag
+
 from crossflow.backbone.dimr import DiMR, DiMRConfig
 from crossflow.backbone.dit import DiT, DiTConfig
 from crossflow.backbone.transformer import Transformer, TransformerConfig
+from crossflow.blocks import OWN, kind
 
-BackboneConfig = TransformerConfig | DiMRConfig | DiTConfig
+BackboneConfig = Annotated[
+    Annotated[TransformerConfig, Tag(OWN)] | Annotated[DiMRConfig, Tag("dimr")] | Annotated[DiTConfig, Tag("dit")],
+    Discriminator(kind),
+]
 Backbone = Transformer | DiMR | DiT
 
 
