@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from crossflow import released
 from crossflow.errors import CrossFlowError
 from crossflow.model import CrossFlow, FlowConfig, FlowModel, Sampling, build_model
 
@@ -42,16 +42,60 @@ def export_checkpoint(path: Path, out: Path, sampling: Sampling) -> None:
     save_checkpoint(out, model, read_header(path))
 
 
+def describe(path: Path) -> dict[str, Any]:
+    """What a checkpoint is, as plain JSON: of one of ours its whole header, of a released one what its shapes tell."""
+    header, tensors = _tensors(path)
+    if "format" in header:
+        model_config(header, path)
+    else:
+        config, _, dropped = _released(path, tensors)
+        header = {"format": "released", "config": asdict(config), "needed in training only": len(dropped)}
+    return {"file": str(path), "sha256": file_sha256(path), **header}
+
+
+def convert(path: Path, out: Path, heads: int | None = None) -> list[str]:
+    """Write a released checkpoint as one of ours; returns the names of what was dropped, needed in training only.
+
+    Beside the file itself, which is mapped, memory holds one weight at a time. ``heads``: see ``released``.
+    """
+    config, tensors, dropped = _released(path, _tensors(path)[1], heads)
+    notes = {"format": FORMAT, "version": VERSION, "config": asdict(config), "released": path.name}
+    write_tensors(out, tensors, notes)
+    return dropped
+
+
+DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+"""The names that safetensors gives to types, those of the widest numbers first, so that all are aligned."""
+
+
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    """Write a safetensors file: it is there whole or not at all."""
-    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with replacing(path) as temporary:
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        save_file(on_cpu, temporary, metadata={"crossflow": json.dumps(header, sort_keys=True)})
-        temporary.chmod(mode)  # as readable to others as any new file; safetensors makes it private
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+    """Write a safetensors file, one tensor after the other: it is there whole or not at all."""
+    width = {dtype: torch.empty((), dtype=dtype).element_size() for dtype in DTYPES}
+    names = sorted(tensors, key=lambda name: (-width[tensors[name].dtype], name))
+    entries: dict[str, Any] = {"__metadata__": {"crossflow": json.dumps(header, sort_keys=True)}}
+    end = 0
+    for name in names:
+        tensor = tensors[name]
+        start, end = end, end + tensor.numel() * width[tensor.dtype]
+        entries[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    head = json.dumps(entries).encode()
+    head += b" " * (-len(head) % 8)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(len(head).to_bytes(8, "little") + head)
+        for name in names:
+            flat = tensors[name].detach().cpu().contiguous().reshape(-1)
+            file.write(flat.view(torch.uint8).numpy().data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 @contextmanager
@@ -91,7 +135,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def _read(path: Path, whole: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not path.is_file():
-        raise CrossFlowError(f"There is no file {path}: give the path of a .safetensors file.")
+        raise CrossFlowError(f"There is no file {path}: give the path of a checkpoint.")
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get("crossflow", "{}")
@@ -107,10 +151,10 @@ def _read(path: Path, whole: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def load_checkpoint(path: str | Path, device: str = "cpu") -> CrossFlow:
-    """Read a CrossFlow model, in eval mode, on ``device``.
+    """Read a CrossFlow model, in eval mode, on ``device``: one of ours, or one that the authors released.
 
-    Raises CrossFlowError for a file that is missing, truncated, not safetensors, of another version or another kind
-    of model, and for any weight that is missing, unknown or of the wrong shape; the message names it.
+    Raises CrossFlowError for a file that is missing, truncated, of another version or another kind of model, that
+    holds more than tensors, and for any weight that is missing, unknown or of the wrong shape; the message names it.
     """
     model = load_model(path, device)
     if not isinstance(model, CrossFlow):
@@ -120,15 +164,39 @@ def load_checkpoint(path: str | Path, device: str = "cpu") -> CrossFlow:
 
 def load_model(path: str | Path, device: str = "cpu") -> FlowModel:
     """Like ``load_checkpoint``, for the baseline too."""
-    header, tensors = read_tensors(Path(path))
-    config = model_config(header, path)
-    with torch.device("meta"), _naming(path):  # nothing is allocated before the weights are seen to be there
-        model = build_model(config)
+    header, tensors = _tensors(Path(path))
+    if "format" in header:
+        config = model_config(header, path)
+    else:
+        config, tensors, _ = _released(Path(path), tensors)
+    model = _blank(config, path)
     check_tensors(path, tensors, _shipped(model))
     model.load_state_dict(tensors, strict=False, assign=True)
-    if isinstance(model, CrossFlow):
-        model.tower = None
     return model.to(device).eval()
+
+
+def _tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Header and tensors of a checkpoint; a pickle of tensors has no header."""
+    if path.is_file() and path.suffix in (".pth", ".pt", ".ckpt", ".bin"):
+        return {}, released.unpickled(path)
+    return read_tensors(path)
+
+
+def _released(
+    path: Path, tensors: dict[str, Tensor], heads: int | None = None
+) -> tuple[FlowConfig, dict[str, Tensor], list[str]]:
+    """Config and weights, checked and under our names, of a released checkpoint, and the names of those dropped."""
+    kept, dropped = released.split(tensors)
+    config = released.infer_config(path, {name: tuple(part.shape) for name, part in kept.items()}, heads)
+    expected = {released.released_name(name): part for name, part in _shipped(_blank(config, path)).items()}
+    check_tensors(path, kept, expected)
+    return config, {released.our_name(name): part for name, part in kept.items()}, dropped
+
+
+def _blank(config: FlowConfig, path: str | Path) -> FlowModel:
+    """The model of ``config`` without numbers: nothing is allocated before the weights are seen to be there."""
+    with torch.device("meta"), _naming(path):
+        return build_model(config, training=False)
 
 
 def model_config(header: Mapping[str, Any], path: str | Path) -> FlowConfig:
@@ -180,6 +248,15 @@ def file_sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def content_sha256(path: Path) -> str:
+    """The sha256 of a file, or of the names and hashes of all files in a folder."""
+    if path.is_file():
+        return file_sha256(path)
+    files = sorted(each for each in path.rglob("*") if each.is_file())
+    lines = [f"{each.relative_to(path).as_posix()} {file_sha256(each)}\n" for each in files]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
 def config_from_json(text: str, path: str | Path) -> FlowConfig:
     """A config from JSON. A field that is unknown, missing, or of the wrong type or range raises CrossFlowError."""
     try:
@@ -189,9 +266,16 @@ def config_from_json(text: str, path: str | Path) -> FlowConfig:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the whole"
         raise CrossFlowError(f"The config in the header of {path} cannot be read: {place}: {first['msg']}.") from error
-    if json.loads(json.dumps(asdict(config))) != json.loads(text):  # a field was unknown, left out, or of another type
+    if not _covered(json.loads(text), json.loads(json.dumps(asdict(config)))):  # a field is unknown, or of another type
         raise CrossFlowError(f"The config in the header of {path} is of another release: its fields are not today's.")
     return config
+
+
+def _covered(given: Any, whole: Any) -> bool:
+    """Whether ``given`` is in ``whole``, which may have more fields: those added since, at their defaults."""
+    if isinstance(given, dict) and isinstance(whole, dict):
+        return given.keys() <= whole.keys() and all(_covered(value, whole[name]) for name, value in given.items())
+    return type(given) is type(whole) and given == whole
 
 
 def usable_device(name: str) -> str:

@@ -16,6 +16,18 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 SHIPPED = Path(__file__).parent / "weights" / "scenes-t2i.safetensors"
 
+Checkpoint = Annotated[Path, typer.Option("--ckpt", help="A checkpoint, ours or released.", show_default="the shipped")]
+Solver = Annotated[str | None, typer.Option(help="Name of a solver.", show_default="the checkpoint's")]
+Steps = Annotated[int | None, typer.Option(help="Solver steps.", show_default="the checkpoint's")]
+Guidance = Annotated[float | None, typer.Option(help="1 is none.", show_default="the checkpoint's")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+TextEncoder = Annotated[Path | None, typer.Option(help="Folder of CLIP or T5.", show_default="the hub's cache")]
+Autoencoder = Annotated[
+    Path | None, typer.Option(help="autoencoder_kl.pth or diffusers' folder.", show_default="in CROSSFLOW_CACHE")
+]
+Precision = Annotated[str, typer.Option(help="auto, float64, float32 or bfloat16.")]
+Images = Annotated[Path, typer.Option(help="Folder for the images.", show_default=False)]
+
 
 @contextmanager
 def _one_sentence() -> Iterator[None]:
@@ -40,8 +52,8 @@ def _list_configs(wanted: bool) -> bool:
 
         for name, config in CONFIGS.items():
             kind = "standard flow matching" if config.model.encoder is None else "CrossFlow"
-            sizes = f"width {config.model.backbone.width}, depth {config.model.backbone.depth}"
-            typer.echo(f"{name}: {kind}, {sizes}, {config.steps} steps of {config.batch_size}")
+            network = type(config.model.backbone).__name__.removesuffix("Config")
+            typer.echo(f"{name}: {kind}, {network}, {config.steps:,} steps of {config.batch_size}")
     raise typer.Exit
 
 
@@ -83,13 +95,16 @@ def sample(
     out: Annotated[Path, typer.Option(help="Folder for the images and samples.jsonl.", show_default=False)],
     prompt: Annotated[list[str] | None, typer.Option(help="A prompt; may be repeated.", show_default=False)] = None,
     prompts: Annotated[Path | None, typer.Option(help="A file of prompts, one a line.", show_default=False)] = None,
-    ckpt: Annotated[Path, typer.Option(help="A checkpoint.", show_default="the shipped one")] = SHIPPED,
+    ckpt: Checkpoint = SHIPPED,
     per_prompt: Annotated[int, typer.Option(min=1, help="Images a prompt.")] = 1,
     seed: Annotated[int, typer.Option(help="With prompt and copy it decides an image.")] = 0,
-    solver: Annotated[str | None, typer.Option(help="Name of a solver.", show_default="the checkpoint's")] = None,
-    steps: Annotated[int | None, typer.Option(help="Solver steps.", show_default="the checkpoint's")] = None,
-    guidance_scale: Annotated[float | None, typer.Option(help="1 is none.", show_default="the checkpoint's")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    solver: Solver = None,
+    steps: Steps = None,
+    guidance_scale: Guidance = None,
+    text_encoder: TextEncoder = None,
+    autoencoder: Autoencoder = None,
+    precision: Precision = "auto",
+    device: Device = "auto",
 ) -> None:
     """Draw prompts into a folder. Give the same command again to go on where it was stopped."""
     with _one_sentence():
@@ -98,9 +113,10 @@ def sample(
         if (prompt is None) == (prompts is None):
             raise CrossFlowError("Give either --prompt TEXT, once or more, or --prompts FILE.")
         count = len(prompt or ()) if prompts is None else _count(prompts)
-        from crossflow.pipeline import TextToImage, draw_into
+        from crossflow.pipeline import TextToImage
+        from crossflow.samples import draw_into
 
-        pipeline = TextToImage.from_checkpoint(ckpt, device)
+        pipeline = TextToImage.from_checkpoint(ckpt, device, text_encoder, autoencoder, precision)
         sampling = pipeline.sampling(solver, steps, guidance_scale)
         with _bar(None if count is None else count * per_prompt) as advance:
             lines = iter(prompt or ()) if prompts is None else _lines(prompts)
@@ -110,6 +126,79 @@ def sample(
             typer.echo(f"{drawn.truncated} prompts are longer than {limit} tokens: their ends were not read.", err=True)
         _to_stderr(f"{drawn.new} images drawn, {drawn.kept} kept from before")
         typer.echo(out / "samples.jsonl")
+
+
+@app.command()
+def interpolate(
+    first: Annotated[str, typer.Argument(help="The prompt to begin with.", show_default=False)],
+    last: Annotated[str, typer.Argument(help="The prompt to end with.", show_default=False)],
+    out: Images,
+    frames: Annotated[int, typer.Option(min=2, help="Images, both ends included.")] = 40,
+    ckpt: Checkpoint = SHIPPED,
+    seed: Annotated[int, typer.Option(help="It decides both sources.")] = 0,
+    solver: Solver = None,
+    steps: Steps = None,
+    guidance_scale: Guidance = None,
+    text_encoder: TextEncoder = None,
+    autoencoder: Autoencoder = None,
+    precision: Precision = "auto",
+    device: Device = "auto",
+) -> None:
+    """Walk on a line from one prompt's source to another's: frames, a grid and an animation."""
+    with _one_sentence():
+        from crossflow import latent_space
+        from crossflow.pipeline import TextToImage
+
+        pipeline = TextToImage.from_checkpoint(ckpt, device, text_encoder, autoencoder, precision)
+        sampling = pipeline.sampling(solver, steps, guidance_scale)
+        typer.echo(latent_space.draw_walk(pipeline, (first, last), frames, sampling, seed, out))
+
+
+@app.command()
+def arithmetic(
+    base: Annotated[str, typer.Option(help="The prompt to begin with.", show_default=False)],
+    out: Images,
+    add: Annotated[list[str] | None, typer.Option(help="A prompt to add; may be repeated.", show_default=False)] = None,
+    subtract: Annotated[
+        list[str] | None, typer.Option(help="A prompt to subtract; may be repeated.", show_default=False)
+    ] = None,
+    scale: Annotated[float, typer.Option(help="Multiplies what is added and subtracted.")] = 1.0,
+    ckpt: Checkpoint = SHIPPED,
+    seed: Annotated[int, typer.Option(help="It decides all sources.")] = 0,
+    solver: Solver = None,
+    steps: Steps = None,
+    guidance_scale: Guidance = None,
+    text_encoder: TextEncoder = None,
+    autoencoder: Autoencoder = None,
+    precision: Precision = "auto",
+    device: Device = "auto",
+) -> None:
+    """Add and subtract the sources of prompts: an image of each prompt, and of the sum."""
+    with _one_sentence():
+        from crossflow import latent_space
+        from crossflow.pipeline import TextToImage
+
+        pipeline = TextToImage.from_checkpoint(ckpt, device, text_encoder, autoencoder, precision)
+        sampling = pipeline.sampling(solver, steps, guidance_scale)
+        terms = latent_space.Sum(base=base, add=tuple(add or ()), subtract=tuple(subtract or ()), scale=scale)
+        typer.echo(latent_space.draw_sum(pipeline, terms, sampling, seed, out))
+
+
+@app.command()
+def convert(
+    file: Annotated[Path, typer.Argument(help="A checkpoint that the authors released.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="The .safetensors file to write.", show_default=False)],
+    heads: Annotated[
+        int | None, typer.Option(min=1, help="Attention heads, which no file tells.", show_default="by the width")
+    ] = None,
+) -> None:
+    """Write a released checkpoint as one of ours, without what only training needs."""
+    with _one_sentence():
+        from crossflow.checkpoint import convert as converted
+
+        dropped = converted(file, out, heads)
+        _to_stderr(f"{len(dropped)} weights dropped, which are needed in training only: open_clip*" if dropped else "")
+        typer.echo(out)
 
 
 @app.command()
@@ -133,11 +222,9 @@ def export(
 def info(file: Annotated[Path, typer.Argument(help="A checkpoint.", show_default=False)] = SHIPPED) -> None:
     """Print what a checkpoint is and how it was trained, as JSON."""
     with _one_sentence():
-        from crossflow.checkpoint import file_sha256, model_config, read_header
+        from crossflow.checkpoint import describe
 
-        header = read_header(file)
-        model_config(header, file)
-        typer.echo(json.dumps({"file": str(file), "sha256": file_sha256(file), **header}, indent=2))
+        typer.echo(json.dumps(describe(file), indent=2))
 
 
 def _to_stderr(line: str) -> None:

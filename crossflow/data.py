@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from crossflow.checkpoint import read_tensors, write_tensors
 from crossflow.configs import SceneData
 from crossflow.errors import CrossFlowError
 from crossflow.latents import PatchPCA, TextEmbedder
+from crossflow.losses import Draws
 from crossflow.model import Batch
 from crossflow.scenes.render import render
 from crossflow.scenes.spec import VERSION as WORLD
@@ -27,6 +29,19 @@ from crossflow.scenes.splits import example
 
 CHUNK = 4096
 """Scenes or captions computed at once."""
+
+
+@runtime_checkable
+class Pairs(Protocol):
+    """What training reads: the items of a step are picked for all processes at once, and each loads its own."""
+
+    def pick(self, step: int, count: int, generator: torch.Generator) -> Int[Tensor, "b 2"]:
+        """Pick the items of a whole step, as numbers that only ``load`` understands."""
+        ...
+
+    def load(self, picks: Int[Tensor, "b 2"], draws: Draws, start: int, stop: int) -> Batch:
+        """The items from ``start`` to ``stop`` of a step's ``picks``, each with what the flow is to carry it to."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -38,12 +53,17 @@ class CachedPairs:
     tokens: Float[Tensor, "v m d"]
     mask: Bool[Tensor, "v m"]
 
-    def batch(self, count: int, generator: torch.Generator) -> Batch:
-        """Draw ``count`` items with replacement, and one of the captions of each."""
+    def pick(self, step: int, count: int, generator: torch.Generator) -> Int[Tensor, "b 2"]:
+        """Draw ``count`` items with replacement, and one of the captions of each: item and row of the caption."""
         rows = torch.randint(len(self.targets), (count,), generator=generator)
         choice = torch.randint(self.captions.shape[1], (count,), generator=generator)
-        caption = self.captions[rows, choice]
-        return Batch(self.targets[rows], self.tokens[caption].float(), self.mask[caption], caption)
+        return torch.stack([rows, self.captions[rows, choice]], dim=1)
+
+    def load(self, picks: Int[Tensor, "b 2"], draws: Draws, start: int, stop: int) -> Batch:
+        """The items from ``start`` to ``stop`` of a step's ``picks``, each with what the flow is to carry it to."""
+        rows, caption = picks[start:stop].unbind(1)
+        goal = self.targets[picks[draws.donor[start:stop], 0]]
+        return Batch(self.targets[rows], self.tokens[caption].float(), self.mask[caption], caption, goal)
 
 
 def load_pairs(path: Path) -> CachedPairs:

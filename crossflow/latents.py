@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -46,6 +46,11 @@ class TextEmbedder(Protocol):
         ...
 
 
+def cache_folder() -> Path:
+    """The folder ``CROSSFLOW_CACHE``, by default ~/.cache/crossflow."""
+    return Path(os.environ.get("CROSSFLOW_CACHE", Path.home() / ".cache" / "crossflow"))
+
+
 @dataclass(frozen=True, kw_only=True)
 class PatchPCAConfig:
     """``components`` numbers for every ``patch`` x ``patch`` RGB patch. ``power`` 0 keeps the variances' proportions
@@ -65,6 +70,17 @@ class PatchPCAConfig:
             raise CrossFlowError(
                 f"components is {self.components}, but a patch of side {self.patch} has only {3 * self.patch**2}."
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class KLConfig:
+    """The Stable Diffusion autoencoder (KL, 8 pixels a cell), whose weights are a file of their own.
+
+    ``scale`` multiplies its latents; the released CrossFlow models use 0.23010, not the usual 0.18215.
+    """
+
+    scale: float = 0.23010
+    kind: Literal["kl"] = "kl"
 
 
 class PatchPCA(nn.Module):
@@ -142,8 +158,7 @@ class MiniLM:
         self._folder = _minilm_folder()
         self._model: Any = None
         self._tokenizer: Any = None
-        root = cache or Path(os.environ.get("CROSSFLOW_CACHE", Path.home() / ".cache" / "crossflow"))
-        self._cache = _Cache(root / "minilm.sqlite")
+        self._cache = _Cache((cache or cache_folder()) / "minilm.sqlite")
 
     def embed(self, prompts: Sequence[str], count: int) -> tuple[Float[Tensor, "b n d"], Bool[Tensor, "b n"]]:
         """Embed prompts as [b count 384] with the mask of real tokens, padding zero."""

@@ -1,18 +1,17 @@
-"""The parts of CrossFlow's training loss, each a pure function of tensors, and the image tower that one of them needs.
+"""The parts of CrossFlow's training loss, each a pure function of tensors.
 
 L = L_FM + L_Enc + kl_weight * L_KL (paper, section 3.3). The paper's KL is the ordinary one at weight 1e-4; the
 authors' released code uses the ``official`` form at weight 1e-2. Both sum over latent dimensions.
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
 import torch.distributed as dist
 from jaxtyping import Bool, Float, Int, Shaped
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-
-from crossflow.blocks import Block, Patches, initialise
 
 
 class Draws(NamedTuple):
@@ -20,19 +19,31 @@ class Draws(NamedTuple):
 
     ``donor`` is the index, in the batch of the whole optimiser step, of the item whose target the flow is trained on:
     its own, or for the items of the null subset that of the next item of the subset (the authors' cyclic shift).
+    ``target_noise`` samples the targets, afresh at every step, where the autoencoder gives Gaussians.
     """
 
     noise: Float[Tensor, "b c h w"]
     t: Float[Tensor, " b"]
     conditional: Bool[Tensor, " b"]
     donor: Int[Tensor, " b"]
+    target_noise: Float[Tensor, "b c h w"] | None = None
 
     def rows(self, start: int, stop: int) -> "Draws":
         """The draws of one share of the batch."""
-        return Draws(*(part[start:stop] for part in self))
+        return Draws._make(None if part is None else part[start:stop] for part in self)
+
+    def to(self, device: torch.device) -> "Draws":
+        """The draws on a device."""
+        return Draws._make(None if part is None else part.to(device) for part in self)
 
 
-def draw(count: int, shape: tuple[int, int, int], null_rate: float, generator: torch.Generator) -> Draws:
+def draw(
+    count: int,
+    shape: tuple[int, int, int],
+    null_rate: float,
+    generator: torch.Generator,
+    sampled_targets: bool = False,
+) -> Draws:
     """Draw for a batch of ``count``: t is logit-normal(0, 1); a null subset of fewer than two is emptied."""
     noise = torch.randn(count, *shape, generator=generator)
     t = torch.sigmoid(torch.randn(count, generator=generator))
@@ -41,7 +52,8 @@ def draw(count: int, shape: tuple[int, int, int], null_rate: float, generator: t
     if len(null) > 1:
         conditional[null] = False
         donor[null] = null.roll(-1)
-    return Draws(noise, t, conditional, donor)
+    target_noise = torch.randn(count, *shape, generator=generator) if sampled_targets else None
+    return Draws(noise, t, conditional, donor, target_noise)
 
 
 def gather(x: Shaped[Tensor, "b *dims"]) -> Shaped[Tensor, "g *dims"]:
@@ -67,20 +79,31 @@ class _Gather(torch.autograd.Function):
         return total.chunk(dist.get_world_size())[dist.get_rank()]
 
 
-def flow_matching(predicted: Float[Tensor, "b c h w"], velocity: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
-    """Mean squared error of the velocity over all dimensions and items."""
-    return F.mse_loss(predicted, velocity)
+def flow_matching(
+    predicted: Sequence[Float[Tensor, "b c _ _"]], velocity: Float[Tensor, "b c h w"], weights: Sequence[float]
+) -> Float[Tensor, " b"]:
+    """Mean squared error of the velocity over all dimensions of an item, one weighted term for each resolution.
+
+    The target of a prediction whose side is 1/r of the latent's is r times the average over windows of r x r, which
+    keeps the variance of independent noise (the authors' DiMR).
+    """
+    total = velocity.new_zeros(len(velocity))
+    for each, weight in zip(predicted, weights, strict=True):
+        ratio = velocity.shape[-1] // each.shape[-1]
+        target = velocity if ratio == 1 else ratio * F.avg_pool2d(velocity, ratio)
+        total = total + weight * (each - target).square().flatten(1).mean(1)
+    return total
 
 
 def kl(
     mean: Float[Tensor, "b c h w"], log_var: Float[Tensor, "b c h w"], form: Literal["standard", "official"]
-) -> Float[Tensor, ""]:
-    """KL to N(0, I), summed over latent dimensions, averaged over items.
+) -> Float[Tensor, " b"]:
+    """KL to N(0, I) of every item, summed over latent dimensions.
 
     ``official`` replaces mean^2 by (0.3 mean)^6, as in the authors' code: almost free below |mean| = 3, steep above.
     """
     squared = mean.square() if form == "standard" else (0.3 * mean).pow(6)
-    return 0.5 * (squared + log_var.exp() - 1.0 - log_var).flatten(1).sum(1).mean()
+    return 0.5 * (squared + log_var.exp() - 1.0 - log_var).flatten(1).sum(1)
 
 
 def contrastive(
@@ -101,30 +124,3 @@ def contrastive(
         same = (captions[:, None] == captions[None, :]).to(logits.dtype)
         share = same / same.sum(1, keepdim=True)
         return 0.5 * (F.cross_entropy(logits, share) + F.cross_entropy(logits.T, share))
-
-
-class ImageTower(nn.Module):
-    """The image side of the I-T contrast: a small transformer over target latents. Training only, never shipped.
-
-    The authors train a SigLIP-L/16 over pixels; here the target latents already are the pixels, so the tower reads
-    those, and answers in the shape of the source latent.
-    """
-
-    def __init__(self, shape: tuple[int, int, int], width: int = 96, depth: int = 2, heads: int = 4) -> None:
-        super().__init__()
-        self.patches = Patches(shape, 1, width)
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
-        self.log_scale = nn.Parameter(torch.tensor(14.3).log())
-        self.apply(initialise)
-
-    @property
-    def scale(self) -> Float[Tensor, ""]:
-        """Multiplier of the cosines, 1/tau in the paper, learned in the log domain and kept at 100 or below."""
-        return self.log_scale.exp().clamp(max=100.0)
-
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Embed target latents."""
-        tokens = self.patches.tokens(x)
-        for block in self.blocks:
-            tokens = block(tokens)
-        return self.patches.maps(tokens)

@@ -6,41 +6,49 @@ the baseline's starts from noise and is given the text.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
+from pydantic import Discriminator, Tag
 from torch import Tensor, nn
 
 from crossflow import losses
+from crossflow.backbone import BackboneConfig, build_backbone
 from crossflow.backbone.cross_attention import CrossAttentionTransformer
-from crossflow.backbone.transformer import Transformer, TransformerConfig
-from crossflow.blocks import check_sizes
+from crossflow.backbone.dimr import DiMRConfig
+from crossflow.backbone.transformer import TransformerConfig
+from crossflow.blocks import OWN, check_sizes, kind
 from crossflow.encoder import EncoderConfig, VariationalEncoder
 from crossflow.errors import CrossFlowError
 from crossflow.guidance import indicator
-from crossflow.latents import PatchPCA, PatchPCAConfig
-from crossflow.losses import Draws, ImageTower
+from crossflow.latents import KLConfig, PatchPCA, PatchPCAConfig
+from crossflow.losses import Draws
 from crossflow.path import PATHS
+from crossflow.released_encoder import ReleasedEncoder, ReleasedEncoderConfig
 from crossflow.solver import Velocity, solver_named
+from crossflow.tower import TOWERS
 
 
 class Batch(NamedTuple):
     """Paired items. ``caption`` numbers the captions, so that items with the same caption can be told.
 
-    ``pool`` holds the targets that ``Draws.donor`` points into, where they are more than this share of a batch.
+    ``goal`` holds what the flow is to reach: for null items the target of another (``Draws.donor``). None means that
+    the batch is whole, so that the donors are in it. ``image`` (pixels) and ``image_features`` are what some image
+    towers read; None where the recipe's does not.
     """
 
     target: Float[Tensor, "b c h w"]
     tokens: Float[Tensor, "b n d"]
     mask: Bool[Tensor, "b n"]
     caption: Int[Tensor, " b"]
-    pool: Float[Tensor, "g c h w"] | None = None
+    goal: Float[Tensor, "b c h w"] | None = None
+    image: UInt8[Tensor, "b s s 3"] | None = None
+    image_features: Float[Tensor, "b f"] | None = None
 
-    def rows(self, start: int, stop: int) -> "Batch":
-        """One share of the batch; the pool stays whole."""
-        pool = self.target if self.pool is None else self.pool
-        return Batch(*(part[start:stop] for part in self[:4]), pool=pool)
+    def to(self, device: torch.device) -> "Batch":
+        """The batch on a device."""
+        return Batch._make(None if part is None else part.to(device) for part in self)
 
 
 class Losses(NamedTuple):
@@ -67,26 +75,38 @@ class Sampling:
         check_sizes(steps=self.steps)
 
 
+TextEncoderConfig = Annotated[
+    Annotated[EncoderConfig, Tag(OWN)] | Annotated[ReleasedEncoderConfig, Tag("released")], Discriminator(kind)
+]
+AutoencoderConfig = Annotated[Annotated[PatchPCAConfig, Tag(OWN)] | Annotated[KLConfig, Tag("kl")], Discriminator(kind)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class FlowConfig:
     """A model, whole. ``encoder`` None is the baseline: noise as the source, text by cross-attention.
 
-    ``shape`` is that of the latents, (c, h, w); texts come as ``token_count`` x ``token_width`` numbers.
-    ``null_rate`` is the share of items trained as unconditional. ``kl_weight`` multiplies the KL summed over latent
-    dimensions; ``contrastive_weight`` the image-text contrast.
+    ``shape`` is that of the latents, (c, h, w); texts come as ``token_count`` x ``token_width`` numbers, from the
+    language model ``text``. ``null_rate`` is the share of items trained as unconditional. ``kl_weight`` multiplies the
+    KL summed over latent dimensions; ``contrastive_weight`` the image-text contrast with the image tower ``tower``,
+    whose cosines are multiplied by the exponential of a learned number (``exp``, as in CLIP) or, as in the authors'
+    code, by the number itself (``raw``). ``stage_weights`` weigh the flow loss of each resolution.
     """
 
     shape: tuple[int, int, int]
-    backbone: TransformerConfig
-    encoder: EncoderConfig | None
-    autoencoder: PatchPCAConfig
+    backbone: BackboneConfig
+    encoder: TextEncoderConfig | None
+    autoencoder: AutoencoderConfig
     token_count: int = 16
     token_width: int = 384
+    text: Literal["minilm", "clip-vit-l14", "t5-v1.1-xxl"] = "minilm"
     path: Literal["linear", "sincos"] = "linear"
     null_rate: float = 0.1
     kl_form: Literal["standard", "official"] = "official"
     kl_weight: float = 1e-2
     contrastive_weight: float = 1.0
+    contrastive_scale: Literal["exp", "raw"] = "exp"
+    tower: Literal["latents", "siglip-l16", "features"] = "latents"
+    stage_weights: tuple[float, ...] = (1.0,)
     sampling: Sampling = field(default_factory=Sampling)
 
     def __post_init__(self) -> None:
@@ -94,35 +114,43 @@ class FlowConfig:
         check_sizes(**dict(zip(("channels", "height", "width"), self.shape, strict=True)))
         if not 0 <= self.null_rate <= 1:
             raise CrossFlowError(f"null_rate is {self.null_rate}; it must be from 0 to 1.")
+        stages = len(self.backbone.stages) if isinstance(self.backbone, DiMRConfig) else 1
+        if len(self.stage_weights) != stages:
+            raise CrossFlowError(f"There are {len(self.stage_weights)} stage_weights for {stages} stages.")
 
 
 class CrossFlow(nn.Module):
-    """Text to latents with no noise source and no cross-attention (Liu et al. 2025, arXiv 2412.15213)."""
+    """Text to latents with no noise source and no cross-attention (Liu et al. 2025, arXiv 2412.15213).
 
-    def __init__(self, config: FlowConfig) -> None:
+    ``training`` False leaves out the image tower, which sampling does not need.
+    """
+
+    def __init__(self, config: FlowConfig, training: bool = True) -> None:
         super().__init__()
-        if config.encoder is None:
-            raise CrossFlowError("This config has no encoder, so it is a StandardFlow; build_model picks the class.")
         self.config = config
-        self.encoder = VariationalEncoder(config.encoder, config.shape, config.token_count, config.token_width)
-        self.backbone = Transformer(config.backbone, config.shape)
-        self.tower: ImageTower | None = ImageTower(config.shape) if config.contrastive_weight else None
-        self.autoencoder = PatchPCA(config.autoencoder)
+        self.encoder = _encoder(config)
+        self.backbone = build_backbone(config.backbone, config.shape)
+        tower = TOWERS[config.tower] if training and config.contrastive_weight else None
+        self.tower = None if tower is None else tower(config.shape, config.contrastive_scale)
+        self.autoencoder = _autoencoder(config)
         self.path = PATHS[config.path]()
 
     def forward(self, batch: Batch, draws: Draws) -> Losses:
         """The training loss of one batch, with every random number given."""
+        config = self.config
         posterior = self.encoder(batch.tokens, batch.mask)
         x0 = posterior.sample(draws.noise)
-        x1 = (batch.target if batch.pool is None else batch.pool)[draws.donor]
+        x1 = batch.target[draws.donor] if batch.goal is None else batch.goal
         xt, velocity = self.path.sample(x0, x1, draws.t)
-        flow = losses.flow_matching(self.backbone(xt, draws.t, draws.conditional), velocity)
-        kl = losses.kl(posterior.mean, posterior.log_var, self.config.kl_form)
+        predicted = self.backbone.velocities(xt, draws.t, draws.conditional)
+        flow = losses.flow_matching(predicted, velocity, config.stage_weights).mean()
+        kl = losses.kl(posterior.mean, posterior.log_var, config.kl_form).mean()
         contrast = flow.new_zeros(())
         if self.tower is not None:
-            contrast = losses.contrastive(x0, self.tower(batch.target), self.tower.scale, batch.caption)
+            seen = getattr(batch, self.tower.reads)
+            contrast = losses.contrastive(x0, self.tower(seen), self.tower.scale, batch.caption)
         return Losses(
-            total=flow + self.config.kl_weight * kl + self.config.contrastive_weight * contrast,
+            total=flow + config.kl_weight * kl + config.contrastive_weight * contrast,
             flow=flow.detach(),
             contrastive=contrast.detach(),
             kl=kl.detach(),
@@ -133,7 +161,7 @@ class CrossFlow(nn.Module):
     def loss(self, batch: Batch, generator: torch.Generator) -> Losses:
         """Draw what one step needs and return its loss."""
         draws = losses.draw(len(batch.target), self.config.shape, self.config.null_rate, generator)
-        return self(batch, Draws(*(part.to(batch.target.device) for part in draws)))
+        return self(batch, draws.to(batch.target.device))
 
     def source(
         self, tokens: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"], noise: Float[Tensor, "b c h w"]
@@ -174,21 +202,24 @@ class StandardFlow(nn.Module):
     def __init__(self, config: FlowConfig) -> None:
         super().__init__()
         self.config = config
+        if not isinstance(config.backbone, TransformerConfig):
+            raise CrossFlowError("The standard flow-matching baseline is built on the plain transformer alone.")
         self.backbone = CrossAttentionTransformer(config.backbone, config.shape, config.token_width)
-        self.autoencoder = PatchPCA(config.autoencoder)
+        self.autoencoder = _autoencoder(config)
         self.path = PATHS[config.path]()
 
     def forward(self, batch: Batch, draws: Draws) -> Losses:
         """The flow-matching loss; unconditional items keep their own target and lose their text."""
         xt, velocity = self.path.sample(draws.noise, batch.target, draws.t)
-        flow = losses.flow_matching(self.backbone(xt, draws.t, draws.conditional, batch.tokens, batch.mask), velocity)
+        predicted = self.backbone(xt, draws.t, draws.conditional, batch.tokens, batch.mask)
+        flow = losses.flow_matching([predicted], velocity, [1.0]).mean()
         zero, one = flow.new_zeros(()), flow.new_ones(())
         return Losses(flow, flow.detach(), zero, zero, one, zero)
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Losses:
         """Draw what one step needs and return its loss."""
         draws = losses.draw(len(batch.target), self.config.shape, self.config.null_rate, generator)
-        return self(batch, Draws(*(part.to(batch.target.device) for part in draws)))
+        return self(batch, draws.to(batch.target.device))
 
     def velocity(self, guidance_scale: float, tokens: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"]) -> Velocity:
         """The guided velocity field for these texts, a function of (x, t)."""
@@ -214,6 +245,21 @@ class StandardFlow(nn.Module):
 FlowModel = CrossFlow | StandardFlow
 
 
-def build_model(config: FlowConfig) -> FlowModel:
-    """The model that ``config`` describes."""
-    return StandardFlow(config) if config.encoder is None else CrossFlow(config)
+def build_model(config: FlowConfig, training: bool = True) -> FlowModel:
+    """The model that ``config`` describes; without what only training needs unless ``training``."""
+    return StandardFlow(config) if config.encoder is None else CrossFlow(config, training)
+
+
+def _encoder(config: FlowConfig) -> VariationalEncoder | ReleasedEncoder:
+    match config.encoder:
+        case EncoderConfig():
+            return VariationalEncoder(config.encoder, config.shape, config.token_count, config.token_width)
+        case ReleasedEncoderConfig():
+            return ReleasedEncoder(config.encoder, config.shape, config.token_count, config.token_width)
+        case None:
+            raise CrossFlowError("This config has no encoder, so it is a StandardFlow; build_model picks the class.")
+
+
+def _autoencoder(config: FlowConfig) -> PatchPCA | None:
+    """The autoencoder that travels with the model; None where its weights are a file of their own."""
+    return PatchPCA(config.autoencoder) if isinstance(config.autoencoder, PatchPCAConfig) else None

@@ -2,52 +2,90 @@
 
 import copy
 import hashlib
-import io
-import itertools
-import json
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
-from dataclasses import asdict, astuple
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, cast
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 
-from crossflow.checkpoint import file_sha256, load_model, replacing, usable_device, written
-from crossflow.errors import CrossFlowError
-from crossflow.latents import MiniLM, TextEmbedder
-from crossflow.model import FlowModel, Sampling
+from crossflow.autoencoder import KLAutoencoder
+from crossflow.checkpoint import content_sha256, file_sha256, load_model, usable_device
+from crossflow.errors import CrossFlowError, named
+from crossflow.latents import Autoencoder, KLConfig, MiniLM, TextEmbedder, cache_folder
+from crossflow.model import CrossFlow, FlowModel, Sampling
+from crossflow.text import embedder_named
 
 CHUNK = 50
-"""Images computed at once. It changes the speed and, by the float64 of the computation, nothing else."""
+"""Images computed at once. In float64 it changes the speed and nothing else."""
+DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
+AUTOENCODER = "autoencoder_kl.pth"
 
 
 class TextToImage:
-    """A model with its text embedder, ready to draw.
+    """A model with its text embedder and autoencoder, ready to draw.
 
-    Everything runs in float64: an image then depends on its own prompt and seed to the last bit, whatever else is
-    drawn beside it, because rounding differences between batch sizes stay far below one grey level.
+    ``precision`` auto is float64 for models of the embedded world: an image then depends on its own prompt and seed to
+    the last bit, whatever else is drawn beside it, because rounding differences between batch sizes stay far below one
+    grey level. For models with the Stable Diffusion autoencoder it is bfloat16 on a GPU and float32 on a CPU.
+
+    ``identity`` is all of this that can change an image, as plain JSON; ``parts`` adds what only the caller knows.
     """
 
-    dtype = torch.float64
-
-    def __init__(self, model: FlowModel, embedder: TextEmbedder, weights_sha256: str = "") -> None:
+    def __init__(
+        self,
+        model: FlowModel,
+        embedder: TextEmbedder,
+        weights_sha256: str = "",
+        autoencoder: Autoencoder | None = None,
+        precision: str = "auto",
+        parts: Mapping[str, str] | None = None,
+    ) -> None:
         self.device = next(model.parameters()).device
+        self.dtype = _dtype(precision, model, self.device)
         self.model = copy.deepcopy(model).to(self.dtype).eval()
+        found = autoencoder or self.model.autoencoder
+        if found is None:
+            raise CrossFlowError("This model has no autoencoder of its own: give the one it was trained with.")
+        self.autoencoder: Autoencoder = found
         self.embedder = embedder
         self.weights_sha256 = weights_sha256
+        self.identity: dict[str, str] = {
+            "weights_sha256": weights_sha256,
+            "precision": str(self.dtype).removeprefix("torch."),
+            **(parts or {}),
+        }
         self.defaults: Sampling = model.config.sampling
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path, device: str = "cpu") -> "TextToImage":
-        """Load a checkpoint onto auto, cpu, cuda or cuda:N; CrossFlowError where it or the device cannot be used."""
-        model = load_model(path, usable_device(device))
-        return cls(model, MiniLM(), file_sha256(path))
+    def from_checkpoint(
+        cls,
+        path: str | Path,
+        device: str = "cpu",
+        text_encoder: Path | None = None,
+        autoencoder: Path | None = None,
+        precision: str = "auto",
+    ) -> "TextToImage":
+        """Load a checkpoint onto auto, cpu, cuda or cuda:N; CrossFlowError where it or the device cannot be used.
+
+        Released models need weights besides. ``text_encoder`` is a folder; None is the cache of the hub.
+        ``autoencoder`` is the authors' autoencoder_kl.pth or a folder of diffusers; None is that file in the folder
+        ``CROSSFLOW_CACHE``.
+        """
+        device = usable_device(device)
+        model = load_model(path, device)
+        config = model.config
+        embedder = MiniLM() if config.text == "minilm" else embedder_named(config.text, text_encoder, device)
+        vae, parts = None, {}
+        if not isinstance(embedder, MiniLM):
+            parts["text_encoder_sha256"] = content_sha256(cast(Any, embedder)._folder)
+        if isinstance(config.autoencoder, KLConfig):
+            source = autoencoder or _own_autoencoder()
+            vae = KLAutoencoder.from_path(source, config.autoencoder.scale, device)
+            parts["autoencoder_sha256"] = content_sha256(source)
+        return cls(model, embedder, file_sha256(path), vae, precision, parts)
 
     def sampling(
         self, solver: str | None = None, steps: int | None = None, guidance_scale: float | None = None
@@ -77,14 +115,65 @@ class TextToImage:
             images.extend(self._chunk(prompts[part], seeds[part], sampling))
         return images
 
-    @torch.inference_mode()
-    def _chunk(self, prompts: Sequence[str], seeds: Sequence[int], sampling: Sampling) -> Sequence[np.ndarray]:
+    def _chunk(self, prompts: Sequence[str], seeds: Sequence[int], sampling: Sampling) -> list[np.ndarray]:
+        if isinstance(self.model, CrossFlow):
+            return self.from_source(self.source(prompts, seeds), sampling)
+        tokens, mask, noise = self._inputs(prompts, seeds)
+        with torch.inference_mode():
+            return self._decoded(self.model.generate(tokens, mask, noise, sampling))
+
+    def source(self, prompts: Sequence[str], seeds: Sequence[int]) -> Float[Tensor, "b c h w"]:
+        """The source latents of prompts, one sample each, of which the flow makes images."""
+        flow, (tokens, mask, noise) = self._flow(), self._inputs(prompts, seeds)
+        with torch.inference_mode():
+            return flow.source(tokens, mask, noise)
+
+    def from_source(self, source: Float[Tensor, "b c h w"], sampling: Sampling) -> list[np.ndarray]:
+        """Source latents to images, uint8 RGB [h w 3]."""
+        with torch.inference_mode():
+            latents = self._flow().sample(source, sampling.solver, sampling.steps, sampling.guidance_scale)
+            return self._decoded(latents)
+
+    def to_source(self, images: Sequence[np.ndarray], sampling: Sampling) -> Float[Tensor, "b c h w"]:
+        """Images, uint8 RGB [h w 3] of the model's size, back to source latents: the flow from t = 1 to t = 0.
+
+        With guidance_scale 1 and enough steps it is the inverse of ``from_source``, up to what the autoencoder loses.
+        """
+        flow = self._flow()
+        with torch.inference_mode():
+            latents = self.autoencoder.encode(torch.from_numpy(np.stack(images)).to(self.device)).to(self.dtype)
+            return flow.sample(latents, sampling.solver, sampling.steps, sampling.guidance_scale, backward=True)
+
+    def _flow(self) -> CrossFlow:
+        if not isinstance(self.model, CrossFlow):
+            raise CrossFlowError("The standard flow-matching baseline starts from noise: it has no source of a prompt.")
+        return self.model
+
+    def _inputs(self, prompts: Sequence[str], seeds: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         tokens, mask = self.embedder.embed(prompts, self.model.config.token_count)
         noise = torch.stack([seeded_noise(seed, self.model.config.shape) for seed in seeds])
-        latents = self.model.generate(
-            tokens.to(self.device, self.dtype), mask.to(self.device), noise.to(self.device, self.dtype), sampling
+        return tokens.to(self.device, self.dtype), mask.to(self.device), noise.to(self.device, self.dtype)
+
+    def _decoded(self, latents: Float[Tensor, "b c h w"]) -> list[np.ndarray]:
+        return list(self.autoencoder.decode(latents).cpu().numpy())
+
+
+def _dtype(precision: str, model: FlowModel, device: torch.device) -> torch.dtype:
+    if precision != "auto":
+        return named("precision", precision, DTYPES)
+    if not isinstance(model.config.autoencoder, KLConfig):
+        return torch.float64
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def _own_autoencoder() -> Path:
+    path = cache_folder() / AUTOENCODER
+    if not path.exists():
+        raise CrossFlowError(
+            f"This model needs the Stable Diffusion autoencoder: put {AUTOENCODER} (of the authors' assets.tar) at "
+            f"{path}, or give --autoencoder that file or a folder of diffusers' AutoencoderKL."
         )
-        return list(self.model.autoencoder.decode(latents).cpu().numpy())
+    return path
 
 
 def seeded_noise(seed: int, shape: tuple[int, int, int]) -> Float[Tensor, "c h w"]:
@@ -96,122 +185,3 @@ def prompt_seed(seed: int, prompt: str, copy: int = 0) -> int:
     """A seed for the ``copy``-th image of ``prompt``: a hash, so that it does not depend on what else is drawn."""
     text = f"{seed}\n{copy}\n{prompt}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
-
-
-def grid(images: Sequence[np.ndarray], columns: int, scale: int = 3) -> Image.Image:
-    """Tile images of one size row by row, each pixel enlarged ``scale`` times, on white."""
-    height, width, _ = images[0].shape
-    rows = -(-len(images) // columns)
-    canvas = np.full((rows * (height + 2) - 2, columns * (width + 2) - 2, 3), 255, dtype=np.uint8)
-    for i, image in enumerate(images):
-        top, left = i // columns * (height + 2), i % columns * (width + 2)
-        canvas[top : top + height, left : left + width] = image
-    return Image.fromarray(canvas).resize((canvas.shape[1] * scale, canvas.shape[0] * scale), Image.Resampling.NEAREST)
-
-
-class Drawn(NamedTuple):
-    """What ``draw_into`` did: images drawn now, images kept from before, and prompts that were too long."""
-
-    new: int
-    kept: int
-    truncated: int
-
-
-def draw_into(
-    out: Path,
-    pipeline: TextToImage,
-    prompts: Iterable[str],
-    sampling: Sampling,
-    *,
-    seed: int = 0,
-    per_prompt: int = 1,
-    advance: Callable[[int], None] = lambda count: None,
-) -> Drawn:
-    """Draw every prompt into the folder ``out``: one PNG an image, and one line an image in ``samples.jsonl``.
-
-    ``prompts`` may be a stream of any length. Call it again to go on where it was stopped; the result is the same.
-    A folder that holds samples of other prompts, settings or weights raises CrossFlowError, and nothing is changed.
-    """
-    settings = {"weights_sha256": pipeline.weights_sha256, "seed": seed, **asdict(sampling)}
-    rows = _rows(prompts, per_prompt, seed, settings)
-    new = kept = truncated = 0
-    with written(out):
-        out.mkdir(parents=True, exist_ok=True)
-        record = _Record(out / "samples.jsonl")
-    with closing(record):
-        while part := list(itertools.islice(rows, CHUNK)):
-            recorded = [record.next_is(row) for row in part]
-            fresh = part[sum(recorded) :]
-            todo = [row for row in part[: sum(recorded)] if not (out / row["file"]).exists()] + fresh
-            images = pipeline.generate(
-                [row["prompt"] for row in todo], [row["seed"] for row in todo], *astuple(sampling)
-            )
-            for row, image in zip(todo, images, strict=True):
-                _write_image(out / row["file"], image)
-            record.append(fresh)
-            lengths = pipeline.embedder.lengths([row["prompt"] for row in part if row["copy"] == 0])
-            truncated += sum(length > pipeline.model.config.token_count for length in lengths)
-            new, kept = new + len(todo), kept + len(part) - len(todo)
-            advance(len(part))
-    return Drawn(new, kept, truncated)
-
-
-def _rows(prompts: Iterable[str], per_prompt: int, seed: int, settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """One line of ``samples.jsonl`` an image. File names hold a number and the letters and digits of the prompt."""
-    for index, prompt in enumerate(prompts):
-        try:
-            slug = re.sub("[^a-z0-9]+", "-", prompt.encode().decode().lower())[:60].strip("-")
-        except UnicodeEncodeError as error:
-            raise CrossFlowError(f"Prompt {index + 1} is not valid text: write it in UTF-8.") from error
-        for number in range(per_prompt):
-            name = f"{index:06d}-{number}-{slug}".rstrip("-") + ".png"
-            own_seed = prompt_seed(seed, prompt, number)
-            yield {"file": name, "prompt": prompt, "copy": number, "seed": own_seed, "settings": settings}
-
-
-class _Record:
-    """``samples.jsonl``: read line by line up to its end, or to a line that a kill cut in half, then appended to."""
-
-    def __init__(self, path: Path) -> None:
-        path.touch()
-        self.path = path
-        self.file = path.open("r+b")
-        self.close = self.file.close
-
-    def next_is(self, row: dict[str, Any]) -> bool:
-        """Whether the next line is ``row``; False at the end. Another line raises CrossFlowError."""
-        start = self.file.tell()
-        line = self.file.readline()
-        if line == _line(row):
-            return True
-        if line.endswith(b"\n"):
-            raise CrossFlowError(
-                f"{self.path} holds samples of other prompts, settings or weights: choose another --out."
-            )
-        self.file.seek(start)
-        return False
-
-    def append(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Add lines at the end."""
-        if not rows:
-            return
-        with written(self.path):
-            self.file.truncate()
-            self.file.write(b"".join(map(_line, rows)))
-            self.file.flush()
-
-
-def _line(row: dict[str, Any]) -> bytes:
-    return json.dumps(row).encode() + b"\n"
-
-
-def _write_image(path: Path, image: np.ndarray) -> None:
-    """Write a PNG; a file of that name that holds anything else is never overwritten."""
-    png = io.BytesIO()
-    Image.fromarray(image).save(png, format="PNG")
-    if path.exists():
-        if path.read_bytes() != png.getvalue():
-            raise CrossFlowError(f"{path} is there already and holds another image: choose another --out.")
-        return
-    with replacing(path) as temporary:
-        temporary.write_bytes(png.getvalue())

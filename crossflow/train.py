@@ -28,14 +28,15 @@ from crossflow.checkpoint import (
     write_tensors,
     written,
 )
-from crossflow.configs import TrainConfig
-from crossflow.data import CachedPairs, scene_images, scene_pairs
+from crossflow.configs import SceneData, TrainConfig
+from crossflow.data import Pairs, scene_images, scene_pairs
 from crossflow.errors import CrossFlowError
 from crossflow.latents import MiniLM
 from crossflow.losses import draw
-from crossflow.model import Batch, FlowModel, Losses, build_model
+from crossflow.model import FlowModel, Losses, build_model
 from crossflow.optimizer import Optimizer
-from crossflow.pipeline import TextToImage, grid
+from crossflow.pipeline import TextToImage
+from crossflow.samples import grid
 from crossflow.scenes.spec import VERSION as WORLD
 
 GRID_PROMPTS = (
@@ -80,8 +81,7 @@ def train(
         say(f"resuming after step {run.step} of {config.steps}")
     log = _Log(out / "log.jsonl", run.step) if accelerator.is_main_process else None
     with accelerator.main_process_first():  # the first process makes the cache, the others read it
-        token_count, autoencoder = config.model.token_count, run.model.autoencoder
-        pairs = scene_pairs(config.data, token_count, autoencoder, MiniLM(), out / "cache", say)
+        pairs = _pairs(config, run.model, out / "cache", say)
     while run.step < config.steps:
         losses = run.advance(pairs)
         if log is None:
@@ -121,8 +121,15 @@ def _fresh_model(config: TrainConfig, seed: int) -> FlowModel:
     """The model at step 0: its weights drawn with ``seed``, its autoencoder fitted."""
     torch.manual_seed(seed)
     model = build_model(config.model)
-    model.autoencoder.fit(scene_images("train", min(PCA_IMAGES, config.data.count), config.data.size))
+    if isinstance(config.data, SceneData) and model.autoencoder is not None:
+        model.autoencoder.fit(scene_images("train", min(PCA_IMAGES, config.data.count), config.data.size))
     return model
+
+
+def _pairs(config: TrainConfig, model: FlowModel, cache: Path, say: Callable[[str], None]) -> Pairs:
+    if isinstance(config.data, SceneData) and model.autoencoder is not None:
+        return scene_pairs(config.data, config.model.token_count, model.autoencoder, MiniLM(), cache, say)
+    raise CrossFlowError("This recipe reads image-text pairs from a folder, which cannot be given yet.")
 
 
 class _Run:
@@ -143,22 +150,21 @@ class _Run:
         self.optimizer = Optimizer(config.optimizer, self.model, config.betas, config.weight_decay)
         self.wrapped = cast(nn.Module, accelerator.prepare_model(self.model))
 
-    def advance(self, pairs: CachedPairs) -> Losses:
+    def advance(self, pairs: Pairs) -> Losses:
         """One optimiser step; returns the losses of the whole batch, averaged over processes and parts."""
         config, device = self.config, self.accelerator.device
         generator = torch.Generator().manual_seed(_seed(self.seed, self.step))
-        batch = pairs.batch(config.batch_size, generator)
+        picks = pairs.pick(self.step, config.batch_size, generator)
         draws = draw(config.batch_size, config.model.shape, config.model.null_rate, generator)
-        batch = Batch(*(part.to(device) for part in batch[:4]))
-        draws = type(draws)(*(part.to(device) for part in draws))
         losses = []
         for part in range(config.accumulate):
             start = (part * self.accelerator.num_processes + self.accelerator.process_index) * self.share
-            rows = start, start + self.share
+            batch = pairs.load(picks, draws, start, start + self.share).to(device)
+            mine = draws.rows(start, start + self.share).to(device)
             synchronised = part == config.accumulate - 1
             with contextlib.nullcontext() if synchronised else self.accelerator.no_sync(self.wrapped):
                 with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                    found: Losses = self.wrapped(batch.rows(*rows), draws.rows(*rows))
+                    found: Losses = self.wrapped(batch, mine)
                 self.accelerator.backward(found.total / config.accumulate)
             losses.append(torch.stack([value.detach().float() for value in found]))
         self._update()
@@ -166,7 +172,8 @@ class _Run:
 
     def _update(self) -> None:
         """Clip, step, and let the moving average follow; it follows faster at first, when there is little to keep."""
-        self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        if self.config.clip is not None:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip)
         self.optimizer.step(self.config.rate(self.step))
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():

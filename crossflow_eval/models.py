@@ -76,11 +76,10 @@ class CrossFlowModel:
         self._steps = defaults.steps if steps is None else steps
         self._guidance_scale = defaults.guidance_scale if guidance_scale is None else guidance_scale
         self.identity: Mapping[str, Any] = {
-            "weights_sha256": self._pipeline.weights_sha256,
+            **self._pipeline.identity,
             "solver": self._solver,
             "steps": self._steps,
             "guidance_scale": float(self._guidance_scale),
-            "precision": str(self._pipeline.dtype).removeprefix("torch."),
             "device": where.partition(":")[0],
         }
 

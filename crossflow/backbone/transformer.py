@@ -47,6 +47,12 @@ class Transformer(nn.Module):
         self.apply(initialise)
         nn.init.zeros_(self.patches.out.weight)
 
+    def velocities(
+        self, x: Float[Tensor, "b c h w"], t: Float[Tensor, " b"], conditional: Bool[Tensor, " b"]
+    ) -> tuple[Float[Tensor, "b c h w"], ...]:
+        """The only resolution there is."""
+        return (self(x, t, conditional),)
+
     def forward(
         self, x: Float[Tensor, "b c h w"], t: Float[Tensor, " b"], conditional: Bool[Tensor, " b"]
     ) -> Float[Tensor, "b c h w"]:

@@ -84,6 +84,7 @@ def test_samples_of_a_file(place):
     assert [row["prompt"] for row in rows[:2]] == ["a ball", "two cones"]
     assert rows[0]["settings"] | {"weights_sha256": ""} == {
         "weights_sha256": "",
+        "precision": "float64",
         "seed": 0,
         "solver": "heun",
         "steps": 2,

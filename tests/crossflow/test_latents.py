@@ -66,7 +66,7 @@ def _patches(images: torch.Tensor) -> np.ndarray:
     )
 
 
-@pytest.mark.parametrize("name", sorted(CONFIGS))
+@pytest.mark.parametrize("name", sorted(name for name in CONFIGS if name.startswith("scenes")))
 def test_scenes_survive_the_components_of_each_recipe(name):
     """Renders that it was not fitted on come back with at least 40 dB."""
     config = CONFIGS[name]

@@ -10,13 +10,15 @@ import torch
 from PIL import Image
 
 from crossflow import pipeline as module
+from crossflow import samples
 from crossflow.backbone.transformer import TransformerConfig
 from crossflow.configs import CONFIGS
 from crossflow.data import scene_images
 from crossflow.errors import CrossFlowError
 from crossflow.latents import MiniLM
 from crossflow.model import Sampling, build_model
-from crossflow.pipeline import TextToImage, draw_into, grid, prompt_seed, seeded_noise
+from crossflow.pipeline import TextToImage, prompt_seed, seeded_noise
+from crossflow.samples import draw_into, grid
 
 PROMPTS = ["a photo of a ball", "a photo of two rings", "a photo of a red box and a blue cone", ""] * 3
 TEN = ["a photo of a ball", "a photo of a cone", "word " * 40, "../../etc/passwd", "ünï 漢字"] * 2
@@ -143,6 +145,7 @@ def test_a_folder_of_samples(pipeline, tmp_path):
         assert row["seed"] == prompt_seed(4, row["prompt"], row["copy"])
         assert row["settings"] == {
             "weights_sha256": "crossflow",
+            "precision": "float64",
             "seed": 4,
             "solver": "midpoint",
             "steps": 3,
@@ -156,8 +159,8 @@ def test_a_folder_of_samples(pipeline, tmp_path):
 def test_an_interrupted_folder_ends_byte_equal(pipeline, tmp_path, monkeypatch, chunk):
     """Stopped after the k-th image was written, before its line was; then a line cut in half; then a file lost."""
     draw(pipeline, tmp_path / "whole")
-    monkeypatch.setattr(module, "CHUNK", chunk)
-    write = module._write_image
+    monkeypatch.setattr(samples, "CHUNK", chunk)
+    write = samples.write_image
     for stop in (1, 4, 9):
         out, left = tmp_path / f"stopped-{stop}", stop
 
@@ -169,7 +172,7 @@ def test_an_interrupted_folder_ends_byte_equal(pipeline, tmp_path, monkeypatch, 
                 raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr(module, "_write_image", stopping)
+            patch.setattr(samples, "write_image", stopping)
             with pytest.raises(KeyboardInterrupt):
                 draw(pipeline, out)
         with (out / "samples.jsonl").open("a") as file:
@@ -196,7 +199,7 @@ def test_more_prompts_may_follow(pipeline, tmp_path):
 def test_other_samples_are_never_mixed(pipeline, tmp_path, change, monkeypatch):
     draw(pipeline, tmp_path)
     before = contents(tmp_path)
-    monkeypatch.setattr(pipeline, "weights_sha256", change.get("weights", pipeline.weights_sha256))
+    monkeypatch.setitem(pipeline.identity, "weights_sha256", change.get("weights", pipeline.weights_sha256))
     with pytest.raises(
         CrossFlowError, match="holds samples of other prompts, settings or weights: choose another --out"
     ):
@@ -214,7 +217,7 @@ def test_a_foreign_image_is_never_overwritten(pipeline, tmp_path):
 
 def test_prompts_are_taken_as_a_stream(pipeline, tmp_path, monkeypatch):
     """No more of them are drawn from the source than one chunk ahead."""
-    monkeypatch.setattr(module, "CHUNK", 2)
+    monkeypatch.setattr(samples, "CHUNK", 2)
     taken = 0
 
     def endless():

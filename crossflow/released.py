@@ -1,0 +1,171 @@
+"""The authors' released checkpoints (github.com/qihao067/CrossFlow): from flat files of tensors to our models.
+
+Such a file is one state dict of float32 tensors, as a ``.pth`` or with the same keys as ``.safetensors``. Its config
+stands nowhere, so it is read off the shapes. The one thing that shapes do not tell is the number of attention heads:
+that of the released sizes is known, and of others it is one head for 64 channels, but at least four.
+
+The file also holds the image tower of the training, ``open_clip*``; sampling drops it.
+"""
+
+import math
+import pickle
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crossflow.backbone.dimr import DiMRConfig, Stage
+from crossflow.backbone.dit import DiTConfig
+from crossflow.configs import STAGE_WEIGHTS
+from crossflow.errors import CrossFlowError
+from crossflow.latents import KLConfig
+from crossflow.model import FlowConfig, Sampling
+from crossflow.released_encoder import ReleasedEncoderConfig
+
+TRAINING_ONLY = ("open_clip.", "open_clip_output.")
+"""Prefixes of what sampling does not need."""
+HEADS = {960: 16, 1152: 16}
+"""Widths of released models whose heads are not 64 wide."""
+
+Shapes = Mapping[str, Sequence[int]]
+
+
+def unpickled(path: Path) -> dict[str, Tensor]:
+    """The tensors of a ``.pth`` file, mapped into memory. CrossFlowError where anything else is in it."""
+    try:
+        with path.open("rb") as file:
+            zipped = file.read(2) == b"PK"
+        found: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped or None)
+    except pickle.UnpicklingError as error:
+        name = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"asks to run {name[1]}" if name else "holds more than tensors"
+        raise CrossFlowError(f"{path} {what}: nothing of it was run, and it is not read.") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        why = str(error).partition("\n")[0]
+        raise CrossFlowError(f"{path} is not a whole file of tensors ({why}): fetch it again.") from error
+    if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found):
+        raise CrossFlowError(f"{path} holds a {type(found).__name__}, not tensors by name: it is another kind of file.")
+    others = [name for name, value in found.items() if not isinstance(value, Tensor)]
+    if others:
+        raise CrossFlowError(
+            f"{path} holds {others[0]}, which is no tensor: give the weights alone, such as nnet_ema.pth of a training."
+        )
+    return dict(found)
+
+
+def released_name(name: str) -> str:
+    """The name in released files of our weight ``name``."""
+    name = name.removeprefix("backbone.")
+    return f"context_encoder.{name.removeprefix('encoder.')}" if name.startswith("encoder.") else name
+
+
+def our_name(name: str) -> str:
+    """Our name of the weight ``name`` in released files."""
+    inner = name.removeprefix("context_encoder.")
+    return f"backbone.{name}" if inner == name else f"encoder.{inner}"
+
+
+def split(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """What sampling needs, and the names of what it does not."""
+    dropped = sorted(name for name in tensors if name.startswith(TRAINING_ONLY))
+    return {name: part for name, part in tensors.items() if not name.startswith(TRAINING_ONLY)}, dropped
+
+
+def infer_config(path: str | Path, shapes: Shapes, heads: int | None = None) -> FlowConfig:
+    """The config of a released model from the shapes of its weights, with the authors' recipe and sampling settings.
+
+    ``heads`` are those of the backbone, where they are not the ones of the rule above. A file that is not of this
+    architecture raises CrossFlowError and names the first weight that is missing or of a strange shape.
+    """
+    try:
+        if not any(name.startswith("context_encoder.") for name in shapes):
+            raise CrossFlowError("no weight of it begins with context_encoder.")
+        backbone, shape = _dimr(shapes, heads) if "stages.0.input_layer.1.weight" in shapes else _dit(shapes, heads)
+        encoder, token_count, token_width = _text_encoder(shapes)
+        stages = len(backbone.stages) if isinstance(backbone, DiMRConfig) else 1
+        return FlowConfig(
+            shape=shape,
+            backbone=backbone,
+            encoder=encoder,
+            autoencoder=KLConfig(),
+            token_count=token_count,
+            token_width=token_width,
+            text="t5-v1.1-xxl" if encoder.compress else "clip-vit-l14",
+            contrastive_scale="raw",
+            tower="siglip-l16",
+            stage_weights=STAGE_WEIGHTS.get(stages) or tuple(0.5 ** (stages - 1 - i) for i in range(stages)),
+            sampling=Sampling(solver="euler_official", steps=50, guidance_scale=7.0),
+        )
+    except KeyError as error:
+        raise CrossFlowError(
+            f"{path} is no CrossFlow checkpoint, neither ours nor a released one: it has no weight {error.args[0]}."
+        ) from error
+    except (ValueError, IndexError, ZeroDivisionError) as error:
+        raise CrossFlowError(
+            f"{path} is no CrossFlow checkpoint, neither ours nor a released one: its weights have strange shapes."
+        ) from error
+    except CrossFlowError as error:
+        raise CrossFlowError(f"{path} is no CrossFlow checkpoint, neither ours nor a released one: {error}") from error
+
+
+def _dimr(shapes: Shapes, heads: int | None) -> tuple[DiMRConfig, tuple[int, int, int]]:
+    stages, sides, channels = [], set(), 0
+    for i in range(_count(shapes, "stages")):
+        here = f"stages.{i}"
+        width, channels, patch, _ = shapes[f"{here}.input_layer.1.weight"]
+        sides.add(math.isqrt(shapes[f"{here}.input_layer.3.position_embeddings.weight"][0]) * patch)
+        attends = f"{here}.blocks.0.block1.query_key_value.weight" in shapes
+        stages.append(
+            Stage(
+                block="transformer" if attends else "convnext",
+                width=width,
+                hidden=shapes[f"{here}.blocks.0.block2.w0.weight"][0],
+                depth=_count(shapes, f"{here}.blocks"),
+                patch=patch,
+                heads=(heads or _heads(width)) if attends else 1,
+                kernel=7 if attends else shapes[f"{here}.blocks.0.block1.1.weight"][-1],
+            )
+        )
+    (side,) = sides
+    return DiMRConfig(stages=tuple(stages)), (channels, side, side)
+
+
+def _dit(shapes: Shapes, heads: int | None) -> tuple[DiTConfig, tuple[int, int, int]]:
+    width, channels, patch, _ = shapes["x_embedder.proj.weight"]
+    side = math.isqrt(shapes["pos_embed"][1]) * patch
+    depth = _count(shapes, "blocks")
+    return DiTConfig(width=width, depth=depth, heads=heads or _heads(width), patch=patch), (channels, side, side)
+
+
+def _text_encoder(shapes: Shapes) -> tuple[ReleasedEncoderConfig, int, int]:
+    """The text encoder, and the number and width of the tokens that it reads."""
+    here = "context_encoder"
+    width = shapes[f"{here}.layers.0.attn.W_Q.weight"][0]
+    reductions = _count(shapes, f"{here}.reduction_layers")
+    compress = f"{here}.compressor.fc1.weight" in shapes
+    adapted = f"{here}.adaptor.fc1.weight" in shapes
+    first = shapes[f"{here}.adaptor.fc1.weight" if adapted else f"{here}.linear.weight"]
+    convolutions = (shapes[f"{here}.adaptor.conv{i}.weight"][0] for i in (1, 2) if adapted)
+    config = ReleasedEncoderConfig(
+        width=width,
+        depth=_count(shapes, f"{here}.layers"),
+        hidden=shapes[f"{here}.layers.0.feed_forward.ffn_1.weight"][0],
+        reductions=reductions,
+        compress=compress,
+        adaptor=(first[0], next(convolutions), next(convolutions)) if adapted else None,
+    )
+    token_width = shapes[f"{here}.compressor.fc1.weight"][1] if compress else width
+    return config, first[1] // (width // 2**reductions), token_width
+
+
+def _heads(width: int) -> int:
+    return HEADS.get(width) or max(4, width // 64)
+
+
+def _count(shapes: Shapes, prefix: str) -> int:
+    """How many numbered parts there are under ``prefix``; those that are missing are found when weights are checked."""
+    pattern = re.compile(rf"{re.escape(prefix)}\.(\d+)\.")
+    return 1 + max((int(found[1]) for name in shapes if (found := pattern.match(name))), default=-1)

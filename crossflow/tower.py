@@ -1,0 +1,126 @@
+"""The image side of the image-text contrast: towers that answer in the shape of the source latent.
+
+Training only: no sampling checkpoint holds one. The paper says "image encoder"; the authors' code trains a SigLIP-L/16
+from random weights over the pixels (``siglip-l16``). ``features`` reads image features that were computed once by a
+frozen network instead, and ``latents`` the target latents: both change the recipe and are named in it.
+"""
+
+import math
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from crossflow.blocks import Block, Patches, at_least_float32, initialise
+from crossflow.errors import CrossFlowError
+from crossflow.released_encoder import Adaptor
+
+SIGLIP = "ViT-L-16-SigLIP-256"
+SIGLIP_SIDE = 256
+SIGLIP_WIDTH = 1024
+HEAD_WIDTH = 4096
+LARGEST_PLAIN = 4096
+"""Latents of more numbers than this come from an ``Adaptor`` and not a two-layer network, as in the authors' code."""
+
+
+class Tower(nn.Module):
+    """What the towers share: ``reads`` is the field of a batch that they take, ``scale`` multiplies the cosines."""
+
+    reads: Literal["target", "image", "image_features"]
+
+    def __init__(self, shape: tuple[int, int, int], scale_form: Literal["exp", "raw"]) -> None:
+        super().__init__()
+        self.shape = shape
+        self.scale_form = scale_form
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+
+    @property
+    def scale(self) -> Float[Tensor, ""]:
+        """1/tau in the paper, learned in the log domain and kept at 100 or below.
+
+        In the form ``raw`` it is the logarithm itself, without a bound, as the authors' code has it.
+        """
+        return self.log_scale if self.scale_form == "raw" else self.log_scale.exp().clamp(max=100.0)
+
+
+class LatentTower(Tower):
+    """A small transformer over target latents, for latents that are the pixels."""
+
+    reads = "target"
+
+    def __init__(self, shape: tuple[int, int, int], scale_form: Literal["exp", "raw"]) -> None:
+        super().__init__(shape, scale_form)
+        width, depth, heads = 96, 2, 4
+        self.patches = Patches(shape, 1, width)
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.apply(initialise)
+
+    def forward(self, target: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Embed target latents."""
+        tokens = self.patches.tokens(target)
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self.patches.maps(tokens)
+
+
+class FeatureTower(Tower):
+    """A head over image features of width 1024 that were computed beforehand: cheap, and another recipe."""
+
+    reads = "image_features"
+
+    def __init__(self, shape: tuple[int, int, int], scale_form: Literal["exp", "raw"]) -> None:
+        super().__init__(shape, scale_form)
+        self.head = _head(shape)
+
+    def forward(self, image_features: Float[Tensor, "b f"]) -> Float[Tensor, "b c h w"]:
+        """Project features."""
+        return at_least_float32(self.head(image_features)).unflatten(1, self.shape)
+
+
+class SiglipTower(Tower):
+    """SigLIP-L/16 at 256 pixels through open_clip, from random weights, with its head: 336 million parameters."""
+
+    reads = "image"
+
+    def __init__(self, shape: tuple[int, int, int], scale_form: Literal["exp", "raw"]) -> None:
+        super().__init__(shape, scale_form)
+        self.visual = _siglip()
+        self.head = _head(shape)
+
+    def forward(self, image: UInt8[Tensor, "b s s 3"]) -> Float[Tensor, "b c h w"]:
+        """Embed pixels, resized to 256 where they are larger; SigLIP's normalisation is [-1, 1]."""
+        pixels = image.permute(0, 3, 1, 2).float()
+        if pixels.shape[-1] != SIGLIP_SIDE:
+            pixels = F.interpolate(pixels, SIGLIP_SIDE, mode="bilinear", antialias=True)
+        return at_least_float32(self.head(self.visual(pixels / 127.5 - 1))).unflatten(1, self.shape)
+
+
+def _siglip() -> nn.Module:
+    try:
+        import open_clip
+    except ImportError as error:
+        raise CrossFlowError("The image tower siglip-l16 needs the package open_clip_torch: install it.") from error
+    model: Any = open_clip.create_model(SIGLIP, pretrained=None)
+    return model.visual
+
+
+def _head(shape: tuple[int, int, int]) -> nn.Module:
+    """Features of width 1024 to as many numbers as the latent has."""
+    channels, side, _ = shape
+    if math.prod(shape) > LARGEST_PLAIN:
+        return Adaptor(SIGLIP_WIDTH, channels, side)
+    return nn.Sequential(
+        nn.Linear(SIGLIP_WIDTH, HEAD_WIDTH),
+        nn.GELU(),
+        nn.LayerNorm(HEAD_WIDTH),
+        nn.Linear(HEAD_WIDTH, math.prod(shape)),
+    )
+
+
+TOWERS: dict[str, type[LatentTower] | type[FeatureTower] | type[SiglipTower]] = {
+    "latents": LatentTower,
+    "features": FeatureTower,
+    "siglip-l16": SiglipTower,
+}
