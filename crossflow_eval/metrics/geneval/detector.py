@@ -89,7 +89,7 @@ class Detector:
                 for query in {query for query, _ in places}
             }
         detections = [
-            Detection(label=self._names[label], score=probability * masks[query][1], box=_box(masks[query][0]),
+            Detection(label=self._names[label], score=probability * masks[query][1], box=extent(masks[query][0]),
                       mask=masks[query][0])
             for probability, (query, label) in zip(best.values.tolist(), places, strict=True)
         ]  # fmt: skip
@@ -124,7 +124,7 @@ def _mask(
     return inside.cpu().numpy(), float(certainty)
 
 
-def _box(mask: np.ndarray) -> Box:
+def extent(mask: np.ndarray) -> Box:
     """The extent of a mask, right and bottom exclusive; zeros for an empty one."""
     columns, rows = (np.flatnonzero(mask.any(axis=axis)) for axis in (0, 1))
     if not len(columns):
