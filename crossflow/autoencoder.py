@@ -48,7 +48,7 @@ class KLAutoencoder(nn.Module):
         if Path(source).is_file():
             vae = _from_compvis(Path(source))
         else:
-            folder = local_folder(source, "config.json and diffusion_pytorch_model.safetensors")
+            folder = local_folder(source, "config.json and diffusion_pytorch_model.safetensors, or CompVis' file")
             vae = load_pretrained(AutoencoderKL, folder, logging)
         return cls(vae, scale).to(device, dtype)
 
@@ -71,11 +71,12 @@ class KLAutoencoder(nn.Module):
 
     def decode(self, latents: Float[Tensor, "b c i j"]) -> UInt8[Tensor, "b h w 3"]:
         """Images of latents: (x + 1) / 2 clipped to [0, 1], rounded to 256 levels, halves up."""
-        return torch.cat([self._decoded(part) for part in latents.split(CHUNK)])
+        latents = (latents / self.scale).to(self.vae.device, self.vae.dtype)
+        return torch.cat([_levels(self.vae.decode(part).sample) for part in latents.split(CHUNK)])
 
-    def _decoded(self, latents: Tensor) -> Tensor:
-        pixels = self.vae.decode(latents / self.scale).sample.movedim(1, -1)
-        return (((pixels + 1.0) / 2.0).clamp(0.0, 1.0) * 255.0 + 0.5).to(torch.uint8)
+
+def _levels(pixels: Float[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b h w 3"]:
+    return (((pixels.float() + 1.0) / 2.0).clamp(0.0, 1.0) * 255.0 + 0.5).to(torch.uint8).movedim(1, -1)
 
 
 def sample_moments(
@@ -98,7 +99,7 @@ def center_crop(image: Image.Image, size: int) -> np.ndarray:
     ratio = size / min(image.size)
     image = image.resize((round(image.width * ratio), round(image.height * ratio)), Image.Resampling.BICUBIC)
     left, top = (image.width - size) // 2, (image.height - size) // 2
-    return np.asarray(image.crop((left, top, left + size, top + size)))
+    return np.array(image.crop((left, top, left + size, top + size)))
 
 
 PREFIX = "first_stage_model."

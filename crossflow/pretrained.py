@@ -31,10 +31,11 @@ def local_folder(source: str | Path, holds: str) -> Path:
         return Path(snapshot_download(str(source), local_files_only=True))
     except LocalEntryNotFoundError as error:
         raise CrossFlowError(
-            f"{source} is not in the local hub cache: run `hf download {source}`, or give a folder with {holds}."
+            f"{source} is neither a folder here nor in the local hub cache: run `hf download {source}`, or give a"
+            f" folder with {holds}."
         ) from error
     except HFValidationError as error:
-        raise CrossFlowError(f"There is no folder {source}: give one with {holds}.") from error
+        raise CrossFlowError(f"{source} is not there: give a folder with {holds}.") from error
 
 
 @contextmanager

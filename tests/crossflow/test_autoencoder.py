@@ -208,6 +208,15 @@ def test_an_item_does_not_depend_on_its_batch(autoencoder):
         assert (autoencoder.decode(latents[i : i + 1])[0].int() - decoded[i].int()).abs().max() <= 1
 
 
+def test_half_precision_is_rounded_to_levels_in_full(autoencoder, file):
+    """Latents and images of any type are taken; bfloat16 holds 8 bits, and no more than their error is added."""
+    half = KLAutoencoder.from_path(file, dtype=torch.bfloat16)
+    pixels = half.vae.decode((some_latents() / SCALE).bfloat16()).sample
+    levels = (0.5 * (pixels.double() + 1)).clamp(0, 1).mul(255).add(0.5).floor().byte().permute(0, 2, 3, 1)
+    assert (half.decode(some_latents()).int() - levels.int()).abs().max() == 0
+    assert half.moments(some_images()).dtype == torch.bfloat16
+
+
 def test_it_is_frozen_and_keeps_no_graph(autoencoder):
     assert not any(parameter.requires_grad for parameter in autoencoder.parameters())
     assert not autoencoder.moments(some_images(1)).requires_grad
@@ -322,7 +331,7 @@ def test_a_file_of_something_else_is_refused(tmp_path):
 
 
 def test_what_is_not_there_is_named(tmp_path):
-    with pytest.raises(CrossFlowError, match=r"There is no folder .*nothing"):
+    with pytest.raises(CrossFlowError, match=r"nothing is not there: give a folder with config.*or CompVis' file"):
         KLAutoencoder.from_path(tmp_path / "nothing")
     with pytest.raises(
         CrossFlowError, match="run `hf download stabilityai/sd-vae-ft-mse`, or give a folder with config"
