@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any
 
 from crossflow_eval.report.entry import Entry
 from crossflow_eval.types import Row
@@ -76,7 +77,7 @@ def _card(row: Row, picture: bytes | None, place: int, scores: Sequence[str]) ->
     attributes = " ".join(f'data-{key}="{escape(str(value))}"' for key, value in data.items())
     badge = {True: "✓ right", False: "✗ wrong"}.get(correct, "") if correct is not None else ""
     parts = [
-        _picture(picture, prompt),
+        f"<div class=picture>{_picture(picture, prompt)}{_boxes(row)}</div>" if picture else "",
         f"<figcaption><p class=prompt>{escape(prompt)}</p>",
         f"<p class=verdict><span class={verdict}>{badge}</span> {_words(row.get('task', ''))}</p>" if badge else "",
         f"<p class=reason>{escape(str(row['reason']))}</p>" if row.get("reason") else "",
@@ -87,18 +88,39 @@ def _card(row: Row, picture: bytes | None, place: int, scores: Sequence[str]) ->
     return f"<figure {attributes}>{''.join(parts)}</figure>"
 
 
-def _picture(picture: bytes | None, prompt: str) -> str:
-    if picture is None:
-        return ""
+def _picture(picture: bytes, prompt: str) -> str:
     data = base64.b64encode(picture).decode()
     return f'<img alt="{escape(f"Output for: {prompt}")}" decoding=async src="data:image/png;base64,{data}">'
+
+
+def _boxes(row: Row) -> str:
+    """The boxes of a row's detections over its picture, where the row says the size [w h] they are measured in."""
+    if not row.get("size"):
+        return ""
+    width, height = row["size"]
+    letters = max(width, height) / 14
+    return (
+        f'<svg class="boxes" viewBox="0 0 {width} {height}" font-size="{letters:.4g}" aria-hidden="true">'
+        f"{''.join(map(_mark, row['detections']))}</svg>"
+    )
+
+
+def _mark(found: Mapping[str, Any]) -> str:
+    left, top, right, bottom = found["box"]
+    return (
+        f'<rect x="{left}" y="{top}" width="{right - left}" height="{bottom - top}"/>'
+        f'<text x="{left}" y="{top}" dx=".2em" dy="1em">{_name(found)}</text>'
+    )
 
 
 def _detections(found: object) -> str:
     if not isinstance(found, list):
         return ""
-    names = [_words(" ".join(str(each.get(key) or "") for key in ("color", "label"))) for each in found]
-    return f"<p class=found>seen: {', '.join(names) or 'nothing'}</p>"
+    return f"<p class=found>seen: {', '.join(map(_name, found)) or 'nothing'}</p>"
+
+
+def _name(found: Mapping[str, Any]) -> str:
+    return _words(" ".join(str(found.get(key) or "") for key in ("color", "label")))
 
 
 def _words(name: object) -> str:
