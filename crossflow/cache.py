@@ -68,9 +68,13 @@ def cache(
     Raises CrossFlowError for captions or images that cannot be read, and when ``out`` holds other shards.
     """
     if per_shard < 1 or not 0 <= process_index < process_count:
-        raise CrossFlowError(f"{per_shard} pairs a shard by process {process_index} of {process_count} cannot be.")
+        raise CrossFlowError(
+            f"There cannot be {per_shard} pairs a shard, or a process {process_index} of {process_count}: "
+            "give at least 1, and number the processes from 0."
+        )
     pairs = read_pairs(images, captions)
-    recipe = dict(recipe) | {"size": size, "token_count": token_count, "tokens": tokens_dtype, "images": keep_images}
+    settings = {"size": size, "token_count": token_count, "tokens_dtype": tokens_dtype, "keep_images": keep_images}
+    recipe = dict(recipe) | settings
     plan = _plan(pairs, recipe, per_shard)
     total = -(-len(pairs) // per_shard)
     left = _left(out, plan, total)
