@@ -11,7 +11,7 @@ from functools import partial
 from importlib import metadata
 
 from crossflow_eval.names import unknown
-from crossflow_eval.suites import depth, geneval, scenes, superres, t2i
+from crossflow_eval.suites import caption, depth, geneval, scenes, superres, t2i
 from crossflow_eval.types import SetupError, Suite
 
 ENTRY_POINTS = "crossflow_eval.suites"
@@ -21,6 +21,7 @@ SUITES: dict[str, Suite | Callable[[], Suite]] = {
     "folder": t2i.folder,
     **{name: partial(depth.suite, name) for name in depth.SUITES},
     "imagenet_sr": superres.suite,
+    **{name: partial(caption.suite, name) for name in caption.SUITES},
     "geneval": geneval.SUITE,
 }
 

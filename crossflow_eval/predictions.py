@@ -1,0 +1,118 @@
+"""Captions that some system predicted, read from one file: COCO's results format, or JSON lines.
+
+A ``.json`` file is a list of ``{"image_id": 391895, "caption": "…"}``; a ``.jsonl`` file has ``{"id": "391895",
+"caption": "…"}`` on each line. Other keys are left alone. A caption is kept as it stands, and may be empty.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from crossflow_eval.names import first_few
+from crossflow_eval.types import Example, SetupError
+
+KEYS = {".json": "image_id", ".jsonl": "id"}
+"""The kinds of file, and what each calls an image's id."""
+
+
+def read_predictions(path: Path) -> dict[str, str]:
+    """The captions by image id, in the file's order.
+
+    Raises:
+        SetupError: a file that is missing, of another kind or damaged, an entry without an id or a caption of valid
+            unicode, an id that comes twice; with the entry's place.
+    """
+    key = KEYS.get(path.suffix.lower())
+    if key is None:
+        raise SetupError(f"The predictions {path} must be a file .json (COCO results) or .jsonl (id, caption).")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        entries = list(_entries(path, text, key))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SetupError(f"Cannot read the predictions {path}: {error}.") from error
+    captions: dict[str, str] = {}
+    for place, entry in entries:
+        name, caption = _pair(entry, key)
+        if name is None or caption is None:
+            raise SetupError(f"{path}, {place}: expected an object with {key!r} and 'caption', got {_shown(entry)}.")
+        if name in captions:
+            raise SetupError(f"{path}, {place}: a second caption for {name}; give one caption an image.")
+        captions[name] = caption
+    if not captions:
+        raise SetupError(f"{path} holds no captions.")
+    return captions
+
+
+class PredictedCaptions:
+    """The captions of a file in a model's place, looked up by example id; see :func:`read_predictions`."""
+
+    name = "folder"
+
+    def __init__(self, file: Path) -> None:
+        self.file, self.captions = file, read_predictions(file)
+        content = json.dumps(self.captions, sort_keys=True)
+        self.identity: Mapping[str, Any] = {
+            "captions_sha256": hashlib.sha256(content.encode()).hexdigest(),
+            "captions": len(self.captions),
+        }
+
+    def read(self, example_id: str, index: int) -> str:
+        """Return the caption of an example. Raises SetupError where there is none."""
+        if index or example_id not in self.captions:
+            raise SetupError(f"{self.file} holds no caption {index} of {example_id}.")
+        return self.captions[example_id]
+
+    def check(self, needed: Sequence[Example], known: Sequence[Example], outputs_per_example: int) -> None:
+        """Check that each needed example has its caption, and that every caption belongs to a ``known`` example.
+
+        Raises:
+            SetupError: missing or foreign captions; counted, the first ones named.
+        """
+        missing = [example.id for example in needed if example.id not in self.captions]
+        if missing:
+            raise SetupError(
+                f"{len(missing)} of {len(needed)} captions are missing in {self.file}: {first_few(missing)}."
+            )
+        ids = {example.id for example in known}
+        foreign = [name for name in self.captions if name not in ids]
+        if foreign:
+            raise SetupError(
+                f"{len(foreign)} of {len(self.captions)} captions in {self.file} belong to no example: "
+                f"{first_few(foreign)}."
+            )
+
+
+def _entries(path: Path, text: str, key: str) -> Iterator[tuple[str, Any]]:
+    """Each entry with its place, in words."""
+    try:
+        if path.suffix.lower() == ".jsonl":
+            for number, line in enumerate(text.split("\n"), start=1):
+                if line.strip():
+                    yield f"line {number}", json.loads(line)
+            return
+        record = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise SetupError(f"{path} is not JSON ({error}); write it again.") from error
+    if not isinstance(record, list):
+        raise SetupError(f"{path} holds {_shown(record)}; expected COCO results, a list of {key!r} with 'caption'.")
+    for number, entry in enumerate(record, start=1):
+        yield f"entry {number}", entry
+
+
+def _pair(entry: Any, key: str) -> tuple[str | None, str | None]:
+    """The id and the caption of an entry, each None where it is missing or of another kind."""
+    if not isinstance(entry, dict):
+        return None, None
+    name, caption = entry.get(key), entry.get("caption")
+    is_id = isinstance(name, (str, int)) and not isinstance(name, bool)
+    is_text = isinstance(caption, str) and not any("\ud800" <= letter <= "\udfff" for letter in caption)
+    return str(name) if is_id else None, caption if is_text else None
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:80]}…"
