@@ -12,7 +12,6 @@ import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from crossflow_eval.local_weights import checked_sha256, reason
+from crossflow_eval.local_weights import checked_sha256, load_folder, reason
 from crossflow_eval.names import unknown
 from crossflow_eval.types import SetupError
 
@@ -172,21 +171,13 @@ def _is_torchscript(path: Path) -> bool:
 def _from_folder(folder: Path, device: str) -> Towers:
     from transformers import CLIPModel
 
-    try:
-        loaded: Any = CLIPModel.from_pretrained(
-            folder, local_files_only=True, output_loading_info=True, dtype=torch.float32
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise SetupError(f"{folder} is not a CLIP model of Hugging Face's form: {reason(error)}.") from error
-    model, loading = loaded
-    if missing := sorted(loading["missing_keys"]):
-        raise SetupError(f"{folder} lacks {len(missing)} of CLIP's weights, such as {missing[0]}; fetch it again.")
+    model = load_folder(CLIPModel, folder)
     for config in (model.config.text_config, model.config.vision_config):
         if config.hidden_act != "quick_gelu":
             raise SetupError(
                 f"{folder} uses {config.hidden_act} where OpenAI's CLIP, which scores name, has quick_gelu."
             )
-    model.eval().to(device)
+    model.to(device)
     return Towers(
         lambda images: model.visual_projection(model.vision_model(pixel_values=images).pooler_output),
         lambda tokens: model.text_projection(model.text_model(input_ids=tokens).pooler_output),

@@ -8,7 +8,6 @@ by the factor 16.1 / 37). Libraries that resample to the exact size give other f
 import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from crossflow_eval.local_weights import checked_sha256, reason
+from crossflow_eval.local_weights import checked_sha256, load_folder, reason
 from crossflow_eval.types import SetupError
 from crossflow_eval.weights import EvaluatorWeights
 
@@ -94,18 +93,10 @@ def _from_file(path: Path, device: str) -> tuple[Callable[[Tensor], Tensor], int
 def _from_folder(folder: Path, device: str) -> tuple[Callable[[Tensor], Tensor], int]:
     from transformers import Dinov2Model
 
-    try:
-        loaded: Any = Dinov2Model.from_pretrained(
-            folder, local_files_only=True, output_loading_info=True, dtype=torch.float32
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise SetupError(f"{folder} is not a DINOv2 of Hugging Face's form: {reason(error)}.") from error
-    network, loading = loaded
-    if odd := sorted({*loading["missing_keys"], *loading["unexpected_keys"]}):
-        raise SetupError(f"{folder} is not a whole DINOv2 without registers: {len(odd)} weights differ ({odd[0]}).")
+    network = load_folder(Dinov2Model, folder)
     places = network.embeddings.position_embeddings
     places.data = resample(places.data, SIDE // network.config.patch_size)
-    network.eval().to(device)
+    network.to(device)
     return lambda images: network(pixel_values=images.to(device)).pooler_output, network.config.hidden_size
 
 

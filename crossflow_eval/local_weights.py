@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 from crossflow_eval.types import SetupError
 from crossflow_eval.weights import EvaluatorWeights
@@ -36,6 +37,30 @@ def checked_sha256(file: Path, expected: str = "") -> str:
     if not digest.startswith(expected):
         raise SetupError(f"{file} has sha256 {digest[:16]}…, expected {expected[:16]}…; fetch the published file.")
     return digest
+
+
+def load_folder(kind: Any, folder: Path) -> Any:
+    """The model of the transformers class ``kind`` in a folder of Hugging Face's form, in float32, for evaluation.
+
+    Raises SetupError where the folder holds no such model, lacks weights (the library would draw them at random), or
+    has weights that the class does not know.
+    """
+    from torch import float32
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        model, loading = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True, dtype=float32)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise SetupError(f"{folder} is not a {kind.__name__} of Hugging Face's form: {reason(error)}.") from error
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+    unknown = {name for name in loading["unexpected_keys"] if not name.endswith("position_ids")}  # 4.x stored these
+    if odd := sorted({*loading["missing_keys"], *unknown}):
+        raise SetupError(f"{folder} is not a whole {kind.__name__}: {len(odd)} weights differ, such as {odd[0]}.")
+    return model.eval()
 
 
 def reason(error: Exception) -> str:

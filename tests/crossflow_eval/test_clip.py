@@ -99,7 +99,8 @@ def save_folder(state: dict[str, Tensor], path: Path, activation: str = "quick_g
         projection_dim=DIM,
     )
     CLIPModel(config).save_pretrained(path)
-    save_file(huggingface_names(state), path / "model.safetensors", {"format": "pt"})
+    places = {"text_model.embeddings.position_ids": torch.arange(77)[None]}  # as older releases of transformers wrote
+    save_file(huggingface_names(state) | places, path / "model.safetensors", {"format": "pt"})
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +178,7 @@ def test_a_folder_that_lacks_weights_is_refused(tmp_path: Path, model: open_clip
     state = huggingface_names(model.state_dict())
     del state["vision_model.post_layernorm.bias"]
     save_file(state, tmp_path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(SetupError, match=r"lacks 1 of .*post_layernorm"):
+    with pytest.raises(SetupError, match=r"not a whole CLIPModel: 1 .*post_layernorm"):
         load_clip(tmp_path)
 
 
