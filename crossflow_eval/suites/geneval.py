@@ -138,20 +138,23 @@ def _metadata_problem(path: Path, specification: Any) -> str:
 def write_official(run: Path, folder: Path) -> int:
     """Copy the images of a finished run of this suite into GenEval's folder layout. Returns how many.
 
-    Raises SetupError for a run that is of another suite or not finished, and for a ``folder`` that is not empty.
+    Raises SetupError for a run that is of another suite or not finished, for a ``folder`` that is not empty, and where
+    a file cannot be copied.
     """
     store = Store(run)
     settings = store.settings()
     if settings.suite != SUITE.name or store.result() is None:
         raise SetupError(f"{run} is not a finished run of the suite {SUITE.name}.")
-    if folder.exists() and any(folder.iterdir()):
-        raise SetupError(f"{folder} is not empty; give a new folder.")
-    written = 0
-    for example in examples()[: settings.limit]:
-        samples = folder / example.id / "samples"
-        samples.mkdir(parents=True)
-        (samples.parent / METADATA).write_text(json.dumps(example.target), "utf-8")
-        for k in range(settings.outputs_per_example):
-            shutil.copyfile(store.outputs / f"{example.id}-{k}.png", samples / f"{k:05d}.png")
-            written += 1
-    return written
+    asked = examples()[: settings.limit]
+    try:
+        if folder.exists() and any(folder.iterdir()):
+            raise SetupError(f"{folder} is not empty; give a new folder.")
+        for example in asked:
+            samples = folder / example.id / "samples"
+            samples.mkdir(parents=True)
+            (samples.parent / METADATA).write_text(json.dumps(example.target), "utf-8")
+            for k in range(IMAGES_PER_PROMPT):
+                shutil.copyfile(store.outputs / f"{example.id}-{k}.png", samples / f"{k:05d}.png")
+    except OSError as error:
+        raise SetupError(f"Cannot copy the images of {run} to {folder}: {error.filename}: {error.strerror}.") from error
+    return len(asked) * IMAGES_PER_PROMPT

@@ -169,6 +169,8 @@ def test_only_a_finished_run_is_written_and_only_into_a_new_folder(finished, off
     (unfinished / "result.json").unlink()
     with pytest.raises(SetupError, match="not a finished run of the suite geneval"):
         geneval.write_official(unfinished, tmp_path / "new")
+    with pytest.raises(SetupError, match="Cannot copy the images"):
+        geneval.write_official(finished, finished / "result.json")
 
 
 def test_missing_and_foreign_weights_are_named(tmp_path, monkeypatch):

@@ -64,9 +64,9 @@ class Detector:
         """
         digest = checked_sha256(path, sha256)
         model = load_mask2former(path)
-        if model.config.num_labels != len(object_names()):
-            raise SetupError(f"{path} knows {model.config.num_labels} classes; GenEval's detector knows the "
-                             f"{len(object_names())} of COCO.")  # fmt: skip
+        known, expected = model.config.num_labels, len(object_names())
+        if known != expected:
+            raise SetupError(f"{path} knows {known} classes; GenEval's detector knows the {expected} of COCO.")
         return cls(model, digest, device)
 
     def __call__(self, image: np.ndarray, fit: tuple[int, int] = FIT) -> list[Detection]:
