@@ -4,22 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from crossflow_eval.features import FeatureCache, FeatureExtractor, extract, in_chunks
-from crossflow_eval.metrics.frechet import METHOD, Moments, frechet_distance, rank_warning
+from crossflow_eval.features import FeatureExtractor, extract, in_chunks
+from crossflow_eval.metrics.distances import image_of
 from crossflow_eval.metrics.geneval import Detection, judge
-from crossflow_eval.stats import (
-    BOOTSTRAP,
-    JACKKNIFE,
-    STRATIFIED_BOOTSTRAP,
-    bootstrap_mean,
-    bootstrap_stratified,
-    jackknife,
-)
+from crossflow_eval.stats import BOOTSTRAP, STRATIFIED_BOOTSTRAP, bootstrap_mean, bootstrap_stratified
 from crossflow_eval.types import Example, Output, Row, SetupError, Value
 
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
@@ -67,7 +59,7 @@ class SceneGenEval:
 
     def update(self, examples: Sequence[Example], outputs: Sequence[Output]) -> list[Row]:
         """Judge the outputs. Rows: task, correct, reason, detections (label, color, box)."""
-        return [self._judge(example, _image(output)) for example, output in zip(examples, outputs, strict=True)]
+        return [self._judge(example, image_of(output)) for example, output in zip(examples, outputs, strict=True)]
 
     def _judge(self, example: Example, image: np.ndarray) -> Row:
         specification = example.target
@@ -114,7 +106,7 @@ class SceneCLIPScore:
 
     def update(self, examples: Sequence[Example], outputs: Sequence[Output]) -> list[Row]:
         """Score the outputs against their prompts."""
-        images = extract(self._embed_images, [_image(output) for output in outputs]).astype(np.float64)
+        images = extract(self._embed_images, [image_of(output) for output in outputs]).astype(np.float64)
         prompts = [str(example.source) for example in examples]
         texts = in_chunks(self._embed_texts, prompts, images.shape[1], "the text encoder").astype(np.float64)
         length = np.linalg.norm(images, axis=1) * np.linalg.norm(texts, axis=1)
@@ -127,69 +119,6 @@ class SceneCLIPScore:
     def compute(self) -> dict[str, Value]:
         """The mean over examples of their outputs' mean."""
         return {"clip_score": bootstrap_mean([float(np.mean(scores)) for scores in self._scores.values()])}
-
-
-class SceneFID:
-    """The Frechet distance between the outputs' features and a reference's, on the given extractor.
-
-    ``reference`` is float32 [m dim], or makes it when first needed. ``cache`` is the run's ``features`` folder, if
-    features are to be kept. The value is of all outputs, and so is its n: reports print ``FID@n``. Where a covariance
-    is singular, ``compute`` adds a ``warning`` to the protocol.
-    """
-
-    higher_is_better: Mapping[str, bool] = {"fid": False}
-
-    def __init__(
-        self,
-        extractor: FeatureExtractor,
-        reference: np.ndarray | Callable[[], np.ndarray],
-        *,
-        reference_name: str,
-        cache: Path | None = None,
-    ) -> None:
-        self._extractor, self._reference = extractor, reference
-        self._cache = FeatureCache(extractor, cache) if cache is not None else None
-        self._features: list[np.ndarray] = []
-        self.protocol: Mapping[str, Any] = {
-            "extractor": extractor.name,
-            "weights_sha256": extractor.weights_sha256,
-            "dim": extractor.dim,
-            "reference": reference_name,
-            "method": METHOD,
-            "interval": JACKKNIFE,
-        }
-
-    def update(self, examples: Sequence[Example], outputs: Sequence[Output]) -> None:
-        """Take the outputs' features; an output alone has no distance, so there are no rows."""
-        images = [_image(output) for output in outputs]
-        self._features.append(self._cache.extract(images) if self._cache else extract(self._extractor, images))
-
-    def compute(self) -> dict[str, Value]:
-        """The distance with its jackknife interval. Raises SetupError for fewer than two outputs."""
-        features = np.concatenate(self._features) if self._features else np.zeros((0, self._extractor.dim))
-        if len(features) < 2:
-            raise SetupError(f"FID needs at least two outputs, got {len(features)}; raise --limit.")
-        if self._cache is not None:
-            self._cache.save()
-        reference = self._reference() if callable(self._reference) else self._reference
-        counts = (("outputs", len(features)), ("references", len(reference)))
-        warnings = [warning for what, n in counts if (warning := rank_warning(what, n, self._extractor.dim))]
-        if warnings:
-            self.protocol = {**self.protocol, "warning": "; ".join(warnings)}
-        target = Moments.of_features(reference)
-
-        def distance(kept: np.ndarray) -> float:
-            return frechet_distance(Moments.of_features(features[kept]), target)
-
-        value = jackknife(distance, len(features))
-        return {"fid": value.model_copy(update={"ci_low": None if value.ci_low is None else max(value.ci_low, 0.0)})}
-
-
-def _image(output: Output) -> np.ndarray:
-    if not isinstance(output, np.ndarray) or output.dtype != np.uint8 or output.ndim != 3 or output.shape[2] != 3:
-        got = f"{output.dtype} {list(output.shape)}" if isinstance(output, np.ndarray) else type(output).__name__
-        raise SetupError(f"This metric needs images, uint8 [h w 3], got {got}.")
-    return output
 
 
 def _box(box: Sequence[float | int]) -> tuple[float, float, float, float]:

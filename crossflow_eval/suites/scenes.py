@@ -98,10 +98,10 @@ def _geneval() -> Metric:
 
 
 def _fid(split: str) -> Metric:
-    from crossflow_eval.metrics.scenes import SceneFID
+    from crossflow_eval.metrics.fid import FID
 
     name = f"{len(FID_REFERENCES)} real renders of {split} from {FID_REFERENCES.start}, {SIDE} px"
-    return SceneFID(_feature_judge(), partial(_reference_features, split), reference_name=name)
+    return FID(_feature_judge(), partial(_reference_features, split), reference_name=name)
 
 
 def _clip_score() -> Metric:

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from crossflow_eval.metrics.fid import FID
 from crossflow_eval.metrics.frechet import Moments, frechet_distance
-from crossflow_eval.metrics.scenes import TASKS, SceneCLIPScore, SceneFID, SceneGenEval
+from crossflow_eval.metrics.scenes import TASKS, SceneCLIPScore, SceneGenEval
 from crossflow_eval.types import Example, Metric, SetupError
 
 
@@ -47,7 +48,7 @@ class MeanExtractor:
 
 def test_they_are_metrics() -> None:
     metrics = [SceneGenEval(read), SceneCLIPScore(MeanExtractor(), lambda texts: np.zeros((len(texts), 2)))]
-    metrics.append(SceneFID(MeanExtractor(), np.zeros((2, 2)), reference_name="zeros"))
+    metrics.append(FID(MeanExtractor(), np.zeros((2, 2)), reference_name="zeros"))
     assert all(isinstance(metric, Metric) for metric in metrics)
 
 
@@ -110,7 +111,7 @@ def test_fid_is_the_frechet_distance_of_all_outputs_whatever_the_batches(tmp_pat
     reference = generator.normal(120, 30, size=(50, 2))
     values, protocols = [], []
     for size, cache in itertools.product((7, 90), (None, tmp_path)):
-        metric = SceneFID(MeanExtractor(), lambda: reference, reference_name="normal", cache=cache)
+        metric = FID(MeanExtractor(), lambda: reference, reference_name="normal", cache=cache)
         for start in range(0, 90, size):
             metric.update(
                 [Example(id="x", source="")] * len(outputs[start : start + size]), outputs[start : start + size]
@@ -127,7 +128,7 @@ def test_fid_is_the_frechet_distance_of_all_outputs_whatever_the_batches(tmp_pat
 
 
 def test_fid_says_when_its_covariance_is_singular() -> None:
-    metric = SceneFID(MeanExtractor(), np.zeros((2, 2)), reference_name="zeros")
+    metric = FID(MeanExtractor(), np.zeros((2, 2)), reference_name="zeros")
     metric.update([Example(id="x", source="")] * 2, [picture(1), picture(2)])
     value = metric.compute()["fid"]
     assert value.ci_low is None
@@ -135,7 +136,7 @@ def test_fid_says_when_its_covariance_is_singular() -> None:
 
 
 def test_fid_of_one_output_is_refused() -> None:
-    metric = SceneFID(MeanExtractor(), np.zeros((2, 2)), reference_name="zeros")
+    metric = FID(MeanExtractor(), np.zeros((2, 2)), reference_name="zeros")
     metric.update([Example(id="x", source="")], [picture(1)])
     with pytest.raises(SetupError, match="two outputs"):
         metric.compute()

@@ -1,0 +1,178 @@
+"""Files of feature statistics: the mean and the covariance of a reference, as every FID implementation keeps them.
+
+    mu [d], sigma [d d]          clean-fid, pytorch-fid, U-ViT and CrossFlow, T2IBenchmark
+    + mu_s, sigma_s, arr_0       guided-diffusion (ADM): those of sFID, and uint8 images [n h w 3]
+
+A covariance has the divisor n - 1. The formats say neither n nor how features were made; ours keep both beside the
+file, in a JSON of the same name, bound to it by its sha256.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from crossflow_eval.types import SetupError
+
+KEYS = {"pool": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
+"""The keys of mean and covariance, by the tap of the network."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statistics:
+    """Float64 mean [d] and covariance [d d] of n features. ``n`` is None where nobody knows.
+
+    ``protocol`` is the fingerprint of how the features were made, with at least ``protocol``, its name; ``origin``
+    says in plain JSON what the file is, and whether its protocol is recorded or only said.
+    """
+
+    mean: np.ndarray
+    covariance: np.ndarray
+    n: int | None
+    protocol: Mapping[str, Any]
+    origin: Mapping[str, Any]
+
+
+def read_statistics(path: Path, protocol: str | None = None, *, tap: str = "pool") -> Statistics:
+    """Read the statistics of one tap. Without a JSON beside the file ``protocol`` must say how they were made.
+
+    Raises:
+        SetupError: no such file, not one of the formats, numbers of a wrong shape or not finite, a JSON that is not of
+            this file or of another ``protocol``, neither JSON nor ``protocol``.
+    """
+    mean, covariance = _read_arrays(path, *KEYS[tap])
+    if mean.ndim != 1 or covariance.shape != (mean.size, mean.size):
+        raise SetupError(f"{path} holds a mean {list(mean.shape)} and a covariance {list(covariance.shape)}; expected "
+                         "[d] and [d d]. Make the file again.")  # fmt: skip
+    if bad := int((~np.isfinite(mean)).sum() + (~np.isfinite(covariance)).sum()):
+        raise SetupError(f"{bad} numbers in {path} are not finite; make the file again.")
+    sha256 = file_sha256(path)
+    record = _read_provenance(path, sha256)
+    if record is None and protocol is None:
+        raise SetupError(f"{path} does not say how its features were made; say it, as in --protocol clean.")
+    made = {"protocol": protocol} if record is None else record["protocol"]
+    if protocol not in (None, made["protocol"]):
+        raise SetupError(f"{path} was made under the protocol {made['protocol']!r}, not {protocol!r}.")
+    said = "said by the user; the file records neither it nor n" if record is None else "recorded beside the file"
+    return Statistics(
+        mean=mean,
+        covariance=covariance,
+        n=record["n"] if record else None,
+        protocol=made,
+        origin={"file": path.name, "sha256": sha256, "protocol": f"{made['protocol']} ({said})"},
+    )
+
+
+def _read_arrays(path: Path, *keys: str) -> list[np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if missing := [key for key in keys if key not in file]:
+                held = ", ".join(file) or "nothing"
+                raise SetupError(f"{path} holds {held}, but no {missing[0]}; make statistics of images with `stats`.")
+            return [np.asarray(file[key], dtype=np.float64) for key in keys]
+    except OSError as error:
+        raise SetupError(f"Cannot read the statistics {path}: {error.strerror or 'it is damaged'}.") from error
+    except (ValueError, TypeError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        raise SetupError(f"{path} is not an .npz file of plain numbers ({error}); make it again.") from error
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_provenance(path: Path, sha256: str) -> dict[str, Any] | None:
+    beside = path.with_suffix(".json")
+    if not beside.exists():
+        return None
+    try:
+        record = json.loads(beside.read_text(encoding="utf-8"))
+        found, name, n = record["sha256"], record["protocol"]["protocol"], record["n"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SetupError(f"{beside} does not record how {path.name} was made ({error!r}); move it away.") from error
+    if found != sha256 or not isinstance(name, str) or not isinstance(n, int):
+        raise SetupError(f"{beside} records how another file was made than {path}; move it away, or make both again.")
+    return record
+
+
+def check_name(path: Path) -> None:
+    """Raise SetupError where statistics cannot be called so."""
+    if path.suffix != ".npz":
+        raise SetupError(f"Statistics are kept as .npz; give {path.with_suffix('.npz')} instead of {path}.")
+
+
+def write_statistics(
+    path: Path, statistics: Mapping[str, tuple[np.ndarray, np.ndarray]], provenance: Mapping[str, Any]
+) -> None:
+    """Write mean and covariance of each tap, float64, and beside them the JSON ``provenance`` with the file's sha256.
+
+    ``{"pool": ...}`` is read by every tool named above, ``{"pool": ..., "spatial": ...}`` by ADM's evaluator too.
+    ``provenance`` holds ``n`` and ``protocol``. Raises SetupError.
+    """
+    check_name(path)
+    arrays = {key: array for tap, pair in statistics.items() for key, array in zip(KEYS[tap], pair, strict=True)}
+    stream = io.BytesIO()
+    np.savez(stream, **arrays)  # pyright: ignore[reportArgumentType]
+    content = stream.getvalue()
+    record = {**provenance, "sha256": hashlib.sha256(content).hexdigest()}
+    _write(path, content)
+    _write(path.with_suffix(".json"), (json.dumps(record, indent=2, allow_nan=False) + "\n").encode())
+
+
+def _write(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise SetupError(f"Cannot write {path}: {error.strerror}; make room or give another name.") from error
+
+
+def read_samples(path: Path) -> tuple[int, Iterator[np.ndarray]]:
+    """The images ``arr_0`` of an ADM file: how many, and each, uint8 [h w 3], one at a time from the disk.
+
+    Raises:
+        SetupError: no such file or array, or an array that is not uint8 [n h w 3].
+    """
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as file:
+            shape, kind = _header(file)
+    except OSError as error:
+        raise SetupError(f"Cannot read the images {path}: {error.strerror}.") from error
+    except (KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise SetupError(f"{path} is not an .npz file with images in 'arr_0' ({error}).") from error
+    if kind != np.uint8 or len(shape) != 4 or shape[3] != 3:
+        raise SetupError(f"arr_0 of {path} is {kind} {list(shape)}; expected images, uint8 [n h w 3].")
+    return shape[0], _each(path)
+
+
+def _header(file: Any) -> tuple[tuple[int, ...], np.dtype]:
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, kind = read(file)
+    if fortran:
+        raise ValueError("its axes are in Fortran's order")
+    return shape, kind
+
+
+def _each(path: Path) -> Iterator[np.ndarray]:
+    with zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as file:
+        (n, *shape), _ = _header(file)
+        for index in range(n):
+            content = file.read(int(np.prod(shape)))
+            if len(content) < np.prod(shape):
+                raise SetupError(f"{path} ends within image {index} of {n}; make it again.")
+            yield np.frombuffer(content, dtype=np.uint8).reshape(shape)
