@@ -178,7 +178,7 @@ def load_model(path: str | Path, device: str = "cpu") -> FlowModel:
 def _tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Header and tensors of a checkpoint; a pickle of tensors has no header."""
     if path.is_file() and path.suffix in (".pth", ".pt", ".ckpt", ".bin"):
-        return {}, released.unpickled(path)
+        return {}, released.read_flat(path)
     return read_tensors(path)
 
 

@@ -4,7 +4,6 @@ import copy
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from crossflow.checkpoint import content_sha256, file_sha256, load_model, usable
 from crossflow.errors import CrossFlowError, named
 from crossflow.latents import Autoencoder, KLConfig, MiniLM, TextEmbedder, cache_folder
 from crossflow.model import CrossFlow, FlowModel, Sampling
-from crossflow.text import embedder_named
+from crossflow.text import LanguageModel, embedder_named
 
 CHUNK = 50
 """Images computed at once. In float64 it changes the speed and nothing else."""
@@ -79,8 +78,8 @@ class TextToImage:
         config = model.config
         embedder = MiniLM() if config.text == "minilm" else embedder_named(config.text, text_encoder, device)
         vae, parts = None, {}
-        if not isinstance(embedder, MiniLM):
-            parts["text_encoder_sha256"] = content_sha256(cast(Any, embedder)._folder)
+        if isinstance(embedder, LanguageModel):
+            parts["text_encoder_sha256"] = content_sha256(embedder.folder)
         if isinstance(config.autoencoder, KLConfig):
             source = autoencoder or _own_autoencoder()
             vae = KLAutoencoder.from_path(source, config.autoencoder.scale, device)

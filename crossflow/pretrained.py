@@ -1,6 +1,7 @@
 """What others trained: found where it lies on this machine, loaded without a word, never downloaded."""
 
 import pickle
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,18 +76,34 @@ def load_pretrained(kind: Any, folder: Path, logging: Any, **options: Any) -> An
     return model.eval().requires_grad_(False)
 
 
+def unpickled(path: Path) -> Any:
+    """What a pickle of tensors holds, mapped into memory. CrossFlowError for any other file; nothing of it is run."""
+    try:
+        with path.open("rb") as file:
+            zipped = file.read(2) == b"PK"
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped or None)
+    except pickle.UnpicklingError as error:
+        name = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"asks to run {name[1]}" if name else "holds more than tensors"
+        raise CrossFlowError(
+            f"{path} {what}: nothing of it was run, and it is not read; save its tensors by themselves, best as "
+            ".safetensors."
+        ) from error
+    except UNREADABLE as error:
+        raise CrossFlowError(
+            f"{path} is not a whole file of tensors ({_first_line(error)}): fetch it again."
+        ) from error
+
+
 def load_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a .safetensors file, or of a pickle that holds tensors alone, bare or under ``state_dict``."""
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = load_file(path) if path.suffix == ".safetensors" else unpickled(path)
     except UNREADABLE as error:
         raise CrossFlowError(
-            f"{path} is neither safetensors nor a pickle of tensors alone ({_first_line(error)}): nothing else is "
-            "loaded, because a pickle can run code; save its state_dict by itself, best as .safetensors."
+            f"{path} is not a whole safetensors file ({_first_line(error)}): fetch it again."
         ) from error
-    state = content.get("state_dict", content) if isinstance(content, dict) else {}
+    state: Any = content.get("state_dict", content) if isinstance(content, dict) else {}
     if not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise CrossFlowError(f"{path} holds no tensors by name: give a file with a state_dict.")
     return state

