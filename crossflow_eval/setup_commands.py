@@ -1,0 +1,101 @@
+"""The commands around a measurement: ``weights list | verify | fetch``, ``doctor``, ``stats``."""
+
+# Nothing heavy is imported here: ``--help`` answers at once, and each command imports what it needs.
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from crossflow_eval.terminal import one_sentence, print_table
+
+if TYPE_CHECKING:
+    from crossflow_eval.doctor import Finding
+    from crossflow_eval.weights import EvaluatorWeights
+
+weights = typer.Typer(no_args_is_help=True, help="The evaluators' published weights: list, verify or fetch them.")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Files = Annotated[list[str] | None, typer.Argument(help="File names; see `weights list`.", show_default="all")]
+
+
+@weights.command(name="list")
+def list_weights(as_json: AsJson = False) -> None:
+    """List the files: what for, from where, licence, and whether they are here."""
+    from crossflow_eval.local_weights import home
+    from crossflow_eval.weights import PUBLISHED
+
+    rows = [{**asdict(each), "here": (home() / each.file).exists()} for each in PUBLISHED]
+    if as_json:
+        return typer.echo(json.dumps({"folder": str(home()), "weights": rows}, indent=2))
+    shown = ("metric", "file", "sha256", "licence", "url", "here")
+    print_table(shown, [[str(row[name])[:16] if name == "sha256" else row[name] for name in shown] for row in rows])
+    typer.echo(f"Folder: {home()} (CROSSFLOW_EVAL_HOME)", err=True)
+
+
+@weights.command()
+def verify(files: Files = None, as_json: AsJson = False) -> None:
+    """Compare the files that are here with the published ones. Exit code 2 if one is missing or differs."""
+    with one_sentence():
+        from crossflow_eval.doctor import weights_finding
+
+        _report((weights_finding(each) for each in _named(files)), as_json)
+
+
+@weights.command()
+def fetch(files: Annotated[list[str], typer.Argument(help="File names, or all.", show_default=False)]) -> None:
+    """Download files into the folder of the weights; call it again to go on where it was stopped."""
+    with one_sentence():
+        from crossflow_eval.fetch import fetch as fetched
+
+        for each in _named(None if files == ["all"] else files):
+            with _bar(each.file) as advance:
+                typer.echo(fetched(each, advance))
+
+
+def doctor(as_json: AsJson = False) -> None:
+    """Say what can run on this machine, and what is missing for the rest."""
+    with one_sentence():
+        from crossflow_eval.doctor import examine
+
+        _report(examine(), as_json, demanded=False)
+
+
+def _named(files: Iterable[str] | None) -> list[EvaluatorWeights]:
+    from crossflow_eval.names import unknown
+    from crossflow_eval.weights import PUBLISHED
+
+    known = {each.file: each for each in PUBLISHED}
+    for name in files or ():
+        if name not in known:
+            raise unknown("weights file", name, known)
+    return [known[name] for name in files or known]
+
+
+def _report(findings: Iterable[Finding], as_json: bool, demanded: bool = True) -> None:
+    found = list(findings)
+    if as_json:
+        typer.echo(json.dumps([asdict(each) for each in found], indent=2))
+    else:
+        print_table(
+            ("", "", "", ""), [("yes" if each.ready else "no", each.kind, each.name, each.detail) for each in found]
+        )
+    if demanded and not all(each.ready for each in found):
+        raise typer.Exit(2)
+
+
+@contextmanager
+def _bar(name: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A bar of bytes on stderr, where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task(name, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)

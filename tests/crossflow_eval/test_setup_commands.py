@@ -1,0 +1,80 @@
+"""The doctor and the weights commands say what is there, and what to do about the rest."""
+
+import hashlib
+import json
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from crossflow_eval import doctor, fetch, setup_commands
+from crossflow_eval import weights as registry
+from crossflow_eval.weights import EvaluatorWeights
+
+CONTENT = b"numbers"
+OURS = EvaluatorWeights(
+    metric="FID",
+    file="net.pt",
+    sha256=hashlib.sha256(CONTENT).hexdigest(),
+    source="example.org",
+    url="https://x/net.pt",
+)
+app = typer.Typer()
+app.add_typer(setup_commands.weights, name="weights")
+app.command()(setup_commands.doctor)
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    monkeypatch.setenv("CROSSFLOW_EVAL_HOME", str(tmp_path))
+    monkeypatch.setattr(registry, "PUBLISHED", (OURS,))
+    monkeypatch.setattr(doctor, "PUBLISHED", (OURS,))
+    return tmp_path
+
+
+def called(*words: str):
+    return CliRunner().invoke(app, list(words))
+
+
+def test_files_are_listed_with_where_they_come_from(place):
+    [row] = json.loads(called("weights", "list", "--json").stdout)["weights"]
+    assert (row["file"], row["url"], row["here"]) == ("net.pt", "https://x/net.pt", False)
+    (place / "net.pt").write_bytes(CONTENT)
+    assert json.loads(called("weights", "list", "--json").stdout)["weights"][0]["here"]
+    assert "net.pt" in called("weights", "list").stdout
+
+
+def test_files_are_verified(place):
+    missing = called("weights", "verify", "--json")
+    assert missing.exit_code == 2
+    [finding] = json.loads(missing.stdout)
+    assert not finding["ready"]
+    assert "weights fetch net.pt" in finding["detail"]
+    (place / "net.pt").write_bytes(b"other")
+    assert called("weights", "verify").exit_code == 2
+    (place / "net.pt").write_bytes(CONTENT)
+    assert called("weights", "verify", "net.pt").exit_code == 0
+
+
+def test_names_that_are_unknown(place):
+    done = called("weights", "fetch", "nut.pt")
+    assert done.exit_code == 2
+    assert "Did you mean 'net.pt'?" in done.stderr
+
+
+def test_fetching_prints_the_path(place, monkeypatch):
+    monkeypatch.setattr(fetch, "fetch", lambda weights, advance: place / weights.file)
+    done = called("weights", "fetch", "all")
+    assert (done.exit_code, done.stdout) == (0, f"{place / 'net.pt'}\n")
+
+
+def test_the_doctor_names_what_each_suite_lacks(place, monkeypatch):
+    monkeypatch.setattr(doctor, "suite_names", lambda: ["folder", "geneval"])
+    done = called("doctor", "--json")
+    assert done.exit_code == 0
+    found = {each["name"]: each for each in json.loads(done.stdout)}
+    assert found["folder"]["ready"]
+    assert not found["geneval"]["ready"]
+    assert "mask2former" in found["geneval"]["detail"]
+    assert found["python"]["ready"]
+    assert not found["net.pt"]["ready"]
