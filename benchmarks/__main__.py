@@ -2,5 +2,5 @@
 
 import runpy
 
-for name in ("frechet", "scenes_reader", "scenes_latent"):
+for name in ("frechet", "scenes_reader", "scenes_latent", "depth", "ssim"):
     runpy.run_module(f"benchmarks.{name}", run_name="__main__")

@@ -15,8 +15,9 @@ R. Ranftl et al., 2020.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -71,18 +72,18 @@ def depth_errors(prediction: np.ndarray, target: np.ndarray, mask: np.ndarray) -
             f"{int((predicted <= 0).sum())} of {predicted.size} predicted depths are not positive; "
             "give depth in metres, clipped from below."
         )
-    return _errors(predicted, measured)
+    return _errors(predicted, measured, lambda depth: depth)
 
 
 def _valid_pixels(prediction: np.ndarray, target: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Prediction and target under the mask: float64 [n], checked."""
+    """Prediction and target under the mask: [n] in their own precision, checked."""
     if prediction.ndim != 2 or not prediction.shape == target.shape == mask.shape:
         shapes = ", ".join(str(list(array.shape)) for array in (prediction, target, mask))
         raise SetupError(f"prediction, target and mask have the shapes {shapes}; they must be one [h w].")
     places = np.flatnonzero(mask)
     if not places.size:
         raise SetupError("no pixel is valid, so there is nothing to judge; check the target's unit and the crop.")
-    predicted, measured = (array.ravel().take(places).astype(np.float64) for array in (prediction, target))
+    predicted, measured = (array.ravel().take(places) for array in (prediction, target))
     if not np.isfinite(predicted).all():
         bad = int((~np.isfinite(predicted)).sum())
         raise SetupError(f"the prediction is NaN or infinite at {bad} of {places.size} valid pixels; mend the model.")
@@ -96,24 +97,31 @@ def _fit(predicted: np.ndarray, measured: np.ndarray, space: Space) -> Alignment
         seen = predicted > 0
         if not seen.any():
             raise SetupError("no valid pixel has a positive disparity; give disparity, or align in depth space.")
-        predicted, measured = predicted[seen], 1 / measured[seen]
-    origin, level = predicted[0], measured[0]
-    x, y = predicted - origin, measured - level  # from one pixel, so that what is constant is exactly 0
-    x_mean, y_mean = x.mean(), y.mean()
-    variance = x @ x / x.size - x_mean**2
-    scale = float((x @ y / x.size - x_mean * y_mean) / variance) if variance > 0 else 0.0
+        predicted, measured = predicted[seen], 1 / measured[seen].astype(np.float64)
+    origin, level = np.float64(predicted[0]), np.float64(measured[0])
+    sums = np.zeros(4)
+    for block in _blocks(predicted.size):
+        x, y = predicted[block] - origin, measured[block] - level  # of a constant prediction exactly 0
+        sums += (x.sum(), y.sum(), x @ x, x @ y)
+    x_mean, y_mean, xx_mean, xy_mean = (sums / predicted.size).tolist()
+    variance = xx_mean - x_mean**2
+    scale = (xy_mean - x_mean * y_mean) / variance if variance > 0 else 0.0
     return Alignment(scale, float(level + y_mean - scale * (origin + x_mean)))
 
 
-def _aligned(predicted: np.ndarray, alignment: Alignment, space: Space) -> np.ndarray:
-    fitted = alignment.scale * predicted + alignment.shift
-    return fitted if space == "depth" else 1 / np.maximum(fitted, MIN_DISPARITY)
+def _blocks(size: int) -> Iterator[slice]:
+    return (slice(start, start + _BLOCK) for start in range(0, size, _BLOCK))
 
 
-def _errors(predicted: np.ndarray, measured: np.ndarray) -> dict[str, float]:
-    n = predicted.size
-    blocks = (slice(start, start + _BLOCK) for start in range(0, n, _BLOCK))
-    mean = np.sum([_sums(predicted[block], measured[block]) for block in blocks], axis=0) / n
+def _errors(
+    predicted: np.ndarray, measured: np.ndarray, to_depth: Callable[[np.ndarray], np.ndarray]
+) -> dict[str, float]:
+    """The ten errors of [n] pixels; ``to_depth`` first maps predictions, float64, to metres, block by block."""
+    sums = np.zeros(len(ERRORS))
+    for block in _blocks(predicted.size):
+        d, g = predicted[block].astype(np.float64), measured[block].astype(np.float64)
+        sums += _sums(to_depth(d), g)
+    mean = sums / predicted.size
     relative, relative_square, square, log_square, log_size, log, *shares, inverse_square = mean.tolist()
     values = (
         relative,
@@ -176,19 +184,22 @@ class DepthProtocol:
             SetupError: as ``align``, and for a prediction in metres that is off by a factor of about 1000.
         """
         predicted, measured = _valid_pixels(prediction, target, mask)
-        fitted: dict[str, float] = {}
         if self.space is None:
             _check_unit(predicted, measured)
+            return _errors(predicted, measured, self._clip)
+        columns = kept_columns(*target.shape, side=self.fit_side)
+        if columns is None:
+            alignment = _fit(predicted, measured, self.space)
         else:
-            columns = kept_columns(*target.shape, side=self.fit_side)
-            alignment = (
-                _fit(predicted, measured, self.space)
-                if columns is None
-                else align(prediction[:, columns], target[:, columns], mask[:, columns], self.space)
-            )
-            predicted = _aligned(predicted, alignment, self.space)
-            fitted = alignment._asdict()
-        return _errors(predicted.clip(max(self.min_depth, MIN_PREDICTION), self.max_depth), measured) | fitted
+            alignment = align(prediction[:, columns], target[:, columns], mask[:, columns], self.space)
+        return _errors(predicted, measured, partial(self._aligned, alignment)) | alignment._asdict()
+
+    def _clip(self, depth: np.ndarray) -> np.ndarray:
+        return depth.clip(max(self.min_depth, MIN_PREDICTION), self.max_depth)
+
+    def _aligned(self, alignment: Alignment, predicted: np.ndarray) -> np.ndarray:
+        fitted = alignment.scale * predicted + alignment.shift
+        return self._clip(fitted if self.space == "depth" else 1 / np.maximum(fitted, MIN_DISPARITY))
 
 
 def _check_unit(predicted: np.ndarray, measured: np.ndarray) -> None:
@@ -205,12 +216,12 @@ def _check_target(target: np.ndarray, bounded: np.ndarray, protocol: DepthProtoc
         return
     seen = target[np.isfinite(target) & (target > 0)]
     median = float(np.median(seen)) if seen.size else 0.0
-    hint = ""
+    hint = "check the file and its scale"
     if protocol.min_depth < median / 1000 < protocol.max_depth:
-        hint = "; a thousandth of it does: are these millimetres, read as metres?"
+        hint = "1000 times less would: are these millimetres, read as metres?"
     raise SetupError(
         f"no depth of the target lies between {protocol.min_depth} and {protocol.max_depth} m, "
-        f"its median is {median:.6g}{hint or '; check the file and its scale.'}"
+        f"the median is {median:.6g} m; {hint}"
     )
 
 

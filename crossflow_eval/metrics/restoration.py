@@ -41,7 +41,11 @@ def luma(image: np.ndarray) -> np.ndarray:
 
 
 def psnr(image: np.ndarray, original: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB of two arrays of one shape on the 0-255 scale; infinite where they are equal."""
+    """Peak signal-to-noise ratio in dB of two arrays on the 0-255 scale; infinite where they are equal.
+
+    Raises SetupError for two shapes.
+    """
+    _check_shapes(image, original, at_least=1)
     difference = (image.astype(np.float64) - original).ravel()
     error = float(difference @ difference) / difference.size
     return 10 * math.log10(RANGE**2 / error) if error else math.inf
@@ -55,10 +59,15 @@ def _ssim_map(image: np.ndarray, original: np.ndarray) -> np.ndarray:
     """
     total, difference = image + original, image - original
     mean_total, mean_difference = _blur(total) ** 2, _blur(difference) ** 2
-    variance_total = _blur(total**2) - mean_total
-    variance_difference = _blur(difference**2) - mean_difference
-    upper = (mean_total - mean_difference + 2 * _C1) * (variance_total - variance_difference + 2 * _C2)
-    return upper / ((mean_total + mean_difference + 2 * _C1) * (variance_total + variance_difference + 2 * _C2))
+    variance_total = _blur(np.square(total, out=total)) - mean_total  # in place: new memory costs as much as a filter
+    variance_difference = _blur(np.square(difference, out=difference)) - mean_difference
+    mean_total += 2 * _C1
+    variance_total += 2 * _C2
+    similarity = (mean_total - mean_difference) * (variance_total - variance_difference)
+    mean_total += mean_difference
+    variance_total += variance_difference
+    similarity /= mean_total * variance_total
+    return similarity
 
 
 def _blur(channel: np.ndarray) -> np.ndarray:
@@ -76,15 +85,19 @@ def ssim(image: np.ndarray, original: np.ndarray, *, padded: bool = False) -> fl
 
 def _both_ssim(image: np.ndarray, original: np.ndarray) -> tuple[float, float]:
     """Over the inside, and over the whole mirrored map."""
-    if image.shape != original.shape or min(image.shape[:2]) <= 2 * RADIUS:
-        raise SetupError(
-            f"SSIM needs two images of one size of at least {2 * RADIUS + 1} pixels a side, "
-            f"got {list(image.shape)} and {list(original.shape)}."
-        )
+    _check_shapes(image, original, at_least=2 * RADIUS + 1)
     channels = (np.atleast_3d(array).transpose(2, 0, 1).astype(np.float64, order="C") for array in (image, original))
     maps = [_ssim_map(*pair) for pair in zip(*channels, strict=True)]
     inside, whole = np.array([[each[RADIUS:-RADIUS, RADIUS:-RADIUS].mean(), each.mean()] for each in maps]).mean(axis=0)
     return float(inside), float(whole)
+
+
+def _check_shapes(image: np.ndarray, original: np.ndarray, at_least: int) -> None:
+    if image.shape != original.shape or min(image.shape[:2]) < at_least:
+        raise SetupError(
+            f"two images of one size and at least {at_least} pixels a side are compared, "
+            f"got {list(image.shape)} and {list(original.shape)}; resize the output to its original."
+        )
 
 
 class Restoration:
@@ -118,21 +131,21 @@ class Restoration:
 
     def compute(self) -> dict[str, Value]:
         """The mean of each value over the images."""
-        exact = sum(row["psnr_rgb"] is None for row in self._rows)
+        exact = sum(None in row.values() for row in self._rows)
         if exact:
-            self.protocol = {**self.protocol, "warning": f"PSNR is infinite: {exact} outputs equal their originals"}
-        names = [name for name in self.higher_is_better if not (exact and name.startswith("psnr"))]
-        return {name: bootstrap_mean([row[name] for row in self._rows]) for name in names}
+            why = f"PSNR is infinite, for {exact} of {len(self._rows)} outputs equal their originals"
+            self.protocol = {**self.protocol, "warning": why}
+        columns = {name: [row[name] for row in self._rows] for name in self.higher_is_better}
+        return {name: bootstrap_mean(column) for name, column in columns.items() if None not in column}
 
 
 def _judge(example: Example, image: np.ndarray) -> Row:
     original = read_image(example.target)
-    if image.shape != original.shape:
-        raise SetupError(
-            f"{example.id}: the output is {list(image.shape)} and its original {list(original.shape)}; "
-            "give outputs of the original's size."
-        )
     row: Row = {}
+    try:
+        _check_shapes(image, original, at_least=2 * RADIUS + 1)
+    except SetupError as error:
+        raise SetupError(f"{example.id}: {error}") from error
     for on, pair in {"rgb": (image, original), "y": (luma(image), luma(original))}.items():
         ratio = psnr(*pair)
         inside, whole = _both_ssim(*pair)

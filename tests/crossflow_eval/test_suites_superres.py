@@ -1,0 +1,153 @@
+"""The super-resolution suite: its pairs are made by the recipe, kept whole, and judged from a folder of images."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from crossflow_eval import run
+from crossflow_eval.models import FolderModel
+from crossflow_eval.report import load, render
+from crossflow_eval.run import list_examples, make_settings
+from crossflow_eval.suites import load_suite
+from crossflow_eval.suites.superres import make_pair, prepare
+from crossflow_eval.tables import load_table
+from crossflow_eval.types import SetupError
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    blocks = np.random.default_rng(seed).integers(0, 256, size=(height // 8 + 1, width // 8 + 1, 3), dtype=np.uint8)
+    return blocks.repeat(8, axis=0).repeat(8, axis=1)[:height, :width]
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """The root that four originals give: two in classes' folders as ImageNet's, one grey, one too small."""
+    images, root = tmp_path_factory.mktemp("images"), tmp_path_factory.mktemp("root")
+    (images / "n01440764").mkdir()
+    Image.fromarray(picture(260, 300)).save(images / "n01440764" / "ILSVRC2012_val_00000001.JPEG", quality=95)
+    Image.fromarray(picture(512, 600, 1)).save(images / "ILSVRC2012_val_00000002.png")
+    Image.fromarray(picture(256, 256, 2)[..., 0]).save(images / "ILSVRC2012_val_00000003.png")
+    Image.fromarray(picture(255, 900, 3)).save(images / "ILSVRC2012_val_00000004.png")
+    assert prepare(images, root) == (3, 1)
+    return images, root
+
+
+def test_a_target_is_the_middle_square_averaged_by_area():
+    """Oracle: the mean of 2 x 2 blocks, rounded, for a square of twice the side; else the very pixels."""
+    image = picture(512, 601)
+    image += np.random.default_rng(1).integers(0, 40, image.shape, dtype=np.uint8)
+    _, high = make_pair(image)
+    means = image[:, 44:556].astype(np.float64).reshape(256, 2, 256, 2, 3).mean(axis=(1, 3))
+    assert np.abs(high - means).max() <= 0.5
+    small = picture(300, 256)
+    assert np.array_equal(make_pair(small)[1], small[22:278])
+
+
+def test_a_source_is_its_target_without_aliases():
+    """Law: stripes finer than a source's pixel become flat grey; plain subsampling would keep black or white."""
+    stripes = np.zeros((256, 256, 3), np.uint8)
+    stripes[:, ::2] = 255
+    low, high = make_pair(stripes)
+    assert low.shape == (64, 64, 3)
+    assert np.array_equal(high, stripes)
+    assert np.abs(low[4:-4, 4:-4].astype(int) - 127.5).max() <= 2
+
+
+def test_the_examples_are_the_prepared_pairs(pairs):
+    _, root = pairs
+    examples = list_examples(load_suite("imagenet_sr"), root)
+    assert [example.id[-1] for example in examples] == ["1", "2", "3"]
+    for example in examples:
+        low, high = (Image.open(path) for path in (example.source, example.target))
+        assert (low.size, high.size, low.mode, high.mode) == ((64, 64), (256, 256), "RGB", "RGB")
+        assert np.array_equal(np.asarray(low.convert("RGB")), make_pair(np.asarray(high))[0])
+
+
+def test_a_preparation_goes_on_where_it_was_stopped(pairs, tmp_path):
+    images, root = pairs
+    for part in ("low", "high"):
+        (tmp_path / part).mkdir()
+        name = "ILSVRC2012_val_00000001.png"
+        (tmp_path / part / name).write_bytes((root / part / name).read_bytes())
+    kept = (tmp_path / "low" / name).stat().st_mtime_ns
+    assert prepare(images, tmp_path) == (3, 1)
+    assert (tmp_path / "low" / name).stat().st_mtime_ns == kept
+    for part in ("low", "high"):
+        names = [path.name for path in sorted((root / part).iterdir())]
+        assert [path.name for path in sorted((tmp_path / part).iterdir())] == names
+        assert all((tmp_path / part / each).read_bytes() == (root / part / each).read_bytes() for each in names)
+
+
+def test_enlarged_sources_are_judged_and_stand_beside_the_published_rows(pairs, tmp_path):
+    _, root = pairs
+    suite = load_suite("imagenet_sr")
+    examples = list_examples(suite, root)
+    outputs = tmp_path / "outputs"
+    outputs.mkdir()
+    for example in examples:
+        enlarged = Image.open(example.source).resize((256, 256), Image.Resampling.BICUBIC)
+        enlarged.save(outputs / f"{example.id}.png")
+    model = FolderModel(outputs)
+    model.check(examples, examples, 1)
+    result = run.run(suite, model, make_settings(suite, model), examples, tmp_path / "run")
+    assert result is not None
+    assert 10 < result.values["psnr_rgb"].mean < 40
+    assert result.values["ssim_rgb"].mean != result.values["ssim_padded_rgb"].mean
+    rows = [json.loads(line) for line in (tmp_path / "run" / "per_example.jsonl").read_text().splitlines()]
+    assert result.values["psnr_y"].mean == pytest.approx(np.mean([row["psnr_y"] for row in rows]), rel=1e-12)
+    report = render([load(tmp_path / "run")], "md")
+    assert "Table 6" in report
+    assert "26.4" in report
+
+
+def test_table_6_holds_the_papers_values_and_columns_that_are_measured():
+    table = load_table("table6")
+    published = {row.label: row.published for row in table.rows}
+    assert published["CrossFlow"] == {"FID": 3.0, "IS": 207.2, "PSNR": 25.6, "SSIM": 0.764}
+    assert published["Reference"] == {"FID": 1.9, "IS": 240.8}
+    measured = {column.value for column in table.columns if column.value}
+    assert set(load_suite("imagenet_sr").metrics["restoration"]().higher_is_better) <= measured
+
+
+def copy(root, to):
+    for part in ("low", "high"):
+        (to / part).mkdir()
+        for path in (root / part).iterdir():
+            (to / part / path.name).write_bytes(path.read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda root: (root / "low" / "ILSVRC2012_val_00000002.png").unlink(), "1 images are in low or high alone"),
+        (lambda root: [path.unlink() for path in root.glob("*/*")], "there are no images"),
+        (
+            lambda root: Image.fromarray(picture(65, 64)).save(root / "low" / "ILSVRC2012_val_00000002.png"),
+            r"1 files in .* pixels a side: ILSVRC2012_val_00000002\.png",
+        ),
+        (lambda root: (root / "high" / "ILSVRC2012_val_00000001.png").write_bytes(b""), "1 files in .* are not RGB"),
+    ],
+)
+def test_pairs_that_are_not_whole_are_refused(spoil, sentence, pairs, tmp_path):
+    copy(pairs[1], tmp_path)
+    spoil(tmp_path)
+    with pytest.raises(SetupError, match=sentence):
+        load_suite("imagenet_sr").examples(tmp_path)
+
+
+def test_roots_and_originals_that_are_none_are_refused(tmp_path):
+    for root in (None, tmp_path):
+        with pytest.raises(SetupError, match="needs a data root with the folders low and high"):
+            load_suite("imagenet_sr").examples(root)
+    with pytest.raises(SetupError, match="holds 0 images"):
+        prepare(tmp_path, tmp_path / "root")
+    (tmp_path / "a.png").write_bytes(b"no image")
+    with pytest.raises(SetupError, match=r"Cannot read the image .*a\.png"):
+        prepare(tmp_path, tmp_path / "root")
+    (tmp_path / "a.jpg").write_bytes(b"no image")
+    with pytest.raises(SetupError, match=r"holds 2 images .* of 1 names"):
+        prepare(tmp_path, tmp_path / "root")
