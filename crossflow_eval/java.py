@@ -1,8 +1,8 @@
 """The Java programs that define caption metrics, run from pycocoevalcap's own jars: PTB tokeniser, METEOR 1.5, SPICE.
 
-pycocoevalcap itself is not imported. Its wrappers write beside the jars, follow the machine's language (a comma for the
-decimal point, Turkish lower case) and leave METEOR running after an error; here files lie in a folder that goes away,
-the language is English, and every program has ended when its call or its ``with`` block has.
+pycocoevalcap itself is not imported: its wrappers write beside the jars, take over the machine's language and may leave
+METEOR running after an error. Here files lie in a folder that goes away, Java speaks English (letter case and decimal
+point depend on it), and every program has ended when its call or its ``with`` block has.
 """
 
 from __future__ import annotations

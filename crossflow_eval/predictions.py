@@ -88,19 +88,23 @@ class PredictedCaptions:
 
 def _entries(path: Path, text: str, key: str) -> Iterator[tuple[str, Any]]:
     """Each entry with its place, in words."""
-    try:
-        if path.suffix.lower() == ".jsonl":
-            for number, line in enumerate(text.split("\n"), start=1):
-                if line.strip():
-                    yield f"line {number}", json.loads(line)
-            return
-        record = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise SetupError(f"{path} is not JSON ({error}); write it again.") from error
+    if path.suffix.lower() == ".jsonl":
+        for number, line in enumerate(text.split("\n"), start=1):
+            if line.strip():
+                yield (place := f"line {number}"), _json(line, f"{path}, {place}")
+        return
+    record = _json(text, str(path))
     if not isinstance(record, list):
         raise SetupError(f"{path} holds {_shown(record)}; expected COCO results, a list of {key!r} with 'caption'.")
     for number, entry in enumerate(record, start=1):
         yield f"entry {number}", entry
+
+
+def _json(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise SetupError(f"{where}: not JSON ({error}); write it again.") from error
 
 
 def _pair(entry: Any, key: str) -> tuple[str | None, str | None]:
