@@ -20,7 +20,7 @@ SUITES: dict[str, Suite | Callable[[], Suite]] = {
     **{name: partial(scenes.suite, name) for name in scenes.SPLIT_OF},
     "folder": t2i.folder,
     **{name: partial(depth.suite, name) for name in depth.SUITES},
-    "imagenet_sr": superres.suite,
+    **{name: partial(superres.suite, name) for name in superres.SUITES},
     **{name: partial(caption.suite, name) for name in caption.SUITES},
     "geneval": geneval.SUITE,
 }

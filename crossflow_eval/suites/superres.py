@@ -1,26 +1,34 @@
-"""The suite ``imagenet_sr``: ImageNet's validation images from 64 to 256 pixels, after Table 6 of the paper.
+"""The suites ``imagenet_sr*``: ImageNet's validation images from 64 to 256 pixels, after Table 6 of the paper.
 
 The pairs are made once from the original files, by SR3's recipe (C. Saharia et al., 2021): an image whose shorter side
 is below 256 pixels is dropped; of the others the largest square in the middle is shrunk to 256 x 256 by averaging
 areas, and that to 64 x 64 by bicubic interpolation with antialiasing. Both are kept as 8-bit RGB PNG: ``low/<id>.png``
 is the source, ``high/<id>.png`` the target.
+
+``imagenet_sr`` gives PSNR and SSIM. ``imagenet_sr_fid`` adds the Inception Score and FID, for which it needs
+Inception's weights and two references, because the paper names neither: ``fid/train`` is against guided-diffusion's
+statistics of the training set (the published 1.9 of the originals themselves can only be of this kind), ``fid/val``
+against the targets of the suite, to which the originals have the distance 0.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from PIL import Image
 
+from crossflow_eval.local_weights import home
 from crossflow_eval.metrics.restoration import Restoration
+from crossflow_eval.models import resolve_device
 from crossflow_eval.names import first_few
-from crossflow_eval.types import Example, SetupError, Suite
+from crossflow_eval.types import Example, Metric, SetupError, Suite
 
 VERSION = "1"
 HIGH, LOW = 256, 64
@@ -28,22 +36,60 @@ HIGH, LOW = 256, 64
 ORIGINALS = (".jpeg", ".jpg", ".png")
 
 
-def suite() -> Suite:
-    """Build the suite; its data root is a folder that :func:`prepare` made."""
-    return Suite(
-        name="imagenet_sr",
-        version=VERSION,
-        task="sr",
-        output="png",
-        examples=_examples,
-        metrics={"restoration": Restoration},
-    )
+PROTOCOL = "adm"
+"""Of FID: guided-diffusion's preprocessing, under which its statistics of the training set were made."""
+STATISTICS = {
+    "train": ("VIRTUAL_imagenet256_labeled.npz", "fetch it from guided-diffusion's reference batches"),
+    "val": (
+        "imagenet_sr_val.npz",
+        "make it from the suite's folder high with crossflow_eval.metrics.fid.make_statistics",
+    ),
+}
+"""The references of FID by name: a file beside the weights, and where it comes from."""
+
+
+def _fid(reference: str) -> Metric:
+    from crossflow_eval.inception import published_weights
+    from crossflow_eval.metrics.fid import InceptionFID
+    from crossflow_eval.statistics_files import read_statistics
+
+    name, remedy = STATISTICS[reference]
+    file = home() / name
+    if not file.is_file():
+        raise SetupError(f"fid/{reference} needs the statistics {file}; {remedy}, protocol {PROTOCOL}.")
+    weights, device = published_weights(PROTOCOL), resolve_device("auto")
+    statistics = read_statistics(file, PROTOCOL)
+    metric: Any = InceptionFID(weights, PROTOCOL, statistics, device=device, name=f"fid/{reference}")
+    return metric
+
+
+def _inception_score() -> Metric:
+    from crossflow_eval.inception import InceptionFeatures, published_weights
+    from crossflow_eval.metrics.distances import FeatureMetric, inception_score
+
+    weights, device = published_weights(PROTOCOL), resolve_device("auto")
+    return FeatureMetric(InceptionFeatures(weights, PROTOCOL, ("logits_unbiased",), device=device), inception_score())
+
+
+SUITES: dict[str, Mapping[str, Callable[[], Metric]]] = {
+    "imagenet_sr": {"restoration": Restoration},
+    "imagenet_sr_fid": {
+        "restoration": Restoration,
+        **{f"fid/{reference}": partial(_fid, reference) for reference in STATISTICS},
+        "inception_score": _inception_score,
+    },
+}
+
+
+def suite(name: str) -> Suite:
+    """Build one of ``SUITES``; its data root is a folder that :func:`prepare` made."""
+    return Suite(name=name, version=VERSION, task="sr", output="png", examples=_examples, metrics=SUITES[name])
 
 
 def _examples(root: Path | None) -> Sequence[Example]:
     if root is None or not all((root / part).is_dir() for part in ("low", "high")):
         raise SetupError(
-            f"The suite imagenet_sr needs a data root with the folders low and high, got {root}; make it from "
+            f"The suites imagenet_sr need a data root with the folders low and high, got {root}; make it from "
             "ImageNet's validation images with crossflow_eval.suites.superres.prepare(images, root)."
         )
     low, high = ({path.stem: path for path in (root / part).glob("*.png")} for part in ("low", "high"))

@@ -9,11 +9,13 @@ import pytest
 from PIL import Image
 
 from crossflow_eval import run
+from crossflow_eval.inception import load_weights
+from crossflow_eval.metrics.fid import make_statistics
 from crossflow_eval.models import FolderModel
 from crossflow_eval.report import load, render
 from crossflow_eval.run import list_examples, make_settings
 from crossflow_eval.suites import load_suite
-from crossflow_eval.suites.superres import make_pair, prepare
+from crossflow_eval.suites.superres import PROTOCOL, STATISTICS, make_pair, prepare
 from crossflow_eval.tables import load_table
 from crossflow_eval.types import SetupError
 
@@ -110,7 +112,30 @@ def test_table_6_holds_the_papers_values_and_columns_that_are_measured():
     assert published["CrossFlow"] == {"FID": 3.0, "IS": 207.2, "PSNR": 25.6, "SSIM": 0.764}
     assert published["Reference"] == {"FID": 1.9, "IS": 240.8}
     measured = {column.value for column in table.columns if column.value}
-    assert set(load_suite("imagenet_sr").metrics["restoration"]().higher_is_better) <= measured
+    restored = load_suite("imagenet_sr").metrics["restoration"]().higher_is_better
+    assert measured == {*restored, *(load_suite("imagenet_sr_fid").metrics.keys() - {"restoration"})}
+
+
+def test_fid_has_two_references_and_is_0_against_the_targets_themselves(pairs, tmp_path, monkeypatch, inception_pth):
+    """On a random Inception the originals are at no distance of the targets; each metric says what it is of."""
+    _, root = pairs
+    weights = load_weights(inception_pth, published=False)
+    monkeypatch.setattr("crossflow_eval.inception.published_weights", lambda protocol: weights)
+    monkeypatch.setenv("CROSSFLOW_EVAL_HOME", str(tmp_path))
+    suite = load_suite("imagenet_sr_fid")
+    with pytest.raises(SetupError, match=r"fid/train needs the statistics .*VIRTUAL_imagenet256_labeled\.npz; fetch"):
+        suite.metrics["fid/train"]()
+    make_statistics(root / "high", tmp_path / STATISTICS["val"][0], PROTOCOL, weights)
+    np.savez(tmp_path / STATISTICS["train"][0], mu=np.zeros(2048), sigma=np.eye(2048))
+    examples = list_examples(suite, root)
+    metric = suite.metrics["fid/val"]()
+    metric.update(examples, [np.asarray(Image.open(example.target)) for example in examples])
+    assert metric.compute()["fid/val"].mean == pytest.approx(0, abs=1e-6)
+    train, score = (suite.metrics[name]() for name in ("fid/train", "inception_score"))
+    assert train.higher_is_better == {"fid/train": False}
+    assert train.protocol["reference"]["file"] == "VIRTUAL_imagenet256_labeled.npz"
+    assert metric.protocol["reference"]["n"] == 3
+    assert score.protocol["extractor"] == "inception-adm-logits_unbiased"
 
 
 def copy(root, to):
@@ -141,7 +166,7 @@ def test_pairs_that_are_not_whole_are_refused(spoil, sentence, pairs, tmp_path):
 
 def test_roots_and_originals_that_are_none_are_refused(tmp_path):
     for root in (None, tmp_path):
-        with pytest.raises(SetupError, match="needs a data root with the folders low and high"):
+        with pytest.raises(SetupError, match="need a data root with the folders low and high"):
             load_suite("imagenet_sr").examples(root)
     with pytest.raises(SetupError, match="holds 0 images"):
         prepare(tmp_path, tmp_path / "root")
