@@ -54,7 +54,7 @@ class ClipProtocol:
             "precision": "float32",
             "weight": self.weight,
             "prefix": self.prefix,
-            "floor": f"the {self.floor}'s cosine at 0",
+            "negative_cosines": f"0 in each {self.floor}" if self.floor == "pair" else "0 in the mean",
             "resize": clip.images(self.preprocessing).resize,
             "truncation": TRUNCATION,
             "interval": BOOTSTRAP,
@@ -143,7 +143,9 @@ class CaptionCLIPScore:
 
 
 def _embed(clip: Clip, texts: Sequence[str]) -> np.ndarray:
-    return in_chunks(clip.embed_texts, texts, clip.dim, clip.name)
+    """The embeddings, float32 [n dim], of n texts, each computed once however often it comes."""
+    places = {text: index for index, text in enumerate(dict.fromkeys(texts))}
+    return in_chunks(clip.embed_texts, list(places), clip.dim, clip.name)[[places[text] for text in texts]]
 
 
 def _cosines(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -193,7 +193,7 @@ def test_other_files_are_refused_in_one_sentence(tmp_path: Path, files: Path) ->
         load_clip(files / "state.pt", "00")
 
 
-@pytest.mark.parametrize("size", [(224, 224), (100, 150), (151, 97), (20, 45), (33, 32)])
+@pytest.mark.parametrize("size", [(224, 224), (100, 150), (151, 97), (20, 45), (32, 35), (35, 32)])
 def test_openais_preprocessing_is_torchvisions(size: tuple[int, int]) -> None:
     """Exactly: Resize(32, bicubic), CenterCrop(32), ToTensor on a Pillow image."""
     [image] = pictures(size)
