@@ -18,11 +18,12 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
 from crossflow_eval.metrics.crops import BENCHMARK, Crop, benchmark_corner, kept_columns
+from crossflow_eval.names import unknown
 from crossflow_eval.stats import BOOTSTRAP, bootstrap_mean
 from crossflow_eval.types import Example, Output, Row, SetupError, Value
 
@@ -52,8 +53,8 @@ def align(prediction: np.ndarray, target: np.ndarray, mask: np.ndarray, space: S
     there says nothing of the scale, which is then 0.
 
     Raises:
-        SetupError: shapes that differ, an empty mask, and under the mask a prediction that is not finite or a target
-            that is not positive and finite.
+        SetupError: shapes that differ, an empty mask, an unknown space, and under the mask a prediction that is not
+            finite or a target that is not positive and finite.
     """
     return _fit(*_valid_pixels(prediction, target, mask), space)
 
@@ -93,6 +94,8 @@ def _valid_pixels(prediction: np.ndarray, target: np.ndarray, mask: np.ndarray) 
 
 
 def _fit(predicted: np.ndarray, measured: np.ndarray, space: Space) -> Alignment:
+    if space not in get_args(Space):
+        raise unknown("space", space, get_args(Space))
     if space == "disparity":
         seen = predicted > 0
         if not seen.any():
@@ -181,7 +184,7 @@ class DepthProtocol:
         """The errors of one prediction on one mask, all [h w]; with ``scale`` and ``shift`` where it is aligned.
 
         Raises:
-            SetupError: as ``align``, and for a prediction in metres that is off by a factor of about 1000.
+            SetupError: as ``align``; for a prediction in metres that is off by a factor of about 1000.
         """
         predicted, measured = _valid_pixels(prediction, target, mask)
         if self.space is None:
@@ -205,10 +208,8 @@ class DepthProtocol:
 def _check_unit(predicted: np.ndarray, measured: np.ndarray) -> None:
     ratio = float(predicted.mean() / measured.mean())
     if 500 < ratio < 2000 or 500 < 1 / (ratio or math.inf) < 2000:
-        larger = "larger" if ratio > 1 else "smaller"
-        raise SetupError(
-            f"the prediction is about 1000 times {larger} than the target: metres against millimetres? Give metres."
-        )
+        is_off = "larger" if ratio > 1 else "smaller"
+        raise SetupError(f"the prediction is about 1000 times {is_off} than the target: millimetres? Give metres.")
 
 
 def _check_target(target: np.ndarray, bounded: np.ndarray, protocol: DepthProtocol) -> None:
@@ -237,11 +238,7 @@ class DepthErrors:
     predictions are aligned. Under a protocol with KITTI's benchmark crop a prediction may be of that crop alone.
     """
 
-    def __init__(
-        self,
-        protocol: DepthProtocol,
-        read: Callable[[Any], tuple[np.ndarray, np.ndarray | None]],
-    ) -> None:
+    def __init__(self, protocol: DepthProtocol, read: Callable[[Any], tuple[np.ndarray, np.ndarray | None]]) -> None:
         self._how, self._read = protocol, read
         self._names = [_named(crop, error) for crop in protocol.crops for error in ERRORS]
         self._scores: dict[str, list[float]] = {name: [] for name in self._names}

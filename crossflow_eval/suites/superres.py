@@ -35,7 +35,6 @@ HIGH, LOW = 256, 64
 """Pixels a side of the targets and of the sources."""
 ORIGINALS = (".jpeg", ".jpg", ".png")
 
-
 PROTOCOL = "adm"
 """Of FID: guided-diffusion's preprocessing, under which its statistics of the training set were made."""
 STATISTICS = {
