@@ -30,7 +30,7 @@ TAPS = {"pool": 2048, "spatial": 2023, "logits": 1008, "logits_unbiased": 1008}
 """What the network can be asked for, and its width: the last average pool (FID, KID), the first 7 of the 17 x 17
 channels of Mixed_6d in the order h w c (sFID), and the classifier's output with and without its bias (Inception
 Score)."""
-BATCH = 8
+BATCH = 4
 """Images a forward pass on a CPU. Always as many, so that a feature does not depend on its company."""
 
 Step = str | tuple[str, ...]

@@ -44,7 +44,7 @@ def bicubic_product(images: Images) -> Resized:
 
 
 @cache
-def _bicubic_matrix(size: int) -> Float[Tensor, "299 size"]:
+def _bicubic_matrix(size: int) -> Float[Tensor, "299 {size}"]:
     """Pillow's weights of ``size`` pixels for each of the 299: Keys' cubic with a = -1/2, widened where it shrinks."""
     scale = size / SIDE
     width = max(scale, 1.0)
@@ -94,7 +94,7 @@ def cropped_pil_bicubic(images: Images) -> Resized:
     return _pil(images[:, top : top + side, left : left + side], SIDE).permute(0, 3, 1, 2).float()
 
 
-def _pil(images: Images, side: int) -> Images:
+def _pil(images: Images, side: int) -> UInt8[Tensor, "b s s 3"]:
     """Pillow's bicubic to ``side`` x ``side`` in 8 bits, with its rounding after each axis."""
     pictures = [Image.fromarray(image.numpy()) for image in images.cpu().contiguous()]
     resized = [np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC)) for picture in pictures]
