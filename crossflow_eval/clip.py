@@ -9,9 +9,10 @@ import math
 import pickle
 import warnings
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,7 +52,7 @@ class Clip:
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """The embeddings, float32 [n dim], of n texts."""
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             return self.towers.text(tokenize(texts).to(self.towers.device)).cpu().numpy()
 
     def images(self, preprocessing: str) -> "ClipImages":
@@ -60,19 +61,27 @@ class Clip:
 
 
 class ClipImages:
-    """A :class:`crossflow_eval.features.FeatureExtractor`: uint8 images of any size to float32 [n dim]."""
+    """A :class:`crossflow_eval.features.FeatureExtractor`: uint8 images of any size to float32 [n dim].
+
+    ``fingerprint`` is what can change a number beside the weights, as plain JSON.
+    """
 
     def __init__(self, clip: Clip, preprocessing: str) -> None:
         if preprocessing not in PREPROCESSING:
             raise unknown("CLIP preprocessing", preprocessing, PREPROCESSING)
-        self._towers, (self._prepare, self.resize) = clip.towers, PREPROCESSING[preprocessing]
+        self._towers, (self._prepare, resize) = clip.towers, PREPROCESSING[preprocessing]
         self.name, self.weights_sha256, self.dim = f"{clip.name}-{preprocessing}", clip.weights_sha256, clip.dim
+        self.fingerprint: Mapping[str, Any] = {
+            "resize": f"{resize}, to {clip.towers.side} px",
+            "activation": "QuickGELU",
+            "precision": "float32",
+        }
 
     def __call__(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """The embeddings, float32 [n dim], of n images."""
         batch = torch.stack([self._prepare(image, self._towers.side) for image in images])
         batch = (batch - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             return self._towers.image(batch.to(self._towers.device)).cpu().numpy()
 
 

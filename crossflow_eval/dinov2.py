@@ -6,8 +6,9 @@ by the factor 16.1 / 37). Libraries that resample to the exact size give other f
 """
 
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,15 +18,6 @@ from torch import Tensor
 
 from crossflow_eval.local_weights import checked_sha256, load_folder, reason
 from crossflow_eval.types import SetupError
-from crossflow_eval.weights import EvaluatorWeights
-
-VITL14 = EvaluatorWeights(
-    metric="FD-DINOv2",
-    file="dinov2_vitl14_pretrain.pth",
-    sha256="d5383ea8f4877b2472eb973e0fd72d557c7da5d3611bd527ceeb1d7162cbf428",
-    source="dl.fbaipublicfiles.com/dinov2/dinov2_vitl14",
-)
-"""The published network: 1024 features."""
 
 SIDE = 224
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -36,13 +28,19 @@ _HEAD = 64
 class DinoV2:
     """A :class:`crossflow_eval.features.FeatureExtractor` in float32; made by :func:`load_dinov2`."""
 
+    fingerprint: Mapping[str, Any] = {
+        "resize": "Pillow bicubic, squashed to 224 x 224; uint8",
+        "places": "bicubic by 16.1 / 37, as the authors' code",
+        "precision": "float32",
+    }
+
     def __init__(self, network: Callable[[Tensor], Tensor], name: str, weights_sha256: str, dim: int) -> None:
         self._network = network
         self.name, self.weights_sha256, self.dim = name, weights_sha256, dim
 
     def __call__(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """The normalised class tokens, float32 [n dim], of n images, uint8 [h w 3] of any size."""
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             return self._network(torch.stack([to_input(image) for image in images])).cpu().numpy()
 
 

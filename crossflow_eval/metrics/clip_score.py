@@ -22,7 +22,7 @@ from crossflow_eval.local_weights import find_weights
 from crossflow_eval.metrics.distances import image_of
 from crossflow_eval.stats import BOOTSTRAP, bootstrap_mean
 from crossflow_eval.types import Example, Output, Row, SetupError, Value
-from crossflow_eval.weights import TEXT_TO_IMAGE
+from crossflow_eval.weights import PUBLISHED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class ClipProtocol:
 
     def load(self, *, device: str = "cpu") -> Clip:
         """The published model, from the folder of evaluator weights. Raises SetupError where it is not there."""
-        weights = next(each for each in TEXT_TO_IMAGE if each.file == self.file)
+        weights = next(each for each in PUBLISHED if each.file == self.file)
         return load_clip(find_weights(weights), weights.sha256, device=device)
 
     def fingerprint(self, clip: Clip) -> dict[str, Any]:
@@ -50,12 +50,10 @@ class ClipProtocol:
             "protocol": self.name,
             "model": clip.name,
             "weights_sha256": clip.weights_sha256,
-            "activation": "QuickGELU",
-            "precision": "float32",
+            **clip.images(self.preprocessing).fingerprint,
             "weight": self.weight,
             "prefix": self.prefix,
             "negative_cosines": f"0 in each {self.floor}" if self.floor == "pair" else "0 in the mean",
-            "resize": clip.images(self.preprocessing).resize,
             "truncation": TRUNCATION,
             "interval": BOOTSTRAP,
         }

@@ -1,7 +1,8 @@
 """Metrics of all outputs at once: what :mod:`crossflow_eval.metrics.distribution` says of their features.
 
 A ``Statistic`` is one published number; ``FeatureMetric`` computes it from the features of an extractor. Which features
-a number is published on is said beside it. References come as what makes them, so that none is made in vain.
+a number is published on is said beside it. References come as what makes them, so that none is made in vain. Plain
+Frechet distances (FID, sFID, FD-DINOv2) are :class:`crossflow_eval.metrics.fid.FID`, which holds moments alone.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import numpy as np
 
 from crossflow_eval.features import FeatureCache, FeatureExtractor, extract
 from crossflow_eval.metrics import distribution
-from crossflow_eval.metrics.frechet import METHOD, Moments, frechet_distance, rank_warning
-from crossflow_eval.stats import BOOTSTRAP, JACKKNIFE, bootstrap_mean, jackknife, student_mean
+from crossflow_eval.metrics.frechet import METHOD, Moments, rank_warning
+from crossflow_eval.stats import BOOTSTRAP, bootstrap_mean, student_mean
 from crossflow_eval.types import Example, Output, SetupError, Value
 
 Features = Callable[[], np.ndarray]
@@ -41,8 +42,8 @@ class Statistic:
 class FeatureMetric:
     """A ``Statistic`` of the outputs' features on ``extractor``; an output alone has none, so there are no rows.
 
-    ``cache`` is the run's ``features`` folder, if features are to be kept. Where a covariance is singular, ``compute``
-    adds a ``warning`` to the protocol.
+    ``cache`` is the run's ``features`` folder, if features are to be kept. The extractor's own ``fingerprint``, where
+    it has one, is part of the protocol; where a covariance is singular, ``compute`` adds a ``warning``.
     """
 
     def __init__(self, extractor: FeatureExtractor, statistic: Statistic, *, cache: Path | None = None) -> None:
@@ -54,6 +55,7 @@ class FeatureMetric:
             "extractor": extractor.name,
             "weights_sha256": extractor.weights_sha256,
             "dim": extractor.dim,
+            **getattr(extractor, "fingerprint", {}),
             **statistic.constants,
         }
 
@@ -178,24 +180,6 @@ def cmmd(reference: Features, name: str) -> Statistic:
         higher_is_better={"cmmd": False},
         constants={"reference": name, "kernel": "Gaussian, sigma 10, biased, times 1000", "interval": "none"},
         least=1,
-    )
-
-
-def frechet(value: str, reference: Callable[[], Moments], name: str) -> Statistic:
-    """A Frechet distance called ``value``: "sfid" on Inception's 2023 spatial features, "fd_dinov2" on DINOv2's."""
-
-    def values(features: np.ndarray) -> dict[str, Value]:
-        target = reference()
-        found = jackknife(lambda kept: frechet_distance(Moments.of_features(features[kept]), target), n=len(features))
-        low = found.ci_low if found.ci_low is None else max(found.ci_low, 0.0)
-        return {value: found.model_copy(update={"ci_low": low})}
-
-    return Statistic(
-        values=values,
-        higher_is_better={value: False},
-        constants={"reference": name, "method": METHOD, "interval": JACKKNIFE},
-        least=2,
-        fitted=lambda n: n,
     )
 
 

@@ -13,9 +13,11 @@ from torch.nn import functional as F
 from torchvision import transforms
 from transformers import Dinov2Config, Dinov2Model
 
-from crossflow_eval.dinov2 import MEAN, STD, VITL14, load_dinov2, resample, to_input
+from crossflow_eval.dinov2 import MEAN, STD, load_dinov2, resample, to_input
 from crossflow_eval.features import FeatureExtractor
-from crossflow_eval.types import SetupError
+from crossflow_eval.metrics.fid import FID
+from crossflow_eval.metrics.frechet import Moments, frechet_distance
+from crossflow_eval.types import Example, SetupError
 
 DIM, DEPTH, PATCH, PLACES = 128, 2, 14, 37
 
@@ -122,6 +124,15 @@ def test_both_formats_give_the_authors_class_token(name: str, files: Path) -> No
     assert np.std(expected, axis=0).mean() > 1e-3
 
 
+def test_fd_dinov2_is_the_frechet_distance_of_its_features(files: Path) -> None:
+    extractor, images = load_dinov2(files / "tiny.pth"), pictures()
+    reference = np.random.default_rng(1).normal(size=(9, DIM)).astype(np.float32)
+    metric = FID(extractor, reference, reference_name="random", name="fd_dinov2")
+    metric.update([Example(id="x", source="")] * 3, images)
+    expected = frechet_distance(Moments.of_features(extractor(images)), Moments.of_features(reference))
+    assert metric.compute()["fd_dinov2"].mean == pytest.approx(expected, rel=1e-6)
+
+
 def test_inputs_are_torchvisions(files: Path) -> None:
     """dgm-eval: Resize((224, 224), bicubic) of the Pillow image, ToTensor, Normalize; to one rounding of float32."""
     steps = transforms.Compose(
@@ -154,7 +165,7 @@ def test_another_network_is_refused(files: Path, tmp_path: Path) -> None:
         with pytest.raises(SetupError, match=name):
             load_dinov2(tmp_path / name)
     with pytest.raises(SetupError, match="sha256"):
-        load_dinov2(files / "tiny.pth", VITL14.sha256)
+        load_dinov2(files / "tiny.pth", "d5383ea8")
 
 
 @pytest.mark.parametrize("change", [{"embeddings.register_tokens": torch.zeros(1, 4, DIM)}, None])

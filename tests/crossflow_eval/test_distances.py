@@ -11,8 +11,8 @@ import pytest
 
 from crossflow_eval.metrics import distances, distribution
 from crossflow_eval.metrics.distances import FeatureMetric, Statistic
-from crossflow_eval.metrics.frechet import Moments, frechet_distance
-from crossflow_eval.stats import bootstrap_mean, jackknife
+from crossflow_eval.metrics.frechet import Moments
+from crossflow_eval.stats import bootstrap_mean
 from crossflow_eval.types import Example, Metric, SetupError, Value
 
 
@@ -44,7 +44,6 @@ STATISTICS = {
     "precision": distances.precision_recall(reference, "pictures"),
     "prdc": distances.prdc(reference, "pictures"),
     "cmmd": distances.cmmd(reference, "pictures"),
-    "sfid": distances.frechet("sfid", lambda: MOMENTS, "pictures"),
     "fid_infinity": distances.fid_infinity(lambda: MOMENTS, "pictures"),
 }
 
@@ -99,7 +98,6 @@ def test_the_values_are_those_of_the_functions(values: dict[str, Value]) -> None
         "prdc/density": opened.density,
         "prdc/coverage": opened.coverage,
         "cmmd": distribution.cmmd(features, REFERENCE),
-        "sfid": frechet_distance(Moments.of_features(features), MOMENTS),
         "fid_infinity": distribution.frechet_infinity(features, MOMENTS),
     }
     assert {name: value.mean for name, value in values.items()} == pytest.approx(expected, rel=1e-12)
@@ -109,8 +107,6 @@ def test_the_intervals_are_those_that_the_protocols_name(values: dict[str, Value
     features = Pixels()(pictures(1050, 0))
     closed = distribution.neighbourhoods(features, REFERENCE, k=3, closed=True)
     assert values["precision"] == bootstrap_mean(closed.hits > 0)
-    sfid = jackknife(lambda kept: frechet_distance(Moments.of_features(features[kept]), MOMENTS), 1050)
-    assert values["sfid"] == sfid
     without = (
         "kid",
         "kid_std",
@@ -127,7 +123,7 @@ def test_the_intervals_are_those_that_the_protocols_name(values: dict[str, Value
     assert score.ci_high - score.mean == pytest.approx(2.262157 * scores.std(ddof=1) / np.sqrt(10), rel=1e-6)
 
 
-@pytest.mark.parametrize("name", ["inception_score", "prdc", "sfid"])
+@pytest.mark.parametrize("name", ["inception_score", "prdc", "cmmd"])
 def test_the_batches_and_the_cache_change_nothing(name: str, tmp_path: Path) -> None:
     images = pictures(150, 2)
     whole = measure(STATISTICS[name], images, size=150).compute()
@@ -151,14 +147,18 @@ def test_a_small_reference_is_refused(make) -> None:
 
 
 def test_a_singular_covariance_is_said_in_the_protocol() -> None:
-    """Of 40 outputs the smallest subset of FID-infinity holds 4, which do not span 6 dimensions."""
-    for name, warns in (("sfid", False), ("fid_infinity", True)):
-        metric = measure(STATISTICS[name], pictures(40, 4))
+    """The smallest subset of FID-infinity has a tenth of the outputs: 7 of 70 span 6 dimensions, 6 of 60 do not."""
+    for n, warns in ((70, False), (60, True)):
+        metric = measure(STATISTICS["fid_infinity"], pictures(n, 4))
         metric.compute()
         assert ("warning" in metric.protocol) is warns
-    metric = measure(STATISTICS["sfid"], pictures(6, 4))
-    metric.compute()
-    assert "6 outputs" in metric.protocol["warning"]
+
+
+def test_the_extractors_own_constants_are_in_the_protocol() -> None:
+    extractor = Pixels()
+    assert "resize" not in FeatureMetric(extractor, STATISTICS["cmmd"]).protocol
+    extractor.fingerprint = {"resize": "none"}  # pyright: ignore[reportAttributeAccessIssue]
+    assert FeatureMetric(extractor, STATISTICS["cmmd"]).protocol["resize"] == "none"
 
 
 @pytest.mark.parametrize("output", ["a caption", np.zeros((4, 4), dtype=np.uint8), np.zeros((4, 4, 3))])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 from sklearn.linear_model import LinearRegression
@@ -33,8 +33,8 @@ def sample(n: int, dim: int, seed: int, shift: float = 0.0) -> np.ndarray:
 def test_kid_is_torch_fidelitys() -> None:
     """The same subsets of 1,500 and 1,200 features from the same seed; agreement in float64."""
     x, y = sample(1500, 48, 0), sample(1200, 48, 1, 0.2)
-    theirs = kid_features_to_metric(*map(torch.from_numpy, (x, y)), kid_subsets=12, kid_subset_size=1000, verbose=False)
-    ours = kid(x, y, subsets=12)
+    theirs = kid_features_to_metric(*map(torch.from_numpy, (x, y)), kid_subsets=4, kid_subset_size=1000, verbose=False)
+    ours = kid(x, y, subsets=4)
     assert ours.mean() == pytest.approx(theirs["kernel_inception_distance_mean"], abs=1e-10)
     assert ours.std() == pytest.approx(theirs["kernel_inception_distance_std"], abs=1e-10)
 
@@ -105,6 +105,7 @@ def test_precision_and_recall_are_torch_fidelitys() -> None:
     assert found.recall == pytest.approx(theirs["recall"], abs=1e-7)
 
 
+@settings(max_examples=50)
 @given(st.integers(4, 30), st.integers(4, 30), st.integers(1, 3), st.booleans(), st.integers(0, 10**6))
 def test_ties_and_equal_points_are_decided_exactly(n: int, m: int, k: int, closed: bool, seed: int) -> None:
     """Points on a small grid: most distances tie, and whole numbers carry no rounding."""
