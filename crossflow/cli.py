@@ -12,6 +12,9 @@ from typing import Annotated
 
 import typer
 
+from crossflow.cache_command import cache
+from crossflow.console import Autoencoder, Device, TextEncoder, one_sentence, to_stderr
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
 SHIPPED = Path(__file__).parent / "weights" / "scenes-t2i.safetensors"
@@ -20,34 +23,14 @@ Checkpoint = Annotated[Path, typer.Option("--ckpt", help="A checkpoint, ours or 
 Solver = Annotated[str | None, typer.Option(help="Name of a solver.", show_default="the checkpoint's")]
 Steps = Annotated[int | None, typer.Option(help="Solver steps.", show_default="the checkpoint's")]
 Guidance = Annotated[float | None, typer.Option(help="1 is none.", show_default="the checkpoint's")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-TextEncoder = Annotated[Path | None, typer.Option(help="Folder of CLIP or T5.", show_default="the hub's cache")]
-Autoencoder = Annotated[
-    Path | None, typer.Option(help="autoencoder_kl.pth or diffusers' folder.", show_default="in CROSSFLOW_CACHE")
-]
 Precision = Annotated[str, typer.Option(help="auto, float64, float32 or bfloat16.")]
 Images = Annotated[Path, typer.Option(help="Folder for the images.", show_default=False)]
-
-
-@contextmanager
-def _one_sentence() -> Iterator[None]:
-    """Let what a user can mend end the program with a sentence on stderr and exit code 2, and Ctrl-C with 130."""
-    from crossflow.errors import CrossFlowError
-
-    try:
-        yield
-    except CrossFlowError as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(2) from error
-    except KeyboardInterrupt as error:
-        typer.echo("Stopped. What is finished is kept: the same command goes on (train: with --resume).", err=True)
-        raise typer.Exit(130) from error
 
 
 def _list_configs(wanted: bool) -> bool:
     if not wanted:
         return wanted
-    with _one_sentence():
+    with one_sentence():
         from crossflow.configs import CONFIGS
 
         for name, config in CONFIGS.items():
@@ -61,9 +44,24 @@ def _list_configs(wanted: bool) -> bool:
 def train(
     config: Annotated[str, typer.Argument(help="Name of a recipe; see --list.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder of the run.", show_default=False)],
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of crossflow cache, or of the authors' features.", show_default=False)
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the weights and of every draw.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out was stopped.")] = False,
     steps: Annotated[int | None, typer.Option(min=1, help="Number of steps.", show_default="the recipe's")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Items a step, over all processes.", show_default="the recipe's")
+    ] = None,
+    accumulate: Annotated[
+        int | None, typer.Option(min=1, help="Parts a step, one after the other.", show_default="the recipe's")
+    ] = None,
+    shard: Annotated[bool, typer.Option("--shard", help="Divide the weights among processes (FSDP2).")] = False,
+    checkpointing: Annotated[
+        bool, typer.Option("--checkpointing", help="Compute activations again and not keep them.")
+    ] = False,
+    text_encoder: TextEncoder = None,
+    autoencoder: Autoencoder = None,
     precision: Annotated[str, typer.Option(help="auto, bf16 or fp32.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     list_configs: Annotated[
@@ -72,22 +70,40 @@ def train(
 ) -> None:
     """Train a recipe into a folder; the path of the checkpoint is printed.
 
+    The text encoder and the autoencoder draw the sample grids of recipes that read --data; without them there are none.
+
     Several processes: torchrun --standalone --nproc-per-node 2 --no-python crossflow train CONFIG --out DIR
     """
-    with _one_sentence():
+    with one_sentence():
         from dataclasses import replace
 
         from crossflow.configs import CONFIGS
         from crossflow.errors import named
 
         recipe = named("config", config, CONFIGS)
-        if steps is not None:
-            recipe = replace(recipe, steps=steps)
+        own = {"steps": steps, "batch_size": batch_size, "accumulate": accumulate}
+        recipe = replace(recipe, **{name: value for name, value in own.items() if value is not None})
         from crossflow.train import train as run
 
-        path = run(recipe, out, seed=seed, resume=resume, precision=precision, device=device, progress=_to_stderr)
+        path = run(
+            recipe,
+            out,
+            data=data,
+            seed=seed,
+            resume=resume,
+            precision=precision,
+            device=device,
+            shard=shard,
+            checkpointing=checkpointing,
+            text_encoder=text_encoder,
+            autoencoder=autoencoder,
+            progress=to_stderr,
+        )
         if os.environ.get("RANK", "0") == "0":  # under torchrun one process speaks for all
             typer.echo(path)
+
+
+app.command()(cache)
 
 
 @app.command()
@@ -107,7 +123,7 @@ def sample(
     device: Device = "auto",
 ) -> None:
     """Draw prompts into a folder. Give the same command again to go on where it was stopped."""
-    with _one_sentence():
+    with one_sentence():
         from crossflow.errors import CrossFlowError
 
         if (prompt is None) == (prompts is None):
@@ -124,7 +140,7 @@ def sample(
         if drawn.truncated:
             limit = pipeline.model.config.token_count
             typer.echo(f"{drawn.truncated} prompts are longer than {limit} tokens: their ends were not read.", err=True)
-        _to_stderr(f"{drawn.new} images drawn, {drawn.kept} kept from before")
+        to_stderr(f"{drawn.new} images drawn, {drawn.kept} kept from before")
         typer.echo(out / "samples.jsonl")
 
 
@@ -145,7 +161,7 @@ def interpolate(
     device: Device = "auto",
 ) -> None:
     """Walk on a line from one prompt's source to another's: frames, a grid and an animation."""
-    with _one_sentence():
+    with one_sentence():
         from crossflow import latent_space
         from crossflow.pipeline import TextToImage
 
@@ -174,7 +190,7 @@ def arithmetic(
     device: Device = "auto",
 ) -> None:
     """Add and subtract the sources of prompts: an image of each prompt, and of the sum."""
-    with _one_sentence():
+    with one_sentence():
         from crossflow import latent_space
         from crossflow.pipeline import TextToImage
 
@@ -193,11 +209,11 @@ def convert(
     ] = None,
 ) -> None:
     """Write a released checkpoint as one of ours, without what only training needs."""
-    with _one_sentence():
+    with one_sentence():
         from crossflow.checkpoint import convert as converted
 
         dropped = converted(file, out, heads)
-        _to_stderr(f"{len(dropped)} weights dropped, which are needed in training only: open_clip*" if dropped else "")
+        to_stderr(f"{len(dropped)} weights dropped, which are needed in training only: open_clip*" if dropped else "")
         typer.echo(out)
 
 
@@ -210,7 +226,7 @@ def export(
     guidance_scale: Annotated[float, typer.Option(help="1 is none.", show_default=False)],
 ) -> None:
     """Copy a checkpoint with other recommended sampling settings, as chosen on a validation split."""
-    with _one_sentence():
+    with one_sentence():
         from crossflow.checkpoint import export_checkpoint
         from crossflow.model import Sampling
 
@@ -221,14 +237,10 @@ def export(
 @app.command()
 def info(file: Annotated[Path, typer.Argument(help="A checkpoint.", show_default=False)] = SHIPPED) -> None:
     """Print what a checkpoint is and how it was trained, as JSON."""
-    with _one_sentence():
+    with one_sentence():
         from crossflow.checkpoint import describe
 
         typer.echo(json.dumps(describe(file), indent=2))
-
-
-def _to_stderr(line: str) -> None:
-    typer.echo(line, err=True)
 
 
 def _lines(path: Path) -> Iterator[str]:

@@ -1,16 +1,20 @@
-"""Cached latents and token embeddings, and the batches drawn from them.
+"""What a training step reads, and the pairs of the embedded world.
 
-Everything a training step reads is computed once and kept as one safetensors file: target latents, and a table of
-distinct captions that items point into. A batch is a pure function of the generator it is drawn with.
+All random numbers of a step come from one generator seeded by (seed, step), for the batch of all processes and all
+accumulated parts; each then takes its share. So any number of processes or parts trains on the same batches.
+
+The embedded world's pairs are computed once and kept as one safetensors file: target latents, and a table of distinct
+captions that items point into.
 """
 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,10 +22,10 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from crossflow.checkpoint import read_tensors, write_tensors
-from crossflow.configs import SceneData
+from crossflow.configs import PairData, SceneData, TrainConfig
 from crossflow.errors import CrossFlowError
 from crossflow.latents import PatchPCA, TextEmbedder
-from crossflow.losses import Draws
+from crossflow.losses import Draws, draw
 from crossflow.model import Batch
 from crossflow.scenes.render import render
 from crossflow.scenes.spec import VERSION as WORLD
@@ -29,19 +33,58 @@ from crossflow.scenes.splits import example
 
 CHUNK = 4096
 """Scenes or captions computed at once."""
+T = TypeVar("T")
 
 
 @runtime_checkable
 class Pairs(Protocol):
     """What training reads: the items of a step are picked for all processes at once, and each loads its own."""
 
-    def pick(self, step: int, count: int, generator: torch.Generator) -> Int[Tensor, "b 2"]:
+    def pick(self, step: int, count: int, generator: torch.Generator) -> Int[Tensor, "b k"]:
         """Pick the items of a whole step, as numbers that only ``load`` understands."""
         ...
 
-    def load(self, picks: Int[Tensor, "b 2"], draws: Draws, start: int, stop: int) -> Batch:
+    def load(self, picks: Int[Tensor, "b k"], draws: Draws, start: int, stop: int) -> Batch:
         """The items from ``start`` to ``stop`` of a step's ``picks``, each with what the flow is to carry it to."""
         ...
+
+
+class Share(NamedTuple):
+    """What one process computes at once of a step: items and their draws, the first of them the step's ``start``-th."""
+
+    start: int
+    batch: Batch
+    draws: Draws
+
+
+def shares(
+    pairs: Pairs, config: TrainConfig, seed: int, first: int = 0, process: int = 0, processes: int = 1
+) -> Iterator[Share]:
+    """One process' shares of the steps from ``first`` to the end, ``config.accumulate`` of them a step."""
+    size = config.batch_size // (config.accumulate * processes)
+    sampled = isinstance(config.data, PairData)
+    for step in range(first, config.steps):
+        generator = torch.Generator().manual_seed(seed_of(seed, step))
+        picks = pairs.pick(step, config.batch_size, generator)
+        draws = draw(config.batch_size, config.model.shape, config.model.null_rate, generator, sampled)
+        for part in range(config.accumulate):
+            start = (part * processes + process) * size
+            yield Share(start, pairs.load(picks, draws, start, start + size), draws.rows(start, start + size))
+
+
+def read_ahead(values: Iterator[T]) -> Iterator[T]:
+    """The same values, each made in the background while the one before it is used."""
+    with ThreadPoolExecutor(1) as reader:
+        ahead = reader.submit(next, values, None)
+        while (value := ahead.result()) is not None:
+            ahead = reader.submit(next, values, None)
+            yield value
+
+
+def seed_of(*parts: int | str) -> int:
+    """A number of 63 bits, for instance to seed a generator with, that differs wherever the parts do."""
+    text = ",".join(map(str, parts))
+    return int.from_bytes(hashlib.sha256(text.encode(errors="surrogatepass")).digest()[:8], "big") >> 1
 
 
 @dataclass(frozen=True)

@@ -20,21 +20,26 @@ from crossflow.released_encoder import Adaptor
 SIGLIP = "ViT-L-16-SigLIP-256"
 SIGLIP_SIDE = 256
 SIGLIP_WIDTH = 1024
+"""Of the features of that network, and so of those that are computed beforehand."""
 HEAD_WIDTH = 4096
 LARGEST_PLAIN = 4096
 """Latents of more numbers than this come from an ``Adaptor`` and not a two-layer network, as in the authors' code."""
 
 
 class Tower(nn.Module):
-    """What the towers share: ``reads`` is the field of a batch that they take, ``scale`` multiplies the cosines."""
+    """What the towers share: ``reads`` is the field of a batch that they take, ``scale`` multiplies the cosines.
+
+    With ``checkpointing`` a tower that can computes the activations inside its blocks again in the backward pass.
+    """
 
     reads: Literal["target", "image", "image_features"]
+    checkpointing: bool = False
 
     def __init__(self, shape: tuple[int, int, int], scale_form: Literal["exp", "raw"]) -> None:
         super().__init__()
         self.shape = shape
         self.scale_form = scale_form
-        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.log_scale = nn.Parameter(torch.full((1,), math.log(1 / 0.07)))
 
     @property
     def scale(self) -> Float[Tensor, ""]:
@@ -42,7 +47,8 @@ class Tower(nn.Module):
 
         In the form ``raw`` it is the logarithm itself, without a bound, as the authors' code has it.
         """
-        return self.log_scale if self.scale_form == "raw" else self.log_scale.exp().clamp(max=100.0)
+        scale = self.log_scale if self.scale_form == "raw" else self.log_scale.exp().clamp(max=100.0)
+        return scale.squeeze()
 
 
 class LatentTower(Tower):
@@ -86,11 +92,12 @@ class SiglipTower(Tower):
 
     def __init__(self, shape: tuple[int, int, int], scale_form: Literal["exp", "raw"]) -> None:
         super().__init__(shape, scale_form)
-        self.visual = _siglip()
+        self.visual: Any = _siglip()
         self.head = _head(shape)
 
     def forward(self, image: UInt8[Tensor, "b s s 3"]) -> Float[Tensor, "b c h w"]:
         """Embed pixels, resized to 256 where they are larger; SigLIP's normalisation is [-1, 1]."""
+        self.visual.set_grad_checkpointing(self.checkpointing)
         pixels = image.permute(0, 3, 1, 2).float()
         if pixels.shape[-1] != SIGLIP_SIDE:
             pixels = F.interpolate(pixels, SIGLIP_SIDE, mode="bilinear", antialias=True)

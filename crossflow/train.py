@@ -1,45 +1,31 @@
 """Training: one loop, every step a pure function of the seed and the step's number.
 
-All random numbers of a step come from one generator seeded by (seed, step), for the batch of all processes and all
-accumulated parts; each then takes its rows. So a run that was stopped anywhere goes on to the same bits, and any
-number of processes or parts trains on the same batches.
+A run that was stopped anywhere goes on to the same bits. Any number of processes or parts trains on the same batches
+(``crossflow.data.shares``), and a state that some processes saved is taken up by any others.
 """
 
-import contextlib
-import copy
-import dataclasses
-import hashlib
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
 
-from crossflow.checkpoint import (
-    check_tensors,
-    read_tensors,
-    replacing,
-    save_checkpoint,
-    usable_device,
-    write_tensors,
-    written,
-)
+from crossflow.autoencoder import KLAutoencoder
+from crossflow.checkpoint import replacing, save_checkpoint, usable_device, written
 from crossflow.configs import SceneData, TrainConfig
-from crossflow.data import Pairs, scene_images, scene_pairs
+from crossflow.data import read_ahead, scene_pairs, shares
 from crossflow.errors import CrossFlowError
-from crossflow.latents import MiniLM
-from crossflow.losses import draw
-from crossflow.model import FlowModel, Losses, build_model
-from crossflow.optimizer import Optimizer
-from crossflow.pipeline import TextToImage
+from crossflow.latents import Autoencoder, KLConfig, MiniLM, PatchPCA, TextEmbedder, cache_folder
+from crossflow.model import FlowModel, Losses
+from crossflow.pairs import SourcePairs, open_pairs
+from crossflow.pipeline import AUTOENCODER, TextToImage
+from crossflow.run_state import Run
 from crossflow.samples import grid
-from crossflow.scenes.spec import VERSION as WORLD
+from crossflow.text import embedder_named
 
-GRID_PROMPTS = (
+SCENE_PROMPTS = (
     "a photo of a ball",
     "a photo of a ring and a cone",
     "a photo of three boxes",
@@ -48,56 +34,68 @@ GRID_PROMPTS = (
     "a photo of a red box and a blue ring",
 )
 """One prompt of each task form, drawn at every sample grid."""
-PCA_IMAGES = 4000
+PHOTO_PROMPTS = (
+    "a photo of a bear",
+    "a photo of a bench and a bird",
+    "a photo of three apples",
+    "a photo of a purple car",
+    "a photo of a clock left of a chair",
+    "a photo of a red bowl and a blue vase",
+)
+"""The same for recipes that do not draw scenes."""
+COLUMNS = 8
 
 
 def train(
     config: TrainConfig,
     out: Path,
     *,
+    data: Path | None = None,
     seed: int = 0,
     resume: bool = False,
     precision: str = "auto",
     device: str = "auto",
+    shard: bool = False,
+    checkpointing: bool = False,
+    text_encoder: Path | None = None,
+    autoencoder: Path | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Train ``config`` into the folder ``out`` and return the path of the sampling checkpoint, ``model.safetensors``.
 
     The folder also gets ``log.jsonl`` (every loss part), ``samples/`` and ``state.safetensors``, all that ``resume``
-    needs. The state is written last, so whatever it says has happened is there. ``precision`` is fp32, bf16 or auto,
-    ``device`` cpu, cuda or auto. Raises CrossFlowError when ``out`` holds another run, or this one and ``resume`` is
-    off; when it cannot be written; and when the loss is no longer finite.
+    needs; under several processes all see the same folder. The state is written last, so whatever it says has happened
+    is there. ``data`` is the folder of pairs, for recipes that read one. ``precision`` is fp32, bf16 or auto,
+    ``device`` cpu, cuda or auto; for ``shard`` and ``checkpointing`` see ``Run``. ``text_encoder`` and ``autoencoder``
+    are the weights that sample grids need if the model has none of its own (see ``_Grids``).
+
+    Raises CrossFlowError when ``out`` holds another run, or this one and ``resume`` is off; when it cannot be written;
+    when ``data`` is not what the recipe reads; and when the loss is no longer finite.
     """
     accelerator = _accelerator(device)
-    state_file, model_file = out / "state.safetensors", out / "model.safetensors"
-    if state_file.exists() and not resume:
+    say = progress if accelerator.is_main_process else lambda line: None
+    state = out / "state.safetensors"
+    if state.exists() and not resume:
         raise CrossFlowError(f"{out} already holds a training run: add --resume to go on, or choose another --out.")
+    pairs = _folder_pairs(config, data, seed)
     with written(out):
         out.mkdir(parents=True, exist_ok=True)
-    say = progress if accelerator.is_main_process else lambda line: None
-    run = _Run(config, accelerator, seed, _precision(precision, accelerator.device))
-    if state_file.exists():
-        run.load(state_file)
+    fingerprint = None if pairs is None else pairs.source.fingerprint
+    run = Run(config, accelerator, seed, _precision(precision, accelerator.device), fingerprint, shard, checkpointing)
+    if state.exists():
+        run.load(state)
         say(f"resuming after step {run.step} of {config.steps}")
-    log = _Log(out / "log.jsonl", run.step) if accelerator.is_main_process else None
+    record = _Record(out, run, text_encoder, autoencoder, say)
     with accelerator.main_process_first():  # the first process makes the cache, the others read it
-        pairs = _pairs(config, run.model, out / "cache", say)
+        if pairs is None:
+            fitted = cast(PatchPCA, run.model.autoencoder)
+            tokens = config.model.token_count
+            pairs = scene_pairs(cast(SceneData, config.data), tokens, fitted, MiniLM(), out / "cache", say)
+    place = (accelerator.process_index, accelerator.num_processes)
+    ahead = read_ahead(shares(pairs, config, seed, run.step, *place))
     while run.step < config.steps:
-        losses = run.advance(pairs)
-        if log is None:
-            continue
-        log_now, sample_now, save_now = (
-            run.step % every == 0 or run.step == config.steps
-            for every in (config.log_every, config.sample_every, config.save_every)
-        )
-        if log_now:
-            say(log.write(run.step, config.rate(run.step - 1), losses))
-        if sample_now:
-            _samples(run.ema, out / "samples" / f"step-{run.step:06d}.png")
-        if save_now:
-            save_checkpoint(model_file, run.ema, run.notes())
-            run.save(state_file)
-    return model_file
+        record.write(run.advance(ahead))
+    return record.model
 
 
 def _accelerator(device: str) -> Accelerator:
@@ -117,102 +115,48 @@ def _precision(name: str, device: torch.device) -> str:
     return name
 
 
-def _fresh_model(config: TrainConfig, seed: int) -> FlowModel:
-    """The model at step 0: its weights drawn with ``seed``, its autoencoder fitted."""
-    torch.manual_seed(seed)
-    model = build_model(config.model)
-    if isinstance(config.data, SceneData) and model.autoencoder is not None:
-        model.autoencoder.fit(scene_images("train", min(PCA_IMAGES, config.data.count), config.data.size))
-    return model
+def _folder_pairs(config: TrainConfig, folder: Path | None, seed: int) -> SourcePairs | None:
+    """The pairs in ``folder``; None for a recipe that draws its own."""
+    if isinstance(config.data, SceneData):
+        if folder is not None:
+            raise CrossFlowError(f"This recipe draws its own data and does not read {folder}: leave --data out.")
+        return None
+    if folder is None:
+        raise CrossFlowError("This recipe reads image-text pairs from a folder: give it as --data.")
+    return SourcePairs(open_pairs(folder, config), config, seed)
 
 
-def _pairs(config: TrainConfig, model: FlowModel, cache: Path, say: Callable[[str], None]) -> Pairs:
-    if isinstance(config.data, SceneData) and model.autoencoder is not None:
-        return scene_pairs(config.data, config.model.token_count, model.autoencoder, MiniLM(), cache, say)
-    raise CrossFlowError("This recipe reads image-text pairs from a folder, which cannot be given yet.")
+class _Record:
+    """What a run leaves in its folder, when it is due; written by the main process, with the others called along."""
 
+    def __init__(
+        self, out: Path, run: Run, text_encoder: Path | None, autoencoder: Path | None, say: Callable[[str], None]
+    ) -> None:
+        self.out, self.run, self.say = out, run, say
+        self.model = out / "model.safetensors"
+        self.main = run.accelerator.is_main_process
+        if self.main:
+            self.log = _Log(out / "log.jsonl", run.step)
+            self.grids = _Grids(run.config, text_encoder, autoencoder, run.accelerator.device, say)
 
-class _Run:
-    """What changes from step to step: weights, their moving average, the optimiser, the step."""
-
-    def __init__(self, config: TrainConfig, accelerator: Accelerator, seed: int, precision: str) -> None:
-        self.config, self.accelerator, self.seed, self.precision = config, accelerator, seed, precision
-        self.step = 0
-        shares = config.accumulate * accelerator.num_processes
-        if config.batch_size % shares:
-            raise CrossFlowError(
-                f"A batch of {config.batch_size} does not divide into {config.accumulate} parts "
-                f"over {accelerator.num_processes} processes."
-            )
-        self.share = config.batch_size // shares
-        self.model = _fresh_model(config, seed).to(accelerator.device).train()
-        self.ema = copy.deepcopy(self.model).eval()
-        self.optimizer = Optimizer(config.optimizer, self.model, config.betas, config.weight_decay)
-        self.wrapped = cast(nn.Module, accelerator.prepare_model(self.model))
-
-    def advance(self, pairs: Pairs) -> Losses:
-        """One optimiser step; returns the losses of the whole batch, averaged over processes and parts."""
-        config, device = self.config, self.accelerator.device
-        generator = torch.Generator().manual_seed(_seed(self.seed, self.step))
-        picks = pairs.pick(self.step, config.batch_size, generator)
-        draws = draw(config.batch_size, config.model.shape, config.model.null_rate, generator)
-        losses = []
-        for part in range(config.accumulate):
-            start = (part * self.accelerator.num_processes + self.accelerator.process_index) * self.share
-            batch = pairs.load(picks, draws, start, start + self.share).to(device)
-            mine = draws.rows(start, start + self.share).to(device)
-            synchronised = part == config.accumulate - 1
-            with contextlib.nullcontext() if synchronised else self.accelerator.no_sync(self.wrapped):
-                with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                    found: Losses = self.wrapped(batch, mine)
-                self.accelerator.backward(found.total / config.accumulate)
-            losses.append(torch.stack([value.detach().float() for value in found]))
-        self._update()
-        return Losses(*cast(Tensor, self.accelerator.reduce(torch.stack(losses).mean(0), reduction="mean")))
-
-    def _update(self) -> None:
-        """Clip, step, and let the moving average follow; it follows faster at first, when there is little to keep."""
-        if self.config.clip is not None:
-            self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip)
-        self.optimizer.step(self.config.rate(self.step))
-        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            averages: list[Tensor] = list(self.ema.parameters())
-            weights: list[Tensor] = list(self.model.parameters())
-            torch._foreach_lerp_(averages, weights, 1.0 - decay)  # pyright: ignore[reportPrivateImportUsage]
-        self.step += 1
-
-    def notes(self) -> dict[str, Any]:
-        """What the header of the checkpoint says of its training, beside the model's config."""
-        training = dataclasses.asdict(self.config) | {"world": WORLD}
-        del training["model"]
-        return {"step": self.step, "seed": self.seed, "precision": self.precision, "training": training}
-
-    def save(self, path: Path) -> None:
-        """Write everything a resumed run needs."""
-        write_tensors(path, self._weights() | self.optimizer.state(), self._header())
-
-    def load(self, path: Path) -> None:
-        """Take up the state in ``path``, which must be of the same recipe, seed and precision."""
-        header, found = read_tensors(path)
-        mine = json.loads(json.dumps(self._header()))
-        for name in ("config", "training", "seed", "precision"):
-            if header.get(name) != mine[name]:
-                raise CrossFlowError(f"{path} is the state of another run, its {name} differs: choose another --out.")
-        weights = self._weights()
-        check_tensors(path, found, weights | self.optimizer.blank_state())
-        with torch.no_grad():
-            for name, tensor in weights.items():
-                tensor.copy_(found[name])
-        self.optimizer.load_state(found)
-        self.step = int(header["step"])
-
-    def _header(self) -> dict[str, Any]:
-        return self.notes() | {"config": dataclasses.asdict(self.config.model)}
-
-    def _weights(self) -> dict[str, Tensor]:
-        modules = (("model", self.model), ("ema", self.ema))
-        return {f"{prefix}.{name}": part for prefix, module in modules for name, part in module.state_dict().items()}
+    def write(self, losses: Losses) -> None:
+        """Write what is due after a step. A loss that is not finite ends the run before it is saved."""
+        run, config, step = self.run, self.run.config, self.run.step
+        log_now, sample_now, save_now = (
+            step % every == 0 or step == config.steps
+            for every in (config.log_every, config.sample_every, config.save_every)
+        )
+        if (log_now or save_now) and not losses.total.isfinite():
+            raise CrossFlowError(f"The loss is {losses.total.item()} at step {step}: use a lower learning rate.")
+        if log_now and self.main:
+            self.say(self.log.write(step, config.rate(step - 1), losses))
+        average = run.average() if sample_now or save_now else None
+        if sample_now and average is not None:
+            self.grids.draw(average, self.out / "samples" / f"step-{step:06d}.png")
+        if save_now and average is not None:
+            save_checkpoint(self.model, average, run.notes())
+        if save_now:
+            run.save(self.out / "state.safetensors")
 
 
 class _Log:
@@ -234,24 +178,52 @@ class _Log:
             temporary.write_text("".join(kept))
 
     def write(self, step: int, rate: float, losses: Losses) -> str:
-        """Append a line and return it in words. A loss that is not finite ends the run before it is saved."""
+        """Append a line and return it in words."""
         values = {name: float(value) for name, value in losses._asdict().items()}
-        if not math.isfinite(values["total"]):
-            raise CrossFlowError(f"The loss is {values['total']} at step {step}: use a lower learning rate.")
         row: dict[str, Any] = {"step": step, "learning_rate": rate, **values}
         with written(self.path), self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
         return f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in values.items())
 
 
-def _samples(model: FlowModel, path: Path) -> None:
-    """Draw a grid: a row of eight images for each of ``GRID_PROMPTS``."""
-    prompts = [prompt for prompt in GRID_PROMPTS for _ in range(8)]
-    images = TextToImage(model, MiniLM()).generate(prompts, list(range(len(prompts))))
-    with replacing(path) as temporary:
-        grid(images, columns=8).save(temporary, format="PNG")
+class _Grids:
+    """Sample grids: a row of images for each of six prompts.
 
+    A model without an autoencoder of its own needs the weights of the text encoder and the autoencoder: given, or
+    where ``TextToImage`` looks for them. CrossFlowError where they are given and cannot be read; where they are not
+    there, that is said once, and no grids are drawn.
+    """
 
-def _seed(*parts: int) -> int:
-    text = ",".join(map(str, parts))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+    def __init__(
+        self,
+        config: TrainConfig,
+        text_encoder: Path | None,
+        autoencoder: Path | None,
+        device: torch.device,
+        say: Callable[[str], None],
+    ) -> None:
+        self.device = device
+        self.prompts = SCENE_PROMPTS if isinstance(config.data, SceneData) else PHOTO_PROMPTS
+        self.parts: tuple[TextEmbedder, Autoencoder | None] | None = None
+        model = config.model
+        try:
+            embedder, vae = embedder_named(model.text, text_encoder), None
+            if isinstance(model.autoencoder, KLConfig):
+                source = autoencoder or cache_folder() / AUTOENCODER
+                vae = KLAutoencoder.from_path(source, model.autoencoder.scale, str(device))
+            self.parts = (embedder, vae)
+        except CrossFlowError as error:
+            if text_encoder or autoencoder:
+                raise
+            say(f"No sample grids are drawn: {error}")
+
+    def draw(self, model: FlowModel, path: Path) -> None:
+        """Draw one into ``path``."""
+        if self.parts is None:
+            return
+        embedder, autoencoder = self.parts
+        pipeline = TextToImage(model.to(self.device), embedder, autoencoder=autoencoder)
+        prompts = [prompt for prompt in self.prompts for _ in range(COLUMNS)]
+        images = pipeline.generate(prompts, list(range(len(prompts))))
+        with replacing(path) as temporary:
+            grid(images, COLUMNS, scale=max(1, 96 // images[0].shape[0])).save(temporary, format="PNG")

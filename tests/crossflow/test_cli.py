@@ -11,12 +11,12 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from crossflow import train as training
 from crossflow.checkpoint import file_sha256, save_checkpoint
 from crossflow.cli import app
 from crossflow.configs import CONFIGS
 from crossflow.model import Sampling, build_model
 from crossflow.pipeline import TextToImage, prompt_seed
+from crossflow.run_state import Run
 
 CONFIG = replace(CONFIGS["scenes-tiny"].model, sampling=Sampling(solver="euler", steps=1))
 
@@ -170,7 +170,7 @@ def test_ctrl_c_ends_with_a_sentence(place, monkeypatch):
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training._Run, "advance", interrupted)
+    monkeypatch.setattr(Run, "advance", interrupted)
     done = invoke(*TRAIN, "--out", "run", "--steps", 2)
     assert done.exit_code == 130
     assert done.stderr.splitlines()[-1].startswith("Stopped.")

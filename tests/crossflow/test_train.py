@@ -19,6 +19,7 @@ from crossflow.configs import CONFIGS, SceneData
 from crossflow.errors import CrossFlowError
 from crossflow.latents import MiniLM
 from crossflow.model import Losses, Sampling
+from crossflow.run_state import Run
 from crossflow.train import train
 
 TINY = CONFIGS["scenes-tiny"]
@@ -176,13 +177,13 @@ def test_a_full_disk_ends_the_run_with_what_was_saved(tmp_path, monkeypatch, nam
     """Full from step 3 on: the run of step 2 stays, and can be resumed when there is room."""
     whole = train(SMALL, tmp_path / "whole", precision="fp32", device="cpu").read_bytes()
     run = tmp_path / "run"
-    advance, opened, touched = module._Run.advance, Path.open, Path.touch
+    advance, opened, touched = Run.advance, Path.open, Path.touch
     full = False
 
-    def full_after_two(self, pairs):
+    def full_after_two(self, shares):
         nonlocal full
         full = self.step == 2 or full
-        return advance(self, pairs)
+        return advance(self, shares)
 
     def failing(call):
         def attempt(self, *arguments, **options):
@@ -193,7 +194,7 @@ def test_a_full_disk_ends_the_run_with_what_was_saved(tmp_path, monkeypatch, nam
         return attempt
 
     with monkeypatch.context() as patch:
-        patch.setattr(module._Run, "advance", full_after_two)
+        patch.setattr(Run, "advance", full_after_two)
         patch.setattr(Path, "open", failing(opened))
         patch.setattr(Path, "touch", failing(touched))
         patch.setattr(Image.Image, "save", lambda self, path, **_: failing(Path.write_bytes)(path, b""))
@@ -219,5 +220,5 @@ def test_wrong_settings(tmp_path):
 
 def test_prompts_of_the_grid_fit():
     """They are read whole by the models of every recipe."""
-    longest = max(MiniLM().lengths(module.GRID_PROMPTS))
+    longest = max(MiniLM().lengths(module.SCENE_PROMPTS + module.PHOTO_PROMPTS))
     assert all(config.model.token_count >= longest for config in CONFIGS.values())

@@ -21,6 +21,7 @@ from crossflow import losses
 from crossflow.configs import CONFIGS, SceneData, TrainConfig
 from crossflow.encoder import EncoderConfig
 from crossflow.model import Sampling
+from crossflow.run_state import Run
 from crossflow.train import train
 
 TINY = CONFIGS["scenes-tiny"]
@@ -76,7 +77,7 @@ def die_at(number: int) -> None:
             before()
             os.kill(os.getpid(), signal.SIGKILL)
 
-    rename, write, advance = Path.replace, crossflow.train._Log.write, crossflow.train._Run.advance
+    rename, write, advance = Path.replace, crossflow.train._Log.write, Run.advance
 
     def deadly_rename(self: Path, target: Path) -> Path:
         moment()
@@ -88,14 +89,14 @@ def die_at(number: int) -> None:
         moment(lambda: self.path.open("a").write('{"step": '))
         return write(self, *row)
 
-    def deadly_advance(self, pairs):
-        found = advance(self, pairs)
+    def deadly_advance(self, shares):
+        found = advance(self, shares)
         moment()
         return found
 
     Path.replace = deadly_rename
     crossflow.train._Log.write = deadly_write
-    crossflow.train._Run.advance = deadly_advance
+    Run.advance = deadly_advance
 
 
 def kill_again_and_again(config: TrainConfig, out: Path, precision: str, seed: int) -> None:
