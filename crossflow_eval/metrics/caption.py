@@ -71,19 +71,21 @@ class CaptionScores:
         if spice_models is not None:
             check_spice(spice_models)
         self._with_meteor, self._spice_models = with_meteor, spice_models
-        names = [*BLEU, "rouge_l", "cider_d", *["meteor"] * with_meteor, *["spice"] * (spice_models is not None)]
-        self.higher_is_better: Mapping[str, bool] = dict.fromkeys(names, True)
+        single = {
+            "rouge_l": f"beta {BETA}, best precision and best recall over references",
+            "cider_d": f"sigma {SIGMA}, document frequencies from the references scored",
+        }
+        if with_meteor:
+            single["meteor"] = "METEOR 1.5, English, task rank, -norm, corpus counts"
+        if spice_models is not None:
+            single["spice"] = "SPICE 1.0 with CoreNLP 3.6.0, F of all tuples, mean"
+        self.higher_is_better: Mapping[str, bool] = dict.fromkeys((*BLEU, *single), True)
         self.protocol: Mapping[str, Any] = {
             "tokens": "PTBTokenizer of CoreNLP 3.4.1, lower case, less coco-caption's punctuation",
             "bleu": "corpus counts, closest reference length",
-            "rouge_l": f"beta {BETA}, best precision and best recall over references",
-            "cider_d": f"sigma {SIGMA}, document frequencies from the references scored",
+            **single,
             "interval": f"{BOOTSTRAP}, of corpus counts for BLEU and METEOR; document frequencies held fixed",
         }
-        if with_meteor:
-            self.protocol = {**self.protocol, "meteor": "METEOR 1.5, English, task rank, -norm, corpus counts"}
-        if spice_models is not None:
-            self.protocol = {**self.protocol, "spice": "SPICE 1.0 with CoreNLP 3.6.0, F of all tuples, mean"}
         self._captions: list[str] = []
         self._references: list[Sequence[str]] = []
         self._rows: list[Row] = []

@@ -58,15 +58,15 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Counts:
-    """How often each n-gram of one order occurs in each caption; one entry [e] a pair of both, by n-gram, then caption.
+    """How often each n-gram of one order occurs in each caption: entries [e], sorted by n-gram, then caption.
 
-    ``times`` counts. ``pair`` numbers the pairs of n-gram and image that the entries belong to, ``starts`` [pairs] is
-    the first entry of each pair and ``gram`` [pairs] its n-gram's number.
+    An entry stands ``times`` in its ``caption``. Entries of one n-gram and one image are a group: ``group`` [e] is its
+    number, ``starts`` [groups] its first entry, ``gram`` [groups] the number of its n-gram.
     """
 
     caption: np.ndarray
     times: np.ndarray
-    pair: np.ndarray
+    group: np.ndarray
     starts: np.ndarray
     gram: np.ndarray
 
@@ -97,15 +97,15 @@ def _orders(corpus: Corpus, size: int, vocabulary: int, bits: int) -> Iterator[C
         caption = caption_at[place]
         image = corpus.image[caption]
         new_gram = np.diff(value, prepend=-1) != 0
-        new_pair = new_gram | (np.diff(image, prepend=-1) != 0)
-        first = np.flatnonzero(new_pair | (np.diff(caption, prepend=-1) != 0))
+        new_group = new_gram | (np.diff(image, prepend=-1) != 0)
+        first = np.flatnonzero(new_group | (np.diff(caption, prepend=-1) != 0))
         number = np.cumsum(new_gram) - 1
         known[place] = number
-        starts = np.flatnonzero(new_pair[first])
+        starts = np.flatnonzero(new_group[first])
         yield Counts(
             caption=caption[first],
             times=np.diff(first, append=len(key)),
-            pair=np.cumsum(new_pair[first]) - 1,
+            group=np.cumsum(new_group[first]) - 1,
             starts=starts,
             gram=number[first][starts],
         )
@@ -123,7 +123,7 @@ def bleu_statistics(corpus: Corpus, counts: Sequence[Counts]) -> np.ndarray:
     for each in counts:
         own = is_candidate[each.caption]
         most = np.maximum.reduceat(np.where(own, 0, each.times), each.starts) if len(each.starts) else each.starts
-        matched = np.minimum(each.times[own], most[each.pair[own]])
+        matched = np.minimum(each.times[own], most[each.group[own]])
         columns.append(np.bincount(corpus.image[each.caption[own]], matched, n))
     columns += [np.maximum(lengths - order, 0) for order in range(ORDERS)]
     base = int(corpus.lengths.max()) + 1
@@ -157,15 +157,15 @@ def cider_d(corpus: Corpus, counts: Sequence[Counts]) -> np.ndarray:
     candidate_of = corpus.candidates[corpus.image]
     similarity = np.zeros(captions)
     for each in counts:
-        own, pairs = is_candidate[each.caption], len(each.starts)
-        referenced = np.zeros(pairs, bool)
-        referenced[each.pair[~own]] = True
+        own, groups = is_candidate[each.caption], len(each.starts)
+        referenced = np.zeros(groups, bool)
+        referenced[each.group[~own]] = True
         images_with = np.bincount(each.gram, referenced)
-        weight = each.times * (np.log(n) - np.log(np.maximum(images_with, 1)))[each.gram[each.pair]]
+        weight = each.times * (np.log(n) - np.log(np.maximum(images_with, 1)))[each.gram[each.group]]
         norm = np.sqrt(np.bincount(each.caption, weight**2, captions))
-        of_candidate = np.zeros(pairs)
-        of_candidate[each.pair[own]] = weight[own]
-        product = np.bincount(each.caption, np.minimum(weight, of_candidate[each.pair]) * weight, captions)
+        of_candidate = np.zeros(groups)
+        of_candidate[each.group[own]] = weight[own]
+        product = np.bincount(each.caption, np.minimum(weight, of_candidate[each.group]) * weight, captions)
         scale = norm * norm[candidate_of]
         similarity += np.divide(product, scale, out=np.zeros(captions), where=scale > 0)
     bigrams = np.maximum(corpus.lengths - 1, 0)
