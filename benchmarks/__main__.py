@@ -2,5 +2,5 @@
 
 import runpy
 
-for name in ("frechet", "scenes_reader", "scenes_latent", "depth", "ssim", "captions"):
+for name in ("frechet", "scenes_reader", "scenes_latent", "depth", "ssim", "captions", "inception"):
     runpy.run_module(f"benchmarks.{name}", run_name="__main__")
