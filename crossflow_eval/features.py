@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import re
+import zlib
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from crossflow_eval.types import SetupError
 
@@ -55,64 +53,88 @@ def in_chunks(embed: Callable[[Sequence[Any]], np.ndarray], items: Sequence[Any]
     return np.concatenate(chunks)
 
 
-def content_sha256(image: np.ndarray) -> str:
-    """The sha256 of an image's shape, type and pixels."""
-    head = f"{image.dtype.str} {image.shape} ".encode()
-    return hashlib.sha256(head + np.ascontiguousarray(image).tobytes()).hexdigest()
-
-
 class FeatureCache:
-    """Features on disk, in ``folder/<extractor>.safetensors``, found again by the content of their images.
+    """Features on disk, found again by the content of their images; memory holds their places alone.
 
-    A file of other weights, and one that cannot be read, is as good as none: it is computed anew and replaced.
+    Each rank appends to a file of its own, ``folder/<extractor>-<digest>-<rank>.features``, and reads those of all. A
+    file is one line of text and then records: sha256 of the image, features, checksum. A record that was cut short or
+    damaged is as good as none: it is computed anew.
     """
 
-    def __init__(self, extractor: FeatureExtractor, folder: Path) -> None:
-        self.path = folder / f"{extractor.name}.safetensors"
+    def __init__(self, extractor: FeatureExtractor, folder: Path, rank: int = 0) -> None:
         self._extractor = extractor
-        self._known = self._read()
-        self._saved = set(self._known)
+        self._head = f"{extractor.name} {extractor.weights_sha256} {extractor.dim}\n".encode()
+        self._record = np.dtype([("image", "S64"), ("features", "<f4", (extractor.dim,)), ("check", "<u4")])
+        stem = re.sub(r"[^\w.-]+", "_", extractor.name) + f"-{hashlib.sha256(self._head).hexdigest()[:8]}"
+        self.path = folder / f"{stem}-{rank}.features"
+        self._places: dict[bytes, tuple[np.ndarray, int]] = {}
+        for path in sorted(folder.glob(f"{stem}-*.features")):
+            self._find(path)
 
     def extract(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """As :func:`extract`, computing only what is not known."""
-        names = [content_sha256(image) for image in images]
-        new = {name: image for name, image in zip(names, images, strict=True) if name not in self._known}
-        self._known.update(zip(new, extract(self._extractor, list(new.values())), strict=True))
-        return np.stack([self._known[name] for name in names]) if names else extract(self._extractor, [])
+        """As :func:`extract`, computing and keeping only what is not there. Raises SetupError where it cannot."""
+        names = [_content_sha256(image) for image in images]
+        new = {name: image for name, image in zip(names, images, strict=True) if name not in self._places}
+        if new:
+            self._append(list(new), extract(self._extractor, list(new.values())))
+        found = [records["features"][place] for records, place in (self._places[name] for name in names)]
+        return np.stack(found) if found else extract(self._extractor, [])
 
-    def save(self) -> None:
-        """Write what is known, whole or not at all; nothing where nothing is new. Raises SetupError."""
-        if self._saved == self._known.keys():
+    def _find(self, path: Path) -> None:
+        """Learn where the whole records of a file are."""
+        size = path.stat().st_size - len(self._head)
+        count = size // self._record.itemsize
+        if count < 1:
             return
-        names = sorted(self._known)
-        hashes = np.frombuffer(bytes.fromhex("".join(names)), dtype=np.uint8).reshape(len(names), 32)
-        features = np.stack([self._known[name] for name in names])
-        content = save({"sha256": hashes, "features": features}, self._header())
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        records = np.memmap(path, self._record, "r", len(self._head), count)
+        for place, record in enumerate(records):
+            if zlib.crc32(record["features"].tobytes()) == record["check"]:
+                self._places[bytes(record["image"])] = records, place
+
+    def _append(self, names: Sequence[bytes], features: np.ndarray) -> None:
+        records = np.zeros(len(names), self._record)
+        records["image"], records["features"] = names, features
+        records["check"] = [zlib.crc32(each.tobytes()) for each in records["features"]]
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(content)
-            temporary.replace(self.path)
+            there = self.path.stat().st_size if self.path.exists() else 0
+            whole = max(there - len(self._head), 0) // self._record.itemsize * self._record.itemsize
+            with self.path.open("r+b" if there else "wb") as file:
+                file.write(self._head)
+                file.seek(len(self._head) + whole)
+                file.truncate()
+                file.write(records.tobytes())
         except OSError as error:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
             raise SetupError(
                 f"Cannot write the features {self.path}: {error.strerror}; make room and rerun."
             ) from error
-        self._saved = set(names)
+        mapped = np.memmap(self.path, self._record, "r", len(self._head) + whole, len(records))
+        self._places.update({name: (mapped, place) for place, name in enumerate(names)})
 
-    def _header(self) -> dict[str, str]:
-        return {"extractor": f"{self._extractor.name} {self._extractor.weights_sha256}"}
 
-    def _read(self) -> dict[str, np.ndarray]:
-        try:
-            with safe_open(self.path, framework="numpy") as file:
-                if file.metadata() != self._header():
-                    return {}
-                hashes, features = file.get_tensor("sha256"), file.get_tensor("features")
-        except (OSError, SafetensorError):
-            return {}
-        fitting = hashes.shape == (len(features), 32) and features.shape == (len(features), self._extractor.dim)
-        if not fitting or features.dtype != np.float32 or not np.isfinite(features).all():
-            return {}
-        return {row.tobytes().hex(): feature for row, feature in zip(hashes, features, strict=True)}
+class OnFeatures:
+    """What metrics on features of the outputs share: a run keeps the features, on whichever rank they are made."""
+
+    def __init__(self, extractor: FeatureExtractor) -> None:
+        self.extractor = extractor
+        self.cache: FeatureCache | None = None
+
+    def features_of(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """The features, float32 [n dim], of images, from the run's cache if there is one."""
+        return extract(self.extractor, images) if self.cache is None else self.cache.extract(images)
+
+
+def keep_features(metrics: Iterable[object], folder: Path, rank: int) -> list[FeatureCache]:
+    """Let the ``metrics`` that are ``OnFeatures`` keep them in ``folder``: one cache for each extractor."""
+    caches: dict[Path, FeatureCache] = {}
+    for metric in metrics:
+        if isinstance(metric, OnFeatures):
+            cache = FeatureCache(metric.extractor, folder, rank)
+            metric.cache = caches.setdefault(cache.path, cache)
+    return list(caches.values())
+
+
+def _content_sha256(image: np.ndarray) -> bytes:
+    """The sha256 of an image's shape, type and pixels, in hexadecimal."""
+    head = f"{image.dtype.str} {image.shape} ".encode()
+    return hashlib.sha256(head + np.ascontiguousarray(image).tobytes()).hexdigest().encode()

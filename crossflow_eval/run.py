@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from crossflow_eval.environment import environment
+from crossflow_eval.features import FeatureCache, keep_features
 from crossflow_eval.models import Lookup
 from crossflow_eval.names import first_few
 from crossflow_eval.store import Job, Store, UnreadableOutput, data_sha256
@@ -27,7 +28,7 @@ from crossflow_eval.types import Example, Metric, Model, Output, Result, Row, Se
 Track = Callable[[Sequence[Sequence[Job]], str], Iterable[Sequence[Job]]]
 """Passes batches of jobs through, showing progress under a stage's name; see ``untracked``."""
 
-GENERATE_BATCH, SCORE_BATCH = 32, 64
+GENERATE_BATCH, SCORE_BATCH = 64, 64
 """Outputs asked of the model, and read back for the metrics, at a time; neither changes a number."""
 
 PATIENCE = 1800.0
@@ -121,12 +122,13 @@ def run(
     rank, world = rank_and_world()
     store = Store(folder, rank)
     store.open(settings, examples)
-    if rank != 0:
-        generate(suite, model, settings, examples, store, share=(rank, world), track=track)
-        return None
     metrics = make_metrics(suite)  # first, so that a judge that is not there costs no work
+    caches = keep_features(metrics.values(), folder / "features", rank)
+    if rank != 0:
+        generate(suite, model, settings, examples, store, caches, share=(rank, world), track=track)
+        return None
     with store.locked():
-        generate(suite, model, settings, examples, store, share=(rank, world), track=track)
+        generate(suite, model, settings, examples, store, caches, share=(rank, world), track=track)
         if world > 1:
             _wait(store, list_jobs(suite, examples, settings))
         return score(suite, settings, examples, store, metrics, track=track)
@@ -138,11 +140,14 @@ def generate(
     settings: Settings,
     examples: Sequence[Example],
     store: Store,
+    caches: Sequence[FeatureCache] = (),
     *,
     share: tuple[int, int] = (0, 1),
     track: Track = untracked,
 ) -> int:
     """Make the outputs that are not there yet; of ``share`` (rank, world) only ``todo[rank::world]``. Returns how many.
+
+    Their features go into ``caches`` first, so that where an output is, its features are.
 
     Raises:
         SetupError: an output that is there but cannot be read; a model that answers in another kind; a full disk.
@@ -155,8 +160,12 @@ def generate(
         store.check([job for job in jobs if job.name in there])
     todo = [job for job in jobs[rank::world] if job.name not in there]
     for batch in track(_batches(todo, GENERATE_BATCH), "generate"):
-        for job, output in zip(batch, _ask(model, batch), strict=True):
+        outputs = _ask(model, batch)
+        for output in outputs:
             _check_kind(model.name, output, suite.output)
+        for cache in caches:
+            cache.extract(outputs)
+        for job, output in zip(batch, outputs, strict=True):
             store.write_output(job, output)
     _log(store, "generate", rank, world, len(todo), started)
     return len(todo)

@@ -31,7 +31,7 @@ from crossflow_eval.names import first_few
 from crossflow_eval.types import Example, Output, Result, Row, Settings, SetupError
 
 RECORDS = ("settings.json", "examples.jsonl", "per_example.jsonl", "result.json", "timing.jsonl")
-FILES = (*RECORDS, "outputs", "references", "report.html")
+FILES = (*RECORDS, "outputs", "features", "references", "report.html")
 Record = TypeVar("Record", bound=BaseModel)
 KEPT = "Everything made so far is kept; mend this and run the same command again"
 

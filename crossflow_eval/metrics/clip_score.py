@@ -17,7 +17,7 @@ import numpy as np
 
 from crossflow_eval.clip import TRUNCATION, Clip, load_clip
 from crossflow_eval.data import read_image
-from crossflow_eval.features import extract, in_chunks
+from crossflow_eval.features import OnFeatures, extract, in_chunks
 from crossflow_eval.local_weights import find_weights
 from crossflow_eval.metrics.distances import image_of
 from crossflow_eval.stats import BOOTSTRAP, bootstrap_mean
@@ -64,7 +64,7 @@ CROSSFLOW = ClipProtocol(name="crossflow", file="ViT-B-32.pt", weight=1.0, prepr
 COSINE100 = ClipProtocol(name="cosine100", file="ViT-L-14.pt", weight=100.0, floor="mean")
 
 
-class CLIPScore:
+class CLIPScore(OnFeatures):
     """How well images fit their prompts, under one protocol. Rows and value: ``clip_score/<protocol>``.
 
     The mean over examples of their outputs' mean. CrossFlow's code scores images before they become 8-bit files; here
@@ -72,8 +72,8 @@ class CLIPScore:
     """
 
     def __init__(self, clip: Clip, protocol: ClipProtocol) -> None:
+        super().__init__(clip.images(protocol.preprocessing))
         self._clip, self._score = clip, protocol
-        self._images = clip.images(protocol.preprocessing)
         self._name = f"clip_score/{protocol.name}"
         self.protocol: Mapping[str, Any] = protocol.fingerprint(clip)
         self.higher_is_better: Mapping[str, bool] = {self._name: True}
@@ -81,7 +81,7 @@ class CLIPScore:
 
     def update(self, examples: Sequence[Example], outputs: Sequence[Output]) -> list[Row]:
         """Score the outputs, images, against their prompts, the examples' sources."""
-        images = extract(self._images, [image_of(output) for output in outputs])
+        images = self.features_of([image_of(output) for output in outputs])
         texts = _embed(self._clip, [self._score.prefix + str(example.source) for example in examples])
         cosines = _cosines(images, texts)
         scores = self._score.weight * (np.maximum(cosines, 0.0) if self._score.floor == "pair" else cosines)

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from crossflow_eval.features import FeatureCache, FeatureExtractor, extract
+from crossflow_eval.features import FeatureExtractor, OnFeatures
 from crossflow_eval.metrics import distribution
 from crossflow_eval.metrics.frechet import METHOD, Moments, rank_warning
 from crossflow_eval.stats import BOOTSTRAP, bootstrap_mean, student_mean
@@ -39,16 +38,16 @@ class Statistic:
     fitted: Callable[[int], int] | None = None
 
 
-class FeatureMetric:
+class FeatureMetric(OnFeatures):
     """A ``Statistic`` of the outputs' features on ``extractor``; an output alone has none, so there are no rows.
 
-    ``cache`` is the run's ``features`` folder, if features are to be kept. The extractor's own ``fingerprint``, where
-    it has one, is part of the protocol; where a covariance is singular, ``compute`` adds a ``warning``.
+    The extractor's own ``fingerprint``, where it has one, is part of the protocol; where a covariance is singular,
+    ``compute`` adds a ``warning``.
     """
 
-    def __init__(self, extractor: FeatureExtractor, statistic: Statistic, *, cache: Path | None = None) -> None:
-        self._extractor, self._statistic = extractor, statistic
-        self._cache = FeatureCache(extractor, cache) if cache is not None else None
+    def __init__(self, extractor: FeatureExtractor, statistic: Statistic) -> None:
+        super().__init__(extractor)
+        self._statistic = statistic
         self._features: list[np.ndarray] = []
         self.higher_is_better = statistic.higher_is_better
         self.protocol: Mapping[str, Any] = {
@@ -62,17 +61,15 @@ class FeatureMetric:
     def update(self, examples: Sequence[Example], outputs: Sequence[Output]) -> None:
         """Take the outputs' features."""
         images = [image_of(output) for output in outputs]
-        self._features.append(self._cache.extract(images) if self._cache else extract(self._extractor, images))
+        self._features.append(self.features_of(images))
 
     def compute(self) -> dict[str, Value]:
         """The statistic of all outputs. Raises SetupError for too few of them, and for too few references."""
         n, least = sum(map(len, self._features)), self._statistic.least
         if n < least:
             raise SetupError(f"{', '.join(self.higher_is_better)}: {least} outputs are needed, got {n}; raise --limit.")
-        if self._cache is not None:
-            self._cache.save()
         if self._statistic.fitted is not None:
-            warning = rank_warning("outputs", self._statistic.fitted(n), self._extractor.dim)
+            warning = rank_warning("outputs", self._statistic.fitted(n), self.extractor.dim)
             self.protocol = {**self.protocol, **({"warning": warning} if warning else {})}
         return self._statistic.values(np.concatenate(self._features))
 

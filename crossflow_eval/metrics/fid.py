@@ -16,7 +16,7 @@ import numpy as np
 
 from crossflow_eval.data import read_folder, read_image
 from crossflow_eval.environment import environment
-from crossflow_eval.features import CHUNK, FeatureCache, FeatureExtractor, extract
+from crossflow_eval.features import CHUNK, FeatureExtractor, OnFeatures, extract
 from crossflow_eval.metrics.distances import image_of
 from crossflow_eval.metrics.frechet import METHOD, Moments, frechet_distance, rank_warning
 from crossflow_eval.statistics_files import Statistics, check_name, file_sha256, read_samples, write_statistics
@@ -63,13 +63,12 @@ class RunningMoments:
         return self._squares / (self.n - 1)
 
 
-class FID:
+class FID(OnFeatures):
     """The Frechet distance between the outputs' features and a reference's, on the given extractor.
 
-    ``reference`` is statistics, or features, float32 [m dim], or makes features when first needed. ``cache`` is the
-    run's ``features`` folder, if features are to be kept there. The value, called ``name``, is of all outputs, and so
-    is its n: reports print ``FID@n``. It has an interval up to ``KEPT`` numbers. Where a covariance is singular,
-    ``compute`` adds a ``warning`` to the protocol.
+    ``reference`` is statistics, or features, float32 [m dim], or makes features when first needed. The value, called
+    ``name``, is of all outputs, and so is its n: reports print ``FID@n``. It has an interval up to ``KEPT`` numbers.
+    Where a covariance is singular, ``compute`` adds a ``warning`` to the protocol.
     """
 
     def __init__(
@@ -78,12 +77,11 @@ class FID:
         reference: Statistics | np.ndarray | Callable[[], np.ndarray],
         *,
         reference_name: str,
-        cache: Path | None = None,
         name: str = "fid",
     ) -> None:
-        self._extractor, self._name = extractor, name
+        super().__init__(extractor)
+        self._name = name
         self._target = _target(reference, extractor.dim)
-        self._cache = FeatureCache(extractor, cache) if cache is not None else None
         self._features: list[np.ndarray] = []
         self._moments: RunningMoments | None = None
         self._n = 0
@@ -100,11 +98,11 @@ class FID:
     def update(self, examples: Sequence[Example], outputs: Sequence[Output]) -> None:
         """Take the outputs' features; an output alone has no distance, so there are no rows."""
         images = [image_of(output) for output in outputs]
-        features = self._cache.extract(images) if self._cache else extract(self._extractor, images)
+        features = self.features_of(images)
         self._n += len(features)
         self._features.append(features)
-        if self._moments is None and self._n * self._extractor.dim > KEPT:
-            self._moments = RunningMoments(self._extractor.dim)
+        if self._moments is None and self._n * self.extractor.dim > KEPT:
+            self._moments = RunningMoments(self.extractor.dim)
         if self._moments is not None:
             for chunk in self._features:
                 self._moments.add(chunk)
@@ -114,11 +112,9 @@ class FID:
         """The distance, with its jackknife interval. Raises SetupError for fewer than two outputs."""
         if self._n < 2:
             raise SetupError(f"FID needs at least two outputs, got {self._n}; raise --limit.")
-        if self._cache is not None:
-            self._cache.save()
         target, references = self._target()
         counts = (("outputs", self._n), ("references", references))
-        warnings = [warning for what, n in counts if n and (warning := rank_warning(what, n, self._extractor.dim))]
+        warnings = [warning for what, n in counts if n and (warning := rank_warning(what, n, self.extractor.dim))]
         if warnings:
             self.protocol = {**self.protocol, "warning": "; ".join(warnings)}
         if self._moments is not None:
@@ -172,14 +168,13 @@ class InceptionFID(FID):
         tap: str = "pool",
         precision: Literal["float32", "bfloat16"] = "float32",
         device: str = "cpu",
-        cache: Path | None = None,
         name: str = "fid",
     ) -> None:
         from crossflow_eval.inception import InceptionFeatures
 
         extractor = InceptionFeatures(weights, protocol, (tap,), precision=precision, device=device)
         _compare(reference, extractor.fingerprint)
-        super().__init__(extractor, reference, reference_name=reference.origin["file"], cache=cache, name=name)
+        super().__init__(extractor, reference, reference_name=reference.origin["file"], name=name)
         known = "unknown" if reference.n is None else reference.n
         self.protocol = {**self.protocol, **extractor.fingerprint, "reference": {**reference.origin, "n": known}}
         exact = InceptionFeatures(weights, protocol, (tap,), device=device) if precision != "float32" else None
@@ -190,7 +185,7 @@ class InceptionFID(FID):
         """Take the outputs' features; the first ones in both precisions."""
         if self._exact is not None and self._n < CHECKED:
             images = [image_of(output) for output in outputs[: CHECKED - self._n]]
-            self._pairs.append((extract(self._extractor, images), extract(self._exact, images)))
+            self._pairs.append((extract(self.extractor, images), extract(self._exact, images)))
         super().update(examples, outputs)
 
     def compute(self) -> dict[str, Value]:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from crossflow_eval.features import FeatureExtractor, extract, in_chunks
+from crossflow_eval.features import FeatureExtractor, OnFeatures, in_chunks
 from crossflow_eval.metrics.distances import image_of
 from crossflow_eval.metrics.geneval import Detection, judge
 from crossflow_eval.stats import BOOTSTRAP, STRATIFIED_BOOTSTRAP, bootstrap_mean, bootstrap_stratified
@@ -85,7 +85,7 @@ class SceneGenEval:
         return values | {f"geneval/{task}": bootstrap_mean(of_task) for task, of_task in scores.items()}
 
 
-class SceneCLIPScore:
+class SceneCLIPScore(OnFeatures):
     """The mean over outputs of max(cos(image, prompt), 0), weight 1: CrossFlow's CLIP score, on the given encoders.
 
     ``embed_images`` is an extractor (see :mod:`crossflow_eval.features`); ``embed_texts`` maps n prompts to float32
@@ -95,7 +95,8 @@ class SceneCLIPScore:
     higher_is_better: Mapping[str, bool] = {"clip_score": True}
 
     def __init__(self, embed_images: FeatureExtractor, embed_texts: Callable[[Sequence[str]], np.ndarray]) -> None:
-        self._embed_images, self._embed_texts = embed_images, embed_texts
+        super().__init__(embed_images)
+        self._embed_texts = embed_texts
         self.protocol: Mapping[str, Any] = {
             "encoder": embed_images.name,
             "weights_sha256": embed_images.weights_sha256,
@@ -106,7 +107,7 @@ class SceneCLIPScore:
 
     def update(self, examples: Sequence[Example], outputs: Sequence[Output]) -> list[Row]:
         """Score the outputs against their prompts."""
-        images = extract(self._embed_images, [image_of(output) for output in outputs]).astype(np.float64)
+        images = self.features_of([image_of(output) for output in outputs]).astype(np.float64)
         prompts = [str(example.source) for example in examples]
         texts = in_chunks(self._embed_texts, prompts, images.shape[1], "the text encoder").astype(np.float64)
         length = np.linalg.norm(images, axis=1) * np.linalg.norm(texts, axis=1)

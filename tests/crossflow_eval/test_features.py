@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from crossflow_eval.features import CHUNK, FeatureCache, FeatureExtractor, extract
+from crossflow_eval.features import CHUNK, FeatureCache, FeatureExtractor, OnFeatures, extract, keep_features
 from crossflow_eval.types import SetupError
 
 
@@ -59,9 +59,7 @@ def test_nothing_gives_nothing() -> None:
 
 def test_the_cache_gives_the_same_bits_and_spares_the_network(tmp_path: Path) -> None:
     images = pictures(70)
-    first = FeatureCache(ConvExtractor(), tmp_path / "features")
-    expected = first.extract(images[:40])
-    first.save()
+    expected = FeatureCache(ConvExtractor(), tmp_path / "features").extract(images[:40])
     again = ConvExtractor()
     cache = FeatureCache(again, tmp_path / "features")
     assert np.array_equal(cache.extract(images[:40]), expected)
@@ -80,53 +78,65 @@ def test_equal_images_are_computed_once_and_given_twice(tmp_path: Path) -> None:
 
 def test_other_pixels_and_other_weights_are_computed_anew(tmp_path: Path) -> None:
     images = pictures(3)
-    cache = FeatureCache(ConvExtractor(), tmp_path)
-    cache.extract(images)
-    cache.save()
-    changed = [images[0], images[1] ^ 1, images[2]]
+    FeatureCache(ConvExtractor(), tmp_path).extract(images)
     extractor = ConvExtractor()
-    FeatureCache(extractor, tmp_path).extract(changed)
+    FeatureCache(extractor, tmp_path).extract([images[0], images[1] ^ 1, images[2]])
     assert len(extractor.calls) == 1
     other = ConvExtractor("b" * 64)
-    renewed = FeatureCache(other, tmp_path)
-    renewed.extract(images)
+    FeatureCache(other, tmp_path).extract(images)
     assert len(other.calls) == 1
-    renewed.save()
     old = ConvExtractor()
     FeatureCache(old, tmp_path).extract(images)
-    assert len(old.calls) == 1, "the file of other weights was replaced"
+    assert old.calls == [], "each has a file of its own"
 
 
-@pytest.mark.parametrize("damage", ["truncate", "empty", "text", "nan"])
+def test_ranks_read_what_the_others_kept(tmp_path: Path) -> None:
+    images = pictures(20)
+    for rank in (0, 1):
+        FeatureCache(ConvExtractor(), tmp_path, rank).extract(images[rank::2])
+    assert len(list(tmp_path.iterdir())) == 2
+    extractor = ConvExtractor()
+    assert np.array_equal(FeatureCache(extractor, tmp_path).extract(images), extract(ConvExtractor(), images))
+    assert extractor.calls == []
+
+
+@pytest.mark.parametrize("damage", ["truncate", "empty", "head", "text", "number"])
 def test_a_damaged_cache_is_computed_anew_and_mended(tmp_path: Path, damage: str) -> None:
     images = pictures(5)
     cache = FeatureCache(ConvExtractor(), tmp_path)
     expected = cache.extract(images)
-    cache.save()
     content = cache.path.read_bytes()
     place = content.index(expected[2].tobytes())
     broken = {
         "truncate": content[:-7],
         "empty": b"",
-        "text": b"not a safetensors file at all",
-        "nan": content[:place] + np.float32(np.nan).tobytes() + content[place + 4 :],
+        "head": content[:9],
+        "text": b"not a file of features at all",
+        "number": content[:place] + np.float32(0.5).tobytes() + content[place + 4 :],
     }[damage]
     cache.path.write_bytes(broken)
     extractor = ConvExtractor()
-    mended = FeatureCache(extractor, tmp_path)
-    assert np.array_equal(mended.extract(images), expected)
+    assert np.array_equal(FeatureCache(extractor, tmp_path).extract(images), expected)
     assert len(extractor.calls) == 1
-    mended.save()
-    assert mended.path.read_bytes() == content
+    again = ConvExtractor()
+    assert np.array_equal(FeatureCache(again, tmp_path).extract(images), expected)
+    assert again.calls == []
     assert [path.name for path in tmp_path.iterdir()] == [cache.path.name]
 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "features").write_text("a file in the way")
-    cache = FeatureCache(ConvExtractor(), tmp_path / "features")
-    cache.extract(pictures(1))
     with pytest.raises(SetupError, match="Cannot write"):
-        cache.save()
+        FeatureCache(ConvExtractor(), tmp_path / "features").extract(pictures(1))
+
+
+def test_metrics_of_one_network_share_their_features(tmp_path: Path) -> None:
+    metrics = [OnFeatures(ConvExtractor()), OnFeatures(ConvExtractor()), OnFeatures(ConvExtractor("b" * 64)), object()]
+    first, second = keep_features(metrics, tmp_path, 0)
+    assert metrics[0].cache is metrics[1].cache is first
+    assert metrics[2].cache is second
+    images = pictures(3)
+    assert np.array_equal(metrics[0].features_of(images), OnFeatures(ConvExtractor()).features_of(images))
 
 
 @pytest.mark.parametrize("answer", [np.zeros((CHUNK, 23)), np.full((CHUNK, 24), np.inf)])

@@ -1,5 +1,6 @@
 """Laws of a run: whatever stops it and however it is shared, its files end the same byte for byte."""
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -10,10 +11,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from crossflow_eval import launch, run, store
-from crossflow_eval.types import SetupError
+from crossflow_eval.metrics.fid import FID
+from crossflow_eval.models import load_model
+from crossflow_eval.suites import t2i
+from crossflow_eval.types import Example, SetupError
 
 FAKE = """
 import time
@@ -221,3 +226,47 @@ def test_two_launches_cannot_work_in_one_folder(place):
     launch.evaluate(request(place, "one", limit=2))
     with store.Store(place / "one").locked(), pytest.raises(SetupError, match="Another process is working"):
         launch.evaluate(request(place, "one", limit=2))
+
+
+class Colours:
+    """The mean colour of an image; notes on which rank it was asked."""
+
+    name, weights_sha256, dim = "colours", "1" * 64, 3
+
+    def __call__(self, images):
+        with Path("asked").open("a") as file:
+            file.write(os.environ.get("RANK", "0"))
+        return np.stack([image.mean((0, 1)) for image in images]).astype(np.float32)
+
+
+def test_features_are_made_where_the_outputs_are_and_give_the_result_of_one(place):
+    """Rank 0 finds the other's features beside the run; a killed rank's are made by the next that needs them."""
+
+    def metric() -> FID:
+        return FID(Colours(), np.random.default_rng(0).normal(size=(9, 3)), reference_name="normal")
+
+    def measure(out: str, rank: int | None = None) -> None:
+        if rank is not None:
+            os.environ.update(RANK=str(rank), WORLD_SIZE="2")
+        run.run(suite, model, settings, examples, place / out)
+
+    suite = dataclasses.replace(t2i.folder(), metrics={"fid": metric})
+    model = load_model("fake_fast:Fake")
+    examples = [Example(id=f"img{i}", source=f"prompt number {i}") for i in range(8)]
+    settings = run.make_settings(suite, model)
+    measure("one")
+    (place / "asked").unlink()
+    children = [fork.Process(target=measure, args=("two", rank)) for rank in (1, 0)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+        assert child.exitcode == 0
+    assert sorted((place / "asked").read_text()) == ["0", "0", "1", "1"]
+    for name in ("result.json", "per_example.jsonl"):
+        assert (place / "two" / name).read_bytes() == (place / "one" / name).read_bytes()
+    lost = next((place / "two" / "features").glob("*-1.features"))
+    lost.write_bytes(lost.read_bytes()[:-5])
+    (place / "two" / "result.json").unlink()
+    measure("two")
+    assert (place / "two" / "result.json").read_bytes() == (place / "one" / "result.json").read_bytes()

@@ -32,7 +32,7 @@ class ColorClassifier:
             "model": clip.name,
             "weights_sha256": clip.weights_sha256,
             "activation": "QuickGELU",
-            "image": self._embed_images.resize,
+            "image": self._embed_images.fingerprint["resize"],
             "background": f"grey {BACKGROUND}",
             "templates": list(TEMPLATES),
             "colors": list(COLOR_ORDER),
