@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from importlib import metadata
+from pathlib import Path
 
 from crossflow_eval.names import unknown
-from crossflow_eval.suites import caption, depth, geneval, scenes, superres, t2i
+from crossflow_eval.suites import caption, coco, depth, geneval, scenes, superres, t2i
 from crossflow_eval.types import SetupError, Suite
 
 ENTRY_POINTS = "crossflow_eval.suites"
@@ -22,6 +23,7 @@ SUITES: dict[str, Suite | Callable[[], Suite]] = {
     **{name: partial(depth.suite, name) for name in depth.SUITES},
     **{name: partial(superres.suite, name) for name in superres.SUITES},
     **{name: partial(caption.suite, name) for name in caption.SUITES},
+    **{name: partial(coco.suite, name) for name in coco.SUITES},
     "geneval": geneval.SUITE,
 }
 
@@ -31,9 +33,12 @@ def suite_names() -> list[str]:
     return [*SUITES, *(entry.name for entry in metadata.entry_points(group=ENTRY_POINTS))]
 
 
-def load_suite(name: str) -> Suite:
-    """Return the suite called ``name``. Raises SetupError, with the nearest name, where there is none."""
-    found = SUITES.get(name)
+def load_suite(name: str, root: Path | None = None) -> Suite:
+    """Return the suite called ``name``. Raises SetupError, with the nearest name, where there is none.
+
+    ``root`` is the data root, of which the suites on COCO and MJHQ-30K need the references too, not the examples alone.
+    """
+    found = partial(coco.suite, name, root) if name in coco.SUITES else SUITES.get(name)
     if found is None:
         others = {entry.name: entry for entry in metadata.entry_points(group=ENTRY_POINTS)}
         if name not in others:

@@ -1,0 +1,238 @@
+"""The published text-to-image suites on COCO 2014 and their kin: five protocols that go by the name of FID-30K.
+
+==================  =====================================  =======================================  ==================
+suite               prompts                                reference of FID                         FID, CLIP score
+==================  =====================================  =======================================  ==================
+``uvit-crossflow``  30,000 of 40,504 images, one caption   U-ViT's statistics of val2014, 256 px    CrossFlow's own
+``crossflow-10k``   the first 10,000 of these              the same                                 CrossFlow's own
+``coco30k-full``    30,000 of all captions                 all of val2014, 256 px                   TensorFlow, ViT-L
+``t2ibenchmark``    30,000, published                      published statistics                     T2IBenchmark's own
+``mjhq30k``         30,000, published                      all images of MJHQ-30K                   clean-fid, ViT-L
+==================  =====================================  =======================================  ==================
+
+The data root holds the data set as published (``crossflow_eval.coco_data``) and the statistics of the reference. Where
+these are not published, or not there, they are made of the images once and kept in the data root.
+
+What the papers leave open is settled here: CrossFlow and U-ViT draw prompts by the order of a shuffled loader, which
+depends on the number of GPUs; Imagen, GLIDE and DALL-E 2 name neither seed nor resampling for ``coco30k-full``, and
+outputs that are not 256 px are made so like the reference; T2IBenchmark itself resets one seed before every prompt and
+keeps its own outputs as JPEG.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from crossflow_eval import coco_data
+from crossflow_eval.environment import environment
+from crossflow_eval.features import CHUNK, FeatureExtractor, extract
+from crossflow_eval.metrics.fid import InceptionFID, RunningMoments
+from crossflow_eval.models import resolve_device
+from crossflow_eval.statistics_files import Statistics, read_statistics, write_statistics
+from crossflow_eval.types import Example, Metric, SetupError, Suite
+
+_log = logging.getLogger(__name__)
+VERSION = "1"
+SIDE = 256
+"""Pixels a side of the reference images of COCO."""
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What is done with an image before its features: nothing, or its central square is made ``SIDE`` pixels."""
+
+    resampling: Image.Resampling | None = None
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """A uint8 image [h w 3], prepared."""
+        return image if self.resampling is None else coco_data.central_square(image, SIDE, self.resampling)
+
+    @property
+    def said(self) -> str:
+        """The same in words, for the protocol."""
+        if self.resampling is None:
+            return "as it is"
+        return f"the central square, {SIDE} px by Pillow, {self.resampling.name.lower()}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """What FID compares with, in the data root, under the FID ``protocol``.
+
+    ``published`` is a file of statistics, ``origin`` where it comes from; without it ``made`` is read, and made of
+    ``images`` where it is not there. ``name`` stands in the value: ``fid/<name>``.
+    """
+
+    name: str
+    protocol: str
+    published: str = ""
+    origin: str = ""
+    made: str = ""
+    images: Callable[[Path], Sequence[Path]] | None = None
+    preparation: Preparation = Preparation()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """One suite: ``n`` prompts of the data root, the reference of FID, and the CLIP score."""
+
+    n: int
+    prompts: Callable[[Path, int], list[Example]]
+    reference: Reference
+    clip: Literal["crossflow", "cosine100", "t2ibenchmark"]
+    outputs: Preparation = Preparation()
+
+
+UVIT = Reference(
+    name="coco",
+    protocol="crossflow",
+    published="fid_stats_mscoco256_val.npz",
+    origin="U-ViT's assets/fid_stats",
+    made="val2014-lanczos256-crossflow.npz",
+    images=coco_data.val2014_images,
+    preparation=Preparation(Image.Resampling.LANCZOS),
+)
+FULL = Reference(
+    name="coco",
+    protocol="legacy_tensorflow",
+    made="val2014-bicubic256-legacy_tensorflow.npz",
+    images=coco_data.val2014_images,
+    preparation=Preparation(Image.Resampling.BICUBIC),
+)
+T2IBENCHMARK = Reference(
+    name="coco",
+    protocol="t2ibenchmark",
+    published="MS-COCO_val2014_fid_stats.npz",
+    origin="github.com/boomb0om/text2image-benchmark, release v0.0.1",
+)
+MJHQ = Reference(name="mjhq", protocol="clean", made="mjhq30k-clean.npz", images=coco_data.mjhq_images)
+
+SUITES: dict[str, Protocol] = {
+    "uvit-crossflow": Protocol(n=30_000, prompts=coco_data.one_caption_an_image, reference=UVIT, clip="crossflow"),
+    "crossflow-10k": Protocol(n=10_000, prompts=coco_data.one_caption_an_image, reference=UVIT, clip="crossflow"),
+    "coco30k-full": Protocol(
+        n=30_000,
+        prompts=coco_data.any_captions,
+        reference=FULL,
+        clip="cosine100",
+        outputs=FULL.preparation,
+    ),
+    "t2ibenchmark": Protocol(
+        n=30_000, prompts=coco_data.t2ibenchmark_captions, reference=T2IBENCHMARK, clip="t2ibenchmark"
+    ),
+    "mjhq30k": Protocol(n=30_000, prompts=coco_data.mjhq_prompts, reference=MJHQ, clip="cosine100"),
+}
+
+
+def suite(name: str, root: Path | None = None) -> Suite:
+    """Build one of ``SUITES`` on the data root; without one its examples and its FID raise SetupError."""
+    protocol = SUITES[name]
+
+    def examples(root: Path | None) -> list[Example]:
+        return protocol.prompts(_given(root, name), protocol.n)
+
+    return Suite(
+        name=name,
+        version=VERSION,
+        task="t2i",
+        output="png",
+        examples=examples,
+        metrics={"fid": partial(_fid, name, root), "clip_score": partial(_clip_score, protocol.clip)},
+    )
+
+
+def _given(root: Path | None, name: str) -> Path:
+    if root is None:
+        raise SetupError(f"The suite {name} needs its data root: --data FOLDER.")
+    return root
+
+
+class Prepared:
+    """An extractor behind a preparation of its images."""
+
+    def __init__(self, extractor: FeatureExtractor, preparation: Preparation) -> None:
+        self._extractor, self._prepare = extractor, preparation
+        self.name = f"{extractor.name}-{preparation.said}"
+        self.weights_sha256, self.dim = extractor.weights_sha256, extractor.dim
+
+    def __call__(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """The features, float32 [n dim], of n images. One given several times is prepared once."""
+        prepared = {id(image): self._prepare(image) for image in {id(image): image for image in images}.values()}
+        return self._extractor([prepared[id(image)] for image in images])
+
+
+def _fid(name: str, root: Path | None) -> Metric:
+    """FID against the suite's reference, called ``fid/<reference>``."""
+    from crossflow_eval.inception import published_weights
+
+    protocol, reference, device = SUITES[name], SUITES[name].reference, resolve_device("auto")
+    weights = published_weights(reference.protocol)
+    statistics = _statistics(reference, _given(root, name), weights, device)
+    metric: Any = InceptionFID(weights, reference.protocol, statistics, device=device, name=f"fid/{reference.name}")
+    metric.extractor = Prepared(metric.extractor, protocol.outputs)
+    metric.protocol = {**metric.protocol, "outputs": protocol.outputs.said}
+    return metric
+
+
+def _clip_score(protocol: str) -> Metric:
+    from crossflow_eval.metrics import clip_score
+
+    known = {
+        "crossflow": clip_score.CROSSFLOW,
+        "cosine100": clip_score.COSINE100,
+        "t2ibenchmark": clip_score.ClipProtocol(name="t2ibenchmark", file="ViT-B-32.pt", weight=1.0, floor="mean"),
+    }
+    return clip_score.CLIPScore(known[protocol].load(device=resolve_device("auto")), known[protocol])
+
+
+def _statistics(reference: Reference, root: Path, weights: Any, device: str) -> Statistics:
+    """The statistics of the reference, from their file; they are made where they are not published or not there."""
+    published, made = root / reference.published, root / reference.made
+    if reference.published and published.is_file():
+        return read_statistics(published, reference.protocol)
+    if reference.images is None:
+        raise SetupError(f"FID needs {published}; fetch it from {reference.origin}.")
+    with _alone(root):
+        if not made.is_file():
+            _make(reference, made, reference.images(root), weights, device)
+    return read_statistics(made, reference.protocol)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Let the processes of a launch make a reference once: the others wait, where the file system knows locks."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _make(reference: Reference, out: Path, images: Sequence[Path], weights: Any, device: str) -> None:
+    """Write the statistics of ``images``, each prepared, with the JSON that says how they were made."""
+    from crossflow_eval.inception import InceptionFeatures
+
+    _log.info("Making %s of %d images, once.", out, len(images))
+    extractor = InceptionFeatures(weights, reference.protocol, device=device)
+    moments = RunningMoments(extractor.dim)
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(images), CHUNK):
+            photographs = pool.map(coco_data.read_photograph, images[start : start + CHUNK])
+            moments.add(extract(extractor, list(pool.map(reference.preparation, photographs))))
+    source = {"folder": out.parent.name, "count": len(images), "prepared": reference.preparation.said}
+    made = {"n": moments.n, "protocol": extractor.fingerprint, "images": source, "environment": environment()}
+    write_statistics(out, {"pool": (moments.mean, moments.covariance)}, made)
