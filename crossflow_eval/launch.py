@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from crossflow_eval import report, run
-from crossflow_eval.models import BUILT_IN, CrossFlowModel, FolderModel, load_model, other_models
+from crossflow_eval import models, report, run
+from crossflow_eval.models import CrossFlowModel, FolderModel
 from crossflow_eval.names import unknown
 from crossflow_eval.store import Store
-from crossflow_eval.suites import load_suite, scenes, t2i
+from crossflow_eval.suites import geneval, load_suite, scenes, t2i
 from crossflow_eval.types import Model, Result, SetupError
 
 RUNS = Path("runs")
 REFERENCES = "references"
 ROLES: tuple[Literal["chance", "ceiling"], ...] = ("chance", "ceiling")
 """A run of the embedded world keeps the runs of its references in ``references/<role>``."""
+
+
+SAMPLING = ("--steps", "--guidance-scale", "--precision", "--device")
+LISTENS = {
+    "crossflow": (*SAMPLING, "--ckpt", "--solver", "--text-encoder", "--autoencoder"),
+    "diffusers": (*SAMPLING, "--size"),
+    "folder": ("--ckpt",),
+}
+"""The options that each kind of model listens to; another package's model takes none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +37,16 @@ class Request:
     checkpoint: Path | None = None
     model: str = "crossflow"
     captions: Path | None = None
+    data: Path | None = None
     suite: str | None = None
     limit: int | None = None
     steps: int | None = None
     guidance_scale: float | None = None
     solver: str | None = None
+    size: int | None = None
+    text_encoder: Path | None = None
+    autoencoder: Path | None = None
+    precision: str | None = None
     seed: int = 0
     device: str | None = None
     out: Path | None = None
@@ -45,13 +59,14 @@ def evaluate(request: Request, track: run.Track = run.untracked) -> tuple[Result
         SetupError: options that do not fit together, and all that ``run.run`` raises.
     """
     suite_name = request.suite or ("folder" if request.captions is not None else "scenes-t2i")
-    suite = load_suite(suite_name)
+    root = _data_root(request, suite_name)
+    suite = load_suite(suite_name, root)
     if suite.task != "t2i":
         raise SetupError(f"The suite {suite_name} is for the task {suite.task}, not t2i.")
     model = build_model(request)
     if isinstance(model, FolderModel) and suite_name == "folder":
         suite = t2i.folder(model.images, model.folder)
-    known = run.list_examples(suite, request.captions)
+    known = run.list_examples(suite, root)
     examples = run.first_examples(known, request.limit)
     if isinstance(model, FolderModel):
         model.check(examples, known, suite.outputs_per_example)
@@ -64,47 +79,86 @@ def evaluate(request: Request, track: run.Track = run.untracked) -> tuple[Result
     return result, folder
 
 
+def _data_root(request: Request, suite_name: str) -> Path | None:
+    """What the suite's examples are read from. Raises SetupError for the option that it does not listen to."""
+    if request.captions is not None and suite_name != "folder":
+        raise SetupError(f"--captions belongs to --suite folder; the suite {suite_name} takes --data, or nothing.")
+    if request.data is not None and suite_name == "folder":
+        raise SetupError("The suite folder takes its prompts from --captions FILE; leave --data out.")
+    return request.data if request.captions is None else request.captions
+
+
 def build_model(request: Request) -> Model | FolderModel:
     """Build the model that the options name. Raises SetupError for options it would not listen to."""
-    sampling = {
-        "--steps": request.steps,
-        "--guidance-scale": request.guidance_scale,
-        "--solver": request.solver,
-        "--device": request.device,
-    }
+    kind, colon, rest = request.model.partition(":")
+    if not colon and kind not in (*models.BUILT_IN, *models.other_models()):
+        raise unknown("model", request.model, [*models.BUILT_IN, *models.other_models(), *models.FORMS])
+    _refuse_deaf(request, LISTENS.get(kind, ()))
     if request.model == "crossflow":
         return CrossFlowModel(
             request.checkpoint,
             solver=request.solver,
             steps=request.steps,
             guidance_scale=request.guidance_scale,
+            text_encoder=request.text_encoder,
+            autoencoder=request.autoencoder,
+            precision=request.precision or "auto",
             device=request.device or "auto",
         )
-    if ":" not in request.model and request.model not in (*BUILT_IN, *other_models()):
-        raise unknown("model", request.model, [*BUILT_IN, *other_models(), "package.module:factory"])
     if request.model == "folder":
-        _refuse(request.model, sampling)
         if request.checkpoint is None:
             raise SetupError("--model folder needs --ckpt DIR, the folder that holds the images.")
-        return FolderModel(request.checkpoint)
-    _refuse(request.model, sampling | {"--ckpt": request.checkpoint})
-    return load_model(request.model)
+        read = geneval.folder_model if request.suite == geneval.SUITE.name else FolderModel
+        return read(request.checkpoint)
+    if kind == "diffusers":
+        return _pipeline(request, rest)
+    return models.load_model(request.model)
 
 
-def _refuse(model: str, options: Mapping[str, Any]) -> None:
-    given = [name for name, value in options.items() if value is not None]
-    if given:
-        raise SetupError(f"--model {model} does not listen to {', '.join(given)}; leave it out.")
+def _pipeline(request: Request, source: str) -> Model:
+    device = models.resolve_device(request.device or "auto")
+    from crossflow_eval.diffusers_model import HOLDS, DiffusersModel
+
+    return DiffusersModel(
+        models.pipeline_folder(source, HOLDS),
+        Path(source).resolve().name,
+        steps=request.steps,
+        guidance_scale=request.guidance_scale,
+        size=request.size,
+        precision=request.precision or "auto",
+        device=device,
+    )
 
 
-def score_again(folder: Path, track: run.Track = run.untracked) -> Result:
-    """Score the outputs of the run in ``folder`` and of its references anew, without generating. Raises SetupError."""
+def _refuse_deaf(request: Request, heard: Sequence[str]) -> None:
+    """Raise SetupError for options that are given but not heard: none is silently without effect."""
+    options = {
+        "--ckpt": request.checkpoint,
+        "--steps": request.steps,
+        "--guidance-scale": request.guidance_scale,
+        "--solver": request.solver,
+        "--size": request.size,
+        "--text-encoder": request.text_encoder,
+        "--autoencoder": request.autoencoder,
+        "--precision": request.precision,
+        "--device": request.device,
+    }
+    deaf = [name for name, value in options.items() if value is not None and name not in heard]
+    if deaf:
+        raise SetupError(f"--model {request.model} does not listen to {', '.join(deaf)}; leave it out.")
+
+
+def score_again(folder: Path, track: run.Track = run.untracked, data: Path | None = None) -> Result:
+    """Score the outputs of the run in ``folder`` and of its references anew, without generating.
+
+    ``data`` is the data root, which no run records. Raises SetupError.
+    """
     for role in ROLES:
         if (folder / REFERENCES / role).is_dir():
             score_again(folder / REFERENCES / role)
     store = Store(folder)
     settings = store.settings()
-    suite = load_suite(settings.suite)
+    suite = load_suite(settings.suite, data)
     if suite.version != settings.suite_version:
         raise SetupError(
             f"{folder} was made with version {settings.suite_version} of the suite {suite.name}, this is version "
@@ -112,7 +166,7 @@ def score_again(folder: Path, track: run.Track = run.untracked) -> Result:
         )
     if suite.name == "folder":
         suite = dataclasses.replace(suite, examples=lambda _: store.examples())
-    examples = run.list_examples(suite, None)[: settings.limit]
+    examples = run.list_examples(suite, data)[: settings.limit]
     with store.locked():
         store.open(settings, examples)
         return run.score(suite, settings, examples, store, run.make_metrics(suite), again=True, track=track)

@@ -25,6 +25,8 @@ from crossflow_eval.types import Example, Model, Output, SetupError
 
 ENTRY_POINTS = "crossflow_eval.models"
 BUILT_IN = ("crossflow", "folder")
+FORMS = ("diffusers:PATH_OR_ID", "package.module:factory")
+"""What a model can be named by besides: a pipeline, and an object of any module."""
 
 
 @runtime_checkable
@@ -43,7 +45,8 @@ class CrossFlowModel:
     """A CrossFlow text-to-image checkpoint; without ``checkpoint`` the shipped one.
 
     ``solver``, ``steps`` and ``guidance_scale`` left None are the ones the checkpoint recommends.
-    ``device``: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N".
+    ``device``: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N". The others are those of
+    ``crossflow.TextToImage.from_checkpoint``, which released checkpoints need.
     """
 
     def __init__(
@@ -53,6 +56,9 @@ class CrossFlowModel:
         solver: str | None = None,
         steps: int | None = None,
         guidance_scale: float | None = None,
+        text_encoder: Path | None = None,
+        autoencoder: Path | None = None,
+        precision: str = "auto",
         device: str = "auto",
     ) -> None:
         if steps is not None and steps < 1:
@@ -60,8 +66,6 @@ class CrossFlowModel:
         if guidance_scale is not None and not math.isfinite(guidance_scale):
             raise SetupError(f"--guidance-scale must be a finite number, got {guidance_scale}.")
         where = resolve_device(device)
-        from crossflow.pipeline import TextToImage
-
         with mended_by_user():
             from crossflow.pipeline import TextToImage
             from crossflow.solver import SOLVERS
@@ -69,7 +73,7 @@ class CrossFlowModel:
             if solver is not None and solver not in SOLVERS:
                 raise unknown("solver", solver, SOLVERS)
             path = shipped_checkpoint() if checkpoint is None else checkpoint
-            self._pipeline = TextToImage.from_checkpoint(path, device=where)
+            self._pipeline = TextToImage.from_checkpoint(path, where, text_encoder, autoencoder, precision)
         defaults = self._pipeline.defaults
         self.name = path.stem
         self._solver = defaults.solver if solver is None else solver
@@ -229,6 +233,14 @@ def other_models() -> dict[str, metadata.EntryPoint]:
     return {entry.name: entry for entry in metadata.entry_points(group=ENTRY_POINTS)}
 
 
+def pipeline_folder(source: str, holds: str) -> Path:
+    """The folder ``source``, or that of the pipeline ``source`` in the local hub cache. Raises SetupError."""
+    with mended_by_user():
+        from crossflow.pretrained import local_folder
+
+        return local_folder(source, holds)
+
+
 def load_model(name: str) -> Model:
     """Build a model given as ``package.module:factory`` or by the name of an entry point; called without arguments.
 
@@ -240,7 +252,7 @@ def load_model(name: str) -> Model:
     elif name in other_models():
         factory = other_models()[name].load()
     else:
-        raise unknown("model", name, [*BUILT_IN, *other_models(), "package.module:factory"])
+        raise unknown("model", name, [*BUILT_IN, *other_models(), *FORMS])
     if not callable(factory):
         raise SetupError(f"--model {name} is not a function or class that builds a model.")
     model = factory()

@@ -43,7 +43,7 @@ def specifications() -> list[dict[str, Any]]:
 def examples(root: Path | None = None) -> Sequence[Example]:
     """The prompts, called "00000" to "00552" as in GenEval's folders. Raises SetupError for a data root."""
     if root is not None:
-        raise SetupError("The suite geneval brings its own prompts; leave --captions out.")
+        raise SetupError("The suite geneval brings its own prompts; leave --data out.")
     return [
         Example(id=f"{number:05d}", source=each["prompt"], target=each, tags={"task": each["tag"]})
         for number, each in enumerate(specifications())

@@ -37,7 +37,7 @@ def suite(name: str) -> Suite:
 
     def examples(root: Path | None) -> Sequence[Example]:
         if root is not None:
-            raise SetupError(f"The suite {name} is embedded; --captions belongs to --suite folder.")
+            raise SetupError(f"The suite {name} is embedded; leave --data out.")
         from crossflow.scenes import VERSION as WORLD
         from crossflow.scenes import example
 

@@ -113,7 +113,7 @@ def test_score_report_and_compare_read_what_is_there(place):
 def test_list_names_everything(place):
     known = json.loads(invoke("list", "--json").stdout)
     assert {"scenes-t2i", "scenes-t2i-heldout", "folder"} <= known["suites"].keys()
-    assert "sha256 6726825d" in known["not measured"]["FID"]
+    assert "sha256 6726825d" in known["weights"]["FID"]
     assert "scenes-t2i" in invoke("list").stdout
 
 
@@ -121,7 +121,7 @@ def test_list_names_everything(place):
     ("arguments", "sentence"),
     [
         (("t2i", "--suite", "scenes-ti2"), "Unknown suite 'scenes-ti2'. Did you mean 'scenes-t2i'? Available:"),
-        (("t2i", "--model", "foldr"), "Unknown model 'foldr'. Did you mean 'folder'? Available: crossflow, folder"),
+        (("t2i", "--model", "foldr"), "Unknown model 'foldr'. Did you mean 'folder'? Available: crossflow, diffusers:"),
         (("t2i", "--model", "nowhere.at_all:build"), "no module 'nowhere'"),
         (("t2i", "--ckpt", "none.safetensors", "--device", "cpu"), "none.safetensors"),
         (("t2i", "--ckpt", "captions.csv", "--device", "cpu"), "captions.csv"),

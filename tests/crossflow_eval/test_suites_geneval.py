@@ -73,7 +73,7 @@ def test_the_prompts_are_those_of_geneval():
     assert (examples[0].id, examples[0].source, examples[-1].id) == ("00000", "a photo of a bench", "00552")
     asked = {clause["class"] for example in examples for clause in example.target["include"]}
     assert asked <= set(object_names())
-    with pytest.raises(SetupError, match="--captions"):
+    with pytest.raises(SetupError, match="--data"):
         suite.examples(Path("captions.csv"))
 
 

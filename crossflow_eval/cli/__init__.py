@@ -1,0 +1,30 @@
+"""Measure models: run a suite, score again, report, compare. Results on stdout, everything else on stderr."""
+
+# Nothing heavy is imported here: ``--help`` answers at once, and each command imports what it needs.
+from __future__ import annotations
+
+import logging
+import sys
+
+import typer
+
+from crossflow_eval import setup_commands
+from crossflow_eval.cli import measure, show, train
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+
+@app.callback()
+def _main() -> None:
+    said = logging.StreamHandler(sys.stderr)
+    said.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("crossflow_eval")
+    logger.handlers = [said]
+    logger.setLevel(logging.INFO)
+
+
+for command in (measure.t2i, measure.geneval, measure.score, show.report, show.compare, train.ablate):
+    app.command()(command)
+app.command(name="list")(show.list_all)
+app.command()(setup_commands.doctor)
+app.add_typer(setup_commands.weights, name="weights")

@@ -1,0 +1,70 @@
+"""The commands that show what is there: reports, comparisons, and the names of everything."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from crossflow_eval.cli.options import AsJson, RunFolder
+from crossflow_eval.terminal import one_sentence, print_table
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs.", show_default=False)],
+    format: Annotated[str, typer.Option(help="md, csv, latex or html.")] = "md",
+    table: Annotated[
+        str | None, typer.Option(help="A table for all runs, such as table2.", show_default="by their suites")
+    ] = None,
+    allow_mixed: Annotated[
+        bool, typer.Option("--allow-mixed", help="Let a column mix protocols or n, and say so below.")
+    ] = False,
+) -> None:
+    """Print one report of several runs."""
+    with one_sentence():
+        from crossflow_eval import launch, tables
+        from crossflow_eval import report as reports
+
+        chosen = None if table is None else tables.load_table(table)
+        typer.echo(reports.render(launch.entries(runs), format, table=chosen, allow_mixed=allow_mixed))
+
+
+def compare(run_a: RunFolder, run_b: RunFolder, as_json: AsJson = False) -> None:
+    """Compare two runs of one suite, example by example: RUN_B minus RUN_A with its 95 % interval."""
+    with one_sentence():
+        from dataclasses import asdict
+
+        from crossflow_eval.pairing import compare_runs
+
+        found = compare_runs(run_a, run_b)
+        if as_json:
+            return typer.echo(json.dumps({name: asdict(each) for name, each in found.items()}, indent=2))
+        rows = [
+            (name, f"{each.difference:+.4f}", f"[{each.ci_low:+.4f}, {each.ci_high:+.4f}]", f"{each.p:.3g}", each.n)
+            for name, each in found.items()
+        ]
+        print_table(("score", "difference", "95 % interval", "p", "n"), rows)
+
+
+def list_all(as_json: AsJson = False) -> None:
+    """List suites with their metrics, models, tables, and the weights that published metrics need."""
+    with one_sentence():
+        from crossflow_eval import models, suites, tables, weights
+
+        found = {name: suites.load_suite(name) for name in suites.suite_names()}
+        known: dict[str, Any] = {
+            "suites": {name: sorted(suite.metrics) for name, suite in found.items()},
+            "metrics": sorted({metric for suite in found.values() for metric in suite.metrics}),
+            "models": [*models.BUILT_IN, *models.other_models(), *models.FORMS],
+            "tables": tables.table_names(),
+            "weights": {each.metric: each.need for each in weights.PUBLISHED},
+        }
+        if as_json:
+            return typer.echo(json.dumps(known, indent=2))
+        for kind, entries in known.items():
+            named = entries.items() if isinstance(entries, Mapping) else ((entry, "") for entry in entries)
+            rows = [(name, more if isinstance(more, str) else ", ".join(more)) for name, more in named]
+            print_table((kind, ""), rows)
