@@ -61,7 +61,7 @@ def test_a_model_of_the_current_folder_is_found(plugin):
         ("{}:odd_name", "cannot name a folder"),
         ("no_such_module_here:build", "no module 'no_such_module_here'"),
         (":build", "expected package.module:factory"),
-        ("folderr", r"Unknown model 'folderr'. Did you mean 'folder'\? Available: crossflow, diffusers:PATH_OR_ID, folder"),
+        ("folderr", r"Unknown model 'folderr'. Did you mean 'folder'\? Available: crossflow, diffusers"),
     ],
 )
 def test_what_is_no_model_is_refused(plugin, name, message):
