@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchmetrics.image.fid import _compute_fid
 
-from crossflow_eval.metrics.frechet import Moments, frechet_distance, rank_warning
+from crossflow_eval.metrics.frechet import Moments, _quick_nuclear_norm, frechet_distance, rank_warning
 from crossflow_eval.stats import jackknife
 
 
@@ -93,6 +93,19 @@ def test_at_full_rank_it_is_the_number_that_the_libraries_print() -> None:
     for ours in (of_features(x, y), of_covariances(x, y)):
         assert ours == pytest.approx(sqrtm, rel=1e-6)
         assert ours == pytest.approx(eigvals, rel=1e-6)
+
+
+@pytest.mark.parametrize("smallest", [1e-1, 1e-3, 1e-5, 1e-7, 1e-9])
+def test_the_quick_sum_of_singular_values_knows_its_error(smallest: float) -> None:
+    """Against the singular values themselves, from well to hopelessly conditioned."""
+    generator = np.random.default_rng(0)
+    scales = np.geomspace(1, smallest, 120)
+    first, second = (np.linalg.qr(generator.normal(size=(400, 120)) * scales, mode="r") for _ in range(2))
+    exact = np.linalg.svd(first @ second.T, compute_uv=False).sum()
+    found, error = _quick_nuclear_norm(first, second)
+    assert np.isinf(error) or abs(found - exact) <= error + 1e-14 * exact
+    if smallest >= 1e-3:
+        assert error < 1e-12 * exact
 
 
 def test_it_differs_from_the_libraries_only_where_they_take_roots_of_rounding_errors() -> None:
