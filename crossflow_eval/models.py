@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -212,7 +213,10 @@ def shipped_checkpoint() -> Path:
 
 
 def resolve_device(device: str) -> str:
-    """Return "cpu", "cuda" or "cuda:N". Raises SetupError for a device that is not there."""
+    """Return "cpu", "cuda" or "cuda:N"; under ``torchrun`` each process of a machine has a GPU of its own.
+
+    Raises SetupError for a device that is not there.
+    """
     kind, _, number = device.partition(":")
     if kind not in ("auto", "cpu", "cuda") or (number and (kind != "cuda" or not number.isdecimal())):
         raise SetupError(f"Unknown device {device!r}. Available: auto, cpu, cuda, cuda:N.")
@@ -221,8 +225,11 @@ def resolve_device(device: str) -> str:
     import torch
 
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if kind == "auto":
-        return "cuda" if there else "cpu"
+    if kind == "auto" and not there:
+        return "cpu"
+    local = os.environ.get("LOCAL_RANK", "")
+    if there and not number:
+        return f"cuda:{int(local) % there}" if local.isdecimal() else "cuda"
     if int(number or 0) >= there:
         raise SetupError(f"--device {device}: torch sees {there} CUDA devices on this machine; use --device cpu.")
     return device

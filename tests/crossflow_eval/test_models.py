@@ -117,6 +117,17 @@ def test_cuda_without_one_is_refused(monkeypatch):
             resolve_device(device)
 
 
+def test_each_process_of_a_machine_takes_a_gpu_of_its_own(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert (resolve_device("auto"), resolve_device("cuda"), resolve_device("cuda:3")) == ("cuda", "cuda", "cuda:3")
+    monkeypatch.setenv("LOCAL_RANK", "6")
+    assert (resolve_device("auto"), resolve_device("cuda"), resolve_device("cuda:3")) == ("cuda:2", "cuda:2", "cuda:3")
+    assert resolve_device("cpu") == "cpu"
+
+
 @pytest.mark.parametrize("options", [{"steps": 0}, {"guidance_scale": float("nan")}, {"solver": "eulr"}])
 def test_impossible_sampling_is_refused_before_weights_are_read(options):
     with pytest.raises(SetupError, match=r"--steps must|--guidance-scale must|Did you mean 'euler'"):
