@@ -8,8 +8,7 @@ import sys
 
 import typer
 
-from crossflow_eval import setup_commands
-from crossflow_eval.cli import measure, show, train
+from crossflow_eval.cli import measure, setup, show, train
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -26,5 +25,6 @@ def _main() -> None:
 for command in (measure.t2i, measure.geneval, measure.score, show.report, show.compare, train.ablate):
     app.command()(command)
 app.command(name="list")(show.list_all)
-app.command()(setup_commands.doctor)
-app.add_typer(setup_commands.weights, name="weights")
+for command in (setup.stats, setup.doctor):
+    app.command()(command)
+app.add_typer(setup.weights, name="weights")

@@ -1,4 +1,4 @@
-"""The commands around a measurement: ``weights list | verify | fetch``, ``doctor``, ``stats``."""
+"""The commands around a measurement: ``stats``, ``doctor``, ``weights list | verify | fetch``."""
 
 # Nothing heavy is imported here: ``--help`` answers at once, and each command imports what it needs.
 from __future__ import annotations
@@ -8,7 +8,8 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -56,6 +57,27 @@ def fetch(files: Annotated[list[str], typer.Argument(help="File names, or all.",
         for each in _named(None if files == ["all"] else files):
             with _bar(each.file) as advance:
                 typer.echo(fetched(each, advance))
+
+
+def stats(
+    images: Annotated[Path, typer.Argument(help="A folder of images, or ADM's .npz of them.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="The .npz file to write.", show_default=False)],
+    protocol: Annotated[
+        str, typer.Option(help="clean, legacy_tensorflow, legacy_pytorch, crossflow, adm or t2ibenchmark.")
+    ] = "clean",
+    n: Annotated[int | None, typer.Option(help="Only the first, by name.", show_default="all")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+) -> None:
+    """Write the reference of an FID: mean and covariance of the features of images, and JSON of what made them."""
+    with one_sentence():
+        from crossflow_eval.cli.progress import bar
+        from crossflow_eval.inception import published_weights
+        from crossflow_eval.metrics.fid import make_statistics
+        from crossflow_eval.models import resolve_device
+
+        weights = published_weights(protocol)
+        make_statistics(images, out, protocol, weights, n=n, device=resolve_device(device), track=cast(Any, bar(True)))
+        typer.echo(out)
 
 
 def doctor(as_json: AsJson = False) -> None:

@@ -7,8 +7,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from crossflow_eval import doctor, fetch, setup_commands
+from crossflow_eval import doctor, fetch
 from crossflow_eval import weights as registry
+from crossflow_eval.cli import app as main
+from crossflow_eval.cli import setup
 from crossflow_eval.weights import EvaluatorWeights
 
 CONTENT = b"numbers"
@@ -20,8 +22,8 @@ OURS = EvaluatorWeights(
     url="https://x/net.pt",
 )
 app = typer.Typer()
-app.add_typer(setup_commands.weights, name="weights")
-app.command()(setup_commands.doctor)
+app.add_typer(setup.weights, name="weights")
+app.command()(setup.doctor)
 
 
 @pytest.fixture(autouse=True)
@@ -78,3 +80,10 @@ def test_the_doctor_names_what_each_suite_lacks(place, monkeypatch):
     assert "mask2former" in found["geneval"]["detail"]
     assert found["python"]["ready"]
     assert not found["net.pt"]["ready"]
+
+
+def test_statistics_need_the_published_weights(place):
+    done = CliRunner().invoke(main, ["stats", str(place), "out.npz"])
+    assert done.exit_code == 2
+    assert "inception-2015-12-05.pt" in done.stderr
+    assert "Did you mean 'clean'?" in CliRunner().invoke(main, ["stats", "x", "out.npz", "--protocol", "cleen"]).stderr
