@@ -98,11 +98,12 @@ def _without_punctuation(line: str) -> str:
 def meteor() -> Iterator[Align]:
     """METEOR 1.5's aligner: a function that aligns in the background while other work goes on.
 
-    The program takes seconds and up to 2 GB to start, so enter before the captions are tokenised. It ends with the
-    block, whatever happens inside. Raises SetupError for no Java; the promise raises it for one that died.
+    The program takes seconds to start, so enter before the captions are tokenised, and 1 GB; captions of 10,000 words
+    may take it to 4 GB. It ends with the block, whatever happens inside. Raises SetupError for no Java; what it
+    promised raises it where the program died.
     """
     jar = str(find_jar("meteor/meteor-1.5.jar"))
-    command = [find_java(), *_OPTIONS, "-Xmx2G", "-jar", jar, "-", "-", "-stdio", "-l", "en", "-norm"]
+    command = [find_java(), *_OPTIONS, "-Xmx4G", "-jar", jar, "-", "-", "-stdio", "-l", "en", "-norm"]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as process, ThreadPoolExecutor(1) as pool:
         try:
@@ -119,8 +120,9 @@ def _align(
         for candidate, several in zip(candidates, references, strict=True)
     ]
     answers, said = process.communicate("".join(questions).encode())
-    if process.returncode or answers.count(b"\n") != len(questions):
-        raise _death("METEOR", process.returncode, said)
+    done = answers.count(b"\n")
+    if process.returncode or done != len(questions):
+        raise _death(f"METEOR, after {done} of {len(questions)} captions,", process.returncode, said)
     return np.array(answers.split(), dtype=np.float64).reshape(len(questions), -1)
 
 
@@ -187,6 +189,6 @@ def _death(what: str, code: int, said: bytes) -> SetupError:
     lines = said.decode(errors="replace").strip().splitlines() or ["it said nothing"]
     telling = next((line for line in lines if re.search("Error|Exception", line)), lines[-1])
     return SetupError(
-        f"{what} died with exit code {code} ({telling.strip()}); check that `java -version` answers and that memory is "
-        "free, then run the same command again."
+        f"{what} died with exit code {code} ({telling.strip()}); check that `java -version` answers, that memory is "
+        "free and that no caption goes on without end, then run the same command again."
     )

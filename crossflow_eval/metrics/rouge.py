@@ -6,6 +6,7 @@ The numbers are those of coco-caption (pycocoevalcap 1.2). A caption's tokens ar
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import truediv
 
 import numpy as np
 
@@ -33,16 +34,16 @@ def _score(candidate: str, references: Sequence[str]) -> float:
     for place, word in enumerate(words):
         places[word] = places.get(word, 0) | 1 << place
     full = (1 << len(words)) - 1
-    longest, recall = 0, 0.0
+    common, lengths = [], []
     for reference in references:
         others = reference.split(" ")
         row = full
         for mask in filter(None, map(places.get, others)):
             met = row & mask
             row = row + met | row - met
-        common = len(words) - (row & full).bit_count()
-        longest, recall = max(longest, common), max(recall, common / len(others))
-    if not longest:
+        common.append(len(words) - (row & full).bit_count())
+        lengths.append(len(others))
+    if not any(common):
         return 0.0
-    precision = longest / len(words)
+    precision, recall = max(common) / len(words), max(map(truediv, common, lengths))
     return (1 + BETA**2) * precision * recall / (recall + BETA**2 * precision)

@@ -80,7 +80,7 @@ def test_without_the_jars_the_sentence_says_where_they_come_from(monkeypatch):
 @pytest.mark.parametrize(
     ("lines", "told"),
     [
-        (("echo note; echo 'Error: no room for the heap' >&2; echo at.line >&2; exit 1",), "1 .Error: no room for"),
+        (("(echo note; echo 'Error: no room for the heap'; echo at line 1) >&2; exit 1",), "1 .Error: no room for"),
         (("exit 3",), r"3 \(it said nothing\)"),
         (("kill -9 $$",), r"-9 \(it said nothing\)"),
     ],
@@ -89,14 +89,26 @@ def test_a_java_that_dies_is_told_with_its_reason(script, lines, told):
     script(*lines)
     with pytest.raises(SetupError, match=f"The PTB tokeniser died with exit code {told}"):
         java.tokenize(["a dog"])
-    with java.meteor() as align, pytest.raises(SetupError, match=f"METEOR died with exit code {told}"):
+    with (
+        java.meteor() as align,
+        pytest.raises(SetupError, match=f"METEOR, after 0 of 1 captions, died with exit code {told}"),
+    ):
         align(["a dog"], [["a cat"]]).result()
 
 
 def test_meteor_that_ends_half_way_gives_no_scores(script):
     script("read line", "echo 1 2 3", "exit 0")
-    with java.meteor() as align, pytest.raises(SetupError, match="METEOR died"):
+    with java.meteor() as align, pytest.raises(SetupError, match="METEOR, after 1 of 2 captions, died"):
         align(["a", "b"], [["a"], ["b"]]).result()
+
+
+@pytest.mark.slow
+@needs_java
+def test_meteor_aligns_captions_of_10000_words():
+    """Words that repeat take the most memory: pycocoevalcap's 2 GB are too few for these."""
+    with java.meteor() as align:
+        counts = align(["a dog " * 5000, ""], [["a dog runs on the grass", ""], ["a dog " * 5000]]).result()
+    assert counts[:, :2].tolist() == [[10_000, 6], [0, 10_000]]
 
 
 @pytest.mark.parametrize("busy", [False, True])
