@@ -32,9 +32,11 @@ def pil_bicubic(images: Images) -> Resized:
     """
     if images.device.type != "cpu":
         return bicubic_product(images)
-    bands = [band.convert("F") for image in images for band in Image.fromarray(image.numpy()).split()]
-    resized = np.stack([np.asarray(band.resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for band in bands])
-    return torch.from_numpy(resized).clamp_(0, 255).unflatten(0, (len(images), 3))
+    resized = torch.empty(len(images), SIDE, SIDE, 3)
+    for image, place in zip(images.numpy(), resized.numpy(), strict=True):
+        for index, band in enumerate(Image.fromarray(image).split()):
+            place[..., index] = band.convert("F").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    return resized.clamp_(0, 255).permute(0, 3, 1, 2)
 
 
 def bicubic_product(images: Images) -> Resized:

@@ -263,4 +263,4 @@ def _open(images: Path) -> tuple[int, Iterator[np.ndarray], dict[str, Any]]:
     folder = read_folder(images)
     pictures = (read_image(path) for path in folder.files.values())
     formats = dict(Counter(folder.formats.values()))
-    return len(folder.files), pictures, {"folder": images.name, "sha256": folder.sha256, "count": formats}
+    return len(folder.files), pictures, {"folder": images.resolve().name, "sha256": folder.sha256, "count": formats}
