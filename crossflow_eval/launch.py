@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Literal
 
 from crossflow_eval import models, report, run
-from crossflow_eval.models import CrossFlowModel, FolderModel
+from crossflow_eval.features import keep_features
+from crossflow_eval.models import CrossFlowModel, FolderModel, Lookup
 from crossflow_eval.names import unknown
+from crossflow_eval.predictions import PredictedCaptions
 from crossflow_eval.store import Store
-from crossflow_eval.suites import geneval, load_suite, scenes, t2i
-from crossflow_eval.types import Model, Result, SetupError
+from crossflow_eval.suites import depth, geneval, load_suite, scenes, t2i
+from crossflow_eval.types import Model, Result, SetupError, Suite
 
 RUNS = Path("runs")
 REFERENCES = "references"
@@ -21,6 +23,8 @@ ROLES: tuple[Literal["chance", "ceiling"], ...] = ("chance", "ceiling")
 """A run of the embedded world keeps the runs of its references in ``references/<role>``."""
 
 
+DEFAULT_SUITES = {"t2i": "scenes-t2i", "caption": "coco_karpathy", "depth": "kitti_eigen", "sr": "imagenet_sr"}
+"""What a command measures on where no suite is named."""
 SAMPLING = ("--steps", "--guidance-scale", "--precision", "--device")
 LISTENS = {
     "crossflow": (*SAMPLING, "--ckpt", "--solver", "--text-encoder", "--autoencoder"),
@@ -32,8 +36,9 @@ LISTENS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What ``crossflow-eval t2i`` was asked for; None means not given."""
+    """What ``crossflow-eval`` was asked to measure; None means not given."""
 
+    task: Literal["t2i", "caption", "depth", "sr"] = "t2i"
     checkpoint: Path | None = None
     model: str = "crossflow"
     captions: Path | None = None
@@ -58,17 +63,17 @@ def evaluate(request: Request, track: run.Track = run.untracked) -> tuple[Result
     Raises:
         SetupError: options that do not fit together, and all that ``run.run`` raises.
     """
-    suite_name = request.suite or ("folder" if request.captions is not None else "scenes-t2i")
+    suite_name = request.suite or ("folder" if request.captions is not None else DEFAULT_SUITES[request.task])
     root = _data_root(request, suite_name)
     suite = load_suite(suite_name, root)
-    if suite.task != "t2i":
-        raise SetupError(f"The suite {suite_name} is for the task {suite.task}, not t2i.")
-    model = build_model(request)
+    if suite.task != request.task:
+        raise SetupError(f"The suite {suite_name} is for the task {suite.task}, not {request.task}.")
+    model = build_model(request, suite)
     if isinstance(model, FolderModel) and suite_name == "folder":
         suite = t2i.folder(model.images, model.folder)
     known = run.list_examples(suite, root)
     examples = run.first_examples(known, request.limit)
-    if isinstance(model, FolderModel):
+    if isinstance(model, FolderModel | PredictedCaptions):
         model.check(examples, known, suite.outputs_per_example)
     settings = run.make_settings(suite, model, request.seed, request.limit)
     folder = request.out or RUNS / suite.name / f"{model.name}-{settings.digest}"
@@ -88,13 +93,15 @@ def _data_root(request: Request, suite_name: str) -> Path | None:
     return request.data if request.captions is None else request.captions
 
 
-def build_model(request: Request) -> Model | FolderModel:
-    """Build the model that the options name. Raises SetupError for options it would not listen to."""
+def build_model(request: Request, suite: Suite) -> Model | Lookup:
+    """Build the model that the options name, for ``suite``. Raises SetupError for options it would not listen to."""
     kind, colon, rest = request.model.partition(":")
     if not colon and kind not in (*models.BUILT_IN, *models.other_models()):
         raise unknown("model", request.model, [*models.BUILT_IN, *models.other_models(), *models.FORMS])
     _refuse_deaf(request, LISTENS.get(kind, ()))
     if request.model == "crossflow":
+        if suite.task != "t2i":
+            raise SetupError(f"crossflow's own models draw images of prompts; for the task {suite.task} give --model.")
         return CrossFlowModel(
             request.checkpoint,
             solver=request.solver,
@@ -106,13 +113,22 @@ def build_model(request: Request) -> Model | FolderModel:
             device=request.device or "auto",
         )
     if request.model == "folder":
-        if request.checkpoint is None:
-            raise SetupError("--model folder needs --ckpt DIR, the folder that holds the images.")
-        read = geneval.folder_model if request.suite == geneval.SUITE.name else FolderModel
-        return read(request.checkpoint)
+        return _made_elsewhere(request.checkpoint, suite)
     if kind == "diffusers":
         return _pipeline(request, rest)
     return models.load_model(request.model)
+
+
+def _made_elsewhere(path: Path | None, suite: Suite) -> FolderModel | PredictedCaptions:
+    """The outputs at ``path``, in the form that the suite's task calls for."""
+    if path is None:
+        what = "the file of captions" if suite.task == "caption" else "the folder that holds the outputs"
+        raise SetupError(f"--model folder needs --ckpt, {what}.")
+    if suite.task == "caption":
+        return PredictedCaptions(path)
+    if suite.name in depth.SUITES:
+        return depth.DepthFolderModel(path, suite.name)
+    return geneval.folder_model(path) if suite.name == geneval.SUITE.name else FolderModel(path)
 
 
 def _pipeline(request: Request, source: str) -> Model:
@@ -169,7 +185,9 @@ def score_again(folder: Path, track: run.Track = run.untracked, data: Path | Non
     examples = run.list_examples(suite, data)[: settings.limit]
     with store.locked():
         store.open(settings, examples)
-        return run.score(suite, settings, examples, store, run.make_metrics(suite), again=True, track=track)
+        metrics = run.make_metrics(suite)
+        keep_features(metrics.values(), folder / "features", 0)
+        return run.score(suite, settings, examples, store, metrics, again=True, track=track)
 
 
 def entries(folders: Sequence[Path]) -> list[report.Entry]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -38,30 +38,25 @@ def t2i(
     as_json: options.AsJson = False,
 ) -> None:
     """Measure a text-to-image model; without options the shipped one. Run it again to resume."""
-    with one_sentence():
-        from crossflow_eval import launch
-
-        request = launch.Request(
-            checkpoint=ckpt,
-            model=model,
-            captions=captions,
-            data=data,
-            suite=suite,
-            limit=limit,
-            steps=steps,
-            guidance_scale=guidance_scale,
-            solver=solver,
-            size=size,
-            text_encoder=text_encoder,
-            autoencoder=autoencoder,
-            precision=precision,
-            seed=seed,
-            device=device,
-            out=out,
-        )
-        result, folder = launch.evaluate(request, bar(not as_json))
-        if result is not None:
-            _finish(folder, as_json)
+    measure(
+        as_json,
+        checkpoint=ckpt,
+        model=model,
+        captions=captions,
+        data=data,
+        suite=suite,
+        limit=limit,
+        steps=steps,
+        guidance_scale=guidance_scale,
+        solver=solver,
+        size=size,
+        text_encoder=text_encoder,
+        autoencoder=autoencoder,
+        precision=precision,
+        seed=seed,
+        device=device,
+        out=out,
+    )
 
 
 def geneval(
@@ -107,6 +102,16 @@ def score(run: options.RunFolder, data: options.Data = None, as_json: options.As
 
         launch.score_again(run, bar(not as_json), data)
         _finish(run, as_json)
+
+
+def measure(as_json: bool, **asked: Any) -> None:
+    """Run what was ``asked``, the fields of a ``launch.Request``, and print its result."""
+    with one_sentence():
+        from crossflow_eval import launch
+
+        result, folder = launch.evaluate(launch.Request(**asked), bar(not as_json))
+        if result is not None:
+            _finish(folder, as_json)
 
 
 def _finish(folder: Path, as_json: bool) -> None:

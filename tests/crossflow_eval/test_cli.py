@@ -125,7 +125,7 @@ def test_list_names_everything(place):
         (("t2i", "--model", "nowhere.at_all:build"), "no module 'nowhere'"),
         (("t2i", "--ckpt", "none.safetensors", "--device", "cpu"), "none.safetensors"),
         (("t2i", "--ckpt", "captions.csv", "--device", "cpu"), "captions.csv"),
-        (("t2i", "--model", "folder", "--captions", "captions.csv"), "needs --ckpt DIR"),
+        (("t2i", "--model", "folder", "--captions", "captions.csv"), "needs --ckpt, the folder"),
         (("t2i", "--model", "folder", "--ckpt", "none", "--captions", "captions.csv"), "There is no folder none"),
         ((*FOLDER[:-1], "none.csv"), "Cannot read the captions file none.csv: No such file"),
         ((*FOLDER, "--steps", "3"), "does not listen to --steps"),

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from crossflow_eval import launch
 from crossflow_eval.cli import app
 from crossflow_eval.diffusers_model import DiffusersModel
+from crossflow_eval.suites import t2i
 from crossflow_eval.types import Model, SetupError
 
 PROMPTS, SEEDS = ["a dog", "two cats on a mat", "a dog"], [1, 2**63 - 1, 3]
@@ -257,4 +258,4 @@ def test_the_command_line_takes_a_folder_or_an_id_of_the_hub_s_cache(pipeline, h
 )
 def test_pipelines_that_are_not_there_and_options_that_are_not_heard_are_refused(hub, model, options, sentence):
     with pytest.raises(SetupError, match=sentence):
-        launch.build_model(launch.Request(model=model, **options))
+        launch.build_model(launch.Request(model=model, **options), t2i.folder())

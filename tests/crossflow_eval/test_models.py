@@ -11,6 +11,7 @@ from PIL import Image
 from crossflow_eval import launch
 from crossflow_eval.models import CrossFlowModel, FolderModel, load_model, resolve_device
 from crossflow_eval.names import first_few, unknown
+from crossflow_eval.suites import t2i
 from crossflow_eval.types import Example, Model, SetupError
 
 PLUGIN = """
@@ -143,9 +144,9 @@ def test_options_that_a_model_would_not_listen_to_are_refused(tmp_path, plugin):
         launch.Request(model=f"{plugin}:Good", checkpoint=folder),
     ):
         with pytest.raises(SetupError, match="does not listen to --"):
-            launch.build_model(request)
-    with pytest.raises(SetupError, match="needs --ckpt DIR"):
-        launch.build_model(launch.Request(model="folder"))
+            launch.build_model(request, t2i.folder())
+    with pytest.raises(SetupError, match="needs --ckpt, the folder"):
+        launch.build_model(launch.Request(model="folder"), t2i.folder())
 
 
 def test_names_answer_alike():

@@ -1,0 +1,89 @@
+"""The commands for captions, depth and super-resolution measure outputs made elsewhere, each in its own form."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from crossflow_eval import launch
+from crossflow_eval.cli import app
+from crossflow_eval.types import Example, Suite, Value
+
+
+class Counting:
+    """Says how many outputs there are and how long a caption is, so that a run needs no judge."""
+
+    protocol, higher_is_better = {}, {}
+
+    def __init__(self):
+        self.n = 0
+
+    def update(self, examples, outputs):
+        self.n += len(outputs)
+        return [{"kind": type(each).__name__} for each in outputs]
+
+    def compute(self):
+        return {name: Value(mean=self.n, n=self.n) for name in ("outputs", "abs_rel", "delta1")}
+
+
+def three(task: str, output: str) -> Suite:
+    return Suite(
+        name=task,
+        version="1",
+        task=task,
+        output=output,
+        examples=lambda root: [Example(id=str(i), source="") for i in range(3)],
+        metrics={"count": Counting},
+    )
+
+
+def called(*words: object) -> dict:
+    done = CliRunner().invoke(app, [*map(str, words), "--json"])
+    assert done.exit_code == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "none"))
+
+
+def test_captions_in_a_file(monkeypatch):
+    monkeypatch.setattr(launch, "load_suite", lambda name, root: three("caption", "txt"))
+    Path("results.json").write_text(json.dumps([{"image_id": i, "caption": f"a cat {i}"} for i in range(3)]))
+    told = called("caption", "--ckpt", "results.json")
+    assert told["values"]["outputs"]["mean"] == 3
+    assert Path(told["run"], "outputs", "2-0.txt").read_text() == "a cat 2"
+    Path("short.json").write_text(json.dumps([{"image_id": 0, "caption": "a cat"}]))
+    done = CliRunner().invoke(app, ["caption", "--ckpt", "short.json"])
+    assert (done.exit_code, "2 of 3 captions are missing" in done.stderr) == (2, True)
+    assert "--model folder needs --ckpt, the file of captions" in CliRunner().invoke(app, ["caption"]).stderr
+
+
+def test_depth_maps_in_a_folder(monkeypatch):
+    suite = dataclasses.replace(three("depth", "npy"), name="nyuv2")
+    monkeypatch.setattr(launch, "load_suite", lambda name, root: suite)
+    Path("maps").mkdir()
+    for i in range(3):
+        np.save(f"maps/{i}.npy", np.full((4, 5), 1.0 + i, np.float32))
+    assert called("depth", "--suite", "nyuv2", "--ckpt", "maps")["values"]["outputs"]["mean"] == 3
+
+
+def test_images_in_a_folder(monkeypatch):
+    monkeypatch.setattr(launch, "load_suite", lambda name, root: three("sr", "png"))
+    Path("images").mkdir()
+    for i in range(3):
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(f"images/{i}.png")
+    assert called("sr", "--ckpt", "images")["values"]["outputs"]["mean"] == 3
+
+
+def test_suites_and_models_of_another_task():
+    done = CliRunner().invoke(app, ["depth", "--suite", "imagenet_sr", "--ckpt", "x"])
+    assert "is for the task sr, not depth" in done.stderr
+    done = CliRunner().invoke(app, ["sr", "--model", "crossflow"])
+    assert "draw images of prompts" in done.stderr
