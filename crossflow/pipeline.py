@@ -2,7 +2,7 @@
 
 import copy
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +11,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from crossflow.autoencoder import KLAutoencoder
+from crossflow.backbone.dimr import DiMR
+from crossflow.backbone.dit import DiT
+from crossflow.blocks import check_sizes
 from crossflow.checkpoint import content_sha256, file_sha256, load_model, usable_device
 from crossflow.errors import CrossFlowError, named
 from crossflow.latents import Autoencoder, KLConfig, MiniLM, TextEmbedder, cache_folder
 from crossflow.model import CrossFlow, FlowModel, Sampling
+from crossflow.sampler import ADAPTIVE, Sampler
 from crossflow.text import LanguageModel, embedder_named
 
-CHUNK = 50
-"""Images computed at once. In float64 it changes the speed and nothing else."""
+BATCH = 50
+"""Images of the embedded world computed at once."""
+RELEASED_BATCH = {"cpu": 1, "cuda": 20}
+"""Images of released models computed at once: one with its unconditional half keeps a CPU busy."""
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
 AUTOENCODER = "autoencoder_kl.pth"
 
@@ -26,9 +32,15 @@ AUTOENCODER = "autoencoder_kl.pth"
 class TextToImage:
     """A model with its text embedder and autoencoder, ready to draw.
 
-    ``precision`` auto is float64 for models of the embedded world: an image then depends on its own prompt and seed to
-    the last bit, whatever else is drawn beside it, because rounding differences between batch sizes stay far below one
-    grey level. For models with the Stable Diffusion autoencoder it is bfloat16 on a GPU and float32 on a CPU.
+    ``precision`` is that of the velocity network. Auto is float64 for models of the embedded world, and for models with
+    the Stable Diffusion autoencoder bfloat16 on a GPU and float32 on a CPU; only released networks can be bfloat16.
+
+    An image depends on its own prompt and seed and on nothing that is drawn beside it. In float64 that is because
+    rounding differences between batch sizes stay far below one grey level. Else batches are ``filled``: each has
+    ``batch_size`` images, the last one by repeats; the place in a batch changes no bit on the CPUs tried, but nothing
+    promises that.
+
+    ``compiled`` puts the blocks of released networks through torch.compile: the first batch takes a minute longer.
 
     ``identity`` is all of this that can change an image, as plain JSON; ``parts`` adds what only the caller knows.
     """
@@ -41,22 +53,32 @@ class TextToImage:
         autoencoder: Autoencoder | None = None,
         precision: str = "auto",
         parts: Mapping[str, str] | None = None,
+        batch_size: int | None = None,
+        compiled: bool = False,
     ) -> None:
         self.device = next(model.parameters()).device
         self.dtype = _dtype(precision, model, self.device)
-        self.model = copy.deepcopy(model).to(self.dtype).eval()
+        exact = self.dtype == torch.float64
+        self.model = copy.deepcopy(model).to(torch.float64 if exact else torch.float32).eval()
         found = autoencoder or self.model.autoencoder
         if found is None:
             raise CrossFlowError("This model has no autoencoder of its own: give the one it was trained with.")
         self.autoencoder: Autoencoder = found
         self.embedder = embedder
         self.weights_sha256 = weights_sha256
+        self.batch_size = _batch_size(model, self.device) if batch_size is None else batch_size
+        check_sizes(batch_size=self.batch_size)
+        self.filled = not exact
+        self.compiled = compiled
         self.identity: dict[str, str] = {
             "weights_sha256": weights_sha256,
             "precision": str(self.dtype).removeprefix("torch."),
+            **({"batch_size": str(self.batch_size)} if self.filled else {}),
+            **({"compiled": "blocks"} if compiled else {}),
             **(parts or {}),
         }
         self.defaults: Sampling = model.config.sampling
+        self._ready: tuple[tuple[Sampling, bool], Sampler] | None = None
 
     @classmethod
     def from_checkpoint(
@@ -66,6 +88,8 @@ class TextToImage:
         text_encoder: Path | None = None,
         autoencoder: Path | None = None,
         precision: str = "auto",
+        batch_size: int | None = None,
+        compiled: bool = False,
     ) -> "TextToImage":
         """Load a checkpoint onto auto, cpu, cuda or cuda:N; CrossFlowError where it or the device cannot be used.
 
@@ -84,7 +108,7 @@ class TextToImage:
             source = autoencoder or _own_autoencoder()
             vae = KLAutoencoder.from_path(source, config.autoencoder.scale, device)
             parts["autoencoder_sha256"] = content_sha256(source)
-        return cls(model, embedder, file_sha256(path), vae, precision, parts)
+        return cls(model, embedder, file_sha256(path), vae, precision, parts, batch_size, compiled)
 
     def sampling(
         self, solver: str | None = None, steps: int | None = None, guidance_scale: float | None = None
@@ -109,60 +133,98 @@ class TextToImage:
             raise CrossFlowError(f"There are {len(prompts)} prompts but {len(seeds)} seeds; give one seed a prompt.")
         sampling = self.sampling(solver, steps, guidance_scale)
         images: list[np.ndarray] = []
-        for start in range(0, len(prompts), CHUNK):
-            part = slice(start, start + CHUNK)
-            images.extend(self._chunk(prompts[part], seeds[part], sampling))
-        return images
+        for items in self._batches(len(prompts)):
+            images += self._draw([prompts[i] for i in items], [seeds[i] for i in items], sampling)
+        return images[: len(prompts)]
 
-    def _chunk(self, prompts: Sequence[str], seeds: Sequence[int], sampling: Sampling) -> list[np.ndarray]:
-        if isinstance(self.model, CrossFlow):
-            return self.from_source(self.source(prompts, seeds), sampling)
-        tokens, mask, noise = self._inputs(prompts, seeds)
-        with torch.inference_mode():
-            return self._decoded(self.model.generate(tokens, mask, noise, sampling))
-
+    @torch.no_grad()
     def source(self, prompts: Sequence[str], seeds: Sequence[int]) -> Float[Tensor, "b c h w"]:
         """The source latents of prompts, one sample each, of which the flow makes images."""
-        flow, (tokens, mask, noise) = self._flow(), self._inputs(prompts, seeds)
-        with torch.inference_mode():
-            return flow.source(tokens, mask, noise)
+        flow, parts = self._flow(), []
+        for items in self._batches(len(prompts)):
+            parts.append(flow.source(*self._inputs([prompts[i] for i in items], [seeds[i] for i in items])))
+        return torch.cat(parts)[: len(prompts)]
 
+    @torch.no_grad()
     def from_source(self, source: Float[Tensor, "b c h w"], sampling: Sampling) -> list[np.ndarray]:
         """Source latents to images, uint8 RGB [h w 3]."""
-        with torch.inference_mode():
-            latents = self._flow().sample(source, sampling.solver, sampling.steps, sampling.guidance_scale)
-            return self._decoded(latents)
+        images: list[np.ndarray] = []
+        for items in self._batches(len(source)):
+            images += self._decoded(self._carried(source[items], sampling))
+        return images[: len(source)]
 
+    @torch.no_grad()
     def to_source(self, images: Sequence[np.ndarray], sampling: Sampling) -> Float[Tensor, "b c h w"]:
         """Images, uint8 RGB [h w 3] of the model's size, back to source latents: the flow from t = 1 to t = 0.
 
         With guidance_scale 1 and enough steps it is the inverse of ``from_source``, up to what the autoencoder loses.
         """
+        parts = []
+        for items in self._batches(len(images)):
+            batch = torch.from_numpy(np.stack([images[i] for i in items])).to(self.device)
+            latents = self.autoencoder.encode(batch).to(self._own.dtype)
+            parts.append(self._carried(latents, sampling, backward=True))
+        return torch.cat(parts)[: len(images)]
+
+    @torch.no_grad()
+    def _draw(self, prompts: Sequence[str], seeds: Sequence[int], sampling: Sampling) -> list[np.ndarray]:
+        """One batch."""
+        tokens, mask, noise = self._inputs(prompts, seeds)
+        if isinstance(self.model, CrossFlow):
+            return self._decoded(self._carried(self.model.source(tokens, mask, noise), sampling))
+        return self._decoded(self.model.generate(tokens, mask, noise, sampling))
+
+    def _batches(self, count: int) -> Iterator[list[int]]:
+        """The numbers of the items of each batch; where batches are filled, the last with its last item."""
+        for start in range(0, count, self.batch_size):
+            items = list(range(start, min(start + self.batch_size, count)))
+            yield items + items[-1:] * (self.batch_size - len(items) if self.filled else 0)
+
+    def _carried(
+        self, latents: Float[Tensor, "b c h w"], sampling: Sampling, backward: bool = False
+    ) -> Float[Tensor, "b c h w"]:
+        """Latents to the other end of the flow, by tables where the network and the solver have them."""
         flow = self._flow()
-        with torch.inference_mode():
-            latents = self.autoencoder.encode(torch.from_numpy(np.stack(images)).to(self.device)).to(self.dtype)
-            return flow.sample(latents, sampling.solver, sampling.steps, sampling.guidance_scale, backward=True)
+        adaptive = sampling.solver in ADAPTIVE and self.dtype != torch.bfloat16
+        if not isinstance(flow.backbone, DiMR | DiT) or adaptive or self.dtype == torch.float64:
+            return flow.sample(latents, sampling.solver, sampling.steps, sampling.guidance_scale, backward)
+        if self._ready is None or self._ready[0] != (sampling, backward):
+            self._ready = None
+            sampler = Sampler(flow.backbone, sampling, backward=backward, dtype=self.dtype, compiled=self.compiled)
+            self._ready = (sampling, backward), sampler
+        return self._ready[1](latents)
 
     def _flow(self) -> CrossFlow:
         if not isinstance(self.model, CrossFlow):
             raise CrossFlowError("The standard flow-matching baseline starts from noise: it has no source of a prompt.")
         return self.model
 
+    @property
+    def _own(self) -> Tensor:
+        """Any parameter: its dtype is that of latents between steps."""
+        return next(self.model.parameters())
+
     def _inputs(self, prompts: Sequence[str], seeds: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         tokens, mask = self.embedder.embed(prompts, self.model.config.token_count)
         noise = torch.stack([seeded_noise(seed, self.model.config.shape) for seed in seeds])
-        return tokens.to(self.device, self.dtype), mask.to(self.device), noise.to(self.device, self.dtype)
+        return tokens.to(self._own), mask.to(self.device), noise.to(self._own)
 
     def _decoded(self, latents: Float[Tensor, "b c h w"]) -> list[np.ndarray]:
         return list(self.autoencoder.decode(latents).cpu().numpy())
 
 
 def _dtype(precision: str, model: FlowModel, device: torch.device) -> torch.dtype:
-    if precision != "auto":
-        return named("precision", precision, DTYPES)
-    if not isinstance(model.config.autoencoder, KLConfig):
-        return torch.float64
-    return torch.bfloat16 if device.type == "cuda" else torch.float32
+    released = isinstance(model.config.autoencoder, KLConfig)
+    if precision == "auto":
+        return (torch.bfloat16 if device.type == "cuda" else torch.float32) if released else torch.float64
+    dtype = named("precision", precision, DTYPES)
+    if dtype == torch.bfloat16 and not isinstance(model.backbone, DiMR | DiT):
+        raise CrossFlowError("This network gains nothing from bfloat16, and has no such form: use float32 or float64.")
+    return dtype
+
+
+def _batch_size(model: FlowModel, device: torch.device) -> int:
+    return RELEASED_BATCH[device.type] if isinstance(model.config.autoencoder, KLConfig) else BATCH
 
 
 def _own_autoencoder() -> Path:

@@ -4,7 +4,8 @@ import io
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, astuple
 from pathlib import Path
@@ -15,8 +16,9 @@ from PIL import Image
 
 from crossflow.checkpoint import replacing, written
 from crossflow.errors import CrossFlowError
+from crossflow.images import read_image
 from crossflow.model import Sampling
-from crossflow.pipeline import CHUNK, TextToImage, prompt_seed
+from crossflow.pipeline import TextToImage, prompt_seed
 
 
 def grid(images: Sequence[np.ndarray], columns: int, scale: int = 3) -> Image.Image:
@@ -50,8 +52,10 @@ def draw_into(
 ) -> Drawn:
     """Draw every prompt into the folder ``out``: one PNG an image, and one line an image in ``samples.jsonl``.
 
-    ``prompts`` may be a stream of any length. Call it again to go on where it was stopped; the result is the same.
-    A folder that holds samples of other prompts, settings or weights raises CrossFlowError, and nothing is changed.
+    ``prompts`` may be a stream of any length. Call it again to go on where it was stopped; the result is the same: the
+    images of a batch keep their places in it, also where only some are missing. A batch is written by a thread while
+    the next is drawn. A folder that holds samples of other prompts, settings or weights raises CrossFlowError, and
+    nothing is changed.
     """
     settings = {**pipeline.identity, "seed": seed, **asdict(sampling)}
     rows = _rows(prompts, per_prompt, seed, settings)
@@ -59,22 +63,23 @@ def draw_into(
     with written(out):
         out.mkdir(parents=True, exist_ok=True)
         record = _Record(out / "samples.jsonl")
-    with closing(record):
-        while part := list(itertools.islice(rows, CHUNK)):
-            recorded = [record.next_is(row) for row in part]
-            fresh = part[sum(recorded) :]
-            todo = [row for row in part[: sum(recorded)] if not (out / row["file"]).exists()] + fresh
-            images = pipeline.generate(
-                [row["prompt"] for row in todo], [row["seed"] for row in todo], *astuple(sampling)
-            )
-            for row, image in zip(todo, images, strict=True):
-                write_image(out / row["file"], image)
-            record.append(fresh)
+    with closing(record), closing(_Writer(record)) as writer:
+        while part := list(itertools.islice(rows, pipeline.batch_size)):
+            recorded = sum(record.next_is(row) for row in part)
+            todo = [row for row in part[:recorded] if not (out / row["file"]).exists()] + part[recorded:]
+            images = _draw(pipeline, part if pipeline.filled else todo, sampling) if todo else {}
+            writer.put({out / row["file"]: images[row["file"]] for row in todo}, part[recorded:])
             lengths = pipeline.embedder.lengths([row["prompt"] for row in part if row["copy"] == 0])
             truncated += sum(length > pipeline.model.config.token_count for length in lengths)
             new, kept = new + len(todo), kept + len(part) - len(todo)
             advance(len(part))
     return Drawn(new, kept, truncated)
+
+
+def _draw(pipeline: TextToImage, rows: Sequence[dict[str, Any]], sampling: Sampling) -> dict[str, np.ndarray]:
+    """The image of every row, by its file."""
+    images = pipeline.generate([row["prompt"] for row in rows], [row["seed"] for row in rows], *astuple(sampling))
+    return {row["file"]: image for row, image in zip(rows, images, strict=True)}
 
 
 def _rows(prompts: Iterable[str], per_prompt: int, seed: int, settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -122,17 +127,65 @@ class _Record:
             self.file.flush()
 
 
+class _Writer:
+    """Writes one batch in a thread while the next is drawn; what is written is put on record."""
+
+    def __init__(self, record: "_Record") -> None:
+        self._record = record
+        self._thread = ThreadPoolExecutor(1)
+        self._last: tuple[Future[None], Sequence[dict[str, Any]]] | None = None
+
+    def put(self, images: Mapping[Path, np.ndarray], rows: Sequence[dict[str, Any]]) -> None:
+        """Begin to write images, whose ``rows`` are not on record yet, once those before are written."""
+        self._settle()
+        self._last = self._thread.submit(_write_all, images), rows
+
+    def close(self) -> None:
+        """Wait for the last batch."""
+        try:
+            self._settle()
+        finally:
+            self._thread.shutdown()
+
+    def _settle(self) -> None:
+        if self._last is not None:
+            (writing, rows), self._last = self._last, None
+            writing.result()
+            self._record.append(rows)
+
+
+def _write_all(images: Mapping[Path, np.ndarray]) -> None:
+    for path, image in images.items():
+        write_image(path, image)
+
+
 def _line(row: dict[str, Any]) -> bytes:
     return json.dumps(row).encode() + b"\n"
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
-    """Write a PNG; a file of that name that holds anything else is never overwritten."""
-    png = io.BytesIO()
-    Image.fromarray(image).save(png, format="PNG")
+    """Write uint8 RGB [h w 3] as a PNG; a file of that name that holds any other pixels is never overwritten."""
     if path.exists():
-        if path.read_bytes() != png.getvalue():
+        if not _holds(path, image):
             raise CrossFlowError(f"{path} is there already and holds another image: choose another --out.")
         return
     with replacing(path) as temporary:
-        temporary.write_bytes(png.getvalue())
+        temporary.write_bytes(png(image))
+
+
+def png(image: np.ndarray) -> bytes:
+    """uint8 RGB [h w 3] as a PNG, by fpng or, where it is not installed, many times slower by Pillow."""
+    try:
+        import fpng
+    except ImportError:
+        content = io.BytesIO()
+        Image.fromarray(image).save(content, format="PNG")
+        return content.getvalue()
+    return fpng.from_ndarray(image)
+
+
+def _holds(path: Path, image: np.ndarray) -> bool:
+    try:
+        return np.array_equal(np.asarray(read_image(path)), image)
+    except CrossFlowError:
+        return False

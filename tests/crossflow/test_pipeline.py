@@ -1,48 +1,37 @@
-"""An image depends on its own prompt and seed to the last bit, and a folder of samples on no interruption."""
-
-import json
-from dataclasses import replace
-from pathlib import Path
+"""An image depends on its own prompt and seed, and on nothing that is drawn beside it."""
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from tiny_pipelines import drawer
 
 from crossflow import pipeline as module
-from crossflow import samples
-from crossflow.backbone.transformer import TransformerConfig
 from crossflow.configs import CONFIGS
-from crossflow.data import scene_images
 from crossflow.errors import CrossFlowError
 from crossflow.latents import MiniLM
 from crossflow.model import Sampling, build_model
 from crossflow.pipeline import TextToImage, prompt_seed, seeded_noise
-from crossflow.samples import draw_into, grid
+from crossflow.sampler import Sampler
+from crossflow.scenes import example, render
 
 PROMPTS = ["a photo of a ball", "a photo of two rings", "a photo of a red box and a blue cone", ""] * 3
-TEN = ["a photo of a ball", "a photo of a cone", "word " * 40, "../../etc/passwd", "ünï 漢字"] * 2
-
-
-def model_of(name: str, **changes: object):
-    """A model whose images are not flat: its output layer is drawn, its latents those of scenes."""
-    torch.manual_seed(0)
-    config = replace(CONFIGS["scenes-tiny"].model, sampling=Sampling(solver="midpoint", steps=3), **changes)
-    model = build_model(config)
-    torch.nn.init.normal_(model.backbone.patches.out.weight, std=0.1)
-    model.autoencoder.fit(scene_images("train", 30, 32))
-    return TextToImage(model, MiniLM(), weights_sha256=name)
 
 
 @pytest.fixture(scope="module")
 def pipeline(cache_folder) -> TextToImage:
-    return model_of("crossflow")
+    return drawer("crossflow", MiniLM())
 
 
 @pytest.fixture(scope="module")
 def baseline(cache_folder) -> TextToImage:
-    config = TransformerConfig(width=32, depth=1, heads=1)
-    return model_of("standard", encoder=None, contrastive_weight=0.0, backbone=config)
+    return drawer("baseline", MiniLM())
+
+
+@pytest.fixture(scope="module", params=[("dimr", "float32"), ("dit", "bfloat16"), ("crossflow", "float32")])
+def filled(cache_folder, request) -> TextToImage:
+    """Batches of three, always."""
+    name, precision = request.param
+    return drawer(name, precision=precision, batch_size=3)
 
 
 @pytest.mark.parametrize("kind", ["pipeline", "baseline"])
@@ -57,10 +46,104 @@ def test_images_are_byte_equal_alone_in_batches_and_in_any_order(kind, solver, g
     mixed = drawer.generate([PROMPTS[i] for i in order], [seeds[i] for i in order], solver, 3, guidance_scale)
     for place, i in enumerate(order):
         assert np.array_equal(mixed[place], drawn[i])
-    monkeypatch.setattr(module, "CHUNK", 5)
+    monkeypatch.setattr(drawer, "batch_size", 5)
     assert np.array_equal(drawer.generate(PROMPTS, seeds, solver, 3, guidance_scale), drawn)
     [alone] = drawer.generate(PROMPTS[2:3], seeds[2:3], solver, 3, guidance_scale)
     assert np.array_equal(alone, drawn[2])
+
+
+def test_filled_batches_make_images_independent(filled):
+    """At its place an image is byte-equal whatever stands beside it; at another it is within one grey level."""
+    drawn = filled.generate(PROMPTS[:4], range(4), guidance_scale=3.0)
+    assert len({image.tobytes() for image in drawn}) == 4
+    alone = filled.generate(PROMPTS[3:4], [3], guidance_scale=3.0)
+    assert np.array_equal(alone, drawn[3:])
+    beside = filled.generate([PROMPTS[0], "x", "y"], [0, 8, 9], guidance_scale=3.0)
+    assert np.array_equal(beside[0], drawn[0])
+    [moved] = filled.generate(PROMPTS[2:3], [2], guidance_scale=3.0)
+    assert np.abs(moved.astype(int) - drawn[2]).max() <= 1
+
+
+def test_the_parts_of_drawing_fill_their_batches_too(filled):
+    """Prompts to sources to images, in pieces of any size, are the images drawn at once."""
+    drawn = filled.generate(PROMPTS[:4], range(4), "euler", 2, 3.0)
+    source = filled.source(PROMPTS[:4], range(4))
+    assert torch.equal(filled.source(PROMPTS[:2], range(2)), source[:2])
+    again = filled.from_source(source, filled.sampling("euler", 2, 3.0))
+    assert np.array_equal(again, drawn)
+
+
+def test_what_can_change_an_image_is_in_the_identity(pipeline, filled):
+    assert pipeline.identity == {"weights_sha256": "crossflow", "precision": "float64"}
+    assert (filled.identity["batch_size"], filled.identity["precision"]) == ("3", str(filled.dtype)[6:])
+    assert drawer("dimr", precision="float32", compiled=True).identity["compiled"] == "blocks"
+
+
+@pytest.mark.parametrize("name", ["dimr", "dit"])
+def test_precisions_agree(cache_folder, name):
+    """float32 to one grey level of float64; bfloat16 to 30 dB of it, in images with the range of a byte."""
+    exact, single, half = (
+        np.array(drawer(name, precision=precision, batch_size=4).generate(PROMPTS[:4], range(4), "heun", 4))
+        for precision in ("float64", "float32", "bfloat16")
+    )
+    assert np.abs(single.astype(int) - exact).max() <= 1
+    assert exact.std() > 10
+    assert 10 * np.log10(255**2 / np.square(half.astype(float) - exact).mean()) > 30
+    assert not np.array_equal(half, exact)
+
+
+def test_a_sampler_is_made_once_for_the_same_settings(cache_folder, monkeypatch):
+    made = []
+
+    class Counted(Sampler):
+        def __init__(self, *arguments: object, **options: object) -> None:
+            made.append(options["backward"])
+            super().__init__(*arguments, **options)
+
+    monkeypatch.setattr(module, "Sampler", Counted)
+    drawn = drawer("dimr", precision="float32", batch_size=1)
+    one, two = drawn.generate(PROMPTS[:2], [0, 1])
+    assert made == [False]
+    drawn.to_source([one], Sampling(steps=2))
+    assert np.array_equal(drawn.generate(PROMPTS[1:2], [1]), [two])
+    assert made == [False, True, False]
+
+
+def test_precisions_that_cannot_be(cache_folder):
+    with pytest.raises(CrossFlowError, match="gains nothing from bfloat16"):
+        drawer("crossflow", precision="bfloat16")
+    with pytest.raises(CrossFlowError, match="Unknown precision 'float16'"):
+        drawer("dimr", precision="float16")
+    with pytest.raises(CrossFlowError, match="batch_size is 0"):
+        drawer("dimr", batch_size=0)
+    with pytest.raises(CrossFlowError, match="dopri5 chooses its times"):
+        drawer("dimr", precision="bfloat16", batch_size=1).generate(["x"], [0], "dopri5")
+
+
+def test_a_solver_that_chooses_its_times_draws_without_tables(cache_folder):
+    """In float32 within two grey levels of many fixed steps: the tolerance of dopri5 is 1e-5 a step."""
+    drawn = drawer("dit", precision="float32", batch_size=1)
+    adaptive, fixed = drawn.generate(["x"], [0], "dopri5")[0], drawn.generate(["x"], [0], "heun", 40)[0]
+    assert np.abs(adaptive.astype(int) - fixed).max() <= 2
+
+
+def test_images_go_to_their_sources_and_back(cache_folder):
+    """The way back undoes the way there with the error of a second-order method: a quarter at twice the steps."""
+    drawn = drawer("dit", batch_size=2)
+    scenes = [render(example("val", i).scene) for i in range(3)]
+    latents = drawn.autoencoder.encode(torch.from_numpy(np.stack(scenes)))
+    errors = []
+    for steps in (4, 8, 16):
+        sampling = Sampling(solver="midpoint", steps=steps)
+        source = drawn.to_source(scenes, sampling)
+        assert (source - latents).abs().max() > 0.1
+        again = drawn.model.sample(source, "midpoint", steps, 1.0)
+        errors.append((again - latents).square().mean().sqrt().item())
+    assert errors[0] / errors[1] > 3.2
+    assert errors[1] / errors[2] > 3.2
+    images = drawn.from_source(source, sampling)
+    lossless = drawn.autoencoder.decode(latents).numpy()
+    assert np.abs(np.array(images).astype(int) - lossless).max() <= 1
 
 
 def test_everything_runs_in_float64(pipeline):
@@ -103,145 +186,3 @@ def test_noise_and_seeds_are_what_they_ever_were():
     assert prompt_seed(3, "a", 2) == int.from_bytes(__import__("hashlib").sha256(b"3\n2\na").digest()[:8], "big") >> 1
     assert torch.equal(seeded_noise(5, (2, 3, 4)), seeded_noise(5, (2, 3, 4)))
     assert seeded_noise(0, (1, 1, 1)).item() == pytest.approx(1.5409960746765137)
-
-
-def test_a_grid_tiles_row_by_row():
-    images = [np.full((2, 3, 3), value, np.uint8) for value in (10, 20, 30)]
-    tiled = np.asarray(grid(images, columns=2, scale=1))
-    assert tiled.shape == (6, 8, 3)
-    assert [int(tiled[y, x, 0]) for y, x in ((0, 0), (0, 5), (4, 0), (4, 5), (2, 0), (0, 3))] == [
-        10,
-        20,
-        30,
-        255,
-        255,
-        255,
-    ]
-    assert np.asarray(grid(images, columns=2, scale=3)).shape == (18, 24, 3)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def draw(pipeline: TextToImage, out: Path, prompts: list[str] = TEN, **options: object):
-    return draw_into(out, pipeline, iter(prompts), options.pop("sampling", pipeline.sampling()), **options)
-
-
-def test_a_folder_of_samples(pipeline, tmp_path):
-    drawn = draw(pipeline, tmp_path / "out", per_prompt=2, seed=4)
-    assert drawn == (20, 0, 2)
-    rows = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").read_text().splitlines()]
-    assert [row["prompt"] for row in rows] == [prompt for prompt in TEN for _ in range(2)]
-    assert [row["file"] for row in rows[:4]] == [
-        "000000-0-a-photo-of-a-ball.png",
-        "000000-1-a-photo-of-a-ball.png",
-        "000001-0-a-photo-of-a-cone.png",
-        "000001-1-a-photo-of-a-cone.png",
-    ]
-    assert rows[6]["file"] == "000003-0-etc-passwd.png"
-    assert set(contents(tmp_path)) == {"out/samples.jsonl"} | {f"out/{row['file']}" for row in rows}
-    for row in rows[:3]:
-        assert row["seed"] == prompt_seed(4, row["prompt"], row["copy"])
-        assert row["settings"] == {
-            "weights_sha256": "crossflow",
-            "precision": "float64",
-            "seed": 4,
-            "solver": "midpoint",
-            "steps": 3,
-            "guidance_scale": 1.0,
-        }
-        with Image.open(tmp_path / "out" / row["file"]) as image:
-            assert np.array_equal(np.asarray(image), pipeline.generate([row["prompt"]], [row["seed"]])[0])
-
-
-@pytest.mark.parametrize("chunk", [1, 3, 50])
-def test_an_interrupted_folder_ends_byte_equal(pipeline, tmp_path, monkeypatch, chunk):
-    """Stopped after the k-th image was written, before its line was; then a line cut in half; then a file lost."""
-    draw(pipeline, tmp_path / "whole")
-    monkeypatch.setattr(samples, "CHUNK", chunk)
-    write = samples.write_image
-    for stop in (1, 4, 9):
-        out, left = tmp_path / f"stopped-{stop}", stop
-
-        def stopping(path: Path, image: np.ndarray) -> None:
-            nonlocal left
-            write(path, image)
-            left -= 1
-            if not left:
-                raise KeyboardInterrupt
-
-        with monkeypatch.context() as patch:
-            patch.setattr(samples, "write_image", stopping)
-            with pytest.raises(KeyboardInterrupt):
-                draw(pipeline, out)
-        with (out / "samples.jsonl").open("a") as file:
-            file.write('{"file": "0000')
-        drawn = draw(pipeline, out)
-        assert (drawn.new + drawn.kept, drawn.kept) == (10, (stop - 1) // chunk * chunk)
-        assert contents(out) == contents(tmp_path / "whole")
-    (out / "000001-0-a-photo-of-a-cone.png").unlink()
-    assert draw(pipeline, out)[:2] == (1, 9)
-    assert contents(out) == contents(tmp_path / "whole")
-
-
-def test_more_prompts_may_follow(pipeline, tmp_path):
-    draw(pipeline, tmp_path / "whole")
-    draw(pipeline, tmp_path / "grown", TEN[:3])
-    assert draw(pipeline, tmp_path / "grown")[:2] == (7, 3)
-    assert contents(tmp_path / "grown") == contents(tmp_path / "whole")
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"seed": 1}, {"per_prompt": 2}, {"prompts": TEN[1:]}, {"sampling": Sampling(steps=4)}, {"weights": "other"}],
-)
-def test_other_samples_are_never_mixed(pipeline, tmp_path, change, monkeypatch):
-    draw(pipeline, tmp_path)
-    before = contents(tmp_path)
-    monkeypatch.setitem(pipeline.identity, "weights_sha256", change.get("weights", pipeline.weights_sha256))
-    with pytest.raises(
-        CrossFlowError, match="holds samples of other prompts, settings or weights: choose another --out"
-    ):
-        draw(pipeline, tmp_path, **{name: value for name, value in change.items() if name != "weights"})
-    assert contents(tmp_path) == before
-
-
-def test_a_foreign_image_is_never_overwritten(pipeline, tmp_path):
-    foreign = tmp_path / "000001-0-a-photo-of-a-cone.png"
-    foreign.write_bytes(b"mine")
-    with pytest.raises(CrossFlowError, match="holds another image"):
-        draw(pipeline, tmp_path)
-    assert foreign.read_bytes() == b"mine"
-
-
-def test_prompts_are_taken_as_a_stream(pipeline, tmp_path, monkeypatch):
-    """No more of them are drawn from the source than one chunk ahead."""
-    monkeypatch.setattr(samples, "CHUNK", 2)
-    taken = 0
-
-    def endless():
-        nonlocal taken
-        while True:
-            taken += 1
-            yield f"prompt {taken}"
-
-    def stop_at_six(count: int) -> None:
-        assert taken <= 8
-        if taken >= 6:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        draw_into(tmp_path, pipeline, endless(), pipeline.sampling(), advance=stop_at_six)
-    assert len((tmp_path / "samples.jsonl").read_text().splitlines()) == 6
-
-
-def test_a_prompt_that_is_no_text(pipeline, tmp_path):
-    with pytest.raises(CrossFlowError, match="Prompt 2 is not valid text"):
-        draw(pipeline, tmp_path, ["fine", "\udcff"])
-
-
-def test_a_folder_that_cannot_be(pipeline, tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(CrossFlowError, match="cannot be written"):
-        draw(pipeline, tmp_path / "file" / "out")
