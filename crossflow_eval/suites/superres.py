@@ -41,7 +41,7 @@ STATISTICS = {
     "train": ("VIRTUAL_imagenet256_labeled.npz", "fetch it from guided-diffusion's reference batches"),
     "val": (
         "imagenet_sr_val.npz",
-        "make it from the suite's folder high with crossflow_eval.metrics.fid.make_statistics",
+        "make it from the suite's folder high with `crossflow-eval stats high FILE --protocol adm`",
     ),
 }
 """The references of FID by name: a file beside the weights, and where it comes from."""
