@@ -1,0 +1,111 @@
+"""Walks and sums of sources: the authors' formulas, and files that hold what a pipeline draws."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from tiny_pipelines import drawer
+
+from crossflow.errors import CrossFlowError
+from crossflow.latent_space import Sum, arithmetic, draw_sum, draw_walk, interpolate
+from crossflow.model import Sampling
+from crossflow.pipeline import TextToImage, prompt_seed
+
+SAMPLING = Sampling(solver="euler", steps=2)
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> TextToImage:
+    return drawer("crossflow")
+
+
+def latents(count: int) -> torch.Tensor:
+    return torch.randn(count, 4, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def read(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+@given(st.integers(2, 60))
+def test_a_walk_is_evenly_spaced_from_end_to_end(frames):
+    """Both ends to the last bit; what is between to float64 rounding."""
+    first, last = latents(2)
+    walk = interpolate(first, last, frames)
+    assert torch.equal(walk[0], first)
+    assert torch.allclose(walk[-1], last, rtol=0, atol=1e-15)
+    steps = walk.diff(dim=0)
+    assert torch.allclose(steps, ((last - first) / (frames - 1)).expand_as(steps), rtol=0, atol=1e-14)
+
+
+def test_a_walk_is_not_rescaled():
+    """Half way between opposite sources there is nothing."""
+    assert not interpolate(latents(1)[0], -latents(1)[0], 3)[1].any()
+
+
+def test_a_walk_has_two_ends():
+    with pytest.raises(CrossFlowError, match="frames is 1"):
+        interpolate(*latents(2), 1)
+
+
+@pytest.mark.parametrize(("added", "subtracted", "scale"), [(1, 1, 1.0), (2, 0, 0.25), (0, 2, 3.0), (0, 0, 1.0)])
+def test_a_sum_is_brought_to_mean_zero_and_unbiased_deviation_one(added, subtracted, scale):
+    base, *rest = latents(1 + added + subtracted)
+    total = arithmetic(base, rest[:added], rest[added:], scale)
+    raw = base.numpy() + scale * sum(part.numpy() for part in rest[:added])
+    raw = raw - scale * sum(part.numpy() for part in rest[added:])
+    np.testing.assert_allclose(total.numpy(), (raw - raw.mean()) / raw.std(ddof=1), rtol=0, atol=1e-13)
+    assert total.mean().abs() < 1e-15
+    assert total.numpy().std(ddof=1) == pytest.approx(1, abs=1e-14)
+
+
+def test_a_walk_in_files(pipeline, tmp_path):
+    """Its ends are the images of the two prompts; the animation goes there and back, each end once."""
+    ends = ("a photo of a ball", "a photo of a ring")
+    shown = draw_walk(pipeline, ends, 4, SAMPLING, 5, tmp_path / "walk")
+    assert shown == tmp_path / "walk" / "grid.png"
+    frames = [f"frame-00{k}.png" for k in range(4)]
+    assert sorted(path.name for path in (tmp_path / "walk").iterdir()) == [*frames, "grid.png", "walk.gif"]
+    images = [read(tmp_path / "walk" / name) for name in frames]
+    drawn = pipeline.generate(ends, [prompt_seed(5, prompt) for prompt in ends], "euler", 2)
+    assert np.array_equal([images[0], images[-1]], drawn)
+    assert len({image.tobytes() for image in images}) == 4
+    with Image.open(shown.with_name("walk.gif")) as moving:
+        assert (moving.n_frames, moving.size, moving.info["loop"]) == (6, (32, 32), 0)
+    tiles = read(shown)[1::3, 1::3]
+    assert tiles.shape == (32, 4 * 34 - 2, 3)
+    assert np.array_equal(tiles[:, 34:66], images[1])
+
+
+def test_a_sum_in_files(pipeline, tmp_path):
+    """Each prompt by itself as it is always drawn, then the image of the sum."""
+    terms = Sum(base="a ball", add=("a ring",), subtract=("a cone", "a box"), scale=0.5)
+    shown = draw_sum(pipeline, terms, SAMPLING, 3, tmp_path)
+    names = ["base", "add-0", "subtract-0", "subtract-1", "sum"]
+    assert {path.stem for path in tmp_path.iterdir()} == {*names, "grid"}
+    images = [read(tmp_path / f"{name}.png") for name in names]
+    seeds = [prompt_seed(3, prompt) for prompt in terms.prompts]
+    assert np.array_equal(images[:4], pipeline.generate(terms.prompts, seeds, "euler", 2))
+    base, add, *subtract = pipeline.source(terms.prompts, seeds)
+    total = arithmetic(base, [add], subtract, 0.5)
+    assert np.array_equal(images[4], pipeline.from_source(total[None], SAMPLING)[0])
+    assert np.array_equal(read(shown)[1::3, 1::3][:, 4 * 34 :], images[4])
+
+
+def test_other_images_are_never_overwritten(pipeline, tmp_path):
+    draw_sum(pipeline, Sum(base="a ball"), SAMPLING, 3, tmp_path)
+    before = (tmp_path / "base.png").read_bytes()
+    with pytest.raises(CrossFlowError, match="holds another image"):
+        draw_sum(pipeline, Sum(base="a ring"), SAMPLING, 3, tmp_path)
+    assert (tmp_path / "base.png").read_bytes() == before
+
+
+def test_noise_has_no_source(tmp_path):
+    """Of the baseline, which starts from it, neither can be drawn."""
+    with pytest.raises(CrossFlowError, match="no source of a prompt"):
+        draw_walk(drawer("baseline"), ("a ball", "a ring"), 3, SAMPLING, 0, tmp_path)
