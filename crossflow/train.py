@@ -210,6 +210,8 @@ class _Grids:
             embedder, vae = embedder_named(model.text, text_encoder), None
             if isinstance(model.autoencoder, KLConfig):
                 source = autoencoder or cache_folder() / AUTOENCODER
+                if not (autoencoder or source.exists()):
+                    raise CrossFlowError(f"they need the autoencoder {source}, which is not there: give --autoencoder.")
                 vae = KLAutoencoder.from_path(source, model.autoencoder.scale, str(device))
             self.parts = (embedder, vae)
         except CrossFlowError as error:

@@ -9,7 +9,8 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from crossflow.configs import CONFIGS, SceneData, TrainConfig
 from crossflow.encoder import EncoderConfig
 from crossflow.model import Sampling
 from crossflow.run_state import Run
+from crossflow.shards import Item, shard_name, write_index, write_shard
 from crossflow.train import train
 
 TINY = CONFIGS["scenes-tiny"]
@@ -31,16 +33,32 @@ SMALL = replace(
     data=SceneData(count=64),
     optimizer="adamw",
     batch_size=8,
-    steps=12,
+    steps=8,
     warmup=1,
     log_every=2,
     save_every=2,
-    sample_every=6,
+    sample_every=4,
 )
 SHORT = replace(SMALL, steps=5, log_every=1)
 GRID = replace(SHORT, model=replace(SHORT.model, encoder=EncoderConfig(width=32, depth=1, heads=1, readout="grid")))
 BASELINE = replace(SHORT, model=replace(SHORT.model, encoder=None, contrastive_weight=0.0))
 QUIET = replace(SHORT, model=replace(SHORT.model, contrastive_weight=0.0))
+MUON = replace(SHORT, optimizer="muon", steps=2)
+
+PAIRS = CONFIGS["t2i-tiny"]
+PAIRS = replace(
+    PAIRS,
+    model=replace(PAIRS.model, encoder=replace(PAIRS.model.encoder, dropout=0.0), null_rate=0.6),
+    batch_size=4,
+    steps=6,
+    warmup=1,
+    log_every=1,
+    save_every=6,
+)
+"""The released architecture on pairs in a folder; two processes have batches of two."""
+QUIET_PAIRS = replace(PAIRS, model=replace(PAIRS.model, contrastive_weight=0.0))
+SAVED_PAIRS = replace(PAIRS, save_every=2)
+DROPPING = replace(SAVED_PAIRS, model=replace(PAIRS.model, encoder=replace(PAIRS.model.encoder, dropout=0.1)))
 
 
 def start(action: Callable[[], object]) -> int:
@@ -116,21 +134,115 @@ def kill_again_and_again(config: TrainConfig, out: Path, precision: str, seed: i
     (out / "kills").write_text(str(kills))
 
 
-def ranks(count: int, config: TrainConfig, out: Path, gather: bool = True) -> None:
-    """The same training on ``count`` ranks, as torchrun would start them."""
+def ranks(count: int, action: Callable[[int], object]) -> list[int]:
+    """Start ``count`` ranks, as torchrun would, that each call ``action`` with their number."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
 
-    def attempt(rank: int) -> None:
-        if count > 1:
-            place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_PORT": port}
-            os.environ.update({name: str(value) for name, value in place.items()} | {"MASTER_ADDR": "127.0.0.1"})
-        if not gather:
-            losses.gather = lambda x: x
-        train(config, out, precision="fp32", device="cpu")
+    def rank(number: int) -> None:
+        place = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": count, "MASTER_PORT": port}
+        os.environ.update({name: str(value) for name, value in place.items()} | {"MASTER_ADDR": "127.0.0.1"})
+        action(number)
 
-    succeed(*[start(lambda rank=rank: attempt(rank)) for rank in range(count)])
+    return [start(lambda number=number: rank(number)) for number in range(count)]
+
+
+class Left(Exception):
+    """A run that was left on purpose."""
+
+
+def leave() -> None:
+    raise Left
+
+
+@contextmanager
+def at_step(step: int, action: Callable[[], object]) -> Iterator[None]:
+    """Do something before the step after ``step``; if that is to leave, the run ends there."""
+    advance = Run.advance
+
+    def acting(self, shares):
+        if self.step == step:
+            action()
+        return advance(self, shares)
+
+    Run.advance = acting
+    try:
+        with suppress(Left):
+            yield
+    finally:
+        Run.advance = advance
+
+
+@contextmanager
+def own_negatives() -> Iterator[None]:
+    """Each rank sees its own alone."""
+    gather = losses.gather
+    losses.gather = lambda x: x
+    yield
+    losses.gather = gather
+
+
+def run(config: TrainConfig, out: Path, **options) -> None:
+    train(config, out, precision="fp32", device="cpu", **options)
+
+
+def on_one(folder: Path, data: Path) -> None:
+    """What one process trains."""
+    for name, config in (("short", SHORT), ("grid", GRID), ("baseline", BASELINE), ("quiet", QUIET)):
+        run(config, folder / f"{name}-1")
+    run(replace(QUIET, accumulate=4), folder / "parts-1")
+    run(MUON, folder / "muon-1")
+    run(PAIRS, folder / "pairs-1", data=data)
+    run(QUIET_PAIRS, folder / "quiet-pairs-1", data=data)
+    with at_step(2, leave):
+        run(SAVED_PAIRS, folder / "pairs-hop", data=data)
+
+
+def on_two(folder: Path, data: Path) -> None:
+    """What each of two ranks trains."""
+    for name, config in (("short", SHORT), ("grid", GRID), ("baseline", BASELINE), ("quiet", QUIET)):
+        run(config, folder / f"{name}-2")
+    with own_negatives():
+        run(SHORT, folder / "ungathered-2")
+    run(replace(QUIET, accumulate=2), folder / "parts-2")
+    run(MUON, folder / "muon-sharded", shard=True)
+    run(PAIRS, folder / "pairs-2", data=data)
+    run(PAIRS, folder / "pairs-sharded", data=data, shard=True, checkpointing=True)
+    run(replace(QUIET_PAIRS, accumulate=2), folder / "quiet-pairs-singles", data=data)
+    with at_step(4, leave):
+        run(SAVED_PAIRS, folder / "pairs-hop", data=data, shard=True, resume=True)
+    run(DROPPING, folder / "dropping-2", data=data)
+
+
+def lose_a_rank(out: Path, data: Path) -> None:
+    """Kill one of two ranks in the fourth step, then the other, as torchrun does; and go on."""
+
+    def die(rank: int) -> None:
+        with at_step(3, lambda: os.kill(os.getpid(), signal.SIGKILL) if rank else None):
+            run(DROPPING, out, data=data)
+
+    other, lost = ranks(2, die)
+    if end(lost) != -signal.SIGKILL:
+        sys.exit("the rank was not lost")
+    os.kill(other, signal.SIGKILL)
+    end(other)
+    succeed(*ranks(2, lambda rank: run(DROPPING, out, data=data, resume=True)))
+
+
+def make_pairs(folder: Path) -> Path:
+    """Ten pairs, so that steps of four lie across epochs; two of them have the same caption."""
+    generator = torch.Generator().manual_seed(0)
+
+    def numbers(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator)
+
+    items = [
+        Item(numbers(8, 4, 4), numbers(77, 384), torch.arange(77) < 5 + i, f"caption {max(i, 1)}") for i in range(10)
+    ]
+    write_shard(folder / shard_name(0), items, {"skipped": []})
+    write_index(folder, 1, {"text": "minilm"}, "0")
+    return folder
 
 
 def main(folder: Path) -> None:
@@ -142,12 +254,11 @@ def main(folder: Path) -> None:
         undisturbed, killed = folder / f"{precision}-undisturbed", folder / f"{precision}-killed"
         succeed(start(lambda c=config, o=undisturbed, p=precision: train(c, o, precision=p, device="cpu")))
         kill_again_and_again(config, killed, precision, seed)
-    for name, config in (("short", SHORT), ("grid", GRID), ("baseline", BASELINE), ("quiet", QUIET)):
-        ranks(1, config, folder / f"{name}-1")
-        ranks(2, config, folder / f"{name}-2")
-    ranks(2, SHORT, folder / "ungathered-2", gather=False)
-    ranks(1, replace(QUIET, accumulate=4), folder / "parts-1")
-    ranks(2, replace(QUIET, accumulate=2), folder / "parts-2")
+    data = make_pairs(folder / "data")
+    succeed(start(lambda: on_one(folder, data)))
+    succeed(*ranks(2, lambda rank: on_two(folder, data)))
+    succeed(start(lambda: run(SAVED_PAIRS, folder / "pairs-hop", data=data, resume=True)))
+    lose_a_rank(folder / "dropping-lost", data)
 
 
 if __name__ == "__main__":
