@@ -133,7 +133,10 @@ def test_list_names_everything(place):
         ((*FOLDER, "--suite", "scenes-t2i"), "--captions belongs to --suite folder"),
         (("t2i", "--suite", "folder", "--model", "folder", "--ckpt", "images"), "needs --captions FILE"),
         (("score", "images"), "images is not a run's folder: it holds no settings.json"),
+        (("geneval", "--model", "folder", "--ckpt", "images"), "2212 of 2212 images are missing in images: 00000-0"),
+        (("geneval", "--model", "folder"), "--model folder needs --ckpt"),
         (("report", "images"), "images holds no result.json"),
+        (("report", "images", "--table", "tabel2"), "There is no table 'tabel2'. Did you mean 'table2'?"),
         (("compare", "images", "images"), "images holds no result.json"),
     ],
 )

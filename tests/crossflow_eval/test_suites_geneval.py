@@ -11,8 +11,10 @@ from typing import ClassVar
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
-from crossflow_eval import run
+from crossflow_eval import run, suites
+from crossflow_eval.cli import app
 from crossflow_eval.metrics.geneval import TASKS, Detection, GenEval
 from crossflow_eval.metrics.geneval.detector import object_names
 from crossflow_eval.models import FolderModel
@@ -98,6 +100,15 @@ def test_the_official_layout_gives_back_the_same_images_and_score(finished, offi
         assert (
             np.asarray(Image.open(path)) == np.asarray(Image.open(tmp_path / "again" / "outputs" / path.name))
         ).all()
+
+
+def test_the_command_geneval_measures_images_in_the_official_layout(finished, official, tmp_path, monkeypatch):
+    monkeypatch.setitem(suites.SUITES, "geneval", SUITE)
+    words = ["geneval", "--model", "folder", "--ckpt", official, "--limit", 2, "--out", tmp_path / "run", "--json"]
+    done = CliRunner().invoke(app, [str(word) for word in words])
+    assert done.exit_code == 0, done.stderr
+    expected = measured(Noise(), finished).model_dump(mode="json")["values"]
+    assert json.loads(done.stdout)["values"] == expected
 
 
 def test_a_flat_folder_is_read_by_the_names_of_the_outputs(finished):
