@@ -92,4 +92,4 @@ def _write(images: Sequence[np.ndarray], names: Sequence[str], out: Path, column
     for name, image in zip(names, images, strict=True):
         write_image(out / f"{name}.png", image)
     with replacing(out / "grid.png") as temporary:
-        grid(images, columns).save(temporary, format="PNG")
+        grid(images, columns, scale=max(1, 96 // images[0].shape[1])).save(temporary, format="PNG")
