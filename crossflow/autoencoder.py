@@ -71,6 +71,11 @@ class KLAutoencoder(nn.Module):
 
     def decode(self, latents: Float[Tensor, "b c i j"]) -> UInt8[Tensor, "b h w 3"]:
         """Images of latents: (x + 1) / 2 clipped to [0, 1], rounded to 256 levels, halves up."""
+        if latents.shape[1] != self.vae.config.latent_channels:
+            raise CrossFlowError(
+                f"These latents have {latents.shape[1]} channels, but the autoencoder's have"
+                f" {self.vae.config.latent_channels}: give the autoencoder that the model was trained with."
+            )
         latents = (latents / self.scale).to(self.vae.device, self.vae.dtype)
         return torch.cat([_levels(self.vae.decode(part).sample) for part in latents.split(CHUNK)])
 

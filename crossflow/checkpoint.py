@@ -22,6 +22,7 @@ from torch import Tensor
 from crossflow import released
 from crossflow.errors import CrossFlowError
 from crossflow.model import CrossFlow, FlowConfig, FlowModel, Sampling, build_model
+from crossflow.pretrained import is_pickle, load_tensors
 
 FORMAT = "crossflow"
 VERSION = "1"
@@ -36,10 +37,11 @@ def save_checkpoint(path: str | Path, model: FlowModel, notes: Mapping[str, Any]
 
 
 def export_checkpoint(path: Path, out: Path, sampling: Sampling) -> None:
-    """Copy the checkpoint ``path`` to ``out`` with ``sampling`` as what it recommends; weights and notes stay."""
+    """Copy a checkpoint, ours or released, with ``sampling`` as what it recommends; weights and notes stay."""
+    _check_other(path, out)
     model = load_model(path)
     model.config = replace(model.config, sampling=sampling)
-    save_checkpoint(out, model, read_header(path))
+    save_checkpoint(out, model, _tensors(path)[0] or {"released": path.name})
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -58,10 +60,18 @@ def convert(path: Path, out: Path, heads: int | None = None) -> list[str]:
 
     Beside the file itself, which is mapped, memory holds one weight at a time. ``heads``: see ``released``.
     """
-    config, tensors, dropped = _released(path, _tensors(path)[1], heads)
-    notes = {"format": FORMAT, "version": VERSION, "config": asdict(config), "released": path.name}
-    write_tensors(out, tensors, notes)
+    _check_other(path, out)
+    header, tensors = _tensors(path)
+    if "format" in header:
+        raise CrossFlowError(f"{path} is one of ours already: give a file that the authors released.")
+    config, tensors, dropped = _released(path, tensors, heads)
+    write_tensors(out, tensors, {"format": FORMAT, "version": VERSION, "config": asdict(config), "released": path.name})
     return dropped
+
+
+def _check_other(path: Path, out: Path) -> None:
+    if os.path.isfile(path) and os.path.isfile(out) and out.samefile(path):
+        raise CrossFlowError(f"{out} is the file to be read, which holds more than is kept of it: choose another name.")
 
 
 DTYPES = {
@@ -106,6 +116,8 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f"{path.name}.tmp")
     with written(path):
+        if path.exists() and not path.is_file():
+            raise CrossFlowError(f"{path} is there and is no file: choose another name.")
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
@@ -134,7 +146,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _read(path: Path, whole: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    if not path.is_file():
+    if not os.path.isfile(path):  # path.is_file() raises on a name that is too long
         raise CrossFlowError(f"There is no file {path}: give the path of a checkpoint.")
     try:
         with safe_open(path, framework="pt") as file:
@@ -167,19 +179,17 @@ def load_model(path: str | Path, device: str = "cpu") -> FlowModel:
     header, tensors = _tensors(Path(path))
     if "format" in header:
         config = model_config(header, path)
+        check_tensors(path, tensors, _shipped(_blank(config, path)))
     else:
         config, tensors, _ = _released(Path(path), tensors)
     model = _blank(config, path)
-    check_tensors(path, tensors, _shipped(model))
     model.load_state_dict(tensors, strict=False, assign=True)
     return model.to(device).eval()
 
 
 def _tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Header and tensors of a checkpoint; a pickle of tensors has no header."""
-    if path.is_file() and path.suffix in (".pth", ".pt", ".ckpt", ".bin"):
-        return {}, released.read_flat(path)
-    return read_tensors(path)
+    return ({}, load_tensors(path)) if os.path.isfile(path) and is_pickle(path) else read_tensors(path)
 
 
 def _released(
@@ -223,7 +233,7 @@ def check_tensors(path: str | Path, found: Mapping[str, Tensor], expected: Mappi
         if (got.shape, got.dtype) != (tensor.shape, tensor.dtype):
             raise CrossFlowError(
                 f"{path} holds {name} as {got.dtype} {list(got.shape)}, "
-                f"but its config asks for {tensor.dtype} {list(tensor.shape)}: it is another model."
+                f"but its config asks for {tensor.dtype} {list(tensor.shape)}: it is another model or precision."
             )
         if not got.isfinite().all():
             raise CrossFlowError(f"{path} holds numbers in {name} that are not finite: it was damaged, or diverged.")

@@ -25,6 +25,8 @@ def local_folder(source: str | Path, holds: str) -> Path:
     """
     if Path(source).is_dir():
         return Path(source)
+    if Path(source).is_file():
+        raise CrossFlowError(f"{source} is a file: give a folder with {holds}.")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -76,6 +78,21 @@ def load_pretrained(kind: Any, folder: Path, logging: Any, **options: Any) -> An
     return model.eval().requires_grad_(False)
 
 
+def is_pickle(path: Path) -> bool:
+    """Whether a file is a pickle and not safetensors, which begin with eight bytes and then JSON.
+
+    Its name tells where its first bytes do not. False where it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(9)
+    except OSError:
+        return False
+    if path.suffix == ".safetensors" or head[8:] == b"{":
+        return False
+    return head.startswith((b"PK", b"\x80")) or path.suffix in (".pth", ".pt", ".ckpt", ".bin")
+
+
 def unpickled(path: Path) -> Any:
     """What a pickle of tensors holds, mapped into memory. CrossFlowError for any other file; nothing of it is run."""
     try:
@@ -84,7 +101,7 @@ def unpickled(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped or None)
     except pickle.UnpicklingError as error:
         name = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f"asks to run {name[1]}" if name else "holds more than tensors"
+        what = f"asks to run {name[1]}" if name else "is no file of tensors alone"
         raise CrossFlowError(
             f"{path} {what}: nothing of it was run, and it is not read; save its tensors by themselves, best as "
             ".safetensors."
@@ -96,15 +113,18 @@ def unpickled(path: Path) -> Any:
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file, or of a pickle that holds tensors alone, bare or under ``state_dict``."""
+    """The tensors by name of a safetensors file, or of a pickle of tensors alone, bare or under ``state_dict``.
+
+    CrossFlowError for any other file.
+    """
     try:
-        content = load_file(path) if path.suffix == ".safetensors" else unpickled(path)
+        content = unpickled(path) if is_pickle(path) else load_file(path)
     except UNREADABLE as error:
         raise CrossFlowError(
             f"{path} is not a whole safetensors file ({_first_line(error)}): fetch it again."
         ) from error
     state: Any = content.get("state_dict", content) if isinstance(content, dict) else {}
-    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+    if not state or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()):
         raise CrossFlowError(f"{path} holds no tensors by name: give a file with a state_dict.")
     return state
 

@@ -1,8 +1,8 @@
 """The authors' released checkpoints (github.com/qihao067/CrossFlow): from flat files of tensors to our models.
 
 Such a file is one state dict of float32 tensors, as a ``.pth`` or with the same keys as ``.safetensors``. Its config
-stands nowhere, so it is read off the shapes. The one thing that shapes do not tell is the number of attention heads:
-that of the released sizes is known, and of others it is one head for 64 channels, but at least four.
+stands nowhere, so it is read off the shapes. The one thing that shapes do not tell is the number of attention heads: it
+is known for the widths in the authors' program, and has to be said for any other.
 
 The file also holds the image tower of the training, ``open_clip*``; sampling drops it.
 """
@@ -10,38 +10,27 @@ The file also holds the image tower of the training, ``open_clip*``; sampling dr
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
 
 from crossflow.backbone.dimr import DiMRConfig, Stage
 from crossflow.backbone.dit import DiTConfig
-from crossflow.configs import STAGE_WEIGHTS
+from crossflow.configs import CONFIGS, STAGE_WEIGHTS
 from crossflow.errors import CrossFlowError
 from crossflow.latents import KLConfig
 from crossflow.model import FlowConfig, Sampling
-from crossflow.pretrained import unpickled
 from crossflow.released_encoder import ReleasedEncoderConfig
 
 TRAINING_ONLY = ("open_clip.", "open_clip_output.")
 """Prefixes of what sampling does not need."""
-HEADS = {960: 16, 1152: 16}
-"""Widths of released models whose heads are not 64 wide."""
+DIMR_HEADS = {960: 16, 1024: 16}
+"""Attention heads by width, of every DiMR in the authors' program."""
+DIT_HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16, 1280: 20}
+"""Of every DiT in it."""
 
 Shapes = Mapping[str, Sequence[int]]
-
-
-def read_flat(path: Path) -> dict[str, Tensor]:
-    """The tensors of a ``.pth`` file. CrossFlowError where it holds anything but tensors by name."""
-    found = unpickled(path)
-    if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found):
-        raise CrossFlowError(f"{path} holds a {type(found).__name__}, not tensors by name: it is another kind of file.")
-    others = [name for name, value in found.items() if not isinstance(value, Tensor)]
-    if others:
-        raise CrossFlowError(
-            f"{path} holds {others[0]}, which is no tensor: give the weights alone, such as nnet_ema.pth of a training."
-        )
-    return dict(found)
 
 
 def released_name(name: str) -> str:
@@ -65,28 +54,11 @@ def split(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
 def infer_config(path: str | Path, shapes: Shapes, heads: int | None = None) -> FlowConfig:
     """The config of a released model from the shapes of its weights, with the authors' recipe and sampling settings.
 
-    ``heads`` are those of the backbone, where they are not the ones of the rule above. A file that is not of this
-    architecture raises CrossFlowError and names the first weight that is missing or of a strange shape.
+    ``heads`` are those of the backbone, None the authors' at its width. CrossFlowError where these are not known, and
+    for a file that is not of this architecture; it names the first weight that is missing.
     """
     try:
-        if not any(name.startswith("context_encoder.") for name in shapes):
-            raise CrossFlowError("no weight of it begins with context_encoder.")
-        backbone, shape = _dimr(shapes, heads) if "stages.0.input_layer.1.weight" in shapes else _dit(shapes, heads)
-        encoder, token_count, token_width = _text_encoder(shapes)
-        stages = len(backbone.stages) if isinstance(backbone, DiMRConfig) else 1
-        return FlowConfig(
-            shape=shape,
-            backbone=backbone,
-            encoder=encoder,
-            autoencoder=KLConfig(),
-            token_count=token_count,
-            token_width=token_width,
-            text="t5-v1.1-xxl" if encoder.compress else "clip-vit-l14",
-            contrastive_scale="raw",
-            tower="siglip-l16",
-            stage_weights=STAGE_WEIGHTS.get(stages) or tuple(0.5 ** (stages - 1 - i) for i in range(stages)),
-            sampling=Sampling(solver="euler_official", steps=50, guidance_scale=7.0),
-        )
+        config = _config(shapes, heads)
     except KeyError as error:
         raise CrossFlowError(
             f"{path} is no CrossFlow checkpoint, neither ours nor a released one: it has no weight {error.args[0]}."
@@ -96,7 +68,28 @@ def infer_config(path: str | Path, shapes: Shapes, heads: int | None = None) -> 
             f"{path} is no CrossFlow checkpoint, neither ours nor a released one: its weights have strange shapes."
         ) from error
     except CrossFlowError as error:
-        raise CrossFlowError(f"{path} is no CrossFlow checkpoint, neither ours nor a released one: {error}") from error
+        raise CrossFlowError(f"{path} cannot be read as a released checkpoint: {error}") from error
+    recipes = (recipe.model for recipe in CONFIGS.values())
+    return next((known for known in recipes if replace(config, null_rate=known.null_rate) == known), config)
+
+
+def _config(shapes: Shapes, heads: int | None) -> FlowConfig:
+    encoder, token_count, token_width = _text_encoder(shapes)
+    backbone, shape = _dimr(shapes, heads) if "stages.0.input_layer.1.weight" in shapes else _dit(shapes, heads)
+    stages = len(backbone.stages) if isinstance(backbone, DiMRConfig) else 1
+    return FlowConfig(
+        shape=shape,
+        backbone=backbone,
+        encoder=encoder,
+        autoencoder=KLConfig(),
+        token_count=token_count,
+        token_width=token_width,
+        text="t5-v1.1-xxl" if encoder.compress else "clip-vit-l14",
+        contrastive_scale="raw",
+        tower="siglip-l16",
+        stage_weights=STAGE_WEIGHTS.get(stages) or tuple(0.5 ** (stages - 1 - i) for i in range(stages)),
+        sampling=Sampling(solver="euler_official", steps=50, guidance_scale=7.0),
+    )
 
 
 def _dimr(shapes: Shapes, heads: int | None) -> tuple[DiMRConfig, tuple[int, int, int]]:
@@ -113,7 +106,7 @@ def _dimr(shapes: Shapes, heads: int | None) -> tuple[DiMRConfig, tuple[int, int
                 hidden=shapes[f"{here}.blocks.0.block2.w0.weight"][0],
                 depth=_count(shapes, f"{here}.blocks"),
                 patch=patch,
-                heads=(heads or _heads(width)) if attends else 1,
+                heads=_heads(width, heads, DIMR_HEADS) if attends else 1,
                 kernel=7 if attends else shapes[f"{here}.blocks.0.block1.1.weight"][-1],
             )
         )
@@ -124,8 +117,8 @@ def _dimr(shapes: Shapes, heads: int | None) -> tuple[DiMRConfig, tuple[int, int
 def _dit(shapes: Shapes, heads: int | None) -> tuple[DiTConfig, tuple[int, int, int]]:
     width, channels, patch, _ = shapes["x_embedder.proj.weight"]
     side = math.isqrt(shapes["pos_embed"][1]) * patch
-    depth = _count(shapes, "blocks")
-    return DiTConfig(width=width, depth=depth, heads=heads or _heads(width), patch=patch), (channels, side, side)
+    depth, heads = _count(shapes, "blocks"), _heads(width, heads, DIT_HEADS)
+    return DiTConfig(width=width, depth=depth, heads=heads, patch=patch), (channels, side, side)
 
 
 def _text_encoder(shapes: Shapes) -> tuple[ReleasedEncoderConfig, int, int]:
@@ -149,8 +142,13 @@ def _text_encoder(shapes: Shapes) -> tuple[ReleasedEncoderConfig, int, int]:
     return config, first[1] // (width // 2**reductions), token_width
 
 
-def _heads(width: int) -> int:
-    return HEADS.get(width) or max(4, width // 64)
+def _heads(width: int, said: int | None, known: Mapping[int, int]) -> int:
+    if said is None and width not in known:
+        raise CrossFlowError(
+            f"it is {width} wide, as none of the authors' is, and how many attention heads that is stands nowhere: run"
+            " `crossflow convert` with --heads."
+        )
+    return known[width] if said is None else said
 
 
 def _count(shapes: Shapes, prefix: str) -> int:

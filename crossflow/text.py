@@ -46,7 +46,9 @@ class LanguageModel(ABC):
         self._device, self._dtype = device, dtype
         config = _read(self.folder, "AutoConfig")
         if config.model_type not in self.config_kinds:
-            raise CrossFlowError(f"{self.folder} holds a model of type '{config.model_type}', not {self.hub}.")
+            raise CrossFlowError(
+                f"{self.folder} holds a model of type '{config.model_type}': give a folder of {self.hub}."
+            )
         config = getattr(config, "text_config", config)
         self.width: int = config.hidden_size
         self._places: int | None = getattr(config, "max_position_embeddings", None)

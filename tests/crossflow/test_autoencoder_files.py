@@ -109,7 +109,7 @@ def test_a_pickle_with_code_is_refused(tmp_path, suffix, said):
 @pytest.mark.parametrize("content", [b"", b"hello", b"hello" * 100])
 def test_a_damaged_file_is_refused(tmp_path, content):
     (tmp_path / "kl.pth").write_bytes(content)
-    with pytest.raises(CrossFlowError, match=r"kl\.pth (is not a whole file of tensors|holds more than tensors)"):
+    with pytest.raises(CrossFlowError, match=r"kl\.pth is (not a whole file of tensors|no file of tensors alone)"):
         KLAutoencoder.from_path(tmp_path / "kl.pth")
 
 
@@ -122,6 +122,11 @@ def test_a_file_of_something_else_is_refused(tmp_path):
         CrossFlowError, match=r"holds no autoencoder .* lacks encoder\.down\.0\.block\.0\.conv1\.weight"
     ):
         KLAutoencoder.from_path(tmp_path / "kl.pth")
+
+
+def test_latents_of_another_model_are_refused(autoencoder):
+    with pytest.raises(CrossFlowError, match="have 3 channels, but the autoencoder's have 4: give the autoencoder"):
+        autoencoder.decode(torch.zeros(1, 3, 4, 4))
 
 
 def test_what_is_not_there_is_named(tmp_path):

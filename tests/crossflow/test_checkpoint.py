@@ -114,6 +114,17 @@ def test_the_image_tower_is_trained_and_never_shipped(model, file):
     assert not any("tower" in name for name in load_file(file))
 
 
+def test_what_is_no_file_is_never_replaced(model, tmp_path):
+    """A folder, and above all a device: a rename would put a file in its place."""
+    os.mkfifo(tmp_path / "device")
+    (tmp_path / "folder").mkdir()
+    for name in ("device", "folder"):
+        with pytest.raises(CrossFlowError, match=f"{name} is there and is no file: choose another name"):
+            save_checkpoint(tmp_path / name, model)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["device", "folder"]
+    assert stat.S_ISFIFO((tmp_path / "device").stat().st_mode)
+
+
 def test_others_may_read_it(file, tmp_path):
     (tmp_path / "plain").touch()
     assert stat.S_IMODE(file.stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)

@@ -24,6 +24,13 @@ SMALL = ("dimr_small", "dit_small")
 KEYS: dict[str, dict[str, list[int]]] = json.loads(gzip.decompress((GOLDEN / "released_keys.json.gz").read_bytes()))
 
 
+@pytest.fixture(autouse=True)
+def small_heads(monkeypatch):
+    """The golden networks are narrower than any of the authors'."""
+    for known in (released.DIMR_HEADS, released.DIT_HEADS):
+        monkeypatch.setitem(known, 64, 4)
+
+
 def weights_of(name: str) -> dict[str, Tensor]:
     return load_file(GOLDEN / f"{name}.weights.safetensors")
 
@@ -60,10 +67,9 @@ def test_a_released_file_samples_as_the_authors_do(name):
 
 @pytest.mark.parametrize("name", sorted(KEYS))
 def test_every_released_key_is_used_or_dropped(name):
-    """The config read off the shapes is the recipe's, and its model has exactly these weights."""
+    """The config read off the shapes is the recipe, null rate and all, and its model has exactly these weights."""
     config = released.infer_config(name, {key: shape for key, shape in KEYS[name].items() if "open_clip" not in key})
-    recipe = CONFIGS[name.replace("_", "-")].model
-    assert replace(config, null_rate=recipe.null_rate) == recipe
+    assert config == CONFIGS[name.replace("_", "-")].model
     with torch.device("meta"):
         state = build_model(config, training=False).state_dict()
     ours = {released.released_name(key): list(part.shape) for key, part in state.items()}
@@ -109,9 +115,9 @@ import resource, sys
 from pathlib import Path
 from crossflow import checkpoint
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-checkpoint.convert(Path(sys.argv[1]), Path(sys.argv[3]))
+checkpoint.convert(Path(sys.argv[1]), Path(sys.argv[3]), heads=4)
 before = peak()
-checkpoint.convert(Path(sys.argv[2]), Path(sys.argv[3]))
+checkpoint.convert(Path(sys.argv[2]), Path(sys.argv[3]), heads=4)
 print(peak() - before)
 """
 
@@ -126,12 +132,59 @@ def test_conversion_needs_little_memory(tmp_path):
     assert int(done.stdout) <= 1.3 * files[1].stat().st_size
 
 
-def test_the_number_of_heads_can_be_said(tmp_path):
-    path, out = GOLDEN / "dit_small.weights.safetensors", tmp_path / "out.safetensors"
+@pytest.mark.parametrize("name", SMALL)
+def test_heads_are_never_guessed(name, tmp_path, monkeypatch):
+    path, out = GOLDEN / f"{name}.weights.safetensors", tmp_path / "out.safetensors"
+    for known in (released.DIMR_HEADS, released.DIT_HEADS):
+        monkeypatch.delitem(known, 64)
+    assert "it is 64 wide, as none of the authors' is" in refused(path)
+    assert "run `crossflow convert` with --heads" in refused(path)
     checkpoint.convert(path, out, heads=2)
-    config = checkpoint.load_checkpoint(out).config
-    assert config.backbone.heads == 2
-    assert checkpoint.load_checkpoint(path).config.backbone.heads == 4
+    backbone = checkpoint.load_checkpoint(out).config.backbone
+    assert (backbone.stages[0] if name == "dimr_small" else backbone).heads == 2
+    for heads in (5, 0, -1, 10**9):
+        with pytest.raises(CrossFlowError, match=f"weights.safetensors cannot be .* heads|heads is {heads}"):
+            checkpoint.convert(path, tmp_path / "none.safetensors", heads=heads)
+    assert not (tmp_path / "none.safetensors").exists()
+
+
+def test_a_file_is_never_written_over_itself(tmp_path):
+    path, link = tmp_path / "model.pth", tmp_path / "link.safetensors"
+    torch.save(weights_of("dimr_small"), path)
+    before = path.read_bytes()
+    link.symlink_to(path)
+    sampling = checkpoint.load_model(path).config.sampling
+    for out in (path, link):
+        with pytest.raises(CrossFlowError, match=f"{out} is the file to be read"):
+            checkpoint.convert(path, out)
+        with pytest.raises(CrossFlowError, match=f"{out} is the file to be read"):
+            checkpoint.export_checkpoint(path, out, sampling)
+    assert path.read_bytes() == before
+
+
+def test_only_released_files_are_converted(tmp_path):
+    out = tmp_path / "ours.safetensors"
+    checkpoint.convert(GOLDEN / "dit_small.weights.safetensors", out)
+    with pytest.raises(CrossFlowError, match="is one of ours already: give a file that the authors released"):
+        checkpoint.convert(out, tmp_path / "again.safetensors")
+
+
+def test_a_released_pickle_is_exported_with_other_sampling(tmp_path):
+    torch.save(weights_of("dit_small"), tmp_path / "model.pth")
+    before = checkpoint.load_checkpoint(tmp_path / "model.pth").config
+    sampling = replace(before.sampling, guidance_scale=3.0)
+    checkpoint.export_checkpoint(tmp_path / "model.pth", tmp_path / "out.safetensors", sampling)
+    assert checkpoint.load_checkpoint(tmp_path / "out.safetensors").config == replace(before, sampling=sampling)
+    assert checkpoint.read_header(tmp_path / "out.safetensors")["released"] == "model.pth"
+
+
+@pytest.mark.parametrize("file", ["model.PTH", "model", "model.bin"])
+def test_the_content_tells_the_format_where_the_name_does_not(file, tmp_path):
+    path = tmp_path / file
+    torch.save(weights_of("dit_small"), path)
+    one = checkpoint.load_checkpoint(path).config
+    save_file(weights_of("dit_small"), path)
+    assert checkpoint.load_checkpoint(path).config == one
 
 
 def changed(tmp_path: Path, name: str = "dimr_small", **tensors: Tensor | None) -> Path:
@@ -146,7 +199,7 @@ def test_missing_and_foreign_weights_are_named_as_in_the_file(tmp_path):
     more = {"context_encoder.extra": torch.ones(2), "stages.0.more": torch.ones(2)}
     assert "holds the unknown weight context_encoder.extra and 1 more" in refused(changed(tmp_path, **more))
     first = {"stages.0.input_layer.1.weight": None}
-    assert "has no weight x_embedder.proj.weight" in refused(changed(tmp_path, **first))
+    assert "has no weight x_embedder.proj.weight." in refused(changed(tmp_path, **first))
     shaped = {"stages.0.skip_denses.0.bias": torch.ones(3)}
     assert "holds stages.0.skip_denses.0.bias as torch.float32 [3]" in refused(changed(tmp_path, **shaped))
     nan = {"stages.0.skip_denses.0.bias": torch.full((64,), torch.nan)}
@@ -158,7 +211,7 @@ def test_missing_and_foreign_weights_are_named_as_in_the_file(tmp_path):
 def test_other_architectures_are_refused(tmp_path):
     plain = {key: part for key, part in weights_of("dit_small").items() if not key.startswith("context_encoder")}
     save_file(plain, tmp_path / "dit.safetensors")
-    assert "no weight of it begins with context_encoder" in refused(tmp_path / "dit.safetensors")
+    assert "has no weight context_encoder.layers.0.attn.W_Q.weight." in refused(tmp_path / "dit.safetensors")
     save_file({"context_encoder.x": torch.ones(1)}, tmp_path / "x.safetensors")
     assert "is no CrossFlow checkpoint" in refused(tmp_path / "x.safetensors")
 
@@ -173,11 +226,12 @@ class Harmful:
     [
         ({"a": Harmful()}, "asks to run posix.mkdir: nothing of it was run"),
         (Harmful(), "asks to run posix.mkdir"),
-        ({"state_dict": {"a": torch.ones(1)}}, "holds state_dict, which is no tensor"),
-        ([torch.ones(1)], "holds a list, not tensors by name"),
-        ({3: torch.ones(1)}, "not tensors by name"),
+        ({"step": 3, "a": torch.ones(1)}, "holds no tensors by name: give a file with a state_dict"),
+        ([torch.ones(1)], "holds no tensors by name"),
+        ({3: torch.ones(1)}, "holds no tensors by name"),
+        ({}, "holds no tensors by name"),
     ],
-    ids=["in a dict", "bare", "wrapped", "list", "numbers"],
+    ids=["in a dict", "bare", "numbers beside", "list", "without names", "empty"],
 )
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 def test_pickles_of_more_than_tensors_are_refused(content, said, zipped, tmp_path, monkeypatch):
@@ -199,4 +253,8 @@ def test_truncated_files_are_refused(keep, tmp_path):
 def test_files_of_another_kind_are_refused(tmp_path):
     (tmp_path / "model.pth").write_text("not a checkpoint")
     assert "it is not read" in refused(tmp_path / "model.pth")
-    assert "There is no file" in refused(tmp_path / "none.pth")
+    (tmp_path / "link.pth").symlink_to("nothing")
+    for name in ("none.pth", "link.pth", "x" * 300, "."):
+        assert "There is no file" in refused(tmp_path / name)
+    save_file({}, tmp_path / "empty.safetensors")
+    assert "it has no weight" in refused(tmp_path / "empty.safetensors")

@@ -62,6 +62,12 @@ def test_weights_that_are_not_here_are_asked_for(kind, repository, tmp_path, mon
         kind()
 
 
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "t5.pth").touch()
+    with pytest.raises(CrossFlowError, match=r"t5\.pth is a file: give a folder with config\.json"):
+        T5Text(tmp_path / "t5.pth")
+
+
 def without(folder, tmp_path, *names):
     shutil.copytree(folder, tmp_path / "copy", ignore=shutil.ignore_patterns(*names))
     return tmp_path / "copy"
@@ -79,9 +85,9 @@ def test_a_folder_that_lacks_files_is_refused(clip_folder, t5_folder, tmp_path):
 
 
 def test_the_wrong_model_is_refused(clip_folder, t5_folder):
-    with pytest.raises(CrossFlowError, match="holds a model of type 't5', not openai/clip"):
+    with pytest.raises(CrossFlowError, match="holds a model of type 't5': give a folder of openai/clip"):
         ClipText(t5_folder)
-    with pytest.raises(CrossFlowError, match="holds a model of type 'clip_text_model', not DeepFloyd/t5"):
+    with pytest.raises(CrossFlowError, match="holds a model of type 'clip_text_model': give a folder of DeepFloyd/t5"):
         T5Text(clip_folder)
 
 
