@@ -17,7 +17,7 @@ from crossflow.blocks import Block, Patches, at_least_float32, initialise
 from crossflow.errors import CrossFlowError
 from crossflow.released_encoder import Adaptor
 
-SIGLIP = "ViT-L-16-SigLIP-256"
+SIGLIP = "vit_large_patch16_siglip_256"
 SIGLIP_SIDE = 256
 SIGLIP_WIDTH = 1024
 """Of the features of that network, and so of those that are computed beforehand."""
@@ -105,12 +105,12 @@ class SiglipTower(Tower):
 
 
 def _siglip() -> nn.Module:
+    """The image side of open_clip's ViT-L-16-SigLIP-256."""
     try:
-        import open_clip
+        from open_clip.timm_model import TimmModel
     except ImportError as error:
         raise CrossFlowError("The image tower siglip-l16 needs the package open_clip_torch: install it.") from error
-    model: Any = open_clip.create_model(SIGLIP, pretrained=None)
-    return model.visual
+    return TimmModel(SIGLIP, embed_dim=SIGLIP_WIDTH, image_size=SIGLIP_SIDE, pool="map", proj="none")
 
 
 def _head(shape: tuple[int, int, int]) -> nn.Module:

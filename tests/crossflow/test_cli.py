@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
+from crossflow.autoencoder import KLAutoencoder
 from crossflow.checkpoint import file_sha256, save_checkpoint
 from crossflow.cli import app
 from crossflow.configs import CONFIGS
@@ -164,6 +166,76 @@ def test_wrong_training(place):
     assert "must be auto, cpu or cuda" in refused("train", "scenes-tiny", "--out", "x", "--device", "tpu")
     Path("file").touch()
     assert "cannot be written" in refused(*TRAIN, "--out", "file/run")
+
+
+class Blocks:
+    """In place of the KL autoencoder: means over 8 x 8 pixels, and a log-variance of -9."""
+
+    def moments(self, images):
+        mean = images.float().unflatten(1, (-1, 8)).unflatten(3, (-1, 8)).mean((2, 4)).movedim(-1, 1) / 127.5 - 1
+        mean = torch.cat([mean, mean[:, :1]], dim=1)
+        return torch.cat([mean, torch.full_like(mean, -9.0)], dim=1)
+
+
+@pytest.fixture
+def photos(place, monkeypatch):
+    """Eight images with captions beside them."""
+    monkeypatch.setattr(KLAutoencoder, "from_path", lambda *given, **options: Blocks())
+    Path("kl.pth").write_bytes(b"weights")
+    Path("photos").mkdir()
+    for number in range(8):
+        Image.new("RGB", (40, 32), (30 * number, 0, 99)).save(f"photos/{number}.png")
+        Path(f"photos/{number}.txt").write_text(f"photo {number % 3}")
+    return ("--images", "photos", "--autoencoder", "kl.pth", "--device", "cpu", "--per-shard", 3, "--out")
+
+
+def test_a_folder_of_photos_becomes_shards_and_a_model(photos):
+    """From nothing but images and captions; the sizes and the text encoder follow from the recipe."""
+    done = succeeded("cache", "t2i-tiny", *photos, "shards")
+    assert done.stdout == "shards\n"
+    assert "shard 3 of 3: 2 pairs" in done.stderr
+    recipe = json.loads(Path("shards/index.json").read_text())["recipe"]
+    assert recipe["text"] == "minilm"
+    assert recipe["autoencoder_sha256"] == file_sha256("kl.pth")
+    assert (recipe["size"], recipe["token_count"], recipe["keep_images"]) == (32, 77, False)
+    options = ("--device", "cpu", "--precision", "fp32", "--steps", 2, "--batch-size", 4, "--accumulate", 2)
+    train = ("train", "t2i-tiny", *options, "--data", "shards")
+    done = succeeded(*train, "--out", "run")
+    assert done.stdout == "run/model.safetensors\n"
+    assert "No sample grids are drawn" in done.stderr
+    found = json.loads(succeeded("info", "run/model.safetensors").stdout)
+    assert (found["training"]["batch_size"], found["training"]["accumulate"]) == (4, 2)
+    assert found["data"] == file_sha256("shards/index.json")
+    assert "its data differs" in refused(*train[:-1], again(photos), "--out", "run", "--resume")
+
+
+def again(photos) -> str:
+    """Shards of fewer photos."""
+    Path("photos/7.png").unlink()
+    succeeded("cache", "t2i-tiny", *photos, "fewer")
+    return "fewer"
+
+
+def test_two_processes_make_the_same_shards(photos, monkeypatch):
+    """In the places that torchrun gives them; the last to end writes the index."""
+    succeeded("cache", "t2i-tiny", *photos, "one", "--half")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("1", "0"):
+        monkeypatch.setenv("RANK", rank)
+        assert succeeded("cache", "t2i-tiny", *photos, "two", "--half").stdout == ("two\n" if rank == "0" else "")
+    names = sorted(os.listdir("one"))
+    assert names == sorted(os.listdir("two")) == ["index.json", *(f"shard-0000{i}.safetensors" for i in range(3))]
+    assert all(Path("one", name).read_bytes() == Path("two", name).read_bytes() for name in names)
+
+
+def test_wrong_data(photos):
+    assert "Did you mean 't2i-tiny'?" in refused("cache", "t2i-tinny", *photos, "shards")
+    assert "scenes-tiny draws its own data" in refused("cache", "scenes-tiny", *photos, "shards")
+    assert "image features, which this command does not" in refused("cache", "paper-1b-image-features", *photos, "x")
+    Path("photos/3.txt").unlink()
+    assert "photos/3.png has no captions" in refused("cache", "t2i-tiny", *photos, "shards")
+    assert "give it as --data" in refused("train", "t2i-tiny", "--device", "cpu", "--out", "run")
+    assert "holds neither index.json" in refused("train", "t2i-tiny", "--device", "cpu", "--out", "run", "--data", ".")
 
 
 def test_ctrl_c_ends_with_a_sentence(place, monkeypatch):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
+from crossflow.autoencoder import KLAutoencoder
 from crossflow.checkpoint import read_header
 from crossflow.configs import CONFIGS, SceneData, TrainConfig
 from crossflow.data import Pairs, shares
@@ -284,6 +285,37 @@ def test_data_is_given_where_it_is_read(tmp_path):
     scenes = replace(CONFIGS["scenes-tiny"], data=SceneData(count=32))
     assert "draws its own data and does not read" in refused(trained, scenes, tmp_path / "run", data=tmp_path)
     assert not (tmp_path / "run").exists()
+
+
+def test_activations_computed_again_change_no_bit(tmp_path):
+    """Nor the dropout, which is not in what is computed again."""
+    data = written_shards(tmp_path / "data", [item(i) for i in range(8)])
+    config = replace(TINY, steps=2)
+    models = [trained(config, tmp_path / str(again), data=data, checkpointing=again) for again in (False, True)]
+    assert models[0].read_bytes() == models[1].read_bytes()
+    scenes = replace(CONFIGS["scenes-tiny"], data=SceneData(count=32))
+    assert "leave --checkpointing out" in refused(trained, scenes, tmp_path / "run", checkpointing=True)
+
+
+class Flat:
+    """In place of the KL autoencoder: every image is grey."""
+
+    def encode(self, images: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return torch.full((len(latents), 32, 32, 3), 99, dtype=torch.uint8)
+
+
+def test_sample_grids_are_drawn_where_the_weights_are_there(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(KLAutoencoder, "from_path", lambda *given: asked.append(given) or Flat())
+    data = written_shards(tmp_path / "data", [item(i) for i in range(8)])
+    trained(replace(TINY, steps=1), tmp_path / "run", data=data, autoencoder=tmp_path / "kl.pth")
+    assert asked == [(tmp_path / "kl.pth", 0.23010, "cpu")]
+    with Image.open(tmp_path / "run" / "samples" / "step-000001.png") as image:
+        assert image.size == (3 * (8 * 34 - 2), 3 * (6 * 34 - 2))
+        assert image.getpixel((50, 50)) == (99, 99, 99)
 
 
 def test_weights_of_the_sample_grids_that_are_given_must_be_there(tmp_path):

@@ -1,0 +1,84 @@
+"""Every part of the training loss against the authors' program, on its reduced networks."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from crossflow import losses
+from crossflow.checkpoint import load_model
+from crossflow.losses import Draws
+from crossflow.model import Batch, CrossFlow
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+class GoldenTower(nn.Module):
+    """Answers with the authors' image embedding; their scale multiplies as it is."""
+
+    reads = "target"
+
+    def __init__(self, golden: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.answer = golden["loss.image_embedding"].reshape(-1, 4, 32, 32)
+        self.scale = golden["loss.logit_scale"].squeeze()
+
+    def forward(self, target: Tensor) -> Tensor:
+        return self.answer
+
+
+@pytest.fixture(scope="module", params=["dimr_small", "dit_small"])
+def case(request) -> SimpleNamespace:
+    """The authors' inputs and outputs, with the same inputs in our form. Their null items are rolled by one."""
+    golden = load_file(GOLDEN / f"{request.param}.tensors.safetensors")
+    model = load_model(GOLDEN / f"{request.param}.weights.safetensors")
+    assert isinstance(model, CrossFlow)
+    model.tower = GoldenTower(golden)
+    null = golden["loss.unconditional"].bool().nonzero()[:, 0]
+    assert len(null) > 1
+    donor = torch.arange(6)
+    donor[null] = null.roll(-1)
+    batch = Batch(golden["loss.target"], golden["loss.text"], golden["loss.mask"].bool(), torch.arange(6))
+    noise = golden["loss.noise"].reshape(-1, 4, 32, 32)
+    draws = Draws(noise, golden["loss.t"], ~golden["loss.unconditional"].bool(), donor)
+    return SimpleNamespace(golden=golden, model=model, batch=batch, draws=draws)
+
+
+def same(ours: Tensor, theirs: Tensor) -> bool:
+    """Within 1e-5 of the largest value, in float32."""
+    return ((ours - theirs).abs().max() / theirs.abs().max()).item() < 1e-5
+
+
+@torch.no_grad()
+def test_the_parts_of_every_item_are_the_authors(case):
+    golden, model, batch, draws = case.golden, case.model, case.batch, case.draws
+    assert torch.equal(batch.target[draws.donor], golden["loss.target_after_roll"])
+    posterior = model.encoder(batch.tokens, batch.mask)
+    x0 = posterior.sample(draws.noise)
+    xt, velocity = model.path.sample(x0, batch.target[draws.donor], draws.t)
+    predicted = model.backbone.velocities(xt, draws.t, draws.conditional)
+    flow = losses.flow_matching(predicted, velocity, model.config.stage_weights)
+    kl = losses.kl(posterior.mean, posterior.log_var, "official")
+    contrast = losses.contrastive(x0, model.tower(batch.target), model.tower.scale, batch.caption)
+    assert same(flow, golden["loss.flow"])
+    assert same(kl, golden["loss.kl"])
+    assert same(contrast, golden["loss.contrastive"].squeeze())
+    assert same(flow + contrast + 1e-2 * kl, golden["loss.total"])
+
+
+@torch.no_grad()
+def test_the_loss_of_the_model_is_the_authors_and_leaves_its_batch_alone(case):
+    """With the authors' weights of the parts; their program writes the rolled targets into the batch."""
+    given = [part for part in case.batch if part is not None]
+    before = [part.clone() for part in given]
+    found = case.model(case.batch, case.draws)
+    assert same(found.total, case.golden["loss.total"].mean())
+    assert same(found.flow, case.golden["loss.flow"].mean())
+    assert same(found.kl, case.golden["loss.kl"].mean())
+    assert same(found.contrastive, case.golden["loss.contrastive"].squeeze())
+    assert all(
+        torch.equal(a, b) for a, b in zip(before, [part for part in case.batch if part is not None], strict=True)
+    )

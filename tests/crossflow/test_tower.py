@@ -1,0 +1,89 @@
+"""The image towers read what they say, answer in the latent's shape, and scale as the paper or as the authors do."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from crossflow import tower as module
+from crossflow.tower import FeatureTower, LatentTower, SiglipTower
+
+SHAPE = (4, 8, 8)
+
+
+class Recorder(nn.Module):
+    """In place of SigLIP: keeps what it is given, answers with the mean of every channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Linear(3, 1024)
+        self.checkpointing = None
+
+    def set_grad_checkpointing(self, enable: bool) -> None:
+        self.checkpointing = enable
+
+    def forward(self, pixels):
+        self.seen = pixels
+        return self.mix(pixels.mean((2, 3)))
+
+
+@pytest.fixture
+def siglip(monkeypatch) -> SiglipTower:
+    monkeypatch.setattr(module, "_siglip", Recorder)
+    torch.manual_seed(0)
+    return SiglipTower(SHAPE, "raw")
+
+
+def test_siglip_sees_pixels_from_minus_one_to_one(siglip):
+    image = torch.randint(256, (2, 256, 256, 3), dtype=torch.uint8)
+    image[0, 0, 0] = torch.tensor([0, 128, 255])
+    assert siglip(image).shape == (2, *SHAPE)
+    assert torch.allclose(siglip.visual.seen, image.permute(0, 3, 1, 2) / 127.5 - 1, atol=1e-6)
+    assert siglip.visual.seen[0, :, 0, 0].tolist() == pytest.approx([-1, 128 / 127.5 - 1, 1], abs=1e-6)
+
+
+def test_larger_images_are_brought_to_256(siglip):
+    """Averaging: pairs of pixels of 512 meet in the middle of a smooth ramp."""
+    ramp = (torch.arange(512) / 2).floor().to(torch.uint8)
+    siglip(ramp[None, None, :, None].expand(1, 512, 512, 3))
+    seen = (siglip.visual.seen[0, 0, 100] + 1) * 127.5
+    assert torch.allclose(seen[2:-2], torch.arange(256.0)[2:-2], atol=0.5)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_siglip_keeps_no_activations_when_told(siglip, kept):
+    siglip.checkpointing = not kept
+    siglip(torch.zeros(1, 256, 256, 3, dtype=torch.uint8))
+    assert siglip.visual.checkpointing is not kept
+
+
+def test_siglip_is_the_authors_network():
+    """SigLIP-L/16 of open_clip without its text side, with the head for 256 and for 512 pixels."""
+    for shape, head in (((4, 32, 32), 20_987_904), ((4, 64, 64), 21_803_652)):
+        with torch.device("meta"):
+            tower = SiglipTower(shape, "raw")
+        assert sum(part.numel() for part in tower.head.parameters()) == head
+        assert sum(part.numel() for part in tower.parameters()) - head == 315_956_225
+
+
+def test_features_are_projected():
+    torch.manual_seed(0)
+    tower = FeatureTower(SHAPE, "raw")
+    features = torch.randn(3, 1024)
+    assert tower(features).shape == (3, *SHAPE)
+    assert torch.allclose(tower(features)[1], tower(features[1:2])[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [LatentTower, FeatureTower])
+def test_the_scale_is_learned_in_both_forms(kind):
+    """1/0.07 in the paper's form, never above 100; the logarithm itself in the authors'."""
+    paper, authors = kind(SHAPE, "exp"), kind(SHAPE, "raw")
+    assert paper.scale.item() == pytest.approx(1 / 0.07)
+    assert authors.scale.item() == pytest.approx(math.log(1 / 0.07))
+    for tower in (paper, authors):
+        tower.scale.backward()
+        assert tower.log_scale.grad.item() != 0
+        tower.log_scale.data.fill_(5)
+    assert paper.scale.item() == 100
+    assert authors.scale.item() == 5
