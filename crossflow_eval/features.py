@@ -67,29 +67,35 @@ class FeatureCache:
         self._record = np.dtype([("image", "S64"), ("features", "<f4", (extractor.dim,)), ("check", "<u4")])
         stem = re.sub(r"[^\w.-]+", "_", extractor.name) + f"-{hashlib.sha256(self._head).hexdigest()[:8]}"
         self.path = folder / f"{stem}-{rank}.features"
+        self._files = f"{stem}-*.features"
+        self._known: dict[Path, int] = {}
         self._places: dict[bytes, tuple[np.ndarray, int]] = {}
-        for path in sorted(folder.glob(f"{stem}-*.features")):
-            self._find(path)
+        self._look()
 
     def extract(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """As :func:`extract`, computing and keeping only what is not there. Raises SetupError where it cannot."""
         names = [_content_sha256(image) for image in images]
+        if any(name not in self._places for name in names):
+            self._look()
         new = {name: image for name, image in zip(names, images, strict=True) if name not in self._places}
         if new:
             self._append(list(new), extract(self._extractor, list(new.values())))
         found = [records["features"][place] for records, place in (self._places[name] for name in names)]
         return np.stack(found) if found else extract(self._extractor, [])
 
-    def _find(self, path: Path) -> None:
-        """Learn where the whole records of a file are."""
-        size = path.stat().st_size - len(self._head)
-        count = size // self._record.itemsize
-        if count < 1:
-            return
-        records = np.memmap(path, self._record, "r", len(self._head), count)
-        for place, record in enumerate(records):
-            if zlib.crc32(record["features"].tobytes()) == record["check"]:
-                self._places[bytes(record["image"])] = records, place
+    def _look(self) -> None:
+        """Learn where the whole records are that came since the last look, of whichever rank."""
+        for path in sorted(self.path.parent.glob(self._files)):
+            first = self._known.get(path, 0)
+            count = (path.stat().st_size - len(self._head)) // self._record.itemsize - first
+            if count < 1:
+                continue
+            start = len(self._head) + first * self._record.itemsize
+            records = np.memmap(path, self._record, "r", start, count)
+            self._known[path] = first + count
+            for place, record in enumerate(records):
+                if zlib.crc32(record["features"].tobytes()) == record["check"]:
+                    self._places[bytes(record["image"])] = records, place
 
     def _append(self, names: Sequence[bytes], features: np.ndarray) -> None:
         records = np.zeros(len(names), self._record)
@@ -108,8 +114,7 @@ class FeatureCache:
             raise SetupError(
                 f"Cannot write the features {self.path}: {error.strerror}; make room and rerun."
             ) from error
-        mapped = np.memmap(self.path, self._record, "r", len(self._head) + whole, len(records))
-        self._places.update({name: (mapped, place) for place, name in enumerate(names)})
+        self._look()
 
 
 class OnFeatures:

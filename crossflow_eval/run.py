@@ -8,7 +8,6 @@ rank 0 scores once all outputs exist; no process talks to another except through
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,14 +15,25 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from crossflow_eval.environment import environment
+from crossflow_eval.environment import environment, rank_and_world
 from crossflow_eval.features import FeatureCache, keep_features
 from crossflow_eval.models import Lookup
 from crossflow_eval.names import first_few
 from crossflow_eval.store import Job, Store, UnreadableOutput, data_sha256
-from crossflow_eval.types import Example, Metric, Model, Output, Result, Row, Settings, SetupError, Suite, Value
+from crossflow_eval.types import (
+    Example,
+    LateRows,
+    Metric,
+    Model,
+    Output,
+    Result,
+    Row,
+    Settings,
+    SetupError,
+    Suite,
+    Value,
+    check_kind,
+)
 
 Track = Callable[[Sequence[Sequence[Job]], str], Iterable[Sequence[Job]]]
 """Passes batches of jobs through, showing progress under a stage's name; see ``untracked``."""
@@ -98,17 +108,6 @@ def make_metrics(suite: Suite) -> dict[str, Metric]:
     return {name: make() for name, make in suite.metrics.items()}
 
 
-def rank_and_world() -> tuple[int, int]:
-    """This process's place in a ``torchrun`` launch; (0, 1) outside of one. Raises SetupError."""
-    try:
-        rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    except ValueError as error:
-        raise SetupError("RANK and WORLD_SIZE must be whole numbers; unset them outside of torchrun.") from error
-    if not 0 <= rank < world:
-        raise SetupError(f"RANK {rank} is not below WORLD_SIZE {world}; unset both outside of torchrun.")
-    return rank, world
-
-
 def run(
     suite: Suite,
     model: Model | Lookup,
@@ -162,7 +161,7 @@ def generate(
     for batch in track(_batches(todo, GENERATE_BATCH), "generate"):
         outputs = _ask(model, batch)
         for output in outputs:
-            _check_kind(model.name, output, suite.output)
+            check_kind(model.name, output, suite.output)
         for cache in caches:
             cache.extract(outputs)
         for job, output in zip(batch, outputs, strict=True):
@@ -199,6 +198,9 @@ def score(
     for batch in track(_batches(jobs, SCORE_BATCH), "score"):
         rows += _update(metrics, batch, _read(store, batch, jobs))
     values, better = _compute(metrics)
+    for name, metric in metrics.items():
+        if isinstance(metric, LateRows):
+            _merge(name, rows, metric.rows())
     result = Result(
         settings=settings,
         protocol={name: dict(metric.protocol) for name, metric in metrics.items()},
@@ -223,21 +225,6 @@ def _ask(model: Model | Lookup, batch: Sequence[Job]) -> list[Any]:
     return outputs
 
 
-def _check_kind(model: str, output: Any, kind: str) -> None:
-    """Raise SetupError if ``output`` is not of the suite's kind."""
-    if kind == "txt":
-        good, wanted = isinstance(output, str), "a str"
-    elif kind == "npy":
-        good = isinstance(output, np.ndarray) and output.dtype == np.float32 and output.ndim == 2
-        wanted = "a float32 array [h w]"
-    else:
-        good = isinstance(output, np.ndarray) and output.dtype == np.uint8 and output.ndim == 3
-        good, wanted = good and output.shape[2] == 3 and output.size > 0, "a uint8 array [h w 3]"
-    if not good:
-        got = f"{output.dtype} {list(output.shape)}" if isinstance(output, np.ndarray) else type(output).__name__
-        raise SetupError(f"The model {model} gave {got} where the suite needs {wanted}.")
-
-
 def _read(store: Store, batch: Sequence[Job], jobs: Sequence[Job]) -> list[Output]:
     try:
         return [store.read_output(job) for job in batch]
@@ -254,11 +241,16 @@ def _update(metrics: Mapping[str, Metric], batch: Sequence[Job], outputs: Sequen
     ]
     examples = [job.example for job in batch]
     for name, metric in metrics.items():
-        for row, said in zip(rows, metric.update(examples, outputs) or [{}] * len(rows), strict=True):
-            if twice := row.keys() & said.keys():
-                raise ValueError(f"The metric {name} repeats the columns {sorted(twice)} of another metric.")
-            row.update(said)
+        _merge(name, rows, metric.update(examples, outputs) or [{}] * len(rows))
     return rows
+
+
+def _merge(name: str, rows: Sequence[Row], said: Sequence[Row]) -> None:
+    """Add to each row what the metric ``name`` says of its output."""
+    for row, more in zip(rows, said, strict=True):
+        if twice := row.keys() & more.keys():
+            raise ValueError(f"The metric {name} repeats the columns {sorted(twice)} of another metric.")
+        row.update(more)
 
 
 def _compute(metrics: Mapping[str, Metric]) -> tuple[dict[str, Value], dict[str, bool]]:

@@ -66,6 +66,15 @@ class Metric(Protocol):
 
 
 @runtime_checkable
+class LateRows(Protocol):
+    """A metric whose rows are known only when all outputs are, for it compares them with each other."""
+
+    def rows(self) -> list[Row]:
+        """Return one row an output, in the order taken; asked for after ``compute``."""
+        ...
+
+
+@runtime_checkable
 class Model(Protocol):
     """Anything that turns sources into outputs. ``identity`` is all that can change an output, as plain JSON."""
 
@@ -121,3 +130,18 @@ class Result(BaseModel):
     higher_is_better: dict[str, bool]
     data_sha256: str
     environment: dict[str, str]
+
+
+def check_kind(model: str, output: Any, kind: str) -> None:
+    """Raise SetupError if ``output``, which ``model`` gave, is not of the suite's ``kind``."""
+    if kind == "txt":
+        good, wanted = isinstance(output, str), "a str"
+    elif kind == "npy":
+        good = isinstance(output, np.ndarray) and output.dtype == np.float32 and output.ndim == 2
+        wanted = "a float32 array [h w]"
+    else:
+        good = isinstance(output, np.ndarray) and output.dtype == np.uint8 and output.ndim == 3
+        good, wanted = good and output.shape[2] == 3 and output.size > 0, "a uint8 array [h w 3]"
+    if not good:
+        got = f"{output.dtype} {list(output.shape)}" if isinstance(output, np.ndarray) else type(output).__name__
+        raise SetupError(f"The model {model} gave {got} where the suite needs {wanted}.")
