@@ -2,13 +2,15 @@
 
 Such a file is one state dict of float32 tensors, as a ``.pth`` or with the same keys as ``.safetensors``. Its config
 stands nowhere, so it is read off the shapes. The one thing that shapes do not tell is the number of attention heads: it
-is known for the widths in the authors' program, and has to be said for any other.
+is known for the widths in the authors' program; at any other it is taken to be one for 64 channels, but at least four,
+and a warning says so.
 
 The file also holds the image tower of the training, ``open_clip*``; sampling drops it.
 """
 
 import math
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -54,8 +56,8 @@ def split(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
 def infer_config(path: str | Path, shapes: Shapes, heads: int | None = None) -> FlowConfig:
     """The config of a released model from the shapes of its weights, with the authors' recipe and sampling settings.
 
-    ``heads`` are those of the backbone, None the authors' at its width. CrossFlowError where these are not known, and
-    for a file that is not of this architecture; it names the first weight that is missing.
+    ``heads`` are those of the backbone; None is the rule above. CrossFlowError for a file that is not of this
+    architecture; it names the first weight that is missing.
     """
     try:
         config = _config(shapes, heads)
@@ -143,12 +145,15 @@ def _text_encoder(shapes: Shapes) -> tuple[ReleasedEncoderConfig, int, int]:
 
 
 def _heads(width: int, said: int | None, known: Mapping[int, int]) -> int:
-    if said is None and width not in known:
-        raise CrossFlowError(
-            f"it is {width} wide, as none of the authors' is, and how many attention heads that is stands nowhere: run"
-            " `crossflow convert` with --heads."
-        )
-    return known[width] if said is None else said
+    if said is not None or width in known:
+        return known[width] if said is None else said
+    heads = max(4, width // 64)
+    warnings.warn(
+        f"No file says how many attention heads it has, and {width} is not a width of the authors': {heads} are taken; "
+        "`crossflow convert` with --heads sets others.",
+        stacklevel=2,
+    )
+    return heads
 
 
 def _count(shapes: Shapes, prefix: str) -> int:
