@@ -12,15 +12,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from crossflow.autoencoder import KLAutoencoder
-from crossflow.checkpoint import read_header
-from crossflow.configs import CONFIGS, SceneData, TrainConfig
+from crossflow.configs import CONFIGS, TrainConfig
 from crossflow.data import Pairs, shares
 from crossflow.errors import CrossFlowError
 from crossflow.losses import draw
 from crossflow.pairs import SourcePairs, open_pairs
 from crossflow.shards import Item, shard_name, write_index, write_shard
-from crossflow.train import train
 
 TINY = CONFIGS["t2i-tiny"]
 TINY = replace(TINY, model=replace(TINY.model, null_rate=0.6), batch_size=8, steps=3)
@@ -260,65 +257,3 @@ def test_shards_of_another_text_encoder_are_refused(tmp_path):
     folder = written_shards(tmp_path, [item(0)], {"text": "clip-vit-l14"})
     message = refused(open_pairs, folder, TINY)
     assert "hold embeddings of clip-vit-l14, and this recipe reads those of minilm" in message
-
-
-def trained(config: TrainConfig, out, **options):
-    return train(config, out, precision="fp32", device="cpu", **options)
-
-
-def test_a_run_goes_on_only_on_its_own_data(tmp_path):
-    one = written_shards(tmp_path / "one", [item(i) for i in range(8)])
-    other = written_shards(tmp_path / "other", [item(i) for i in range(1, 9)])
-    lines: list[str] = []
-    config = replace(TINY, steps=1)
-    model = trained(config, tmp_path / "run", data=one, progress=lines.append)
-    assert len(read_header(model)["data"]) == 64
-    assert lines[0].startswith("No sample grids are drawn: they need the autoencoder")
-    assert not (tmp_path / "run" / "samples").exists()
-    message = refused(trained, config, tmp_path / "run", data=other, resume=True)
-    assert message.endswith("its data differs: choose another --out.")
-    trained(config, tmp_path / "run", data=one, resume=True)
-
-
-def test_data_is_given_where_it_is_read(tmp_path):
-    assert "give it as --data" in refused(trained, TINY, tmp_path / "run")
-    scenes = replace(CONFIGS["scenes-tiny"], data=SceneData(count=32))
-    assert "draws its own data and does not read" in refused(trained, scenes, tmp_path / "run", data=tmp_path)
-    assert not (tmp_path / "run").exists()
-
-
-def test_activations_computed_again_change_no_bit(tmp_path):
-    """Nor the dropout, which is not in what is computed again."""
-    data = written_shards(tmp_path / "data", [item(i) for i in range(8)])
-    config = replace(TINY, steps=2)
-    models = [trained(config, tmp_path / str(again), data=data, checkpointing=again) for again in (False, True)]
-    assert models[0].read_bytes() == models[1].read_bytes()
-    scenes = replace(CONFIGS["scenes-tiny"], data=SceneData(count=32))
-    assert "leave --checkpointing out" in refused(trained, scenes, tmp_path / "run", checkpointing=True)
-
-
-class Flat:
-    """In place of the KL autoencoder: every image is grey."""
-
-    def encode(self, images: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def decode(self, latents: Tensor) -> Tensor:
-        return torch.full((len(latents), 32, 32, 3), 99, dtype=torch.uint8)
-
-
-def test_sample_grids_are_drawn_where_the_weights_are_there(tmp_path, monkeypatch):
-    asked = []
-    monkeypatch.setattr(KLAutoencoder, "from_path", lambda *given: asked.append(given) or Flat())
-    data = written_shards(tmp_path / "data", [item(i) for i in range(8)])
-    trained(replace(TINY, steps=1), tmp_path / "run", data=data, autoencoder=tmp_path / "kl.pth")
-    assert asked == [(tmp_path / "kl.pth", 0.23010, "cpu")]
-    with Image.open(tmp_path / "run" / "samples" / "step-000001.png") as image:
-        assert image.size == (3 * (8 * 34 - 2), 3 * (6 * 34 - 2))
-        assert image.getpixel((50, 50)) == (99, 99, 99)
-
-
-def test_weights_of_the_sample_grids_that_are_given_must_be_there(tmp_path):
-    data = written_shards(tmp_path / "data", [item(i) for i in range(8)])
-    message = refused(trained, TINY, tmp_path / "run", data=data, text_encoder=tmp_path)
-    assert "minilm is read from the package" in message

@@ -1,0 +1,119 @@
+"""Training on pairs in a folder: on these and no others, with sample grids where their weights are there."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from crossflow import train as module
+from crossflow.autoencoder import KLAutoencoder
+from crossflow.checkpoint import read_header
+from crossflow.configs import CONFIGS, SceneData, TrainConfig
+from crossflow.errors import CrossFlowError
+from crossflow.model import Sampling
+from crossflow.shards import Item, shard_name, write_index, write_shard
+from crossflow.train import train
+
+TINY = CONFIGS["t2i-tiny"]
+TINY = replace(
+    TINY, model=replace(TINY.model, sampling=Sampling(solver="euler_official", steps=2)), batch_size=8, steps=2
+)
+SCENES = replace(CONFIGS["scenes-tiny"], data=SceneData(count=32))
+
+
+def shards(folder: Path, seed: int) -> Path:
+    """Eight pairs."""
+    generator = torch.Generator().manual_seed(seed)
+    parts = [(torch.randn(8, 4, 4, generator=generator), torch.randn(77, 384, generator=generator)) for _ in range(8)]
+    mask = torch.arange(77) < 9
+    write_shard(folder / shard_name(0), [Item(*both, mask, "a caption") for both in parts], {"skipped": []})
+    write_index(folder, 1, {}, "0")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return shards(tmp_path_factory.mktemp("data"), seed=0)
+
+
+def trained(config: TrainConfig, out: Path, **options: object) -> Path:
+    return train(config, out, precision="fp32", device="cpu", **options)
+
+
+def refused(*arguments: object, **options: object) -> str:
+    with pytest.raises(CrossFlowError) as caught:
+        trained(*arguments, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.endswith(".")
+    return message
+
+
+def test_a_run_goes_on_only_on_its_own_data(data, tmp_path):
+    model = trained(TINY, tmp_path / "run", data=data)
+    assert len(read_header(model)["data"]) == 64
+    other = shards(tmp_path / "other", seed=1)
+    message = refused(TINY, tmp_path / "run", data=other, resume=True)
+    assert message.endswith("its data differs: choose another --out.")
+    trained(TINY, tmp_path / "run", data=data, resume=True)
+
+
+def test_data_is_given_where_it_is_read(data, tmp_path):
+    assert "give it as --data" in refused(TINY, tmp_path / "run")
+    assert f"draws its own data and does not read {data}" in refused(SCENES, tmp_path / "run", data=data)
+    assert not (tmp_path / "run").exists()
+
+
+def test_activations_computed_again_change_no_bit(data, tmp_path):
+    """Nor the dropout, which is not in what is computed again."""
+    models = [trained(TINY, tmp_path / str(again), data=data, checkpointing=again) for again in (False, True)]
+    assert models[0].read_bytes() == models[1].read_bytes()
+    assert "leave --checkpointing out" in refused(SCENES, tmp_path / "run", checkpointing=True)
+
+
+class Ones:
+    """In place of the text encoder."""
+
+    def embed(self, prompts: Sequence[str], count: int) -> tuple[Tensor, Tensor]:
+        return torch.ones(len(prompts), count, 384), torch.ones(len(prompts), count, dtype=torch.bool)
+
+    def lengths(self, prompts: Sequence[str]) -> list[int]:
+        raise NotImplementedError
+
+
+class Grey:
+    """In place of the KL autoencoder."""
+
+    def encode(self, images: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return torch.full((len(latents), 32, 32, 3), 99, dtype=torch.uint8)
+
+
+def test_sample_grids_are_drawn_where_the_weights_are_there(data, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(module, "embedder_named", lambda *given: asked.append(given) or Ones())
+    monkeypatch.setattr(KLAutoencoder, "from_path", lambda *given: asked.append(given) or Grey())
+    text, images = tmp_path / "text", tmp_path / "kl.pth"
+    trained(TINY, tmp_path / "run", data=data, text_encoder=text, autoencoder=images)
+    assert asked == [("minilm", text), (images, 0.23010, "cpu")]
+    with Image.open(tmp_path / "run" / "samples" / "step-000002.png") as image:
+        assert image.size == (3 * (8 * 34 - 2), 3 * (6 * 34 - 2))
+        assert image.getpixel((50, 50)) == (99, 99, 99)
+
+
+def test_where_they_are_not_that_is_said_once(data, tmp_path):
+    lines: list[str] = []
+    trained(TINY, tmp_path / "run", data=data, progress=lines.append)
+    assert lines[0].startswith("No sample grids are drawn: they need the autoencoder")
+    assert len([line for line in lines if "grids" in line]) == 1
+    assert not (tmp_path / "run" / "samples").exists()
+
+
+def test_weights_that_are_given_must_be_there(data, tmp_path):
+    assert "minilm is read from the package" in refused(TINY, tmp_path / "run", data=data, text_encoder=tmp_path)
