@@ -50,8 +50,8 @@ def describe(path: Path) -> dict[str, Any]:
     if "format" in header:
         model_config(header, path)
     else:
-        config, _, dropped = _released(path, tensors)
-        header = {"format": "released", "config": asdict(config), "needed in training only": len(dropped)}
+        model, _, dropped = _released(path, tensors)
+        header = {"format": "released", "config": asdict(model.config), "needed in training only": len(dropped)}
     return {"file": str(path), "sha256": file_sha256(path), **header}
 
 
@@ -64,8 +64,9 @@ def convert(path: Path, out: Path, heads: int | None = None) -> list[str]:
     header, tensors = _tensors(path)
     if "format" in header:
         raise CrossFlowError(f"{path} is one of ours already: give a file that the authors released.")
-    config, tensors, dropped = _released(path, tensors, heads)
-    write_tensors(out, tensors, {"format": FORMAT, "version": VERSION, "config": asdict(config), "released": path.name})
+    model, tensors, dropped = _released(path, tensors, heads)
+    header = {"format": FORMAT, "version": VERSION, "config": asdict(model.config), "released": path.name}
+    write_tensors(out, tensors, header)
     return dropped
 
 
@@ -178,11 +179,10 @@ def load_model(path: str | Path, device: str = "cpu") -> FlowModel:
     """Like ``load_checkpoint``, for the baseline too."""
     header, tensors = _tensors(Path(path))
     if "format" in header:
-        config = model_config(header, path)
-        check_tensors(path, tensors, _shipped(_blank(config, path)))
+        model = _blank(model_config(header, path), path)
+        check_tensors(path, tensors, _shipped(model))
     else:
-        config, tensors, _ = _released(Path(path), tensors)
-    model = _blank(config, path)
+        model, tensors, _ = _released(Path(path), tensors)
     model.load_state_dict(tensors, strict=False, assign=True)
     return model.to(device).eval()
 
@@ -194,13 +194,14 @@ def _tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def _released(
     path: Path, tensors: dict[str, Tensor], heads: int | None = None
-) -> tuple[FlowConfig, dict[str, Tensor], list[str]]:
-    """Config and weights, checked and under our names, of a released checkpoint, and the names of those dropped."""
+) -> tuple[FlowModel, dict[str, Tensor], list[str]]:
+    """The blank model of a released checkpoint; its weights, checked, under our names; the names of those dropped."""
     kept, dropped = released.split(tensors)
     config = released.infer_config(path, {name: tuple(part.shape) for name, part in kept.items()}, heads)
-    expected = {released.released_name(name): part for name, part in _shipped(_blank(config, path)).items()}
+    model = _blank(config, path)
+    expected = {released.released_name(name): part for name, part in _shipped(model).items()}
     check_tensors(path, kept, expected)
-    return config, {released.our_name(name): part for name, part in kept.items()}, dropped
+    return model, {released.our_name(name): part for name, part in kept.items()}, dropped
 
 
 def _blank(config: FlowConfig, path: str | Path) -> FlowModel:

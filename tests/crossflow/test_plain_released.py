@@ -15,7 +15,8 @@ from torch import Tensor
 from crossflow import losses
 from crossflow.checkpoint import convert, load_checkpoint
 from crossflow.losses import Draws
-from crossflow.model import Batch, CrossFlow
+from crossflow.model import Batch, CrossFlow, Sampling
+from crossflow.sampler import Sampler
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -209,6 +210,14 @@ def test_ten_guided_steps_of_the_official_sampler(pairs):
     with torch.no_grad():
         found = ours.model.sample(x0.to(ours.noise), solver="euler_official", steps=10, guidance_scale=7.0)
     assert error(found, plain.official_euler(exact.velocities, x0, 10, 7.0)) < 10 * tolerance
+
+
+def test_the_sampler_of_tables_takes_the_same_steps(pair_of):
+    """What draws images: in single precision, with all that depends on time alone looked up."""
+    ours, exact = pair_of(torch.float32), pair_of(torch.float64)
+    x0 = exact.source()
+    sampler = Sampler(ours.model.backbone, Sampling(solver="euler_official", steps=10, guidance_scale=7.0))
+    assert error(sampler(x0.float()), plain.official_euler(exact.velocities, x0, 10, 7.0)) < 1e-4
 
 
 def test_the_losses(pairs):
