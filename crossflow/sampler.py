@@ -51,7 +51,7 @@ class Sampler:
         self.solver, self.steps, self.backward = solver_named(sampling.solver), sampling.steps, backward
         times = evaluation_times(self.solver, self.steps, backward)
         self.backbone = backbone if own.dtype == dtype and not compiled else copy.deepcopy(backbone)
-        self.backbone.tabulate(times.to(own))
+        self.backbone.tabulate(times.to(own.device, torch.promote_types(own.dtype, torch.float32)))
         self.backbone.to(dtype)
         if compiled:
             compile_blocks(self.backbone)
@@ -72,16 +72,20 @@ class Sampler:
             nonlocal count
             self._row.fill_(count)
             count += 1
-            return self._evaluate(x, t)
+            return self._evaluate(x)
 
         return self.solver(velocity, x.float(), self.steps, self.backward)
 
-    def _evaluate(self, x: Tensor, t: Tensor) -> Tensor:
+    def _evaluate(self, x: Tensor) -> Tensor:
         if x.device.type != "cuda":
-            return self._velocity(x, t)
+            return self._guided(x)
         if self._recorded is None or self._recorded.input.shape != x.shape:
-            self._recorded = _Recorded(lambda x: self._velocity(x, t), x)
+            self._recorded = _Recorded(self._guided, x)
         return self._recorded(x)
+
+    def _guided(self, x: Tensor) -> Tensor:
+        """The guided velocity; the times that guidance hands on are not read."""
+        return self._velocity(x, x.new_zeros(len(x)))
 
 
 def evaluation_times(solver: Solver, steps: int, backward: bool) -> Float[Tensor, " s"]:
