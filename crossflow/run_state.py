@@ -33,7 +33,7 @@ class Run:
     save memory and change no number, so a run may go on with or without them, and on any number of processes.
 
     Dropout is drawn from (seed, step, first item of the share), so a resumed run draws the same. It is the one thing
-    that hangs on how a batch is divided: without it, any number of processes gives the same losses.
+    that hangs on the number of processes: without it any number gives the same losses, with it the same on average.
     """
 
     def __init__(
