@@ -39,6 +39,15 @@ class Moments(Protocol):
         ...
 
 
+@runtime_checkable
+class ImageFeatures(Protocol):
+    """What gives the image features that some recipes contrast with, such as ``crossflow.tower.FrozenSiglip``."""
+
+    def features(self, images: UInt8[Tensor, "b s s 3"]) -> Float[Tensor, "b f"]:
+        """Features of RGB images."""
+        ...
+
+
 def cache(
     images: Path,
     captions: Path | None,
@@ -52,6 +61,7 @@ def cache(
     per_shard: int = 1024,
     tokens_dtype: Literal["float32", "float16"] = "float32",
     keep_images: bool = False,
+    image_tower: ImageFeatures | None = None,
     skip_bad: bool = False,
     process_index: int = 0,
     process_count: int = 1,
@@ -59,11 +69,12 @@ def cache(
 ) -> Path:
     """Make the shards of the captioned images below ``images`` (see ``read_pairs``) in ``out``, and return ``out``.
 
-    Images are centre-cropped to ``size`` pixels and kept beside their latents with ``keep_images``. ``recipe``, plain
-    JSON values, should name embedder and autoencoder with the hashes of their weights; it is kept in the index with
-    the sizes. Process ``process_index`` makes every ``process_count``-th shard, and whoever finds all of them made
-    writes the index. Shards that are there and whole are kept, so the same call goes on where one was stopped.
-    An image that cannot be read ends the work, or with ``skip_bad`` is left out and named in the index.
+    Images are centre-cropped to ``size`` pixels, and kept beside their latents with ``keep_images``; their features by
+    ``image_tower`` are kept if that is given. ``recipe``, plain JSON values, should name embedder and autoencoder with
+    the hashes of their weights; it is kept in the index with the sizes. Process ``process_index`` makes every
+    ``process_count``-th shard, and whoever finds all of them made writes the index. Shards that are there and whole
+    are kept, so the same call goes on where one was stopped. An image that cannot be read ends the work, or with
+    ``skip_bad`` is left out and named in the index.
 
     Raises CrossFlowError for captions or images that cannot be read, and when ``out`` holds other shards.
     """
@@ -74,13 +85,12 @@ def cache(
         )
     pairs = read_pairs(images, captions)
     settings = {"size": size, "token_count": token_count, "tokens_dtype": tokens_dtype, "keep_images": keep_images}
-    recipe = dict(recipe) | settings
+    recipe = dict(recipe) | settings | ({} if image_tower is None else {"image_features": True})
     plan = _plan(pairs, recipe, per_shard)
     total = -(-len(pairs) // per_shard)
     left = _left(out, plan, total)
-    maker = _Maker(
-        images, embedder, autoencoder, size, token_count, getattr(torch, tokens_dtype), keep_images, skip_bad
-    )
+    dtype = getattr(torch, tokens_dtype)
+    maker = _Maker(images, embedder, autoencoder, image_tower, size, token_count, dtype, keep_images, skip_bad)
     for number in range(process_index, total, process_count):
         path = out / shard_name(number)
         if number not in left and _is_whole(path):
@@ -136,6 +146,7 @@ class _Maker:
     folder: Path
     embedder: TextEmbedder
     autoencoder: Moments
+    image_tower: ImageFeatures | None
     size: int
     token_count: int
     tokens_dtype: torch.dtype
@@ -147,12 +158,15 @@ class _Maker:
         """The items of one shard, and the images that were left out. An image of several captions is encoded once."""
         moments: dict[str, Tensor] = {}
         pixels: dict[str, Tensor] = {}
+        features: dict[str, Tensor] = {}
         names = list(dict.fromkeys(pair.image for pair in pairs))
         with ThreadPoolExecutor() as pool:
             for part in _parts(names):
                 read = zip(part, pool.map(self._read, part), strict=True)
                 good = {name: image for name, image in read if image is not None}
-                moments |= zip(good, self._moments(list(good.values())), strict=True)
+                moments |= zip(good, _by_chunk(self.autoencoder.moments, list(good.values())), strict=True)
+                if self.image_tower is not None:
+                    features |= zip(good, _by_chunk(self.image_tower.features, list(good.values())), strict=True)
                 pixels |= good if self.keep_images else {}
         kept = [pair for pair in pairs if pair.image in moments]
         items = []
@@ -162,7 +176,8 @@ class _Maker:
                 row = tokens[i].to("cpu", self.tokens_dtype)
                 if not (moments[image].isfinite().all() and row.isfinite().all()):
                     raise CrossFlowError(f"{image} or its caption '{caption}' gave numbers that are not finite.")
-                items.append(Item(moments[image], row, mask[i].cpu(), caption, pixels.get(image)))
+                seen = pixels.get(image), features.get(image)
+                items.append(Item(moments[image], row, mask[i].cpu(), caption, *seen))
         return items, [name for name in names if name not in moments]
 
     def _read(self, name: str) -> Tensor | None:
@@ -173,10 +188,10 @@ class _Maker:
                 return None
             raise
 
-    def _moments(self, images: Sequence[Tensor]) -> Sequence[Tensor]:
-        if not images:
-            return []
-        return list(self.autoencoder.moments(torch.stack(_filled(images))).float().cpu()[: len(images)])
+
+def _by_chunk(compute: Callable[[Tensor], Tensor], images: Sequence[Tensor]) -> list[Tensor]:
+    """What ``compute`` gives of each of at most CHUNK images, always of a full chunk."""
+    return list(compute(torch.stack(_filled(images))).float().cpu()[: len(images)]) if images else []
 
 
 def _parts(rows: Sequence[T]) -> list[Sequence[T]]:

@@ -6,6 +6,7 @@ frozen network instead, and ``latents`` the target latents: both change the reci
 """
 
 import math
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 
 from crossflow.blocks import Block, Patches, at_least_float32, initialise
 from crossflow.errors import CrossFlowError
+from crossflow.pretrained import load_tensors
 from crossflow.released_encoder import Adaptor
 
 SIGLIP = "vit_large_patch16_siglip_256"
@@ -96,12 +98,43 @@ class SiglipTower(Tower):
         self.head = _head(shape)
 
     def forward(self, image: UInt8[Tensor, "b s s 3"]) -> Float[Tensor, "b c h w"]:
-        """Embed pixels, resized to 256 where they are larger; SigLIP's normalisation is [-1, 1]."""
+        """Embed pixels."""
         self.visual.set_grad_checkpointing(self.checkpointing)
-        pixels = image.permute(0, 3, 1, 2).float()
-        if pixels.shape[-1] != SIGLIP_SIDE:
-            pixels = F.interpolate(pixels, SIGLIP_SIDE, mode="bilinear", antialias=True)
-        return at_least_float32(self.head(self.visual(pixels / 127.5 - 1))).unflatten(1, self.shape)
+        return at_least_float32(self.head(self.visual(_pixels(image)))).unflatten(1, self.shape)
+
+
+class FrozenSiglip:
+    """SigLIP-L/16 at 256 pixels with weights that were trained elsewhere: what makes features for a ``FeatureTower``.
+
+    ``weights`` is open_clip's file of ViT-L-16-SigLIP-256, .safetensors or a pickle of tensors. CrossFlowError where it
+    cannot be read, or does not hold exactly this network's image side.
+    """
+
+    def __init__(self, weights: Path, device: str = "cpu") -> None:
+        state = load_tensors(weights)
+        visual = _siglip()
+        inside = {name.removeprefix("visual."): part for name, part in state.items() if name.startswith("visual.")}
+        try:
+            visual.load_state_dict(inside)
+        except RuntimeError as error:
+            raise CrossFlowError(
+                f"{weights} does not hold the image side of {SIGLIP}: give open_clip's file of ViT-L-16-SigLIP-256."
+            ) from error
+        self._visual = visual.to(device).eval().requires_grad_(False)
+        self._device = device
+
+    def features(self, images: UInt8[Tensor, "b s s 3"]) -> Float[Tensor, "b f"]:
+        """Features of width 1024, float32 on the CPU."""
+        with torch.inference_mode():
+            return self._visual(_pixels(images.to(self._device))).float().cpu()
+
+
+def _pixels(image: UInt8[Tensor, "b s s 3"]) -> Float[Tensor, "b 3 t t"]:
+    """What SigLIP reads: 256 pixels a side, in [-1, 1]."""
+    pixels = image.permute(0, 3, 1, 2).float()
+    if pixels.shape[-1] != SIGLIP_SIDE:
+        pixels = F.interpolate(pixels, SIGLIP_SIDE, mode="bilinear", antialias=True)
+    return pixels / 127.5 - 1
 
 
 def _siglip() -> nn.Module:

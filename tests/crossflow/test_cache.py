@@ -227,6 +227,21 @@ def test_images_and_half_precision_are_kept_on_request(data, tmp_path):
             np.testing.assert_array_equal(item.image.numpy(), center_crop(opened, 16))
 
 
+class Colours:
+    """In place of a frozen network: the mean of every channel."""
+
+    def features(self, images):
+        return images.float().mean((1, 2))
+
+
+def test_image_features_are_kept_on_request(data, tmp_path):
+    shards = Shards(run(data, tmp_path / "cache", keep_images=True, image_tower=Colours()))
+    assert shards.recipe["image_features"]
+    for index in range(len(shards)):
+        item = shards.item(index)
+        assert torch.allclose(item.image_features, item.image.float().mean((0, 1)))
+
+
 @pytest.fixture
 def spoilt(data, tmp_path):
     """The images with three that cannot be read: one empty, one cut short, one no image."""

@@ -231,7 +231,7 @@ def test_two_processes_make_the_same_shards(photos, monkeypatch):
 def test_wrong_data(photos):
     assert "Did you mean 't2i-tiny'?" in refused("cache", "t2i-tinny", *photos, "shards")
     assert "scenes-tiny draws its own data" in refused("cache", "scenes-tiny", *photos, "shards")
-    assert "image features, which this command does not" in refused("cache", "paper-1b-image-features", *photos, "x")
+    assert "give --image-tower the file open_clip_model" in refused("cache", "paper-1b-image-features", *photos, "x")
     Path("photos/3.txt").unlink()
     assert "photos/3.png has no captions" in refused("cache", "t2i-tiny", *photos, "shards")
     assert "give it as --data" in refused("train", "t2i-tiny", "--device", "cpu", "--out", "run")

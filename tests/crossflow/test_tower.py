@@ -4,10 +4,12 @@ import math
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from crossflow import tower as module
-from crossflow.tower import FeatureTower, LatentTower, SiglipTower
+from crossflow.errors import CrossFlowError
+from crossflow.tower import FeatureTower, FrozenSiglip, LatentTower, SiglipTower
 
 SHAPE = (4, 8, 8)
 
@@ -65,6 +67,21 @@ def test_siglip_is_the_authors_network():
             tower = SiglipTower(shape, "raw")
         assert sum(part.numel() for part in tower.head.parameters()) == head
         assert sum(part.numel() for part in tower.parameters()) - head == 315_956_225
+
+
+def test_a_frozen_siglip_is_open_clips_file(tmp_path, monkeypatch):
+    """Its image side alone is read, and nothing else stands in for it."""
+    monkeypatch.setattr(module, "_siglip", Recorder)
+    torch.manual_seed(0)
+    trained = Recorder()
+    state = {f"visual.{name}": part for name, part in trained.state_dict().items()} | {"logit_scale": torch.ones(1)}
+    save_file(state, tmp_path / "open_clip_model.safetensors")
+    images = torch.randint(0, 256, (2, 300, 300, 3), dtype=torch.uint8)
+    found = FrozenSiglip(tmp_path / "open_clip_model.safetensors").features(images)
+    assert torch.equal(found, trained(module._pixels(images)).detach())
+    save_file({"visual.other": torch.ones(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(CrossFlowError, match=r"other\.safetensors does not hold the image side of .*: give open_clip"):
+        FrozenSiglip(tmp_path / "other.safetensors")
 
 
 def test_features_are_projected():
