@@ -71,7 +71,7 @@ class ReleasedEncoder(nn.Module):
         self, config: ReleasedEncoderConfig, shape: tuple[int, int, int], token_count: int, token_width: int
     ) -> None:
         super().__init__()
-        self.shape = shape
+        self.shape, self.reads = shape, (token_count, token_width)
         if not config.compress and token_width != config.width:
             raise CrossFlowError(
                 f"Tokens are {token_width} wide and the encoder {config.width}: make these equal, or set compress."
@@ -94,8 +94,13 @@ class ReleasedEncoder(nn.Module):
     def forward(self, tokens: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"]) -> Gaussian:
         """Padding outside ``mask`` is never attended to, but what becomes of it is part of what the head reads.
 
-        Every text has at least one token inside.
+        Every text has at least one token inside. Tokens of another number or width raise CrossFlowError.
         """
+        if tokens.shape[1:] != self.reads:
+            raise CrossFlowError(
+                f"A text came as {' x '.join(map(str, tokens.shape[1:]))} numbers, but this model reads"
+                f" {' x '.join(map(str, self.reads))}: give the language model that it was trained with."
+            )
         x = self.compressor(tokens.to(next(self.parameters()).dtype))
         for layer in (*self.layers, *self.reduction_layers):
             x = layer(x, mask)

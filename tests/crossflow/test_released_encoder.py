@@ -102,6 +102,14 @@ def test_padding_is_never_attended_to_but_is_read_by_the_head(tiny):
     assert (before.mean - after.mean)[[0, 2]].abs().amax(dim=(1, 2, 3)).min() > 1e-4
 
 
+@pytest.mark.parametrize("size", [(5, 12), (4, 16)])
+def test_tokens_of_another_language_model_are_refused(size):
+    encoder = ReleasedEncoder(ReleasedEncoderConfig(width=16, depth=1, hidden=12, heads=2), (1, 2, 2), 5, 16)
+    said = f"came as {size[0]} x {size[1]} numbers, but this model reads 5 x 16: give the language model that it was tr"
+    with pytest.raises(CrossFlowError, match=said):
+        encoder(torch.zeros(2, *size), torch.ones(2, size[0], dtype=torch.bool))
+
+
 def test_tokens_have_no_positions():
     """Without the head, which reads them in order, a shuffled text is the shuffled result."""
     torch.manual_seed(0)
