@@ -1,0 +1,275 @@
+"""A training step of the released model, ours against the plain one: ``python -m benchmarks.training``.
+
+Writes results/benchmarks/training.md, with ``--device cuda`` training-cuda.md. The plain step is written as the
+authors' program has it: plain norms and attention (``benchmarks.plain``), activations computed again in the backward
+pass, text encoder, image tower and network called one after the other, AdamW as PyTorch has it by default, and a moving
+average of every tensor by itself. Ours is ``CrossFlow.forward`` as ``crossflow train`` calls it: activations kept,
+fused AdamW, one fused moving average; on a GPU also with compiled blocks. Both sides begin with the same weights and
+get the same batches, random latents and features of images that were computed beforehand: the recipe
+``t2i-256px-clip-dimr-image-features``, on a CPU with a network that is 55 times smaller.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import gc
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.plain import as_authors, in_turns, machine, matmul_rate, rounding
+from benchmarks.sampling import REDUCED
+from crossflow import losses
+from crossflow.backbone.dimr import DiMR
+from crossflow.checkpoint import usable_device
+from crossflow.configs import CONFIGS
+from crossflow.losses import Draws
+from crossflow.model import Batch, CrossFlow, FlowConfig
+from crossflow.optimizer import Optimizer
+from crossflow.released_encoder import ReleasedEncoderConfig
+from crossflow.sampler import compile_blocks
+
+RECIPE = CONFIGS["t2i-256px-clip-dimr-image-features"]
+FEATURES = 1024
+
+
+Step = Callable[[Batch, Draws], Tensor]
+"""Takes one training step and returns its loss."""
+
+
+class Side(NamedTuple):
+    """How to make a model's step, and the type that it multiplies in."""
+
+    make: Callable[[CrossFlow], Step]
+    dtype: torch.dtype
+
+
+def architecture(device: torch.device) -> FlowConfig:
+    if device.type == "cuda":
+        return RECIPE.model
+    encoder = ReleasedEncoderConfig(width=768, depth=1, hidden=1024)
+    return replace(RECIPE.model, backbone=REDUCED, encoder=encoder)
+
+
+def batch_of(config: FlowConfig, count: int, seed: int, device: torch.device) -> tuple[Batch, Draws]:
+    """Random pairs, and the draws of their step."""
+    generator = torch.Generator().manual_seed(seed)
+    batch = Batch(
+        target=torch.randn(count, *config.shape, generator=generator),
+        tokens=torch.randn(count, config.token_count, config.token_width, generator=generator),
+        mask=torch.arange(config.token_count).expand(count, -1) < 20,
+        caption=torch.arange(count),
+        image_features=torch.randn(count, FEATURES, generator=generator),
+    )
+    return batch.to(device), losses.draw(count, config.shape, config.null_rate, generator).to(device)
+
+
+def plain_step(model: CrossFlow, autocast: bool) -> Step:
+    config = model.config
+    assert isinstance(model.backbone, DiMR)
+    model.backbone = as_authors(model.backbone)
+    model.backbone.checkpointing = True
+    average = copy.deepcopy(model)
+    free = [part for name, part in model.named_parameters() if "nodecay_" in name]
+    rest = [part for name, part in model.named_parameters() if "nodecay_" not in name]
+    groups = [{"params": rest, "weight_decay": RECIPE.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, RECIPE.learning_rate, RECIPE.betas)
+
+    def loss(batch: Batch, draws: Draws) -> Tensor:
+        assert model.tower is not None and batch.image_features is not None
+        posterior = model.encoder(batch.tokens, batch.mask)
+        x0 = posterior.sample(draws.noise)
+        seen = model.tower(batch.image_features)
+        xt, velocity = model.path.sample(x0, batch.target[draws.donor], draws.t)
+        flow = losses.flow_matching(
+            model.backbone.velocities(xt, draws.t, draws.conditional), velocity, config.stage_weights
+        )
+        kl = losses.kl(posterior.mean, posterior.log_var, config.kl_form)
+        contrast = losses.contrastive(x0, seen, model.tower.scale, batch.caption)
+        return (flow + config.kl_weight * kl).mean() + contrast
+
+    def step(batch: Batch, draws: Draws) -> Tensor:
+        optimizer.zero_grad()
+        with rounding(batch.target.device, autocast):
+            total = loss(batch, draws)
+        total.backward()
+        optimizer.step()
+        with torch.no_grad():
+            for kept, weight in zip(average.parameters(), model.parameters(), strict=True):
+                kept.mul_(RECIPE.ema).add_(weight, alpha=1 - RECIPE.ema)
+        return total.detach()
+
+    return step
+
+
+def our_step(model: CrossFlow, autocast: bool, compiled: bool = False) -> Step:
+    if compiled:
+        assert isinstance(model.backbone, DiMR)
+        compile_blocks(model.backbone)
+    weights: list[Tensor] = list(model.parameters())
+    averages: list[Tensor] = [weight.detach().clone() for weight in weights]
+    optimizer = Optimizer("adamw", model, RECIPE.betas, RECIPE.weight_decay)
+
+    def step(batch: Batch, draws: Draws) -> Tensor:
+        with rounding(batch.target.device, autocast):
+            total = model(batch, draws).total
+        total.backward()
+        optimizer.step(RECIPE.learning_rate)
+        with torch.no_grad():
+            torch._foreach_lerp_(averages, weights, 1 - RECIPE.ema)  # pyright: ignore[reportPrivateImportUsage]
+        return total.detach()
+
+    return step
+
+
+def sides(device: torch.device) -> dict[str, Side]:
+    """The plain step first, as the authors' program runs it; on a CPU both also in float32."""
+    half, single = torch.bfloat16, torch.float32
+    found = {
+        "plain, autocast to bfloat16": Side(partial(plain_step, autocast=True), half),
+        "ours, autocast to bfloat16": Side(partial(our_step, autocast=True), half),
+    }
+    if device.type != "cuda":
+        found["plain, float32"] = Side(partial(plain_step, autocast=False), single)
+        found["ours, float32"] = Side(partial(our_step, autocast=False), single)
+    elif shutil.which("gcc"):
+        found["ours, autocast to bfloat16, blocks compiled"] = Side(
+            partial(our_step, autocast=True, compiled=True), half
+        )
+    return found
+
+
+def forward_flops(config: FlowConfig) -> int:
+    """Of the forward pass of one pair, counted; the backward pass is twice that."""
+    batch, draws = batch_of(config, 1, 0, torch.device("meta"))
+    with torch.device("meta"):
+        model = CrossFlow(config)
+        assert model.tower is not None and batch.image_features is not None
+        with FlopCounterMode(display=False) as counter:
+            model.encoder(batch.tokens, batch.mask)
+            model.tower(batch.image_features)
+            model.backbone.velocities(batch.target, draws.t, draws.conditional)
+    return counter.get_total_flops()
+
+
+class Measured(NamedTuple):
+    """Median seconds a step, and the loss of the last."""
+
+    seconds: float
+    loss: float
+
+
+def measure(count: int, rounds: int, seed: int, device: torch.device) -> dict[str, Measured]:
+    """All sides. On a CPU they take turns; on a GPU, which nobody shares, each has the memory to itself."""
+    compared = sides(device)
+    if device.type != "cuda":
+        return measure_together(compared, count, rounds, seed, device)
+    found: dict[str, Measured] = {}
+    for name, side in compared.items():
+        found |= measure_together({name: side}, count, rounds, seed, device)
+        gc.collect()
+        torch.cuda.empty_cache()
+    return found
+
+
+def measure_together(
+    compared: Mapping[str, Side], count: int, rounds: int, seed: int, device: torch.device
+) -> dict[str, Measured]:
+    """Sides that take turns."""
+    config = architecture(device)
+    batches = [batch_of(config, count, seed + number, device) for number in range(rounds + 1)]
+    seen: dict[str, list[Tensor]] = {name: [] for name in compared}
+    works = {}
+    for name, side in compared.items():
+        torch.manual_seed(seed)
+        with device:
+            works[name] = partial(_take, side.make(CrossFlow(config).train()), batches, seen[name])
+    seconds = in_turns(works, rounds, device)
+    return {name: Measured(seconds[name], float(seen[name][-1])) for name in compared}
+
+
+def _take(step: Step, batches: list[tuple[Batch, Draws]], seen: list[Tensor]) -> None:
+    """The step whose number is that of the losses seen; dropout is the same on every side."""
+    torch.manual_seed(len(seen))
+    seen.append(step(*batches[len(seen)]))
+
+
+def table(found: dict[str, Measured], count: int, device: torch.device) -> list[str]:
+    """The lines: seconds a step, pairs a second, ratio to the first, FLOP a second, share of the peak, last loss."""
+    peaks = {dtype: matmul_rate(dtype, device) for dtype in (torch.float32, torch.bfloat16)}
+    first = next(iter(found.values())).seconds
+    work = 3 * forward_flops(architecture(device)) * count
+    lines = []
+    for name, (seconds, loss) in found.items():
+        share = work / seconds / peaks[sides(device)[name].dtype]
+        cells = (
+            name,
+            f"{seconds:.3f}",
+            f"{count / seconds:.2f}",
+            f"{first / seconds:.2f}",
+            f"{work / seconds / 1e9:,.0f}",
+            f"{100 * share:.0f} %",
+            f"{loss:.5f}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    rates = ", ".join(f"{str(dtype).removeprefix('torch.')} {rate / 1e9:,.0f}" for dtype, rate in peaks.items())
+    return [*lines, "", f"The peak is that of large matrix products, measured in this run: {rates} GFLOP/s."]
+
+
+def report(lines: list[str], command: str, count: int, rounds: int, device: torch.device) -> str:
+    """The Markdown page."""
+    config = architecture(device)
+    with torch.device("meta"):
+        size = sum(part.numel() for part in CrossFlow(config).backbone.parameters())
+    unit = "seconds of the GPU" if device.type == "cuda" else "CPU seconds"
+    return "\n".join(
+        (
+            "# A training step with DiMR",
+            "",
+            f"`{command}`; {machine(device)}.",
+            f"A network of {size / 1e6:.0f} M parameters, {3 * forward_flops(config) / 1e9:.0f} GFLOP a pair with text",
+            f"encoder and image head, forward and backward; {count} pairs a step. Times are {unit}, medians. FLOP",
+            "are those that the step needs: what the plain side computes twice counts once. The loss is that",
+            f"of step {rounds + 1}, from the same weights, batches and dropout.",
+            "",
+            "| step | s | pairs/s | times faster | GFLOP/s | share of the peak | loss |",
+            "|---|---:|---:|---:|---:|---:|---:|",
+            *lines,
+            "",
+        )
+    )
+
+
+def main() -> None:
+    """Measure and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--batch", type=int, help="24 on a GPU, else 2")
+    parser.add_argument("--rounds", type=int, help="10 on a GPU, else 3")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    device = torch.device(usable_device(args.device))
+    on_gpu = device.type == "cuda"
+    count, rounds = args.batch or (24 if on_gpu else 2), args.rounds or (10 if on_gpu else 3)
+    torch.set_num_threads(1)
+    lines = table(measure(count, rounds, args.seed, device), count, device)
+    command = f"python -m benchmarks.training --device {device} --batch {count} --rounds {rounds} --seed {args.seed}"
+    page = report(lines, command, count, rounds, device)
+    out = args.out or Path(f"results/benchmarks/training{'-cuda' if on_gpu else ''}.md")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(page)
+    sys.stdout.write(page)
+
+
+if __name__ == "__main__":
+    main()
