@@ -24,7 +24,7 @@ def divide(model: nn.Module, device: torch.device) -> None:
     DDP, and so are the numbers.
     """
     mesh = init_device_mesh(device.type, (get_world_size(),))
-    for name, module in model.named_modules():
+    for name, module in reversed(list(model.named_modules())):  # the inner ones first, as fully_shard wants it
         if UNIT.fullmatch(name):
             fully_shard(module, mesh=mesh)
     fully_shard(model, mesh=mesh)
