@@ -19,6 +19,7 @@ from accelerate.state import AcceleratorState
 
 import crossflow.train
 from crossflow import losses
+from crossflow.backbone.dimr import DiMRConfig
 from crossflow.configs import CONFIGS, SceneData, TrainConfig
 from crossflow.encoder import EncoderConfig
 from crossflow.model import Sampling
@@ -46,9 +47,15 @@ QUIET = replace(SHORT, model=replace(SHORT.model, contrastive_weight=0.0))
 MUON = replace(SHORT, optimizer="muon", steps=2)
 
 PAIRS = CONFIGS["t2i-tiny"]
+low, high = PAIRS.model.backbone.stages
 PAIRS = replace(
     PAIRS,
-    model=replace(PAIRS.model, encoder=replace(PAIRS.model.encoder, dropout=0.0), null_rate=0.6),
+    model=replace(
+        PAIRS.model,
+        backbone=DiMRConfig(stages=(replace(low, depth=1), high)),
+        encoder=replace(PAIRS.model.encoder, reductions=1, dropout=0.0),
+        null_rate=0.6,
+    ),
     batch_size=4,
     steps=6,
     warmup=1,
