@@ -38,6 +38,7 @@ REDUCED = DiMRConfig(
     )
 )
 EXACT = "plain, float32"
+ON_GPU = "Not measured on a GPU: `python -m benchmarks.sampling --device cuda` does, and writes sampling-cuda.md."
 
 
 class Way(NamedTuple):
@@ -149,6 +150,7 @@ def report(lines: list[str], command: str, batch: int, steps: int, device: torch
             "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
             *lines,
             "",
+            *([] if device.type == "cuda" else [ON_GPU, ""]),
         )
     )
 
@@ -157,7 +159,7 @@ def main() -> None:
     """Measure and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--batch", type=int, help="20 on a GPU, else 1: what the pipeline takes")
+    parser.add_argument("--batch", type=int, help="20 on a GPU, as the official sampler takes, else 1")
     parser.add_argument("--steps", type=int, help="50 on a GPU, else 10")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)

@@ -40,6 +40,7 @@ from crossflow.sampler import compile_blocks
 
 RECIPE = CONFIGS["t2i-256px-clip-dimr-image-features"]
 FEATURES = 1024
+ON_GPU = "Not measured on a GPU: `python -m benchmarks.training --device cuda` does, and writes training-cuda.md."
 
 
 Step = Callable[[Batch, Draws], Tensor]
@@ -245,6 +246,7 @@ def report(lines: list[str], command: str, count: int, rounds: int, device: torc
             "|---|---:|---:|---:|---:|---:|---:|",
             *lines,
             "",
+            *([] if device.type == "cuda" else [ON_GPU, ""]),
         )
     )
 
