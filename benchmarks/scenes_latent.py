@@ -5,6 +5,7 @@ answers each scene's prompt on the render and on its reconstruction.
 """
 
 import argparse
+import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -27,6 +28,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/scenes/latent.md"))
     args = parser.parse_args()
     autoencoder = load_checkpoint(SHIPPED).autoencoder
+    if autoencoder is None:
+        sys.exit(f"{SHIPPED} has no autoencoder of its own.")
     examples = [example("test", START + i) for i in range(args.n)]
     images = np.stack([render(item.scene) for item in examples])
     again = autoencoder.decode(autoencoder.encode(torch.from_numpy(images))).numpy()

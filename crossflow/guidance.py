@@ -24,7 +24,7 @@ def indicator(velocity_of: IndicatorVelocity, scale: float) -> Velocity:
     whether to go to the source's own target or to any. Both run as one doubled batch, conditional half first.
     A negative or non-finite scale raises CrossFlowError.
     """
-    _check(scale)
+    check_scale(scale)
 
     def conditional_only(x: Float[Tensor, "b *dims"], t: Float[Tensor, " b"]) -> Float[Tensor, "b *dims"]:
         return velocity_of(x, t, torch.ones(len(x), dtype=torch.bool, device=x.device))
@@ -43,7 +43,7 @@ def autoguidance(good: Velocity, bad: Velocity, scale: float) -> Velocity:
 
     A negative or non-finite scale raises CrossFlowError.
     """
-    _check(scale)
+    check_scale(scale)
 
     def guided(x: Float[Tensor, "b *dims"], t: Float[Tensor, " b"]) -> Float[Tensor, "b *dims"]:
         worse = bad(x, t)
@@ -52,6 +52,7 @@ def autoguidance(good: Velocity, bad: Velocity, scale: float) -> Velocity:
     return good if scale == 1 else guided
 
 
-def _check(scale: float) -> None:
+def check_scale(scale: float) -> None:
+    """Refuse a guidance scale that is negative or not finite."""
     if not math.isfinite(scale) or scale < 0:
         raise CrossFlowError(f"guidance_scale is {scale}; it must be a finite number of at least 0 (1 is no guidance).")

@@ -4,6 +4,7 @@ Because a prompt's source has the shape of an image's latent, points between two
 sources too, and the flow makes images of them.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,8 @@ def arithmetic(
 
     Mean and deviation are over all numbers of the latent. ``scale`` is the factor of the paper's Figure 9 (0.25 to 3).
     """
+    if not math.isfinite(scale):
+        raise CrossFlowError(f"scale is {scale}; it must be a finite number.")
     total = base
     for each in add:
         total = total + scale * each

@@ -35,7 +35,9 @@ class Autoencoder(Protocol):
 
 @runtime_checkable
 class TextEmbedder(Protocol):
-    """Prompts to the token embeddings of a frozen language model."""
+    """Prompts to the token embeddings of a frozen language model, ``width`` numbers a token."""
+
+    width: int
 
     def embed(self, prompts: Sequence[str], count: int) -> tuple[Float[Tensor, "b n d"], Bool[Tensor, "b n"]]:
         """``count`` tokens a prompt: longer prompts lose their last words but keep the end token."""

@@ -21,7 +21,7 @@ from crossflow.backbone.transformer import TransformerConfig
 from crossflow.blocks import OWN, check_sizes, kind
 from crossflow.encoder import EncoderConfig, VariationalEncoder
 from crossflow.errors import CrossFlowError
-from crossflow.guidance import indicator
+from crossflow.guidance import check_scale, indicator
 from crossflow.latents import KLConfig, PatchPCA, PatchPCAConfig
 from crossflow.losses import Draws
 from crossflow.path import PATHS
@@ -73,6 +73,7 @@ class Sampling:
     def __post_init__(self) -> None:
         solver_named(self.solver)
         check_sizes(steps=self.steps)
+        check_scale(self.guidance_scale)
 
 
 TextEncoderConfig = Annotated[

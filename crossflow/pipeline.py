@@ -23,8 +23,8 @@ from crossflow.text import LanguageModel, embedder_named
 
 BATCH = 50
 """Images of the embedded world computed at once."""
-RELEASED_BATCH = {"cpu": 1, "cuda": 20}
-"""Images of released models computed at once: one with its unconditional half keeps a CPU busy."""
+RELEASED_BATCH = {"cpu": 1, "cuda": 16}
+"""Images of released models computed at once; on a GPU one prompt takes as long as a batch."""
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
 AUTOENCODER = "autoencoder_kl.pth"
 
@@ -102,6 +102,11 @@ class TextToImage:
         config = model.config
         embedder = MiniLM() if config.text == "minilm" else embedder_named(config.text, text_encoder, device)
         vae, parts = None, {}
+        if embedder.width != config.token_width:
+            raise CrossFlowError(
+                f"This model reads tokens of width {config.token_width}, and those of the text encoder are "
+                f"{embedder.width} wide: give the text encoder that it was trained with."
+            )
         if isinstance(embedder, LanguageModel):
             parts["text_encoder_sha256"] = content_sha256(embedder.folder)
         if isinstance(config.autoencoder, KLConfig):
@@ -244,5 +249,8 @@ def seeded_noise(seed: int, shape: tuple[int, int, int]) -> Float[Tensor, "c h w
 
 def prompt_seed(seed: int, prompt: str, copy: int = 0) -> int:
     """A seed for the ``copy``-th image of ``prompt``: a hash, so that it does not depend on what else is drawn."""
-    text = f"{seed}\n{copy}\n{prompt}"
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+    try:
+        text = f"{seed}\n{copy}\n{prompt}".encode()
+    except UnicodeEncodeError as error:
+        raise CrossFlowError(f"The prompt {prompt!a} is not valid text: write it in UTF-8.") from error
+    return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1

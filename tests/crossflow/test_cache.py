@@ -24,6 +24,8 @@ NAMES = [f"{number % 7}/{number:03d}.png" for number in range(50)]
 class Letters:
     """Embeds a letter as its code. Its last bits are those of the batch's size, as a real model's may be."""
 
+    width = 2
+
     def __init__(self) -> None:
         self.batches: list[int] = []
 

@@ -78,6 +78,8 @@ def test_activations_computed_again_change_no_bit(data, tmp_path):
 class Ones:
     """In place of the text encoder."""
 
+    width = 384
+
     def embed(self, prompts: Sequence[str], count: int) -> tuple[Tensor, Tensor]:
         return torch.ones(len(prompts), count, 384), torch.ones(len(prompts), count, dtype=torch.bool)
 

@@ -56,6 +56,8 @@ def move(network: nn.Module) -> None:
 class Words:
     """A language model that costs nothing: a word's embedding is noise seeded by the word; two tokens stand around."""
 
+    width = 384
+
     def embed(self, prompts: Sequence[str], count: int) -> tuple[Tensor, Tensor]:
         """[b count 384], float32."""
         rows = [["<", *prompt.split()[: count - 2], ">"] for prompt in prompts]
