@@ -2,5 +2,19 @@
 
 import runpy
 
-for name in ("frechet", "scenes_reader", "scenes_latent", "depth", "ssim", "captions", "inception"):
+NAMES = (
+    "frechet",
+    "scenes_reader",
+    "scenes_latent",
+    "round_trip",
+    "depth",
+    "ssim",
+    "captions",
+    "inception",
+    "png",
+    "sampling",
+    "training",
+)
+
+for name in NAMES:
     runpy.run_module(f"benchmarks.{name}", run_name="__main__")
