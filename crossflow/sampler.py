@@ -54,6 +54,7 @@ class Sampler:
         self.backbone.tabulate(times.to(own.device, torch.promote_types(own.dtype, torch.float32)))
         self.backbone.to(dtype)
         if compiled:
+            torch.compiler.reset()  # tables of another length are other code, and PyTorch keeps few versions of any
             compile_blocks(self.backbone)
         self._row = torch.zeros(1, dtype=torch.long, device=own.device)
         self._velocity = indicator(self._at_row, sampling.guidance_scale)
