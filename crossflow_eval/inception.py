@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from crossflow_eval.features import CHUNK
 from crossflow_eval.local_weights import checked_sha256, find_weights
+from crossflow_eval.names import unknown
 from crossflow_eval.resize import preprocessing
 from crossflow_eval.types import SetupError
 from crossflow_eval.weights import TEXT_TO_IMAGE
@@ -32,6 +33,8 @@ channels of Mixed_6d in the order h w c (sFID), and the classifier's output with
 Score)."""
 BATCH = 4
 """Images a forward pass on a CPU. Always as many, so that a feature does not depend on its company."""
+PRECISIONS = ("float32", "bfloat16")
+"""What the convolutions can be computed in."""
 
 Step = str | tuple[str, ...]
 """A convolution by name, ``/2`` for stride 2; a pool; or convolutions side by side on the same input."""
@@ -238,6 +241,7 @@ class InceptionFeatures:
 
     Several taps stand side by side in one row, see ``split``. ``precision="bfloat16"`` computes the convolutions in 16
     bits; it moves FID, so it has a name of its own. ``fingerprint`` is what can change a number, as plain JSON.
+    Raises SetupError for a protocol or a precision of another name.
     """
 
     def __init__(
@@ -246,9 +250,11 @@ class InceptionFeatures:
         protocol: str,
         taps: Sequence[str] = ("pool",),
         *,
-        precision: Literal["float32", "bfloat16"] = "float32",
+        precision: str = "float32",
         device: str = "cpu",
     ) -> None:
+        if precision not in PRECISIONS:
+            raise unknown("precision", precision, PRECISIONS)
         self._preprocess = preprocessing(protocol)
         self._network = Inception(weights.state, getattr(torch, precision)).to(device)
         self._device, self._batch = device, BATCH if device == "cpu" else CHUNK

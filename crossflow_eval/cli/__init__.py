@@ -29,4 +29,5 @@ for command in (show.report, show.compare, train.ablate):
 app.command(name="list")(show.list_all)
 for command in (setup.stats, setup.doctor):
     app.command()(command)
+app.add_typer(setup.prepare, name="prepare")
 app.add_typer(setup.weights, name="weights")

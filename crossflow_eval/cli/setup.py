@@ -1,4 +1,4 @@
-"""The commands around a measurement: ``stats``, ``doctor``, ``weights list | verify | fetch``."""
+"""The commands around a measurement: ``prepare``, ``stats``, ``doctor``, ``weights list | verify | fetch``."""
 
 # Nothing heavy is imported here: ``--help`` answers at once, and each command imports what it needs.
 from __future__ import annotations
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from crossflow_eval.weights import EvaluatorWeights
 
 weights = typer.Typer(no_args_is_help=True, help="The evaluators' published weights: list, verify or fetch them.")
+prepare = typer.Typer(no_args_is_help=True, help="Make what a suite reads out of a data set as it is published.")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Files = Annotated[list[str] | None, typer.Argument(help="File names; see `weights list`.", show_default="all")]
@@ -59,6 +60,27 @@ def fetch(files: Annotated[list[str], typer.Argument(help="File names, or all.",
                 typer.echo(fetched(each, advance))
 
 
+@prepare.callback()
+def _prepare() -> None:
+    """Keep the name of the one command a part of the call."""
+
+
+@prepare.command()
+def imagenet_sr(
+    images: Annotated[Path, typer.Argument(help="ImageNet's validation images.", show_default=False)],
+    root: Annotated[Path, typer.Argument(help="The suites' data root to write.", show_default=False)],
+) -> None:
+    """Make the pairs of 64 and 256 pixels of the suites imagenet_sr; call it again to go on where it was stopped."""
+    with one_sentence():
+        from crossflow_eval.cli.progress import bar
+        from crossflow_eval.suites.superres import HIGH
+        from crossflow_eval.suites.superres import prepare as prepared
+
+        made, dropped = prepared(images, root, cast(Any, bar(True)))
+        typer.echo(f"{made} pairs in {root}; {dropped} images below {HIGH} pixels were left out", err=True)
+        typer.echo(root)
+
+
 def stats(
     images: Annotated[Path, typer.Argument(help="A folder of images, or ADM's .npz of them.", show_default=False)],
     out: Annotated[Path, typer.Argument(help="The .npz file to write.", show_default=False)],
@@ -67,6 +89,7 @@ def stats(
     ] = "clean",
     n: Annotated[int | None, typer.Option(help="Only the first, by name.", show_default="all")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    precision: Annotated[str, typer.Option(help="float32, or bfloat16, which moves FID a little.")] = "float32",
 ) -> None:
     """Write the reference of an FID: mean and covariance of the features of images, and JSON of what made them."""
     with one_sentence():
@@ -76,7 +99,8 @@ def stats(
         from crossflow_eval.models import resolve_device
 
         weights = published_weights(protocol)
-        make_statistics(images, out, protocol, weights, n=n, device=resolve_device(device), track=cast(Any, bar(True)))
+        where, track = resolve_device(device), cast(Any, bar(True))
+        make_statistics(images, out, protocol, weights, n=n, precision=precision, device=where, track=track)
         typer.echo(out)
 
 

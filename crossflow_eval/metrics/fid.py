@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -166,7 +166,7 @@ class InceptionFID(FID):
         reference: Statistics,
         *,
         tap: str = "pool",
-        precision: Literal["float32", "bfloat16"] = "float32",
+        precision: str = "float32",
         device: str = "cpu",
         name: str = "fid",
     ) -> None:
@@ -224,13 +224,14 @@ def make_statistics(
     weights: Weights,
     *,
     n: int | None = None,
+    precision: str = "float32",
     device: str = "cpu",
     track: Callable[[Sequence[range], str], Iterable[range]] = lambda batches, stage: batches,
 ) -> None:
     """Write the statistics of the first ``n`` images (by name) of a folder, or of an ADM file's ``arr_0``, to ``out``.
 
-    Under ``adm`` the file also holds those of sFID. The JSON beside it records n, the protocol, the images and the
-    versions of what made it. ``track`` passes batches of indices through, to show progress.
+    Under ``adm`` the file also holds those of sFID. The JSON beside it records n, the protocol with its ``precision``,
+    the images and the versions of what made it. ``track`` passes batches of indices through, to show progress.
 
     Raises:
         SetupError: images that cannot be read, or fewer than ``n`` or than two; a file that cannot be written.
@@ -238,7 +239,8 @@ def make_statistics(
     from crossflow_eval.inception import TAPS, InceptionFeatures
 
     check_name(out)
-    extractor = InceptionFeatures(weights, protocol, ("pool", "spatial") if protocol == "adm" else ("pool",))
+    taps = ("pool", "spatial") if protocol == "adm" else ("pool",)
+    extractor = InceptionFeatures(weights, protocol, taps, precision=precision, device=device)
     there, pictures, source = _open(images)
     n = there if n is None else n
     if not 2 <= n <= there:

@@ -14,7 +14,7 @@ against the targets of the suite, to which the originals have the distance 0.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,9 @@ VERSION = "1"
 HIGH, LOW = 256, 64
 """Pixels a side of the targets and of the sources."""
 ORIGINALS = (".jpeg", ".jpg", ".png")
+COMMAND = "`crossflow-eval prepare imagenet-sr IMAGES ROOT`"
+AT_A_TIME = 64
+"""Originals between two steps of a preparation's progress."""
 
 PROTOCOL = "adm"
 """Of FID: guided-diffusion's preprocessing, under which its statistics of the training set were made."""
@@ -89,18 +92,18 @@ def _examples(root: Path | None) -> Sequence[Example]:
     if root is None or not all((root / part).is_dir() for part in ("low", "high")):
         raise SetupError(
             f"The suites imagenet_sr need a data root with the folders low and high, got {root}; make it from "
-            "ImageNet's validation images with crossflow_eval.suites.superres.prepare(images, root)."
+            f"ImageNet's validation images with {COMMAND}."
         )
     low, high = ({path.stem: path for path in (root / part).glob("*.png")} for part in ("low", "high"))
     alone = sorted(low.keys() ^ high.keys())
     if alone or not low:
         what = f"{len(alone)} images are in low or high alone: {first_few(alone)}" if alone else "there are no images"
-        raise SetupError(f"The pairs in {root} are not whole: {what}. Run the preparation again.")
+        raise SetupError(f"The pairs in {root} are not whole: {what}. Run {COMMAND} again.")
     wrong = [path.name for files, side in ((low, LOW), (high, HIGH)) for path in files.values() if not _is(path, side)]
     if wrong:
         raise SetupError(
             f"{len(wrong)} files in {root} are not RGB images of {LOW} (low) or {HIGH} (high) pixels a side: "
-            f"{first_few(sorted(wrong))}. Remove them and run the preparation again."
+            f"{first_few(sorted(wrong))}. Remove them and run {COMMAND} again."
         )
     return [Example(id=name, source=low[name], target=high[name]) for name in sorted(low)]
 
@@ -113,22 +116,32 @@ def _is(path: Path, side: int) -> bool:
         return False
 
 
-def prepare(images: Path, root: Path) -> tuple[int, int]:
+def prepare(
+    images: Path,
+    root: Path,
+    track: Callable[[Sequence[Sequence[Path]], str], Iterable[Sequence[Path]]] = lambda batches, stage: batches,
+) -> tuple[int, int]:
     """Make the pairs of the originals under ``images`` (also of its subfolders) in ``root``; returns (made, dropped).
 
-    Pairs that are there already are kept, so that a preparation that was stopped goes on.
+    Pairs that are there already are kept, so that a preparation that was stopped goes on. ``track`` passes batches of
+    originals through, to show progress.
 
     Raises:
-        SetupError: no originals, two of one name, or originals that cannot be read, with the first of them.
+        SetupError: no originals, two of one name, originals that cannot be read, with the first of them, or pairs that
+            cannot be written.
     """
     originals = sorted(path for path in images.rglob("*") if path.suffix.lower() in ORIGINALS)
     names = [path.stem for path in originals]
     if not originals or len(set(names)) < len(names):
         raise SetupError(f"{images} holds {len(names)} images ({', '.join(ORIGINALS)}) of {len(set(names))} names.")
-    for part in ("low", "high"):
-        (root / part).mkdir(parents=True, exist_ok=True)
+    try:
+        for part in ("low", "high"):
+            (root / part).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SetupError(f"Cannot write {root}: {error.strerror}; give another folder.") from error
+    batches = [originals[start : start + AT_A_TIME] for start in range(0, len(originals), AT_A_TIME)]
     with ThreadPoolExecutor() as pool:
-        kept = list(pool.map(partial(_prepare, root=root), originals))
+        kept = [made for batch in track(batches, "pairs") for made in pool.map(partial(_prepare, root=root), batch)]
     return sum(kept), len(kept) - sum(kept)
 
 
@@ -142,13 +155,19 @@ def _prepare(original: Path, root: Path) -> bool:
             if all(place.exists() for place in places.values()):
                 return True
             pixels = np.asarray(image.convert("RGB"))
-    except OSError as error:
-        raise SetupError(f"Cannot read the image {original}: {error}.") from error
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow's for damage
+        raise SetupError(f"Cannot read the image {original}: {error}; fetch it again, or move it away.") from error
     low, high = make_pair(pixels)
     for part, made in (("low", low), ("high", high)):
         temporary = places[part].with_suffix(".tmp")
-        Image.fromarray(made).save(temporary, format="PNG")
-        os.replace(temporary, places[part])
+        try:
+            Image.fromarray(made).save(temporary, format="PNG")
+            os.replace(temporary, places[part])
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise SetupError(
+                f"Cannot write {places[part]}: {error.strerror}; make room and run {COMMAND} again to go on."
+            ) from error
     return True
 
 

@@ -16,7 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
+from typer.testing import CliRunner
 
+from crossflow_eval.cli import app
 from crossflow_eval.inception import CONVERSIONS, TAPS, InceptionFeatures, Weights, load_weights
 from crossflow_eval.metrics import fid
 from crossflow_eval.metrics.fid import FID, NO_INTERVAL, InceptionFID, RunningMoments, make_statistics
@@ -224,3 +226,27 @@ def test_sixteen_bits_say_by_how_much_they_moved_fid(weights: Weights, caplog: p
     assert metrics[0].protocol["bfloat16_shift"] == pytest.approx(rough - exact, abs=1e-9 * exact) != 0
     assert metrics[0].protocol["bfloat16_shift_n"] == 3 and "bfloat16 moves fid by" in caplog.text
     assert "bfloat16_shift" not in metrics[1].protocol
+
+
+@pytest.mark.usefixtures("light")
+def test_statistics_in_sixteen_bits_are_asked_for_by_name(
+    weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command's file records what it was computed in; a word that is no precision ends it in one sentence."""
+    monkeypatch.setattr("crossflow_eval.inception.published_weights", lambda protocol: weights)
+    folder(tmp_path / "images", 3, low=0, high=256)
+    for precision in ("float32", "bfloat16"):
+        words = ["stats", str(tmp_path / "images"), str(tmp_path / f"{precision}.npz"), "--precision", precision]
+        assert CliRunner().invoke(app, [*words, "--device", "cpu"]).exit_code == 0
+        assert read_statistics(tmp_path / f"{precision}.npz").protocol["precision"] == precision
+    done = CliRunner().invoke(app, ["stats", str(tmp_path / "images"), "x.npz", "--precision", "bfloat61"])
+    assert done.exit_code == 2
+    assert done.stderr == (
+        "Error: Unknown precision 'bfloat61'. Did you mean 'bfloat16'? Available: bfloat16, float32.\n"
+    )
+
+
+def test_statistics_are_made_on_the_device_asked_for(weights: Weights, tmp_path: Path) -> None:
+    images = folder(tmp_path / "images", 2, low=0, high=256)
+    with pytest.raises(NotImplementedError, match="meta"):
+        make_statistics(images, tmp_path / "x.npz", "clean", weights, device="meta")

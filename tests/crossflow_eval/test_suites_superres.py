@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from crossflow_eval import run
+from crossflow_eval.cli import app
 from crossflow_eval.inception import load_weights
 from crossflow_eval.metrics.fid import make_statistics
 from crossflow_eval.models import FolderModel
 from crossflow_eval.report import load, render
 from crossflow_eval.run import list_examples, make_settings
-from crossflow_eval.suites import load_suite
+from crossflow_eval.suites import load_suite, superres
 from crossflow_eval.suites.superres import PROTOCOL, STATISTICS, make_pair, prepare
 from crossflow_eval.tables import load_table
 from crossflow_eval.types import SetupError
@@ -164,9 +168,57 @@ def test_pairs_that_are_not_whole_are_refused(spoil, sentence, pairs, tmp_path):
         load_suite("imagenet_sr").examples(tmp_path)
 
 
+def called(*words: object):
+    return CliRunner().invoke(app, ["prepare", "imagenet-sr", *map(str, words)])
+
+
+def test_the_command_prepares_says_how_many_and_goes_on(pairs, tmp_path):
+    """Byte for byte the pairs of the function; an error keeps what is made, and the same command then goes on."""
+    images, whole = pairs
+    copied, root = tmp_path / "images", tmp_path / "root"
+    shutil.copytree(images, copied)
+    (copied / "z.png").write_bytes((copied / "ILSVRC2012_val_00000002.png").read_bytes()[:-400])
+    broken = called(copied, root)
+    assert broken.exit_code == 2
+    assert re.fullmatch(rf"Error: Cannot read the image {copied}/z\.png: .*; fetch it again, .*\.\n", broken.stderr)
+    kept = {path: path.stat().st_mtime_ns for path in root.rglob("*.png")}
+    assert len(kept) == 6
+    (copied / "z.png").unlink()
+    done = called(copied, root)
+    assert (done.exit_code, done.stdout) == (0, f"{root}\n")
+    assert done.stderr == f"3 pairs in {root}; 1 images below 256 pixels were left out\n"
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("*.png")} == kept
+    for path in kept:
+        assert path.read_bytes() == (whole / path.relative_to(root)).read_bytes()
+
+
+def test_every_original_passes_through_the_progress_once(pairs, tmp_path, monkeypatch):
+    monkeypatch.setattr(superres, "AT_A_TIME", 3)
+    sizes: list[int] = []
+
+    def track(batches, stage):
+        sizes.extend(map(len, batches))
+        return batches
+
+    assert prepare(pairs[0], tmp_path, track) == (3, 1)
+    assert sizes == [3, 1]
+
+
+def test_a_preparation_that_cannot_be_written_is_one_sentence(pairs, tmp_path):
+    """The real error of a real device, then a file in the folder's place."""
+    (tmp_path / "root" / "high").mkdir(parents=True)
+    (tmp_path / "root" / "high" / "ILSVRC2012_val_00000002.tmp").symlink_to("/dev/full")
+    full = called(pairs[0], tmp_path / "root")
+    assert full.exit_code == 2
+    assert "high/ILSVRC2012_val_00000002.png: No space left on device; make room and run `crossflow-eval" in full.stderr
+    assert called(pairs[0], tmp_path / "root").exit_code == 0
+    (tmp_path / "file").touch()
+    assert "file: Not a directory; give another folder." in called(pairs[0], tmp_path / "file").stderr
+
+
 def test_roots_and_originals_that_are_none_are_refused(tmp_path):
     for root in (None, tmp_path):
-        with pytest.raises(SetupError, match="need a data root with the folders low and high"):
+        with pytest.raises(SetupError, match="folders low and high, got .* with `crossflow-eval prepare imagenet-sr"):
             load_suite("imagenet_sr").examples(root)
     with pytest.raises(SetupError, match="holds 0 images"):
         prepare(tmp_path, tmp_path / "root")
