@@ -14,7 +14,9 @@ from crossflow_eval.terminal import one_sentence, print_table
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs.", show_default=False)],
+    runs: Annotated[
+        list[Path] | None, typer.Argument(help="Folders of finished runs.", show_default="none, with --table")
+    ] = None,
     format: Annotated[str, typer.Option(help="md, csv, latex or html.")] = "md",
     table: Annotated[
         str | None, typer.Option(help="A table for all runs, such as table2.", show_default="by their suites")
@@ -29,7 +31,7 @@ def report(
         from crossflow_eval import report as reports
 
         chosen = None if table is None else tables.load_table(table)
-        typer.echo(reports.render(launch.entries(runs), format, table=chosen, allow_mixed=allow_mixed))
+        typer.echo(reports.render(launch.entries(runs or ()), format, table=chosen, allow_mixed=allow_mixed))
 
 
 def compare(run_a: RunFolder, run_b: RunFolder, as_json: AsJson = False) -> None:

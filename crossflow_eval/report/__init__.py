@@ -22,14 +22,14 @@ def render(
 ) -> str:
     """The report of ``entries`` as text. The same entries give the same bytes.
 
-    With ``table`` all entries go into it; without one each suite gets its own table, in the order of the entries.
-    Raises SetupError for no entries, an unknown format, and a column that mixes what may not be compared (with
-    ``allow_mixed`` a footnote says so instead).
+    With ``table`` all entries go into it, and none are needed to see what is published; without one each suite gets its
+    own table, in the order of the entries. Raises SetupError for neither table nor entries, an unknown format, and a
+    column that mixes what may not be compared (with ``allow_mixed`` a footnote says so instead).
     """
     if format not in FORMATS:
         raise SetupError(f"There is no format {format!r}. Available: {', '.join(FORMATS)}.")
-    if not entries:
-        raise SetupError("A report needs at least one run.")
+    if not entries and table is None:
+        raise SetupError("A report needs at least one run, or --table.")
     grids = [build_grid(group, of, allow_mixed=allow_mixed) for group, of in _tables(entries, table)]
     if format == "csv":
         return tidy(grids)

@@ -143,7 +143,7 @@ def _cell(column: Column, row: TableRow, group: Sequence[Entry]) -> Cell:
         raise SetupError(f"The runs {runs} all give {name!r} for the row {row.label!r}; report them apart.")
     if not having:
         return Cell(column=column)
-    return Cell(column=column, entry=having[0], value=having[0].result.values[name])
+    return Cell(column=column, entry=having[0], value=column.scaled(having[0].result.values[name]))
 
 
 def sized(name: str) -> bool:

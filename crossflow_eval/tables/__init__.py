@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from crossflow_eval.types import SetupError
+from crossflow_eval.types import SetupError, Value
 
 _FOLDER = files("crossflow_eval.tables")
 
@@ -19,7 +19,10 @@ Role = Literal["model", "chance", "ceiling"]
 
 
 class Column(BaseModel):
-    """One column: either a ``value`` that our runs measure (of ``suite``, if given), or a ``published`` number."""
+    """One column: either a ``value`` that our runs measure (of ``suite``, if given), or a ``published`` number.
+
+    A measured value is shown ``scale`` times as large, where papers print it in another unit.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     label: str
@@ -27,6 +30,12 @@ class Column(BaseModel):
     suite: str | None = None
     published: str | None = None
     decimals: int = 3
+    scale: float = 1.0
+
+    def scaled(self, value: Value) -> Value:
+        """``value`` with its interval in this column's unit."""
+        bounds = {"mean": value.mean, "ci_low": value.ci_low, "ci_high": value.ci_high}
+        return value.model_copy(update={k: None if v is None else v * self.scale for k, v in bounds.items()})
 
     @model_validator(mode="after")
     def _one_kind(self) -> Column:

@@ -218,7 +218,7 @@ def test_a_preparation_that_cannot_be_written_is_one_sentence(pairs, tmp_path):
 
 def test_roots_and_originals_that_are_none_are_refused(tmp_path):
     for root in (None, tmp_path):
-        with pytest.raises(SetupError, match="folders low and high, got .* with `crossflow-eval prepare imagenet-sr"):
+        with pytest.raises(SetupError, match=r"folders low and high, got .* with `crossflow-eval prepare imagenet-sr"):
             load_suite("imagenet_sr").examples(root)
     with pytest.raises(SetupError, match="holds 0 images"):
         prepare(tmp_path, tmp_path / "root")
