@@ -5,11 +5,12 @@ All are on the scale 0 to 1, CIDEr-D on 0 to 10; papers print them times 100, an
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -22,6 +23,11 @@ from crossflow_eval.stats import BOOTSTRAP, RESAMPLES
 from crossflow_eval.types import Example, Output, Row, SetupError, Value
 
 BLEU = ("bleu_1", "bleu_2", "bleu_3", "bleu_4")
+TOKENS = {
+    "ptb": "PTBTokenizer of CoreNLP 3.4.1, lower case, less coco-caption's punctuation",
+    "words": "runs of letters, digits and underscores, lower case",
+}
+"""The ways to cut captions into words, as protocols say them."""
 _BLOCK = 1 << 22
 """How many draws of the bootstrap are held in memory at once."""
 
@@ -63,13 +69,22 @@ class CaptionScores:
     together; and ``spice`` where ``spice_models`` names the folder of its jars. Captions are compared with each other
     (CIDEr-D's document frequencies), so rows are known last: ask for :meth:`rows` after :meth:`compute`.
 
-    Raises SetupError where there is no Java, or SPICE is wanted and its models are not there.
+    ``tokens`` is one of ``TOKENS``: "ptb" is what published numbers are made with; with "words", and without METEOR and
+    SPICE, nothing needs Java. Raises SetupError where Java is needed and not there, or SPICE's models are not.
     """
 
-    def __init__(self, *, with_meteor: bool = True, spice_models: Path | None = None) -> None:
-        find_java()
+    def __init__(
+        self,
+        *,
+        tokens: Literal["ptb", "words"] = "ptb",
+        with_meteor: bool = True,
+        spice_models: Path | None = None,
+    ) -> None:
+        if tokens == "ptb" or with_meteor or spice_models is not None:
+            find_java()
         if spice_models is not None:
             check_spice(spice_models)
+        self._tokenize = tokenize if tokens == "ptb" else _words
         self._with_meteor, self._spice_models = with_meteor, spice_models
         single = {
             "rouge_l": f"beta {BETA}, best precision and best recall over references",
@@ -81,7 +96,7 @@ class CaptionScores:
             single["spice"] = "SPICE 1.0 with CoreNLP 3.6.0, F of all tuples, mean"
         self.higher_is_better: Mapping[str, bool] = dict.fromkeys((*BLEU, *single), True)
         self.protocol: Mapping[str, Any] = {
-            "tokens": "PTBTokenizer of CoreNLP 3.4.1, lower case, less coco-caption's punctuation",
+            "tokens": TOKENS[tokens],
             "bleu": "corpus counts, closest reference length",
             **single,
             "interval": f"{BOOTSTRAP}, of corpus counts for BLEU and METEOR; document frequencies held fixed",
@@ -121,7 +136,7 @@ class CaptionScores:
         """Tokenise and score everything taken so far; METEOR starts first and runs beside the rest."""
         with meteor() if self._with_meteor else nullcontext() as align:
             flat = [reference for several in self._references for reference in several]
-            captions, tokenized = tokenize(self._captions, flat)
+            captions, tokenized = self._tokenize(self._captions, flat)
             rest = iter(tokenized)
             references = [[next(rest) for _ in several] for several in self._references]
             aligned = align(captions, references) if align else None
@@ -137,6 +152,11 @@ class CaptionScores:
             if aligned:
                 scores.append(Scores(("meteor",), meteor_statistics(aligned.result()), meteor_score))
         return scores
+
+
+def _words(*texts: Sequence[str]) -> list[list[str]]:
+    """What ``tokenize`` is for, without Java: the words of each caption joined by blanks."""
+    return [[" ".join(re.findall(r"\w+", caption.lower())) for caption in captions] for captions in texts]
 
 
 def _resampled_sums(statistics: np.ndarray) -> np.ndarray:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -120,6 +121,71 @@ class SceneCLIPScore(OnFeatures):
     def compute(self) -> dict[str, Value]:
         """The mean over examples of their outputs' mean."""
         return {"clip_score": bootstrap_mean([float(np.mean(scores)) for scores in self._scores.values()])}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """What a caption says, or what is true: how often each (color, shape), and whether it is night.
+
+    A color that is left out is "", a light that is left out None.
+    """
+
+    objects: Counter[tuple[str, str]]
+    night: bool | None
+
+
+class SceneCaptions:
+    """Does a caption name what the scene holds, no more and no less?
+
+    ``read`` says what a caption tells and ``look`` what is true of an example, one object or more. Values: ``objects``, the share of
+    captions that name exactly the scene's objects, each with its color; ``object_f1``, the mean of
+    2 (named and there) / (named + there) over them; ``light``, the share that says day or night and is right.
+    Rows: these three, ``correct`` where objects and light are, and the reason where not.
+    """
+
+    higher_is_better: Mapping[str, bool] = {"objects": True, "object_f1": True, "light": True}
+
+    def __init__(self, read: Callable[[str], Told], look: Callable[[Example], Told], *, grammar: str) -> None:
+        self._read, self._look = read, look
+        self.protocol: Mapping[str, Any] = {"grammar": grammar, "interval": BOOTSTRAP}
+        self._rows: list[Row] = []
+
+    def update(self, examples: Sequence[Example], outputs: Sequence[Output]) -> list[Row]:
+        """Judge the captions. Raises SetupError for an output that is no text."""
+        if other := [type(output).__name__ for output in outputs if not isinstance(output, str)]:
+            raise SetupError(f"Captions are to be judged, got {other[0]}; give text.")
+        rows = [
+            _compare(self._read(str(output)), self._look(example))
+            for example, output in zip(examples, outputs, strict=True)
+        ]
+        self._rows += rows
+        return rows
+
+    def compute(self) -> dict[str, Value]:
+        """The mean of each value over the captions."""
+        return {name: bootstrap_mean([float(row[name]) for row in self._rows]) for name in self.higher_is_better}
+
+
+def _compare(said: Told, true: Told) -> Row:
+    """The row of a caption that says ``said`` where ``true`` is."""
+    missing, extra = true.objects - said.objects, said.objects - true.objects
+    reasons = [f"not named: {_listed(missing)}"] if missing else []
+    reasons += [f"not there: {_listed(extra)}"] if extra else []
+    if said.night != true.night:
+        names = {True: "night", False: "day", None: "neither day nor night"}
+        reasons.append(f"said {names[said.night]}, it is {names[true.night]}")
+    shared = (said.objects & true.objects).total()
+    return {
+        "correct": not reasons,
+        "reason": "; ".join(reasons),
+        "objects": float(said.objects == true.objects),
+        "object_f1": 2 * shared / (said.objects.total() + true.objects.total()),
+        "light": float(said.night == true.night),
+    }
+
+
+def _listed(objects: Counter[tuple[str, str]]) -> str:
+    return ", ".join(" ".join(filter(None, look)) for look in sorted(objects.elements()))
 
 
 def _box(box: Sequence[float | int]) -> tuple[float, float, float, float]:

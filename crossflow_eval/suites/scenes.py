@@ -101,7 +101,7 @@ def _fid(split: str) -> Metric:
     from crossflow_eval.metrics.fid import FID
 
     name = f"{len(FID_REFERENCES)} real renders of {split} from {FID_REFERENCES.start}, {SIDE} px"
-    return FID(_feature_judge(), partial(_reference_features, split), reference_name=name)
+    return FID(feature_judge(), partial(_reference_features, split), reference_name=name)
 
 
 def _clip_score() -> Metric:
@@ -115,7 +115,8 @@ def _clip_score() -> Metric:
 
 
 @cache
-def _feature_judge() -> Any:
+def feature_judge() -> Any:
+    """The shipped feature CNN, loaded once a process. Raises SetupError where its file is not whole."""
     with _as_setup_error():
         from crossflow.scenes.judges import load_features
 
@@ -127,7 +128,7 @@ def _reference_features(split: str) -> np.ndarray:
     """Features of the real renders that FID compares with; float32 [5000 dim], computed once a process."""
     from crossflow_eval.features import extract
 
-    return extract(_feature_judge(), [_render(split, index) for index in FID_REFERENCES])
+    return extract(feature_judge(), [_render(split, index) for index in FID_REFERENCES])
 
 
 @contextmanager

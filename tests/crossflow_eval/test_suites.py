@@ -67,7 +67,7 @@ class Brightness:
 def test_a_run_of_the_embedded_suite_stands_between_its_references(tmp_path, monkeypatch):
     """End to end with stand-ins for the learned judges: three runs, one table, and all of it found again."""
     judge = Brightness()
-    monkeypatch.setattr(scenes, "_feature_judge", lambda: judge)
+    monkeypatch.setattr(scenes, "feature_judge", lambda: judge)
     monkeypatch.setattr(scenes, "_clip_score", lambda: _clip_score(judge))
     monkeypatch.setattr(scenes, "FID_REFERENCES", range(1000, 1050))
     monkeypatch.setattr(scenes, "_reference_features", scenes._reference_features.__wrapped__)
