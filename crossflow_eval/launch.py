@@ -10,37 +10,46 @@ from typing import Literal
 
 from crossflow_eval import models, report, run
 from crossflow_eval.features import keep_features
+from crossflow_eval.image_model import CrossFlowImageModel
 from crossflow_eval.models import CrossFlowModel, FolderModel, Lookup
 from crossflow_eval.names import unknown
 from crossflow_eval.predictions import PredictedCaptions
 from crossflow_eval.store import Store
-from crossflow_eval.suites import depth, geneval, load_suite, scenes, t2i
+from crossflow_eval.suites import depth, geneval, load_suite, references, t2i
+from crossflow_eval.tables import Role
 from crossflow_eval.types import Model, Result, SetupError, Suite
 
 RUNS = Path("runs")
 REFERENCES = "references"
-ROLES: tuple[Literal["chance", "ceiling"], ...] = ("chance", "ceiling")
+ROLES: tuple[Role, ...] = ("chance", "trivial", "ceiling")
 """A run of the embedded world keeps the runs of its references in ``references/<role>``."""
 
-
-DEFAULT_SUITES = {"t2i": "scenes-t2i", "caption": "coco_karpathy", "depth": "kitti_eigen", "sr": "imagenet_sr"}
-"""What a command measures on where no suite is named."""
+FIELD_SUITES = {"caption": "coco_karpathy", "depth": "kitti_eigen", "sr": "imagenet_sr"}
+"""What a command measures on where no suite is named, but data or outputs that were made elsewhere."""
+CHECKPOINTS = (".safetensors", ".pth")
+"""How the files of our own and of released checkpoints end."""
 SAMPLING = ("--steps", "--guidance-scale", "--precision", "--device")
 LISTENS = {
-    "crossflow": (*SAMPLING, "--ckpt", "--solver", "--text-encoder", "--autoencoder"),
+    "crossflow": (*SAMPLING, "--ckpt", "--solver"),
     "diffusers": (*SAMPLING, "--size"),
     "folder": ("--ckpt",),
 }
 """The options that each kind of model listens to; another package's model takes none."""
+PARTS = ("--text-encoder", "--autoencoder")
+"""What our own text-to-image models listen to besides."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What ``crossflow-eval`` was asked to measure; None means not given."""
+    """What ``crossflow-eval`` was asked to measure; None means not given.
+
+    Without ``model`` a checkpoint's file is a model of ours, and so is no file at all; what else ``checkpoint`` names
+    are outputs made elsewhere. Text to image has our own models alone by default.
+    """
 
     task: Literal["t2i", "caption", "depth", "sr"] = "t2i"
     checkpoint: Path | None = None
-    model: str = "crossflow"
+    model: str | None = None
     captions: Path | None = None
     data: Path | None = None
     suite: str | None = None
@@ -56,6 +65,25 @@ class Request:
     device: str | None = None
     out: Path | None = None
 
+    @property
+    def model_name(self) -> str:
+        """The model that was asked for."""
+        if self.model is not None:
+            return self.model
+        path = self.checkpoint
+        ours = self.task == "t2i" or path is None or (path.suffix.lower() in CHECKPOINTS and not path.is_dir())
+        return "crossflow" if ours else "folder"
+
+    @property
+    def suite_name(self) -> str:
+        """The suite that was asked for; else the embedded one, unless data or outputs made elsewhere are given."""
+        if self.suite is not None:
+            return self.suite
+        if self.captions is not None:
+            return "folder"
+        elsewhere = self.data is not None or self.model_name == "folder"
+        return FIELD_SUITES[self.task] if elsewhere and self.task in FIELD_SUITES else f"scenes-{self.task}"
+
 
 def evaluate(request: Request, track: run.Track = run.untracked) -> tuple[Result | None, Path]:
     """Run what was asked for; resumes what is there. Returns the result (None on ranks other than 0) and the folder.
@@ -63,7 +91,7 @@ def evaluate(request: Request, track: run.Track = run.untracked) -> tuple[Result
     Raises:
         SetupError: options that do not fit together, and all that ``run.run`` raises.
     """
-    suite_name = request.suite or ("folder" if request.captions is not None else DEFAULT_SUITES[request.task])
+    suite_name = request.suite_name
     root = _data_root(request, suite_name)
     suite = load_suite(suite_name, root)
     if suite.task != request.task:
@@ -78,7 +106,7 @@ def evaluate(request: Request, track: run.Track = run.untracked) -> tuple[Result
     settings = run.make_settings(suite, model, request.seed, request.limit)
     folder = request.out or RUNS / suite.name / f"{model.name}-{settings.digest}"
     result = run.run(suite, model, settings, examples, folder, track=track)
-    for role, reference in scenes.references(suite.name).items():
+    for role, reference in references(suite.name).items():
         of_reference = run.make_settings(suite, reference, limit=request.limit)
         run.run(suite, reference, of_reference, examples, folder / REFERENCES / role)
     return result, folder
@@ -95,13 +123,24 @@ def _data_root(request: Request, suite_name: str) -> Path | None:
 
 def build_model(request: Request, suite: Suite) -> Model | Lookup:
     """Build the model that the options name, for ``suite``. Raises SetupError for options it would not listen to."""
-    kind, colon, rest = request.model.partition(":")
+    name = request.model_name
+    kind, colon, rest = name.partition(":")
     if not colon and kind not in (*models.BUILT_IN, *models.other_models()):
-        raise unknown("model", request.model, [*models.BUILT_IN, *models.other_models(), *models.FORMS])
-    _refuse_deaf(request, LISTENS.get(kind, ()))
-    if request.model == "crossflow":
-        if suite.task != "t2i":
-            raise SetupError(f"crossflow's own models draw images of prompts; for the task {suite.task} give --model.")
+        raise unknown("model", name, [*models.BUILT_IN, *models.other_models(), *models.FORMS])
+    _refuse_deaf(request, LISTENS.get(kind, ()) + (PARTS if name == "crossflow" and suite.task == "t2i" else ()))
+    if name == "crossflow":
+        return _own(request, suite)
+    if name == "folder":
+        return _made_elsewhere(request.checkpoint, suite)
+    if kind == "diffusers":
+        return _pipeline(request, rest)
+    return models.load_model(name)
+
+
+def _own(request: Request, suite: Suite) -> Model:
+    """A checkpoint of ours, for the suite's task."""
+    precision, device = request.precision or "auto", request.device or "auto"
+    if suite.task == "t2i":
         return CrossFlowModel(
             request.checkpoint,
             solver=request.solver,
@@ -109,14 +148,18 @@ def build_model(request: Request, suite: Suite) -> Model | Lookup:
             guidance_scale=request.guidance_scale,
             text_encoder=request.text_encoder,
             autoencoder=request.autoencoder,
-            precision=request.precision or "auto",
-            device=request.device or "auto",
+            precision=precision,
+            device=device,
         )
-    if request.model == "folder":
-        return _made_elsewhere(request.checkpoint, suite)
-    if kind == "diffusers":
-        return _pipeline(request, rest)
-    return models.load_model(request.model)
+    return CrossFlowImageModel(
+        suite.task,
+        request.checkpoint,
+        solver=request.solver,
+        steps=request.steps,
+        guidance_scale=request.guidance_scale,
+        precision=precision,
+        device=device,
+    )
 
 
 def _made_elsewhere(path: Path | None, suite: Suite) -> FolderModel | PredictedCaptions:
@@ -161,7 +204,7 @@ def _refuse_deaf(request: Request, heard: Sequence[str]) -> None:
     }
     deaf = [name for name, value in options.items() if value is not None and name not in heard]
     if deaf:
-        raise SetupError(f"--model {request.model} does not listen to {', '.join(deaf)}; leave it out.")
+        raise SetupError(f"--model {request.model_name} does not listen to {', '.join(deaf)}; leave it out.")
 
 
 def score_again(folder: Path, track: run.Track = run.untracked, data: Path | None = None) -> Result:

@@ -1,6 +1,7 @@
 """What is measured: our own checkpoints, a folder of outputs made elsewhere, or any object of another package.
 
-This is the one module of the package that runs ``crossflow``'s models; torch is imported only when one is built.
+Our own whose sources are images are in :mod:`crossflow_eval.image_model`. Only these two modules run ``crossflow``'s
+models; torch is imported only when one is built.
 """
 
 from __future__ import annotations
@@ -62,18 +63,12 @@ class CrossFlowModel:
         precision: str = "auto",
         device: str = "auto",
     ) -> None:
-        if steps is not None and steps < 1:
-            raise SetupError(f"--steps must be at least 1, got {steps}.")
-        if guidance_scale is not None and not math.isfinite(guidance_scale):
-            raise SetupError(f"--guidance-scale must be a finite number, got {guidance_scale}.")
+        check_sampling(solver, steps, guidance_scale)
         where = resolve_device(device)
+        path = shipped_checkpoint() if checkpoint is None else checkpoint
         with mended_by_user():
             from crossflow.pipeline import TextToImage
-            from crossflow.solver import SOLVERS
 
-            if solver is not None and solver not in SOLVERS:
-                raise unknown("solver", solver, SOLVERS)
-            path = shipped_checkpoint() if checkpoint is None else checkpoint
             self._pipeline = TextToImage.from_checkpoint(path, where, text_encoder, autoencoder, precision)
         defaults = self._pipeline.defaults
         self.name = path.stem
@@ -205,11 +200,23 @@ def finished_training(checkpoint: Path, recipe: str, seed: int, steps: int | Non
     )
 
 
-def shipped_checkpoint() -> Path:
-    """The checkpoint that comes with ``crossflow``."""
+def check_sampling(solver: str | None, steps: int | None, guidance_scale: float | None) -> None:
+    """Raise SetupError for sampling that no checkpoint can do; None leaves a setting to the checkpoint."""
+    from crossflow.solver import SOLVERS
+
+    if steps is not None and steps < 1:
+        raise SetupError(f"--steps must be at least 1, got {steps}.")
+    if guidance_scale is not None and not math.isfinite(guidance_scale):
+        raise SetupError(f"--guidance-scale must be a finite number, got {guidance_scale}.")
+    if solver is not None and solver not in SOLVERS:
+        raise unknown("solver", solver, SOLVERS)
+
+
+def shipped_checkpoint(task: str = "t2i") -> Path:
+    """Where the checkpoint for ``task`` is that comes with ``crossflow``."""
     import crossflow
 
-    return Path(str(crossflow.__file__)).parent / "weights" / "scenes-t2i.safetensors"
+    return Path(str(crossflow.__file__)).parent / "weights" / f"scenes-{task}.safetensors"
 
 
 def resolve_device(device: str) -> str:

@@ -137,10 +137,10 @@ class Told:
 class SceneCaptions:
     """Does a caption name what the scene holds, no more and no less?
 
-    ``read`` says what a caption tells and ``look`` what is true of an example, one object or more. Values: ``objects``, the share of
-    captions that name exactly the scene's objects, each with its color; ``object_f1``, the mean of
-    2 (named and there) / (named + there) over them; ``light``, the share that says day or night and is right.
-    Rows: these three, ``correct`` where objects and light are, and the reason where not.
+    ``read`` says what a caption tells and ``look`` what is true of an example, one object or more. Values: ``objects``,
+    the share of captions that name exactly the scene's objects, each with its color; ``object_f1``, the mean over
+    captions of 2 (named and there) / (named + there); ``light``, the share that says day or night and is right. Rows:
+    these three, whether objects and light are ``correct``, and the reason where not.
     """
 
     higher_is_better: Mapping[str, bool] = {"objects": True, "object_f1": True, "light": True}

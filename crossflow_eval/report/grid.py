@@ -47,7 +47,7 @@ class Grid:
 
 
 def build_grid(entries: Sequence[Entry], table: Table, *, allow_mixed: bool = False) -> Grid:
-    """Put ``entries`` into ``table``. Runs that fit no row get their own, above chance and ceiling.
+    """Put ``entries`` into ``table``. Runs that fit no row get their own, above the references.
 
     Raises SetupError where runs in one column differ in protocol, suite, examples, or n of a distance;
     with ``allow_mixed`` the difference is a footnote instead.

@@ -1,4 +1,4 @@
-"""The figure of a page: each task's accuracy with its interval, between chance and ceiling."""
+"""The figure of a page: each task's accuracy with its interval, between the references."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule"} | {
 
 
 def task_figure(grid: Grid) -> str:
-    """An inline SVG of all columns ``<metric>/<task>`` whose values lie in [0, 1]; empty where there are none.
+    """An inline SVG of all columns ``<metric>/<task>`` that are shares, the more the better; empty below two of them.
 
     The same grid gives the same bytes.
     """
@@ -31,7 +31,7 @@ def task_figure(grid: Grid) -> str:
     models = [line for line in grid.lines if line.role == "model" and line.entries][: len(SERIES)]
     columns = [i for i in columns if models and all(_is_share(line.cells[i]) for line in grid.lines)]
     columns = [i for i in columns if any(line.cells[i].value for line in models)]
-    if not columns:
+    if len(columns) < 2:
         return ""
     with rc_context({"svg.hashsalt": grid.table.name, "svg.fonttype": "none", "font.size": 10}):
         figure = Figure(figsize=(4.8, 0.9 + len(columns) * (0.22 + 0.2 * len(models))), layout="constrained")
@@ -43,7 +43,10 @@ def task_figure(grid: Grid) -> str:
 
 
 def _is_share(cell: Cell) -> bool:
-    return cell.value is None or 0.0 <= cell.value.mean <= 1.0
+    if cell.value is None or cell.entry is None:
+        return True
+    more_is_better = cell.entry.result.higher_is_better.get(cell.column.value or "")
+    return bool(more_is_better) and 0.0 <= cell.value.mean <= 1.0
 
 
 def _draw(axes: Axes, grid: Grid, models: Sequence[Line], columns: Sequence[int]) -> None:
@@ -86,11 +89,11 @@ def _draw(axes: Axes, grid: Grid, models: Sequence[Line], columns: Sequence[int]
 
 
 def _mark(axes: Axes, line: Line, columns: Sequence[int]) -> None:
-    """A tick across each task's bars: dotted at chance, solid at the ceiling."""
+    """A tick across each task's bars: solid at the ceiling, dotted at the reference below."""
     rows = [(row, value.mean) for row, column in enumerate(columns) if (value := line.cells[column].value) is not None]
     places = [mean for _, mean in rows]
     low, high = ([row + end for row, _ in rows] for end in (-0.44, 0.44))
-    style = "dotted" if line.role == "chance" else "solid"
+    style = "solid" if line.role == "ceiling" else "dotted"
     axes.vlines(places, low, high, colors=INK, linestyles=style, linewidth=1.6, label=_plain(line.label))
 
 

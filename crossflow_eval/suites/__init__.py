@@ -11,14 +11,17 @@ from functools import partial
 from importlib import metadata
 from pathlib import Path
 
+from crossflow_eval.models import Lookup
 from crossflow_eval.names import unknown
-from crossflow_eval.suites import caption, coco, depth, geneval, scenes, superres, t2i
+from crossflow_eval.suites import caption, coco, depth, geneval, scene_references, scene_tasks, scenes, superres, t2i
+from crossflow_eval.tables import Role
 from crossflow_eval.types import SetupError, Suite
 
 ENTRY_POINTS = "crossflow_eval.suites"
 
 SUITES: dict[str, Suite | Callable[[], Suite]] = {
     **{name: partial(scenes.suite, name) for name in scenes.SPLIT_OF},
+    **{name: partial(scene_tasks.suite, name) for name in scene_tasks.SUITES},
     "folder": t2i.folder,
     **{name: partial(depth.suite, name) for name in depth.SUITES},
     **{name: partial(superres.suite, name) for name in superres.SUITES},
@@ -48,3 +51,8 @@ def load_suite(name: str, root: Path | None = None) -> Suite:
     if not isinstance(suite, Suite):
         raise SetupError(f"The suite {name!r} is a {type(suite).__name__}, not a crossflow_eval Suite.")
     return suite
+
+
+def references(name: str) -> dict[Role, Lookup]:
+    """What a run of the suite called ``name`` stands between, by role; empty for a suite of another world."""
+    return dict([*scenes.references(name).items(), *scene_references.references(name).items()])

@@ -28,11 +28,11 @@ HEIGHT, DISTANCE = (1.2, 2.0), (3.0, 12.0)
 Role = Literal["trivial", "ceiling"]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Reference:
     """A reference in a model's place: ``make`` gives its output for the scene of an example."""
 
-    name: Role
+    name: str
     identity: Mapping[str, Any]
     make: Callable[[Any], Output]
 

@@ -99,7 +99,7 @@ def depth_target(scene: Any) -> dict[str, np.ndarray]:
     from crossflow.scenes.depth import depth_map
     from crossflow.scenes.render import object_masks
 
-    return {"depth": depth_map(scene, SIDE), "objects": object_masks(scene, SIDE).any(axis=0)}
+    return {"depth": depth_map(scene, SIDE), "objects": np.any(object_masks(scene, SIDE), axis=0)}
 
 
 def _scene_captions() -> Metric:
