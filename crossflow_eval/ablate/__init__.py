@@ -3,8 +3,9 @@
 ::
 
     OUT/<row>-seed<k>/   model.safetensors and all else of the training, train.log, timing.jsonl
-        <suite>/scale-<w>-<digest>/   one run for every guidance scale on the validation suite, one on the test suite
-    OUT/references/<role>-<digest>/   chance and ceiling of the test suite
+        <suite>/scale-<w>-<digest>/   one run on the test suite, and where the models are guided one for every guidance
+                                      scale on the validation suite
+    OUT/references/<role>-<digest>/   the references of the test suite, such as chance and ceiling
 
 Every step leaves files that the next reads, so a killed ablation goes on where it was and repeats nothing. Nothing is
 ever chosen by a number of the test suite.

@@ -15,10 +15,9 @@ from crossflow_eval.report.grid import Grid, build_grid
 from crossflow_eval.report.text import markdown, tidy
 from crossflow_eval.stats import STUDENT, student_mean
 from crossflow_eval.store import Store
-from crossflow_eval.tables import Column, Role
+from crossflow_eval.tables import Column, Guidance, Role
 from crossflow_eval.types import Result, SetupError, Value
 
-ROLES: Mapping[str, Role] = {"chance": "chance", "ceiling": "ceiling"}
 SCALE = Column(label="guidance scale, chosen on validation", value="guidance_scale", decimals=1)
 
 
@@ -27,14 +26,15 @@ def results_folder(plan: Plan) -> Path:
     return Path("results") / plan.ablation.name if plan.whole else plan.out / "results"
 
 
-def write_table(plan: Plan, measured: Sequence[Measured], references: Mapping[str, Result], folder: Path) -> str:
+def write_table(plan: Plan, measured: Sequence[Measured], references: Mapping[Role, Result], folder: Path) -> str:
     """Write the three files into ``folder`` and return the text of ``table.md``.
 
     Raises SetupError where runs of one column are not comparable, or ``folder`` cannot be written.
     """
     grids = (mean_grid(plan, measured, references), seed_grid(plan, measured, references))
-    tail = (_validation(plan, measured), _provenance(plan, measured))
-    text = "\n".join((*map(markdown, grids), *tail))
+    guidance = plan.ablation.guidance
+    search = () if guidance is None else (_validation(guidance, measured),)
+    text = "\n".join((*map(markdown, grids), *search, _provenance(plan, measured)))
     record = json.dumps(_record(plan, measured, references), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -46,17 +46,18 @@ def write_table(plan: Plan, measured: Sequence[Measured], references: Mapping[st
     return text
 
 
-def mean_grid(plan: Plan, measured: Sequence[Measured], references: Mapping[str, Result]) -> Grid:
+def mean_grid(plan: Plan, measured: Sequence[Measured], references: Mapping[Role, Result]) -> Grid:
     """The table itself: a row's values are means over its seeds, with Student t intervals."""
     entries = [Entry(result=mean_result(row, group)) for row, group in _rows(measured).items()]
     for role, result in references.items():
         alone = {name: Value(mean=value.mean, n=value.n) for name, value in result.values.items()}
-        entries.append(Entry(result=_between_seeds(result, values=alone), role=ROLES[role]))
+        entries.append(Entry(result=_between_seeds(result, values=alone), role=role))
     how = "One training seed, so no intervals."
     if plan.seeds > 1:
+        *others, last = (row.label for row in plan.table.rows if row.role != "model")
         how = (
             f"Means of {plan.seeds} training seeds, intervals by Student t with df {plan.seeds - 1}, unclipped. "
-            "Chance and real renders have none."
+            f"{' and '.join(filter(None, (', '.join(others), last))).capitalize()} have none."
         )
     notes = " ".join((how, plan.table.notes))
     rows = tuple(row for row in plan.table.rows if row.role != "model" or set(row.models) & set(plan.rows))
@@ -75,7 +76,7 @@ def mean_result(row: str, group: Sequence[Measured]) -> Result:
     return _between_seeds(first, settings=settings, values=values | _facts(group[0]))
 
 
-def seed_grid(plan: Plan, measured: Sequence[Measured], references: Mapping[str, Result]) -> Grid:
+def seed_grid(plan: Plan, measured: Sequence[Measured], references: Mapping[Role, Result]) -> Grid:
     """Every seed for itself, with the intervals of its run and the guidance scale it was given."""
     labels = {name: row.label for row in plan.table.rows for name in row.models}
     entries = [
@@ -87,13 +88,14 @@ def seed_grid(plan: Plan, measured: Sequence[Measured], references: Mapping[str,
         )
         for each in measured
     ]
-    entries += [Entry(result=result, role=ROLES[role]) for role, result in references.items()]
+    entries += [Entry(result=result, role=role) for role, result in references.items()]
     had = {name for each in measured for name in each.test.values}
+    chosen = () if plan.ablation.guidance is None else (SCALE,)
     update = {
         "title": "Each seed alone",
         "notes": "Intervals are those of one run over its outputs; what another training would change is not in them.",
         "source": "",
-        "columns": (SCALE, *(column for column in plan.table.columns if column.value in had)),
+        "columns": (*chosen, *(column for column in plan.table.columns if column.value in had)),
         "rows": tuple(row for row in plan.table.rows if row.role != "model"),
     }
     return build_grid(entries, plan.table.model_copy(update=update))
@@ -123,20 +125,19 @@ def _facts(each: Measured) -> dict[str, Value]:
     return {name: Value(mean=number, n=each.test.n) for name, number in facts.items()}
 
 
-def _validation(plan: Plan, measured: Sequence[Measured]) -> str:
+def _validation(guidance: Guidance, measured: Sequence[Measured]) -> str:
     """The search for the guidance scale as a pipe table; the chosen one is bold."""
-    ablation = plan.ablation
-    head = ["guidance scale", *(f"{scale:g}" for scale in ablation.guidance_scales)]
-    lines = [f"| {' | '.join(head)} |", f"| :--- |{' ---: |' * len(ablation.guidance_scales)}"]
+    head = ["guidance scale", *(f"{scale:g}" for scale in guidance.scales)]
+    lines = [f"| {' | '.join(head)} |", f"| :--- |{' ---: |' * len(guidance.scales)}"]
     for each in measured:
-        shown = [f"{each.validation[s].values[ablation.choose].mean:.3f}" for s in ablation.guidance_scales]
+        shown = [f"{each.validation[scale].values[guidance.choose].mean:.3f}" for scale in guidance.scales]
         marked = [
-            f"**{text}**" if s == each.scale else text for s, text in zip(ablation.guidance_scales, shown, strict=True)
+            f"**{text}**" if scale == each.scale else text for scale, text in zip(guidance.scales, shown, strict=True)
         ]
         lines.append(f"| {' | '.join([each.part.title, *marked])} |")
     title = (
-        f"**The choice of guidance: {ablation.choose} of the first {ablation.validation_limit} examples of "
-        f"{ablation.validation}; the test suite was not looked at**"
+        f"**The choice of guidance: {guidance.choose} of the first {guidance.limit} examples of "
+        f"{guidance.validation}; the test suite was not looked at**"
     )
     return f"{title}\n\n" + "\n".join(lines) + "\n"
 
@@ -159,9 +160,9 @@ def _provenance(plan: Plan, measured: Sequence[Measured]) -> str:
     return "\n".join(f"- {line}" for line in lines) + "\n"
 
 
-def _record(plan: Plan, measured: Sequence[Measured], references: Mapping[str, Result]) -> dict[str, Any]:
+def _record(plan: Plan, measured: Sequence[Measured], references: Mapping[Role, Result]) -> dict[str, Any]:
     """Everything as plain JSON: each seed's whole result, its validation curve and scale, and the rows' means."""
-    choose = plan.ablation.choose
+    guidance = plan.ablation.guidance
     return {
         "ablation": plan.ablation.model_dump(mode="json"),
         "command": plan.command,
@@ -177,9 +178,11 @@ def _record(plan: Plan, measured: Sequence[Measured], references: Mapping[str, R
                         "cpu_seconds": each.cpu_seconds,
                         "guidance_scale": each.scale,
                         "validation": {
-                            f"{scale:g}": result.values[choose].model_dump()
+                            f"{scale:g}": result.values[guidance.choose].model_dump()
                             for scale, result in each.validation.items()
-                        },
+                        }
+                        if guidance
+                        else {},
                         "test": each.test.model_dump(mode="json"),
                     }
                     for each in group

@@ -14,8 +14,8 @@ from crossflow_eval.types import SetupError, Value
 
 _FOLDER = files("crossflow_eval.tables")
 
-Role = Literal["model", "chance", "ceiling"]
-"""What a row stands for: a model, the level that knows nothing of the source, or the level of real outputs."""
+Role = Literal["model", "chance", "trivial", "ceiling"]
+"""What a row stands for: a model, the level of any real output or of the best without a model, or the best level."""
 
 
 class Column(BaseModel):
@@ -60,26 +60,37 @@ class TableRow(BaseModel):
         return label == self.label or role != "model" or any(fnmatchcase(model, name) for name in self.models)
 
 
-class Ablation(BaseModel):
-    """Recipes trained anew and compared: ``recipes`` maps the model of a row to its recipe, each with several seeds.
+class Guidance(BaseModel):
+    """How the guidance scale of each trained model is chosen, on another suite than the one that is reported.
 
-    Each trained model is tried at every one of ``guidance_scales`` on the first ``validation_limit`` examples of the
-    suite ``validation``; the scale with the best ``choose`` (of equals the smallest) is the one used on ``test``.
+    Every one of ``scales`` is tried on the first ``limit`` examples of the suite ``validation``; the one with the best
+    ``choose`` is taken, of equals the smallest.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    scales: tuple[float, ...] = Field(min_length=1)
+    validation: str
+    limit: int = Field(ge=1)
+    choose: str
+
+
+class Ablation(BaseModel):
+    """Recipes trained anew with several seeds each, and compared on the suite ``test``.
+
+    ``recipes`` maps the model of a row to its recipe. ``guidance`` is None for recipes without unconditional items,
+    which train no model that could be guided; their scale is 1.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: str
     recipes: dict[str, str]
     seeds: int = Field(ge=1)
-    validation: str
-    validation_limit: int = Field(ge=1)
-    guidance_scales: tuple[float, ...] = Field(min_length=1)
-    choose: str
     test: str
+    guidance: Guidance | None = None
 
     @model_validator(mode="after")
     def _never_on_the_test(self) -> Ablation:
-        if self.validation == self.test:
+        if self.guidance is not None and self.guidance.validation == self.test:
             raise ValueError(f"the ablation {self.name!r} would choose on the suite {self.test!r} that it reports")
         return self
 

@@ -1,0 +1,160 @@
+"""The parts of an ablation: the choice of guidance, intervals, locks and times of trainings, and its tables."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+from scipy import stats as scipy_stats
+from typer.testing import CliRunner
+
+from crossflow.configs import CONFIGS
+from crossflow_eval import ablate as ablation
+from crossflow_eval import stats, tables
+from crossflow_eval.ablate import train
+from crossflow_eval.cli import app
+from crossflow_eval.models import shipped_checkpoint
+from crossflow_eval.suites import load_suite, references
+from crossflow_eval.tables import Ablation
+from crossflow_eval.types import Result, Settings, SetupError, Value
+
+
+def result(geneval: float, suite: str = "toy-val", better: bool = True) -> Result:
+    return Result(
+        settings=Settings(suite=suite, suite_version="1", model="model", identity={"is": geneval}),
+        protocol={"geneval": {"formula": "mean", "interval": "none"}},
+        n=4,
+        values={"geneval": Value(mean=geneval, n=4)},
+        higher_is_better={"geneval": better},
+        data_sha256="0" * 64,
+        environment={},
+    )
+
+
+GUIDANCE = tables.Guidance(scales=(1, 2, 4), validation="toy-val", limit=4, choose="geneval")
+
+
+@pytest.mark.parametrize("values", [(0.2, 0.25, 0.4), (0.1, 0.9)])
+def test_intervals_over_seeds_are_student_s(values):
+    """Oracle: scipy."""
+    value = stats.student_mean(values, n=1000)
+    expected = scipy_stats.t.interval(0.95, len(values) - 1, np.mean(values), scipy_stats.sem(values))
+    assert (value.ci_low, value.ci_high) == pytest.approx(expected, abs=1e-12)
+    assert (value.mean, value.n) == (pytest.approx(np.mean(values)), 1000)
+
+
+def test_one_seed_and_equal_values_have_no_interval():
+    assert stats.student_mean([0.5], n=7) == stats.student_mean([0.5, 0.5], n=7) == Value(mean=0.5, n=7)
+
+
+def test_the_best_scale_on_validation_is_chosen_and_of_equals_the_smallest():
+    assert ablation.choose_scale({1.0: result(0.2), 2.0: result(0.5), 4.0: result(0.4)}, GUIDANCE) == 2
+    assert ablation.choose_scale({4.0: result(0.5), 2.0: result(0.5), 1.0: result(0.4)}, GUIDANCE) == 2
+    lower = {4.0: result(0.5, better=False), 2.0: result(0.2, better=False), 1.0: result(0.2, better=False)}
+    assert ablation.choose_scale(lower, GUIDANCE) == 1
+
+
+def test_a_run_without_the_value_to_choose_by_is_refused():
+    with pytest.raises(SetupError, match="A run of 4 outputs gives no fid"):
+        ablation.choose_scale({1.0: result(0.2)}, GUIDANCE.model_copy(update={"choose": "fid"}))
+
+
+def test_a_result_of_another_suite_is_refused_for_the_choice():
+    with pytest.raises(SetupError, match="on toy-val alone, not on toy-test"):
+        ablation.choose_scale({1.0: result(0.2), 2.0: result(0.5, suite="toy-test")}, GUIDANCE)
+
+
+def test_a_table_that_would_choose_on_what_it_reports_is_refused():
+    with pytest.raises(ValidationError, match="would choose on the suite 'toy-test' that it reports"):
+        Ablation(name="toy", recipes={"plain": "recipe-a"}, seeds=3, test="toy-test", guidance=GUIDANCE.model_copy(
+            update={"validation": "toy-test"}))  # fmt: skip
+
+
+def test_a_training_s_folder_is_held_by_its_process(tmp_path):
+    """The lock outlives the ablation in the child it was passed to; here it is passed to nobody, so it ends."""
+    with (
+        train._held(tmp_path) as lock,
+        pytest.raises(SetupError, match="Another process is training"),
+        train._held(tmp_path),
+    ):
+        raise AssertionError(lock)
+    with train._held(tmp_path) as lock:
+        child = os.dup(lock)
+    with pytest.raises(SetupError, match="Another process is training"), train._held(tmp_path):
+        pass
+    os.close(child)
+    with train._held(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("records", "seconds"),
+    [
+        ([(0, 10, 1.5)], 1.5),
+        ([(0, 4, 1.5), (4, 10, 2.0)], 3.5),
+        ([(4, 10, 2.0)], None),  # an earlier process left no record
+        ([(0, 4, 1.5)], None),  # a later one did
+        ([], None),
+    ],
+)
+def test_cpu_seconds_are_told_only_where_all_are_known(tmp_path, records, seconds):
+    (tmp_path / "log.jsonl").write_text('{"step": 10}\n')
+    lines = [json.dumps({"from": a, "to": b, "cpu_seconds": cpu}) + "\n" for a, b, cpu in records]
+    (tmp_path / "timing.jsonl").write_text("".join(lines))
+    assert train.cpu_seconds(tmp_path) == seconds
+
+
+def test_table1_is_as_the_paper_s_first_rows():
+    table = ablation.available()["table1"]
+    plan = ablation.make_plan("table1")
+    assert table.ablation is not None
+    assert [part.folder.name for part in plan.parts] == [
+        *(f"standard-seed{seed}" for seed in range(3)),
+        *(f"crossflow-seed{seed}" for seed in range(3)),
+    ]
+    assert (guidance := table.ablation.guidance) is not None
+    assert (guidance.validation, guidance.limit, guidance.scales) == ("scenes-t2i-val", 180, (1, 2, 4))
+    assert (table.ablation.test, plan.limit) == ("scenes-t2i", None)
+    assert ablation.results_folder(plan) == Path("results") / "table1"
+
+
+@pytest.mark.parametrize("task", ["caption", "depth", "sr"])
+def test_an_ablation_of_another_task_compares_its_two_recipes_on_its_suite(task):
+    """Every column but the training's is a value of the suite, every reference has its row, and nothing is guided."""
+    suite = load_suite(f"scenes-{task}")
+    plan = ablation.make_plan(suite.name)
+    assert (suite.task, plan.ablation.test, plan.ablation.guidance, plan.seeds) == (task, suite.name, None, 3)
+    assert plan.ablation.recipes == {"standard": f"scenes-{task}-standard", "crossflow": f"scenes-{task}"}
+    assert {"parameters/all", "training/steps"} < {column.value for column in plan.table.columns}
+    known = {name for make in suite.metrics.values() for name in make().higher_is_better}
+    shown = {str(column.value) for column in plan.table.columns}
+    assert {name for name in shown if not name.startswith(("parameters/", "training/"))} <= known
+    assert {row.role for row in plan.table.rows} == {"model", *references(suite.name)}
+    assert all(CONFIGS[recipe].model.null_rate == 0 for recipe in plan.ablation.recipes.values())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shipped_checkpoint().with_name("scenes-clip.safetensors").exists(), reason="no dual encoder")
+def test_a_short_ablation_of_real_models_from_end_to_end(tmp_path, monkeypatch):
+    """Real trainings of four steps, real suites, a few prompts; then again, where nothing may be trained."""
+    monkeypatch.chdir(tmp_path)
+    table = tables.load_table("scenes-table1")
+    assert table.ablation is not None
+    assert table.ablation.guidance is not None
+    guidance = table.ablation.guidance.model_copy(update={"limit": 6, "scales": (1.0, 2.0)})
+    update = {"recipes": {"crossflow": "scenes-tiny"}, "guidance": guidance}
+    tiny = table.model_copy(update={"ablation": table.ablation.model_copy(update=update)})
+    monkeypatch.setattr(tables, "table_names", lambda: ["tiny"])
+    monkeypatch.setattr(tables, "load_table", lambda name: tiny)
+    arguments = ["ablate", "--suite", "table1", "--seeds", "2", "--steps", "4", "--limit", "12", "--out", "runs"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output + repr(done.exception)
+    assert "FID@12" in done.stdout
+    assert (tmp_path / "runs" / "crossflow-seed1" / "model.safetensors").exists()
+    links = [path.stat().st_nlink for path in (tmp_path / "runs").glob("*/cache/pairs-*")]
+    assert links == [2, 2]
+    monkeypatch.setattr(train, "TRAIN", ("false",))
+    again = CliRunner().invoke(app, arguments)
+    assert again.stdout == done.stdout
