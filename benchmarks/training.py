@@ -32,8 +32,9 @@ from crossflow import losses
 from crossflow.backbone.dimr import DiMR
 from crossflow.checkpoint import usable_device
 from crossflow.configs import CONFIGS
+from crossflow.flow_config import FlowConfig
 from crossflow.losses import Draws
-from crossflow.model import Batch, CrossFlow, FlowConfig
+from crossflow.model import Batch, CrossFlow
 from crossflow.optimizer import Optimizer
 from crossflow.released_encoder import ReleasedEncoderConfig
 from crossflow.sampler import compile_blocks
@@ -66,7 +67,7 @@ def batch_of(config: FlowConfig, count: int, seed: int, device: torch.device) ->
     generator = torch.Generator().manual_seed(seed)
     batch = Batch(
         target=torch.randn(count, *config.shape, generator=generator),
-        tokens=torch.randn(count, config.token_count, config.token_width, generator=generator),
+        source=torch.randn(count, config.token_count, config.token_width, generator=generator),
         mask=torch.arange(config.token_count).expand(count, -1) < 20,
         caption=torch.arange(count),
         image_features=torch.randn(count, FEATURES, generator=generator),
@@ -87,7 +88,7 @@ def plain_step(model: CrossFlow, autocast: bool) -> Step:
 
     def loss(batch: Batch, draws: Draws) -> Tensor:
         assert model.tower is not None and batch.image_features is not None
-        posterior = model.encoder(batch.tokens, batch.mask)
+        posterior = model.encoder(batch.source, batch.mask)
         x0 = posterior.sample(draws.noise)
         seen = model.tower(batch.image_features)
         xt, velocity = model.path.sample(x0, batch.target[draws.donor], draws.t)
@@ -156,7 +157,7 @@ def forward_flops(config: FlowConfig) -> int:
         model = CrossFlow(config)
         assert model.tower is not None and batch.image_features is not None
         with FlopCounterMode(display=False) as counter:
-            model.encoder(batch.tokens, batch.mask)
+            model.encoder(batch.source, batch.mask)
             model.tower(batch.image_features)
             model.backbone.velocities(batch.target, draws.t, draws.conditional)
     return counter.get_total_flops()

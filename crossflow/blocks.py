@@ -117,33 +117,52 @@ class TimeEmbedding(nn.Module):
         return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=-1))
 
 
-class Patches(nn.Module):
-    """Latent maps to tokens and back: [b c h w] <-> [b n d], with a learned position for every token."""
+class PatchTokens(nn.Module):
+    """Maps to tokens: [b k h w] -> [b n d], one for every ``patch`` x ``patch`` cells, with a learned position each."""
 
     def __init__(self, shape: tuple[int, int, int], patch: int, width: int) -> None:
         super().__init__()
         channels, height, breadth = shape
         if height % patch or breadth % patch:
-            raise CrossFlowError(f"Latents of {height} x {breadth} do not divide into patches of side {patch}.")
-        self.shape, self.patch = shape, patch
+            raise CrossFlowError(f"Maps of {height} x {breadth} do not divide into patches of side {patch}.")
+        self.patch = patch
         self.embed = nn.Linear(channels * patch * patch, width)
         self.position = nn.Parameter(torch.randn(1, height * breadth // patch**2, width) * 0.02)
-        self.norm = nn.LayerNorm(width)
-        self.out = nn.Linear(width, channels * patch * patch)
 
-    def tokens(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
+    def forward(self, x: Float[Tensor, "b k h w"]) -> Float[Tensor, "b n d"]:
         """Split into patches and embed."""
-        b, p = x.shape[0], self.patch
-        channels, height, breadth = self.shape
+        (b, channels, height, breadth), p = x.shape, self.patch
         x = x.reshape(b, channels, height // p, p, breadth // p, p)
         return self.embed(x.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)) + self.position
 
+
+class Patches(PatchTokens):
+    """Latent maps to tokens and back: [b c h w] <-> [b n d].
+
+    ``beside`` channels more are read than written: those of a condition that was put beside the latents.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], patch: int, width: int, beside: int = 0) -> None:
+        channels, height, breadth = shape
+        super().__init__((channels + beside, height, breadth), patch, width)
+        self.shape = shape
+        self.norm = nn.LayerNorm(width)
+        self.out = nn.Linear(width, channels * patch * patch)
+
+    def tokens(self, x: Float[Tensor, "b k h w"]) -> Float[Tensor, "b n d"]:
+        """Split into patches and embed."""
+        return self(x)
+
     def maps(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b c h w"]:
         """Project tokens to patches and put them back in their places."""
-        b, p = tokens.shape[0], self.patch
-        channels, height, breadth = self.shape
-        x = at_least_float32(self.out(self.norm(tokens))).reshape(b, height // p, breadth // p, channels, p, p)
-        return x.permute(0, 3, 1, 4, 2, 5).reshape(b, channels, height, breadth)
+        return unpatched(at_least_float32(self.out(self.norm(tokens))), self.shape, self.patch)
+
+
+def unpatched(tokens: Float[Tensor, "b n d"], shape: tuple[int, int, int], patch: int) -> Float[Tensor, "b c h w"]:
+    """Tokens that hold a patch each, d = c patch^2, as the map of ``shape`` (c, h, w) that they make up."""
+    channels, height, breadth = shape
+    x = tokens.reshape(-1, height // patch, breadth // patch, channels, patch, patch)
+    return x.permute(0, 3, 1, 4, 2, 5).reshape(-1, channels, height, breadth)
 
 
 def at_least_float32(x: Tensor) -> Tensor:

@@ -40,9 +40,10 @@ def cache(
     """
     with one_sentence():
         from crossflow.cache import cache as make
-        from crossflow.configs import CONFIGS, PairData
+        from crossflow.configs import CONFIGS
         from crossflow.errors import CrossFlowError, named
         from crossflow.pairs import parts_read
+        from crossflow.recipe import PairData
 
         recipe = named("config", config, CONFIGS)
         if not isinstance(recipe.data, PairData):

@@ -21,12 +21,13 @@ from torch import Tensor
 
 from crossflow import released
 from crossflow.errors import CrossFlowError
-from crossflow.model import CrossFlow, FlowConfig, FlowModel, Sampling, build_model
+from crossflow.flow_config import FlowConfig, Sampling
+from crossflow.model import CrossFlow, FlowModel, build_model
 from crossflow.pretrained import is_pickle, load_tensors
 
 FORMAT = "crossflow"
 VERSION = "1"
-TRAINING_ONLY = ("tower.",)
+TRAINING_ONLY = ("tower.", "reconstructor.")
 """Prefixes of weights that sampling does not need; they stay out of the file."""
 
 

@@ -228,7 +228,7 @@ def export(
     """Copy a checkpoint with other recommended sampling settings, as chosen on a validation split."""
     with one_sentence():
         from crossflow.checkpoint import export_checkpoint
-        from crossflow.model import Sampling
+        from crossflow.flow_config import Sampling
 
         export_checkpoint(file, out, Sampling(solver=solver, steps=steps, guidance_scale=guidance_scale))
         typer.echo(out)

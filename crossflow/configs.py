@@ -1,105 +1,19 @@
 """Every named recipe: ``CONFIGS[name]`` holds a model and all that decides how its weights come out."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 from crossflow.backbone.dimr import DiMRConfig, Stage
 from crossflow.backbone.dit import DiTConfig
-from crossflow.backbone.transformer import TransformerConfig
-from crossflow.encoder import EncoderConfig
-from crossflow.errors import CrossFlowError
-from crossflow.latents import KLConfig, PatchPCAConfig
-from crossflow.model import FlowConfig, Sampling
+from crossflow.flow_config import FlowConfig, Sampling
+from crossflow.latents import KLConfig
+from crossflow.recipe import PairData, TrainConfig
 from crossflow.released_encoder import ReleasedEncoderConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class SceneData:
-    """The training pairs: ``count`` scenes of the split ``train``, drawn at ``size`` pixels.
-
-    ``captions`` are the numbers of the captions that an item may come with, 0 being the prompt; a number that stands
-    twice comes twice as often.
-    """
-
-    count: int = 60_000
-    size: int = 32
-    captions: tuple[int, ...] = (0,)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PairData:
-    """Image-text pairs in a folder that is given at training time: the authors' feature files, or our shards.
-
-    ``size`` is the side of the images in pixels, ``CELL`` of which make one cell of the latents.
-    """
-
-    size: int = 256
-
-
-CELL = 8
-"""Pixels a side that one cell of Stable Diffusion's latents covers."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """A recipe. ``batch_size`` is that of one optimiser step, over all processes and accumulated parts.
-
-    ``clip`` is the largest norm of the gradient, None for no clipping.
-    """
-
-    model: FlowConfig
-    data: SceneData | PairData
-    steps: int
-    batch_size: int = 64
-    accumulate: int = 1
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    learning_rate: float = 2e-3
-    final_learning_rate: float = 0.02
-    warmup: int = 100
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.01
-    clip: float | None = 1.0
-    ema: float = 0.999
-    log_every: int = 50
-    save_every: int = 500
-    sample_every: int = 2000
-
-    def __post_init__(self) -> None:
-        if self.batch_size % self.accumulate:
-            raise CrossFlowError(f"batch_size {self.batch_size} does not divide into {self.accumulate} equal parts.")
-        if isinstance(self.data, PairData) != isinstance(self.model.autoencoder, KLConfig):
-            raise CrossFlowError("Scenes are encoded by principal components, pairs in a folder by the KL autoencoder.")
-        if isinstance(self.data, PairData) and self.model.shape[1:] != (self.data.size // CELL,) * 2:
-            raise CrossFlowError(f"Images of {self.data.size} pixels do not have latents of {self.model.shape[1:]}.")
-
-    def rate(self, step: int) -> float:
-        """The learning rate of optimiser step ``step``: linear warm-up, then linear decay to the final share.
-
-        The first step is taken at 1 / ``warmup`` of the rate; in the authors' program it is taken at 0, and so lost.
-        """
-        rise = min(1.0, (step + 1) / self.warmup)
-        return self.learning_rate * rise * max(self.final_learning_rate, 1.0 - step / self.steps)
-
-
-def _scenes(backbone: TransformerConfig, encoder: EncoderConfig | None, steps: int, null_rate: float) -> TrainConfig:
-    """Text to 32-pixel scenes: 16 patches of 48 principal components each. No encoder is the baseline."""
-    model = FlowConfig(
-        shape=(48, 4, 4),
-        backbone=backbone,
-        encoder=encoder,
-        autoencoder=PatchPCAConfig(patch=8, components=48, sd=0.35),
-        null_rate=null_rate,
-        contrastive_weight=0.0 if encoder is None else 0.1,
-        sampling=Sampling(solver="midpoint", steps=16, guidance_scale=2.0),
-    )
-    return TrainConfig(model=model, data=SceneData(), steps=steps, optimizer="muon")
-
+from crossflow.scene_configs import SCENES
 
 STAGE_WEIGHTS: Mapping[int, tuple[float, ...]] = {1: (1.0,), 2: (0.25, 1.0), 3: (0.25, 0.5, 1.0)}
 """The authors' weights of the flow loss at each resolution, by the number of resolutions."""
-
-_VANILLA = TransformerConfig(width=128, depth=4, heads=4)
 
 
 def _stages(width: int, depth: int, levels: int, heads: int = 16) -> DiMRConfig:
@@ -227,30 +141,7 @@ _PAPER: Mapping[str, TrainConfig] = {
 """The sizes of the paper's Figure 3, with layers of our own in the 1B model's proportions: the paper prints none."""
 
 CONFIGS: Mapping[str, TrainConfig] = {
-    "scenes-t2i": replace(
-        _scenes(
-            TransformerConfig(width=128, depth=6, heads=4, summaries=4),
-            EncoderConfig(width=128, depth=1, heads=4, readout="flat"),
-            steps=17_000,
-            null_rate=0.2,
-        ),
-        data=SceneData(count=80_000),
-    ),
-    "scenes-table1-crossflow": _scenes(_VANILLA, EncoderConfig(width=128, depth=1, heads=4), 1_500, 0.1),
-    "scenes-table1-standard": _scenes(_VANILLA, None, 1_500, 0.1),
-    "scenes-tiny": replace(
-        _scenes(
-            TransformerConfig(width=32, depth=1, heads=1, summaries=1),
-            EncoderConfig(width=32, depth=1, heads=1, readout="flat"),
-            steps=20,
-            null_rate=0.1,
-        ),
-        data=SceneData(count=256),
-        batch_size=16,
-        log_every=5,
-        save_every=5,
-        sample_every=10,
-    ),
+    **SCENES,
     "t2i-tiny": _TINY,
     **_AUTHORS,
     **_PAPER,

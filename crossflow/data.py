@@ -22,11 +22,11 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from crossflow.checkpoint import read_tensors, write_tensors
-from crossflow.configs import PairData, SceneData, TrainConfig
 from crossflow.errors import CrossFlowError
 from crossflow.latents import PatchPCA, TextEmbedder
 from crossflow.losses import Draws, draw
 from crossflow.model import Batch
+from crossflow.recipe import SceneData, TrainConfig
 from crossflow.scenes.render import render
 from crossflow.scenes.spec import VERSION as WORLD
 from crossflow.scenes.splits import example
@@ -62,11 +62,12 @@ def shares(
 ) -> Iterator[Share]:
     """One process' shares of the steps from ``first`` to the end, ``config.accumulate`` of them a step."""
     size = config.batch_size // (config.accumulate * processes)
-    sampled = isinstance(config.data, PairData)
     for step in range(first, config.steps):
         generator = torch.Generator().manual_seed(seed_of(seed, step))
         picks = pairs.pick(step, config.batch_size, generator)
-        draws = draw(config.batch_size, config.model.shape, config.model.null_rate, generator, sampled)
+        draws = draw(
+            config.batch_size, config.model.shape, config.model.null_rate, generator, config.model.draws_targets
+        )
         for part in range(config.accumulate):
             start = (part * processes + process) * size
             yield Share(start, pairs.load(picks, draws, start, start + size), draws.rows(start, start + size))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from crossflow.checkpoint import replacing
 from crossflow.errors import CrossFlowError
-from crossflow.model import Sampling
+from crossflow.flow_config import Sampling
 from crossflow.pipeline import TextToImage, prompt_seed
 from crossflow.samples import grid, write_image
 

@@ -1,48 +1,64 @@
 """CrossFlow, and the standard flow matching it is compared with: the only place where the parts meet.
 
 Both answer the same calls: ``forward(batch, draws)`` is the training loss, ``velocity(...)`` the guided field,
-``generate(...)`` all of sampling. CrossFlow's field never sees the text: it is in x0, which ``source(...)`` made of it;
-the baseline's starts from noise and is given the text.
+``generate(...)`` all of sampling. CrossFlow's field never sees the source, a text or an image: it is in x0, which
+``source(...)`` made of it; the baseline's starts from noise and is given the source. What task a model is for shows in
+its sizes and in what stands at its two ends, ``encoder`` and ``autoencoder``, and nowhere between.
 """
 
-from dataclasses import dataclass, field
-from typing import Annotated, Literal, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
-from pydantic import Discriminator, Tag
 from torch import Tensor, nn
 
 from crossflow import losses
-from crossflow.backbone import BackboneConfig, build_backbone
+from crossflow.backbone import build_backbone
 from crossflow.backbone.cross_attention import CrossAttentionTransformer
-from crossflow.backbone.dimr import DiMRConfig
-from crossflow.backbone.transformer import TransformerConfig
-from crossflow.blocks import OWN, check_sizes, kind
-from crossflow.encoder import EncoderConfig, VariationalEncoder
+from crossflow.backbone.transformer import Transformer, TransformerConfig
+from crossflow.encoder import (
+    EncoderConfig,
+    ImageEncoder,
+    ImageEncoderConfig,
+    Reconstructor,
+    Upsample,
+    UpsampleConfig,
+    VariationalEncoder,
+    enlarged,
+)
 from crossflow.errors import CrossFlowError
-from crossflow.guidance import check_scale, indicator
+from crossflow.flow_config import FlowConfig, Sampling
+from crossflow.guidance import indicator
 from crossflow.latents import KLConfig, PatchPCA, PatchPCAConfig
 from crossflow.losses import Draws
+from crossflow.maps import DepthConfig, LogDepth, Pixels, PixelsConfig
 from crossflow.path import PATHS
 from crossflow.released_encoder import ReleasedEncoder, ReleasedEncoderConfig
 from crossflow.solver import Velocity, solver_named
+from crossflow.text_autoencoder import TextAutoencoder, TextAutoencoderConfig
 from crossflow.tower import TOWERS
+
+Source = Float[Tensor, "b n d"] | Float[Tensor, "b k i j"]
+"""Where a flow starts: the tokens of texts, or images in [-1, 1]."""
+Target = Float[Tensor, "b c h w"] | Int[Tensor, "b n"]
+"""Where a flow ends: latents, or the numbered words of texts, whose latents their autoencoder makes."""
 
 
 class Batch(NamedTuple):
-    """Paired items. ``caption`` numbers the captions, so that items with the same caption can be told.
+    """Paired items. ``mask`` marks the tokens of texts; images have none.
 
-    ``goal`` holds what the flow is to reach: for null items the target of another (``Draws.donor``). None means that
-    the batch is whole, so that the donors are in it. ``image`` (pixels) and ``image_features`` are what some image
-    towers read; None where the recipe's does not.
+    ``caption`` numbers the sources, so that items with the same text can be told. ``goal`` holds what the flow is to
+    reach: for null items the target of another (``Draws.donor``). None means that the batch is whole, so that the
+    donors are in it. ``image`` (pixels) and ``image_features`` are what some image towers read; None where the recipe's
+    does not.
     """
 
-    target: Float[Tensor, "b c h w"]
-    tokens: Float[Tensor, "b n d"]
-    mask: Bool[Tensor, "b n"]
+    target: Target
+    source: Source
+    mask: Bool[Tensor, "b n"] | None
     caption: Int[Tensor, " b"]
-    goal: Float[Tensor, "b c h w"] | None = None
+    goal: Target | None = None
     image: UInt8[Tensor, "b s s 3"] | None = None
     image_features: Float[Tensor, "b f"] | None = None
 
@@ -57,73 +73,16 @@ class Losses(NamedTuple):
     total: Float[Tensor, ""]
     flow: Float[Tensor, ""]
     contrastive: Float[Tensor, ""]
+    reconstruction: Float[Tensor, ""]
     kl: Float[Tensor, ""]
     posterior_sd: Float[Tensor, ""]
     posterior_mean_square: Float[Tensor, ""]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """The sampling settings a model is recommended with, chosen on a validation split."""
-
-    solver: str = "midpoint"
-    steps: int = 25
-    guidance_scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        solver_named(self.solver)
-        check_sizes(steps=self.steps)
-        check_scale(self.guidance_scale)
-
-
-TextEncoderConfig = Annotated[
-    Annotated[EncoderConfig, Tag(OWN)] | Annotated[ReleasedEncoderConfig, Tag("released")], Discriminator(kind)
-]
-AutoencoderConfig = Annotated[Annotated[PatchPCAConfig, Tag(OWN)] | Annotated[KLConfig, Tag("kl")], Discriminator(kind)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class FlowConfig:
-    """A model, whole. ``encoder`` None is the baseline: noise as the source, text by cross-attention.
-
-    ``shape`` is that of the latents, (c, h, w); texts come as ``token_count`` x ``token_width`` numbers, from the
-    language model ``text``. ``null_rate`` is the share of items trained as unconditional. ``kl_weight`` multiplies the
-    KL summed over latent dimensions; ``contrastive_weight`` the image-text contrast with the image tower ``tower``,
-    whose cosines are multiplied by the exponential of a learned number (``exp``, as in CLIP) or, as in the authors'
-    code, by the number itself (``raw``). ``stage_weights`` weigh the flow loss of each resolution.
-    """
-
-    shape: tuple[int, int, int]
-    backbone: BackboneConfig
-    encoder: TextEncoderConfig | None
-    autoencoder: AutoencoderConfig
-    token_count: int = 16
-    token_width: int = 384
-    text: Literal["minilm", "clip-vit-l14", "t5-v1.1-xxl"] = "minilm"
-    path: Literal["linear", "sincos"] = "linear"
-    null_rate: float = 0.1
-    kl_form: Literal["standard", "official"] = "official"
-    kl_weight: float = 1e-2
-    contrastive_weight: float = 1.0
-    contrastive_scale: Literal["exp", "raw"] = "exp"
-    tower: Literal["latents", "siglip-l16", "features"] = "latents"
-    stage_weights: tuple[float, ...] = (1.0,)
-    sampling: Sampling = field(default_factory=Sampling)
-
-    def __post_init__(self) -> None:
-        check_sizes(token_count=self.token_count, token_width=self.token_width)
-        check_sizes(**dict(zip(("channels", "height", "width"), self.shape, strict=True)))
-        if not 0 <= self.null_rate <= 1:
-            raise CrossFlowError(f"null_rate is {self.null_rate}; it must be from 0 to 1.")
-        stages = len(self.backbone.stages) if isinstance(self.backbone, DiMRConfig) else 1
-        if len(self.stage_weights) != stages:
-            raise CrossFlowError(f"There are {len(self.stage_weights)} stage_weights for {stages} stages.")
-
-
 class CrossFlow(nn.Module):
-    """Text to latents with no noise source and no cross-attention (Liu et al. 2025, arXiv 2412.15213).
+    """One modality to another with no noise source and no cross-attention (Liu et al. 2025, arXiv 2412.15213).
 
-    ``training`` False leaves out the image tower, which sampling does not need.
+    ``training`` False leaves out what sampling does not need: the image tower of the contrast, the reconstructor.
     """
 
     def __init__(self, config: FlowConfig, training: bool = True) -> None:
@@ -133,27 +92,35 @@ class CrossFlow(nn.Module):
         self.backbone = build_backbone(config.backbone, config.shape)
         tower = TOWERS[config.tower] if training and config.contrastive_weight else None
         self.tower = None if tower is None else tower(config.shape, config.contrastive_scale)
+        self.reconstructor = None
+        if training and config.reconstruction_weight and isinstance(config.encoder, ImageEncoderConfig):
+            self.reconstructor = Reconstructor(config.shape, config.image or (0, 0, 0), config.encoder.patch)
         self.autoencoder = _autoencoder(config)
         self.path = PATHS[config.path]()
 
     def forward(self, batch: Batch, draws: Draws) -> Losses:
         """The training loss of one batch, with every random number given."""
         config = self.config
-        posterior = self.encoder(batch.tokens, batch.mask)
+        posterior = self.encoder(batch.source, batch.mask)
         x0 = posterior.sample(draws.noise)
-        x1 = batch.target[draws.donor] if batch.goal is None else batch.goal
+        x1, reconstruction = _reached(self.autoencoder, batch, draws)
         xt, velocity = self.path.sample(x0, x1, draws.t)
         predicted = self.backbone.velocities(xt, draws.t, draws.conditional)
         flow = losses.flow_matching(predicted, velocity, config.stage_weights).mean()
-        kl = losses.kl(posterior.mean, posterior.log_var, config.kl_form).mean()
-        contrast = flow.new_zeros(())
+        kl = contrast = flow.new_zeros(())
+        if config.kl_weight:
+            kl = losses.kl(posterior.mean, posterior.log_var, config.kl_form).mean()
         if self.tower is not None:
             seen = getattr(batch, self.tower.reads)
             contrast = losses.contrastive(x0, self.tower(seen), self.tower.scale, batch.caption)
+        if self.reconstructor is not None:
+            error = (self.reconstructor(x0) - batch.source).square().mean()
+            reconstruction = reconstruction + config.reconstruction_weight * error
         return Losses(
-            total=flow + config.kl_weight * kl + config.contrastive_weight * contrast,
+            total=flow + config.kl_weight * kl + config.contrastive_weight * contrast + reconstruction,
             flow=flow.detach(),
             contrastive=contrast.detach(),
+            reconstruction=reconstruction.detach(),
             kl=kl.detach(),
             posterior_sd=(0.5 * posterior.log_var).exp().mean().detach(),
             posterior_mean_square=posterior.mean.square().mean().detach(),
@@ -161,14 +128,13 @@ class CrossFlow(nn.Module):
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Losses:
         """Draw what one step needs and return its loss."""
-        draws = losses.draw(len(batch.target), self.config.shape, self.config.null_rate, generator)
-        return self(batch, draws.to(batch.target.device))
+        return _drawn(self, batch, generator)
 
     def source(
-        self, tokens: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"], noise: Float[Tensor, "b c h w"]
+        self, source: Source, mask: Bool[Tensor, "b n"] | None, noise: Float[Tensor, "b c h w"]
     ) -> Float[Tensor, "b c h w"]:
-        """The source latent x0: a sample of the text's posterior."""
-        return self.encoder(tokens, mask).sample(noise)
+        """The source latent x0: a sample of the source's posterior."""
+        return self.encoder(source, mask).sample(noise)
 
     def velocity(self, guidance_scale: float) -> Velocity:
         """The guided velocity field, a function of (x, t)."""
@@ -187,60 +153,77 @@ class CrossFlow(nn.Module):
 
     def generate(
         self,
-        tokens: Float[Tensor, "b n d"],
-        mask: Bool[Tensor, "b n"],
+        source: Source,
+        mask: Bool[Tensor, "b n"] | None,
         noise: Float[Tensor, "b c h w"],
         sampling: Sampling,
     ) -> Float[Tensor, "b c h w"]:
-        """Text to target latents."""
-        x0 = self.source(tokens, mask, noise)
+        """A text or an image to target latents."""
+        x0 = self.source(source, mask, noise)
         return self.sample(x0, sampling.solver, sampling.steps, sampling.guidance_scale)
 
 
 class StandardFlow(nn.Module):
-    """The paper's baseline: flow matching from N(0, I), text by cross-attention in every block."""
+    """The paper's baseline: flow matching from N(0, I), the source as a condition in every block or beside the latents.
+
+    The condition beside the latents is the image itself, brought to their size.
+    """
 
     def __init__(self, config: FlowConfig) -> None:
         super().__init__()
         self.config = config
         if not isinstance(config.backbone, TransformerConfig):
             raise CrossFlowError("The standard flow-matching baseline is built on the plain transformer alone.")
-        self.backbone = CrossAttentionTransformer(config.backbone, config.shape, config.token_width)
+        if config.condition == "channels" and config.image is not None:
+            self.backbone = Transformer(config.backbone, config.shape, beside=config.image[0])
+        else:
+            self.backbone = CrossAttentionTransformer(config.backbone, config.shape, config.token_width, config.image)
         self.autoencoder = _autoencoder(config)
         self.path = PATHS[config.path]()
 
     def forward(self, batch: Batch, draws: Draws) -> Losses:
         """The flow-matching loss; unconditional items keep their own target and lose their text."""
-        xt, velocity = self.path.sample(draws.noise, batch.target, draws.t)
-        predicted = self.backbone(xt, draws.t, draws.conditional, batch.tokens, batch.mask)
+        x1, reconstruction = _reached(self.autoencoder, batch._replace(goal=batch.target), draws)
+        xt, velocity = self.path.sample(draws.noise, x1, draws.t)
+        predicted = self._field(batch.source, batch.mask)(xt, draws.t, draws.conditional)
         flow = losses.flow_matching([predicted], velocity, [1.0]).mean()
         zero, one = flow.new_zeros(()), flow.new_ones(())
-        return Losses(flow, flow.detach(), zero, zero, one, zero)
+        return Losses(flow + reconstruction, flow.detach(), zero, reconstruction.detach(), zero, one, zero)
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Losses:
         """Draw what one step needs and return its loss."""
-        draws = losses.draw(len(batch.target), self.config.shape, self.config.null_rate, generator)
-        return self(batch, draws.to(batch.target.device))
+        return _drawn(self, batch, generator)
 
-    def velocity(self, guidance_scale: float, tokens: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"]) -> Velocity:
-        """The guided velocity field for these texts, a function of (x, t)."""
-
-        def velocity_of(x: Tensor, t: Tensor, conditional: Tensor) -> Tensor:
-            copies = len(x) // len(tokens)
-            return self.backbone(x, t, conditional, tokens.repeat(copies, 1, 1), mask.repeat(copies, 1))
-
-        return indicator(velocity_of, guidance_scale)
+    def velocity(self, guidance_scale: float, source: Source, mask: Bool[Tensor, "b n"] | None) -> Velocity:
+        """The guided velocity field for these sources, a function of (x, t)."""
+        return indicator(self._field(source, mask), guidance_scale)
 
     def generate(
         self,
-        tokens: Float[Tensor, "b n d"],
-        mask: Bool[Tensor, "b n"],
+        source: Source,
+        mask: Bool[Tensor, "b n"] | None,
         noise: Float[Tensor, "b c h w"],
         sampling: Sampling,
     ) -> Float[Tensor, "b c h w"]:
-        """Noise and text to target latents."""
-        field = self.velocity(sampling.guidance_scale, tokens, mask)
+        """Noise to target latents, given a text or an image."""
+        field = self.velocity(sampling.guidance_scale, source, mask)
         return solver_named(sampling.solver)(field, noise, sampling.steps)
+
+    def _field(self, source: Source, mask: Tensor | None) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        """The velocity of (x, t, conditional); x may be the batch several times over."""
+        backbone = self.backbone
+        if isinstance(backbone, Transformer):
+            beside = enlarged(source, self.config.shape[1:])
+            return lambda x, t, conditional: backbone(
+                torch.cat([x, beside.repeat(len(x) // len(beside), 1, 1, 1)], dim=1), t, conditional
+            )
+
+        def velocity(x: Tensor, t: Tensor, conditional: Tensor) -> Tensor:
+            copies = len(x) // len(source)
+            seen = None if mask is None else mask.repeat(copies, 1)
+            return backbone(x, t, conditional, source.repeat(copies, *[1] * (source.ndim - 1)), seen)
+
+        return velocity
 
 
 FlowModel = CrossFlow | StandardFlow
@@ -251,16 +234,45 @@ def build_model(config: FlowConfig, training: bool = True) -> FlowModel:
     return StandardFlow(config) if config.encoder is None else CrossFlow(config, training)
 
 
-def _encoder(config: FlowConfig) -> VariationalEncoder | ReleasedEncoder:
+def _drawn(model: FlowModel, batch: Batch, generator: torch.Generator) -> Losses:
+    config = model.config
+    draws = losses.draw(len(batch.target), config.shape, config.null_rate, generator, config.draws_targets)
+    return model(batch, draws.to(batch.target.device))
+
+
+def _reached(autoencoder: nn.Module | None, batch: Batch, draws: Draws) -> tuple[Tensor, Tensor]:
+    """The latents that the flow is to reach, and the loss of an autoencoder that learns along (else 0)."""
+    goal = batch.target[draws.donor] if batch.goal is None else batch.goal
+    if isinstance(autoencoder, TextAutoencoder) and draws.target_noise is not None:
+        return autoencoder.learn(goal, draws.target_noise)
+    return goal, goal.new_zeros(())
+
+
+def _encoder(config: FlowConfig) -> VariationalEncoder | ReleasedEncoder | ImageEncoder | Upsample:
+    image = config.image or (0, 0, 0)
     match config.encoder:
         case EncoderConfig():
             return VariationalEncoder(config.encoder, config.shape, config.token_count, config.token_width)
         case ReleasedEncoderConfig():
             return ReleasedEncoder(config.encoder, config.shape, config.token_count, config.token_width)
+        case ImageEncoderConfig():
+            return ImageEncoder(config.encoder, config.shape, image)
+        case UpsampleConfig():
+            return Upsample(config.encoder)
         case None:
             raise CrossFlowError("This config has no encoder, so it is a StandardFlow; build_model picks the class.")
 
 
-def _autoencoder(config: FlowConfig) -> PatchPCA | None:
+def _autoencoder(config: FlowConfig) -> PatchPCA | Pixels | LogDepth | TextAutoencoder | None:
     """The autoencoder that travels with the model; None where its weights are a file of their own."""
-    return PatchPCA(config.autoencoder) if isinstance(config.autoencoder, PatchPCAConfig) else None
+    match config.autoencoder:
+        case PatchPCAConfig():
+            return PatchPCA(config.autoencoder)
+        case PixelsConfig():
+            return Pixels()
+        case DepthConfig():
+            return LogDepth(config.autoencoder)
+        case TextAutoencoderConfig():
+            return TextAutoencoder(config.autoencoder, config.shape)
+        case KLConfig():
+            return None

@@ -11,13 +11,13 @@ from jaxtyping import Int
 from torch import Tensor
 
 from crossflow.autoencoder import sample_moments
-from crossflow.configs import TrainConfig
 from crossflow.data import seed_of
 from crossflow.errors import CrossFlowError
 from crossflow.features import PAIRS, OfficialFeatures
 from crossflow.latents import KLConfig
 from crossflow.losses import Draws
 from crossflow.model import Batch
+from crossflow.recipe import TrainConfig
 from crossflow.shards import INDEX, Item, PairSource, Shards, shard_name
 from crossflow.tower import SIGLIP_WIDTH, TOWERS
 
@@ -110,7 +110,7 @@ class SourcePairs:
         features = parts.get("image_features")
         return Batch(
             target=torch.stack([target_of[row] for row in range(start, stop)]),
-            tokens=parts["tokens"].float(),
+            source=parts["tokens"].float(),
             mask=parts["mask"],
             caption=torch.tensor([seed_of(item.caption) for item in own]),
             goal=torch.stack([target_of[row] for row in donors]),

@@ -4,6 +4,7 @@ import copy
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -16,8 +17,9 @@ from crossflow.backbone.dit import DiT
 from crossflow.blocks import check_sizes
 from crossflow.checkpoint import content_sha256, file_sha256, load_model, usable_device
 from crossflow.errors import CrossFlowError, named
+from crossflow.flow_config import Sampling
 from crossflow.latents import Autoencoder, KLConfig, MiniLM, TextEmbedder, cache_folder
-from crossflow.model import CrossFlow, FlowModel, Sampling
+from crossflow.model import CrossFlow, FlowModel
 from crossflow.sampler import ADAPTIVE, Sampler
 from crossflow.text import LanguageModel, embedder_named
 
@@ -57,13 +59,15 @@ class TextToImage:
         compiled: bool = False,
     ) -> None:
         self.device = next(model.parameters()).device
-        self.dtype = _dtype(precision, model, self.device)
+        self.dtype = dtype_named(precision, model, self.device)
         exact = self.dtype == torch.float64
         self.model = copy.deepcopy(model).to(torch.float64 if exact else torch.float32).eval()
         found = autoencoder or self.model.autoencoder
+        if model.config.task != "t2i":
+            raise CrossFlowError(f"This model is for {model.config.task} and reads images: load it with FromImage.")
         if found is None:
             raise CrossFlowError("This model has no autoencoder of its own: give the one it was trained with.")
-        self.autoencoder: Autoencoder = found
+        self.autoencoder = cast(Autoencoder, found)
         self.embedder = embedder
         self.weights_sha256 = weights_sha256
         self.batch_size = _batch_size(model, self.device) if batch_size is None else batch_size
@@ -119,11 +123,7 @@ class TextToImage:
         self, solver: str | None = None, steps: int | None = None, guidance_scale: float | None = None
     ) -> Sampling:
         """The sampling settings, where those left out are the checkpoint's own."""
-        return Sampling(
-            solver=self.defaults.solver if solver is None else solver,
-            steps=self.defaults.steps if steps is None else steps,
-            guidance_scale=self.defaults.guidance_scale if guidance_scale is None else guidance_scale,
-        )
+        return self.defaults.but(solver, steps, guidance_scale)
 
     def generate(
         self,
@@ -218,7 +218,8 @@ class TextToImage:
         return list(self.autoencoder.decode(latents).cpu().numpy())
 
 
-def _dtype(precision: str, model: FlowModel, device: torch.device) -> torch.dtype:
+def dtype_named(precision: str, model: FlowModel, device: torch.device) -> torch.dtype:
+    """The type that ``precision`` names for this model's network; see ``TextToImage``. Raises CrossFlowError."""
     released = isinstance(model.config.autoencoder, KLConfig)
     if precision == "auto":
         return (torch.bfloat16 if device.type == "cuda" else torch.float32) if released else torch.float64

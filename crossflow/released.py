@@ -21,8 +21,8 @@ from crossflow.backbone.dimr import DiMRConfig, Stage
 from crossflow.backbone.dit import DiTConfig
 from crossflow.configs import CONFIGS, STAGE_WEIGHTS
 from crossflow.errors import CrossFlowError
+from crossflow.flow_config import FlowConfig, Sampling
 from crossflow.latents import KLConfig
-from crossflow.model import FlowConfig, Sampling
 from crossflow.released_encoder import ReleasedEncoderConfig
 
 TRAINING_ONLY = ("open_clip.", "open_clip_output.")

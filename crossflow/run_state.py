@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from crossflow.backbone.dimr import DiMR
 from crossflow.backbone.dit import DiT
 from crossflow.checkpoint import TRAINING_ONLY, check_tensors, read_tensors, write_tensors
-from crossflow.configs import SceneData, TrainConfig
 from crossflow.data import Share, scene_images, seed_of
 from crossflow.errors import CrossFlowError
+from crossflow.latents import PatchPCA
 from crossflow.model import CrossFlow, FlowModel, Losses, build_model
 from crossflow.optimizer import Optimizer
+from crossflow.recipe import SceneData, TrainConfig
 from crossflow.scenes.spec import VERSION as WORLD
 from crossflow.sharding import divide, share_like, whole
 
@@ -148,7 +149,7 @@ def _fresh_model(config: TrainConfig, seed: int) -> FlowModel:
     """The model at step 0: its weights drawn with ``seed``, its autoencoder fitted."""
     torch.manual_seed(seed)
     model = build_model(config.model)
-    if isinstance(config.data, SceneData) and model.autoencoder is not None:
+    if isinstance(config.data, SceneData) and isinstance(model.autoencoder, PatchPCA):
         model.autoencoder.fit(scene_images("train", min(PCA_IMAGES, config.data.count), config.data.size))
     return model
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from crossflow.backbone.dimr import DiMR
 from crossflow.backbone.dit import DiT
 from crossflow.errors import CrossFlowError
+from crossflow.flow_config import Sampling
 from crossflow.guidance import indicator
-from crossflow.model import Sampling
 from crossflow.solver import Solver, solver_named
 
 ADAPTIVE = ("dopri5",)

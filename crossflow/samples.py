@@ -16,8 +16,8 @@ from PIL import Image
 
 from crossflow.checkpoint import replacing, written
 from crossflow.errors import CrossFlowError
+from crossflow.flow_config import Sampling
 from crossflow.images import read_image
-from crossflow.model import Sampling
 from crossflow.pipeline import TextToImage, prompt_seed
 
 

@@ -14,13 +14,14 @@ from accelerate import Accelerator
 
 from crossflow.autoencoder import KLAutoencoder
 from crossflow.checkpoint import replacing, save_checkpoint, usable_device, written
-from crossflow.configs import SceneData, TrainConfig
-from crossflow.data import read_ahead, scene_pairs, shares
+from crossflow.data import Pairs, read_ahead, scene_pairs, shares
 from crossflow.errors import CrossFlowError
+from crossflow.image_pairs import scene_image_pairs
 from crossflow.latents import Autoencoder, KLConfig, MiniLM, PatchPCA, TextEmbedder, cache_folder
 from crossflow.model import FlowModel, Losses
 from crossflow.pairs import SourcePairs, open_pairs
 from crossflow.pipeline import AUTOENCODER, TextToImage
+from crossflow.recipe import SceneData, TrainConfig
 from crossflow.run_state import Run
 from crossflow.samples import grid
 from crossflow.text import embedder_named
@@ -88,9 +89,7 @@ def train(
     record = _Record(out, run, text_encoder, autoencoder, say)
     with accelerator.main_process_first():  # the first process makes the cache, the others read it
         if pairs is None:
-            fitted = cast(PatchPCA, run.model.autoencoder)
-            tokens = config.model.token_count
-            pairs = scene_pairs(cast(SceneData, config.data), tokens, fitted, MiniLM(), out / "cache", say)
+            pairs = _scene_pairs(config, run.model, out / "cache", say)
     place = (accelerator.process_index, accelerator.num_processes)
     ahead = read_ahead(shares(pairs, config, seed, run.step, *place))
     while run.step < config.steps:
@@ -124,6 +123,14 @@ def _folder_pairs(config: TrainConfig, folder: Path | None, seed: int) -> Source
     if folder is None:
         raise CrossFlowError("This recipe reads image-text pairs from a folder: give it as --data.")
     return SourcePairs(open_pairs(folder, config), config, seed)
+
+
+def _scene_pairs(config: TrainConfig, model: FlowModel, cache: Path, say: Callable[[str], None]) -> Pairs:
+    """The pairs that a recipe of the embedded world draws."""
+    if config.model.image is not None:
+        return scene_image_pairs(config, model, cache, say)
+    fitted = cast(PatchPCA, model.autoencoder)
+    return scene_pairs(cast(SceneData, config.data), config.model.token_count, fitted, MiniLM(), cache, say)
 
 
 class _Record:
@@ -206,6 +213,8 @@ class _Grids:
         self.prompts = SCENE_PROMPTS if isinstance(config.data, SceneData) else PHOTO_PROMPTS
         self.parts: tuple[TextEmbedder, Autoencoder | None] | None = None
         model = config.model
+        if model.task != "t2i":
+            return
         try:
             embedder, vae = embedder_named(model.text, text_encoder), None
             if isinstance(model.autoencoder, KLConfig):

@@ -35,14 +35,15 @@ class TransformerConfig:
 
 
 class Transformer(nn.Module):
-    """Velocity of latents of ``shape`` (c, h, w)."""
+    """Velocity of latents of ``shape`` (c, h, w); ``beside`` more channels of x may hold what it is conditioned on."""
 
-    def __init__(self, config: TransformerConfig, shape: tuple[int, int, int]) -> None:
+    def __init__(self, config: TransformerConfig, shape: tuple[int, int, int], beside: int = 0) -> None:
         super().__init__()
-        self.patches = Patches(shape, config.patch, config.width)
+        self.patches = Patches(shape, config.patch, config.width, beside)
         self.time = TimeEmbedding(config.width)
         self.indicator = nn.Embedding(2, config.width)
-        self.summaries = nn.Linear(math.prod(shape), config.summaries * config.width) if config.summaries else None
+        numbers = (shape[0] + beside) * math.prod(shape[1:])
+        self.summaries = nn.Linear(numbers, config.summaries * config.width) if config.summaries else None
         self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.depth))
         self.apply(initialise)
         nn.init.zeros_(self.patches.out.weight)
@@ -54,7 +55,7 @@ class Transformer(nn.Module):
         return (self(x, t, conditional),)
 
     def forward(
-        self, x: Float[Tensor, "b c h w"], t: Float[Tensor, " b"], conditional: Bool[Tensor, " b"]
+        self, x: Float[Tensor, "b k h w"], t: Float[Tensor, " b"], conditional: Bool[Tensor, " b"]
     ) -> Float[Tensor, "b c h w"]:
         """Indicator row 0 is conditional and row 1 unconditional, as in the authors' DiT."""
         time = self.time(t)[:, None]

@@ -64,14 +64,26 @@ def captions(scene: Scene, prompt: str, rng: np.random.Generator) -> tuple[str, 
     order = [scene.objects[i] for i in rng.permutation(len(scene.objects))]
     named = _join([article(f"{item.color} {item.shape}") for item in order])
     placed = _join([f"{article(f'{item.color} {item.shape}')} {_place(item)}" for item in order])
-    light = "at night" if scene.night else "by day"
     return (
         prompt,
-        f"{named} {light}",
+        f"{named} {_light(scene)}",
         f"a picture of {named}",
         placed,
         f"there {'is' if len(order) == 1 else 'are'} {named} in this {'dark' if scene.night else 'bright'} scene",
     )
+
+
+def describe(scene: Scene) -> str:
+    """The one caption that names every object and the light, the objects as they are read: row by row, from the left.
+
+    It says nothing that the image does not show, which the four paraphrases, in a drawn order, do not promise.
+    """
+    order = sorted(scene.objects, key=lambda item: (int(item.y * CELLS), int(item.x * CELLS)))
+    return f"{_join([article(f'{item.color} {item.shape}') for item in order])} {_light(scene)}"
+
+
+def _light(scene: Scene) -> str:
+    return "at night" if scene.night else "by day"
 
 
 def _join(parts: list[str]) -> str:

@@ -24,7 +24,8 @@ from crossflow.checkpoint import (
 )
 from crossflow.configs import CONFIGS
 from crossflow.errors import CrossFlowError
-from crossflow.model import CrossFlow, Sampling, build_model
+from crossflow.flow_config import Sampling
+from crossflow.model import CrossFlow, build_model
 
 CONFIG = CONFIGS["scenes-tiny"].model
 

@@ -16,7 +16,8 @@ from crossflow.autoencoder import KLAutoencoder
 from crossflow.checkpoint import file_sha256, save_checkpoint
 from crossflow.cli import app
 from crossflow.configs import CONFIGS
-from crossflow.model import Sampling, build_model
+from crossflow.flow_config import Sampling
+from crossflow.model import build_model
 from crossflow.pipeline import TextToImage, prompt_seed
 from crossflow.run_state import Run
 

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from crossflow.backbone.dimr import DiMR
-from crossflow.configs import CONFIGS, PairData, SceneData
+from crossflow.configs import CONFIGS
 from crossflow.errors import CrossFlowError
 from crossflow.latents import KLConfig, PatchPCAConfig
 from crossflow.model import CrossFlow, build_model
+from crossflow.recipe import PairData, SceneData
 
 RATES = {
     "t2i-256px-clip-dimr": 1e-5,
@@ -91,9 +92,9 @@ def test_parts_that_do_not_fit_are_refused():
     tiny, scenes = CONFIGS["t2i-tiny"], CONFIGS["scenes-tiny"]
     with pytest.raises(CrossFlowError, match="Images of 64 pixels do not have latents of"):
         replace(tiny, data=PairData(size=64))
-    with pytest.raises(CrossFlowError, match="pairs in a folder by the KL autoencoder"):
+    with pytest.raises(CrossFlowError, match="Pairs in a folder are encoded by the KL autoencoder"):
         replace(tiny, data=SceneData())
     with pytest.raises(CrossFlowError, match="Scenes are encoded by principal components"):
         replace(scenes, model=replace(scenes.model, autoencoder=KLConfig()))
-    with pytest.raises(CrossFlowError, match="pairs in a folder by the KL autoencoder"):
+    with pytest.raises(CrossFlowError, match="Pairs in a folder are encoded by the KL autoencoder"):
         replace(tiny, model=replace(tiny.model, autoencoder=PatchPCAConfig(patch=8, components=4)))

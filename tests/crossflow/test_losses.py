@@ -56,7 +56,7 @@ def same(ours: Tensor, theirs: Tensor) -> bool:
 def test_the_parts_of_every_item_are_the_authors(case):
     golden, model, batch, draws = case.golden, case.model, case.batch, case.draws
     assert torch.equal(batch.target[draws.donor], golden["loss.target_after_roll"])
-    posterior = model.encoder(batch.tokens, batch.mask)
+    posterior = model.encoder(batch.source, batch.mask)
     x0 = posterior.sample(draws.noise)
     xt, velocity = model.path.sample(x0, batch.target[draws.donor], draws.t)
     predicted = model.backbone.velocities(xt, draws.t, draws.conditional)

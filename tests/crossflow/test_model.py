@@ -10,12 +10,14 @@ from torch.nn import functional as F
 
 from crossflow import losses
 from crossflow.backbone.transformer import TransformerConfig
-from crossflow.configs import CONFIGS, TrainConfig
+from crossflow.configs import CONFIGS
 from crossflow.encoder import EncoderConfig, VariationalEncoder
 from crossflow.errors import CrossFlowError
+from crossflow.flow_config import FlowConfig, Sampling
 from crossflow.latents import PatchPCAConfig
 from crossflow.losses import Draws, draw
-from crossflow.model import Batch, CrossFlow, FlowConfig, Sampling, StandardFlow, build_model
+from crossflow.model import Batch, CrossFlow, StandardFlow, build_model
+from crossflow.recipe import TrainConfig
 
 TINY = FlowConfig(
     shape=(6, 2, 3),
@@ -58,8 +60,8 @@ def test_a_fresh_model_stands_still(config):
     """The output layer starts at zero, so every velocity is zero and sampling returns the source."""
     model, batch = build_model(config), batch_of(4)
     noise = torch.randn(4, *config.shape)
-    drawn = model.generate(batch.tokens, batch.mask, noise, Sampling(solver="heun", steps=2, guidance_scale=3.0))
-    source = model.source(batch.tokens, batch.mask, noise) if isinstance(model, CrossFlow) else noise
+    drawn = model.generate(batch.source, batch.mask, noise, Sampling(solver="heun", steps=2, guidance_scale=3.0))
+    source = model.source(batch.source, batch.mask, noise) if isinstance(model, CrossFlow) else noise
     assert torch.equal(drawn, source)
 
 
@@ -75,11 +77,11 @@ def test_the_loss_reaches_every_trainable_parameter(config):
 def test_padding_is_never_read(config):
     """Numbers outside the mask change nothing."""
     model, batch = unzeroed(config).double(), batch_of(3, torch.float64)
-    other = batch.tokens.masked_fill(~batch.mask[..., None], 1e6)
+    other = batch.source.masked_fill(~batch.mask[..., None], 1e6)
     noise = torch.randn(3, *config.shape, dtype=torch.float64)
     sampling = Sampling(steps=2)
     assert (~batch.mask).any()
-    drawn = [model.generate(tokens, batch.mask, noise, sampling) for tokens in (batch.tokens, other)]
+    drawn = [model.generate(tokens, batch.mask, noise, sampling) for tokens in (batch.source, other)]
     assert torch.equal(*drawn)
 
 
@@ -87,7 +89,7 @@ def test_padding_is_never_read(config):
 def test_the_text_is_read(config):
     model, batch = unzeroed(config), batch_of(2)
     noise = torch.randn(2, *config.shape)
-    drawn = [model.generate(tokens, batch.mask, noise, Sampling(steps=2)) for tokens in (batch.tokens, -batch.tokens)]
+    drawn = [model.generate(tokens, batch.mask, noise, Sampling(steps=2)) for tokens in (batch.source, -batch.source)]
     assert not torch.allclose(*drawn, atol=1e-3)
 
 
@@ -95,7 +97,7 @@ def test_the_text_is_read(config):
 def test_posterior_shapes_and_sampling(readout):
     encoder = VariationalEncoder(EncoderConfig(width=16, depth=1, heads=2, readout=readout), (6, 2, 3), 5, 8)
     batch = batch_of(3)
-    posterior = encoder(batch.tokens, batch.mask)
+    posterior = encoder(batch.source, batch.mask)
     assert posterior.mean.shape == posterior.log_var.shape == (3, 6, 2, 3)
     noise = torch.randn(3, 6, 2, 3)
     assert torch.allclose(posterior.sample(noise), posterior.mean + posterior.log_var.exp().sqrt() * noise, atol=1e-6)
@@ -175,7 +177,7 @@ def test_the_loss_of_crossflow_is_its_parts():
     batch, draws = batch_of(8, torch.float64), draws_of(8, dtype=torch.float64)
     assert (~draws.conditional).sum() > 1
     found = model(batch, draws)
-    mean, log_var = model.encoder(batch.tokens, batch.mask)
+    mean, log_var = model.encoder(batch.source, batch.mask)
     x0 = mean + (0.5 * log_var).exp() * draws.noise
     x1, t = batch.target[draws.donor], draws.t[:, None, None, None]
     predicted = model.backbone(t * x1 + (1 - (1 - 1e-5) * t) * x0, draws.t, draws.conditional)
@@ -193,7 +195,7 @@ def test_the_baseline_keeps_its_target_and_loses_its_text():
     found = model(batch, draws)
     t = draws.t[:, None, None, None]
     xt = t * batch.target + (1 - (1 - 1e-5) * t) * draws.noise
-    predicted = model.backbone(xt, draws.t, draws.conditional, torch.zeros_like(batch.tokens), batch.mask)
+    predicted = model.backbone(xt, draws.t, draws.conditional, torch.zeros_like(batch.source), batch.mask)
     flow = (predicted - (batch.target - (1 - 1e-5) * draws.noise)).square().mean()
     assert torch.allclose(found.total, flow, rtol=1e-12)
 
@@ -218,7 +220,7 @@ def test_guidance_through_the_model(config):
     """v = v_u + w (v_c - v_u), with the two velocities run apart."""
     model, batch = unzeroed(config).double(), batch_of(3, torch.float64)
     x, t = torch.randn(3, *config.shape, dtype=torch.float64), torch.rand(3, dtype=torch.float64)
-    text = () if isinstance(model, CrossFlow) else (batch.tokens, batch.mask)
+    text = () if isinstance(model, CrossFlow) else (batch.source, batch.mask)
     on, off = (model.backbone(x, t, torch.full((3,), flag), *text) for flag in (True, False))
     assert not torch.allclose(on, off)
     assert torch.allclose(model.velocity(2.5, *text)(x, t), off + 2.5 * (on - off), rtol=1e-9, atol=1e-12)
@@ -228,7 +230,7 @@ def test_guidance_through_the_model(config):
 def test_crossflow_runs_backward_to_its_source():
     model, batch = unzeroed(TINY).double(), batch_of(2, torch.float64)
     assert isinstance(model, CrossFlow)
-    x0 = model.source(batch.tokens, batch.mask, torch.randn(2, *TINY.shape, dtype=torch.float64))
+    x0 = model.source(batch.source, batch.mask, torch.randn(2, *TINY.shape, dtype=torch.float64))
     x1 = model.sample(x0, "heun", 200, 1.0)
     assert torch.allclose(model.sample(x1, "heun", 200, 1.0, backward=True), x0, atol=1e-3)
     assert not torch.allclose(x1, x0, atol=1e-2)

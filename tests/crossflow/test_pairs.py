@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from crossflow.configs import CONFIGS, TrainConfig
+from crossflow.configs import CONFIGS
 from crossflow.data import Pairs, shares
 from crossflow.errors import CrossFlowError
 from crossflow.losses import draw
 from crossflow.pairs import SourcePairs, open_pairs
+from crossflow.recipe import TrainConfig
 from crossflow.shards import Item, shard_name, write_index, write_shard
 
 TINY = CONFIGS["t2i-tiny"]
@@ -106,7 +107,7 @@ def test_a_batch_is_its_items(source):
     for row in range(8):
         assert torch.allclose(batch.target[row].double(), target(row), rtol=1e-5, atol=1e-7)
         assert torch.allclose(batch.goal[row].double(), target(int(draws.donor[row])), rtol=1e-5, atol=1e-7)
-        assert torch.equal(batch.tokens[row], items[row].tokens)
+        assert torch.equal(batch.source[row], items[row].tokens)
         assert torch.equal(batch.mask[row], items[row].mask)
     same = [[a.caption == b.caption for b in items] for a in items]
     assert ((batch.caption[:, None] == batch.caption[None, :]) == torch.tensor(same)).all()
@@ -193,7 +194,7 @@ def test_both_layouts_give_the_released_recipe_its_batches(tmp_path):
     again = open_pairs(written_shards(tmp_path / "ours", [source.item(i) for i in range(3)]), config)
     theirs, ours = (next(shares(SourcePairs(each, config, 0), config, 0)).batch for each in (source, again))
     assert theirs.target.shape == (3, 4, 32, 32)
-    assert theirs.tokens.shape == (3, 77, 768)
+    assert theirs.source.shape == (3, 77, 768)
     assert theirs.image.shape == (3, 256, 256, 3)
     for one, other in zip(theirs, ours, strict=True):
         assert (one is None and other is None) or torch.equal(one, other)

@@ -8,8 +8,9 @@ from tiny_pipelines import drawer
 from crossflow import pipeline as module
 from crossflow.configs import CONFIGS
 from crossflow.errors import CrossFlowError
+from crossflow.flow_config import Sampling
 from crossflow.latents import MiniLM
-from crossflow.model import Sampling, build_model
+from crossflow.model import build_model
 from crossflow.pipeline import TextToImage, prompt_seed, seeded_noise
 from crossflow.sampler import Sampler
 from crossflow.scenes import example, render

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from crossflow import losses
 from crossflow.checkpoint import convert, load_checkpoint
+from crossflow.flow_config import Sampling
 from crossflow.losses import Draws
-from crossflow.model import Batch, CrossFlow, Sampling
+from crossflow.model import Batch, CrossFlow
 from crossflow.sampler import Sampler
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -12,8 +12,8 @@ from torch._subclasses import FakeTensorMode
 from crossflow.backbone.dimr import DiMR
 from crossflow.backbone.dit import DiT
 from crossflow.errors import CrossFlowError
+from crossflow.flow_config import Sampling
 from crossflow.guidance import indicator
-from crossflow.model import Sampling
 from crossflow.sampler import ADAPTIVE, Sampler, evaluation_times
 from crossflow.solver import SOLVERS
 
@@ -137,7 +137,7 @@ def test_a_solver_that_chooses_its_times_is_refused(backbone):
 COMPILED = """
 import torch
 from tiny_pipelines import model_of
-from crossflow.model import Sampling
+from crossflow.flow_config import Sampling
 from crossflow.sampler import Sampler
 x = torch.randn(2, 48, 4, 4)
 for name in ("dimr", "dit"):

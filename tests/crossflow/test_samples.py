@@ -15,7 +15,7 @@ from tiny_pipelines import drawer
 
 from crossflow import samples
 from crossflow.errors import CrossFlowError
-from crossflow.model import Sampling
+from crossflow.flow_config import Sampling
 from crossflow.pipeline import TextToImage, prompt_seed
 from crossflow.samples import draw_into, grid, png, write_image
 

@@ -16,10 +16,12 @@ from torch import Tensor
 
 from crossflow import train as module
 from crossflow.checkpoint import load_checkpoint, read_header
-from crossflow.configs import CONFIGS, SceneData
+from crossflow.configs import CONFIGS
 from crossflow.errors import CrossFlowError
+from crossflow.flow_config import Sampling
 from crossflow.latents import MiniLM
-from crossflow.model import Losses, Sampling
+from crossflow.model import Losses
+from crossflow.recipe import SceneData
 from crossflow.run_state import Run
 from crossflow.train import train
 

@@ -12,9 +12,10 @@ from torch import Tensor
 from crossflow import train as module
 from crossflow.autoencoder import KLAutoencoder
 from crossflow.checkpoint import read_header
-from crossflow.configs import CONFIGS, SceneData, TrainConfig
+from crossflow.configs import CONFIGS
 from crossflow.errors import CrossFlowError
-from crossflow.model import Sampling
+from crossflow.flow_config import Sampling
+from crossflow.recipe import SceneData, TrainConfig
 from crossflow.shards import Item, shard_name, write_index, write_shard
 from crossflow.train import train
 

@@ -13,8 +13,9 @@ from crossflow.backbone.dit import DiTConfig
 from crossflow.backbone.transformer import TransformerConfig
 from crossflow.configs import CONFIGS
 from crossflow.data import scene_images
+from crossflow.flow_config import Sampling
 from crossflow.latents import TextEmbedder
-from crossflow.model import FlowModel, Sampling, build_model
+from crossflow.model import FlowModel, build_model
 from crossflow.pipeline import TextToImage
 
 LOW = Stage(block="transformer", width=16, hidden=24, depth=3, patch=2, heads=2)

@@ -20,9 +20,10 @@ from accelerate.state import AcceleratorState
 import crossflow.train
 from crossflow import losses
 from crossflow.backbone.dimr import DiMRConfig
-from crossflow.configs import CONFIGS, SceneData, TrainConfig
+from crossflow.configs import CONFIGS
 from crossflow.encoder import EncoderConfig
-from crossflow.model import Sampling
+from crossflow.flow_config import Sampling
+from crossflow.recipe import SceneData, TrainConfig
 from crossflow.run_state import Run
 from crossflow.shards import Item, shard_name, write_index, write_shard
 from crossflow.train import train
