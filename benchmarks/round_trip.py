@@ -17,8 +17,8 @@ from torch import Tensor
 from benchmarks.scenes_reader import START
 from crossflow.checkpoint import load_checkpoint
 from crossflow.cli import SHIPPED
+from crossflow.flow_config import Sampling
 from crossflow.latents import MiniLM
-from crossflow.model import Sampling
 from crossflow.pipeline import TextToImage
 from crossflow.scenes import example, render
 from crossflow_eval.environment import hardware

@@ -25,7 +25,7 @@ from benchmarks.plain import as_authors, in_turns, machine, matmul_rate, plain_v
 from crossflow.backbone.dimr import DiMR, DiMRConfig, Stage
 from crossflow.checkpoint import usable_device
 from crossflow.configs import CONFIGS
-from crossflow.model import Sampling
+from crossflow.flow_config import Sampling
 from crossflow.sampler import Sampler
 from crossflow.solver import euler_official
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from crossflow.checkpoint import export_checkpoint, read_header
 from crossflow.cli import SHIPPED
-from crossflow.model import Sampling
+from crossflow.flow_config import Sampling
 from crossflow.pipeline import TextToImage
 from crossflow_eval import report
 from crossflow_eval.environment import hardware
