@@ -105,6 +105,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "a covariance of another size": (lambda path: np.savez(path, mu=MEAN[:5], sigma=COVARIANCE), r"\[5\]"),
     "a flat covariance": (lambda path: np.savez(path, mu=MEAN, sigma=COVARIANCE.ravel()), r"\[36\]"),
     "a number that is none": (not_a_number, "1 numbers"),
+    "a covariance that is none": (lambda path: np.savez(path, mu=MEAN, sigma=np.full((6, 6), np.inf)), "36 numbers"),
     "objects": (lambda path: np.savez(path, mu=np.array([{}], dtype=object), sigma=COVARIANCE), "plain numbers"),
     "text": (lambda path: np.savez(path, mu=np.array(["a"]), sigma=COVARIANCE), "plain numbers"),
     "a pickle": (lambda path: path.write_bytes(pickle.dumps({"mu": MEAN})), "plain numbers"),

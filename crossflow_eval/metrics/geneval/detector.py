@@ -72,7 +72,8 @@ class Detector:
     def __call__(self, image: np.ndarray, fit: tuple[int, int] = FIT) -> list[Detection]:
         """Detect the objects of an image, uint8 RGB [h w 3]; the most certain first, with their masks.
 
-        ``fit`` is the longer and the shorter side to scale to. Raises SetupError for an array of another kind.
+        ``fit`` is the longer and the shorter side to scale to. Raises SetupError for an array of another kind, and
+        for an image so narrow that scaling leaves nothing of it.
         """
         import torch
 
@@ -103,6 +104,11 @@ def prepare(image: np.ndarray, fit: tuple[int, int]) -> tuple[np.ndarray, tuple[
     height, width = image.shape[:2]
     scale = min(max(fit) / max(height, width), min(fit) / min(height, width))
     size = int(width * scale + 0.5), int(height * scale + 0.5)
+    if not min(size):
+        raise SetupError(
+            f"GenEval's detector cannot take an image of {width} x {height} pixels: scaled to {max(fit)} x {min(fit)} "
+            "nothing is left of its shorter side; generate it again."
+        )
     scaled = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
     margins = ((0, -size[1] % STRIDE), (0, -size[0] % STRIDE), (0, 0))
     padded = np.pad(scaled, margins, constant_values=GREY)
