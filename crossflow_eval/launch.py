@@ -14,10 +14,11 @@ from crossflow_eval.image_model import CrossFlowImageModel
 from crossflow_eval.models import CrossFlowModel, FolderModel, Lookup
 from crossflow_eval.names import unknown
 from crossflow_eval.predictions import PredictedCaptions
+from crossflow_eval.report.pictures import picture
 from crossflow_eval.store import Store
-from crossflow_eval.suites import depth, geneval, load_suite, references, t2i
+from crossflow_eval.suites import depth, geneval, load_suite, references, scene_tasks, t2i
 from crossflow_eval.tables import Role
-from crossflow_eval.types import Model, Result, SetupError, Suite
+from crossflow_eval.types import Model, Result, Row, SetupError, Suite
 
 RUNS = Path("runs")
 REFERENCES = "references"
@@ -239,9 +240,22 @@ def entries(folders: Sequence[Path]) -> list[report.Entry]:
     for folder in folders:
         for role in ROLES:
             if (folder / REFERENCES / role).is_dir():
-                entry = report.load(folder / REFERENCES / role, role=role)
+                entry = _entry(folder / REFERENCES / role, role)
                 found.setdefault(entry.result.settings.digest, entry)
-    return [*found.values(), *map(report.load, folders)]
+    return [*found.values(), *map(_entry, folders)]
+
+
+def _entry(folder: Path, role: Role = "model") -> report.Entry:
+    """A run's part in a report, with the pictures of its sources and targets where the world can draw them."""
+    entry = report.load(folder, role=role)
+    suite = entry.result.settings.suite
+    if suite not in scene_tasks.SUITES:
+        return entry
+
+    def beside(row: Row) -> dict[str, bytes]:
+        return {name: picture(array) for name, array in scene_tasks.pictures(suite, row["id"]).items()}
+
+    return dataclasses.replace(entry, beside=beside)
 
 
 def write_page(folder: Path) -> Path:

@@ -31,7 +31,8 @@ def page(grids: Sequence[Grid], entries: Sequence[Entry]) -> str:
     title = escape(grids[0].table.title if len(grids) == 1 else "Evaluation report")
     body = [f"<header><h1>{title}</h1>{''.join(map(_summary, models))}</header>"]
     body += [_table(grid, number, alone=len(grids) == 1) for number, grid in enumerate(grids)]
-    body += [samples(entry, number) for number, entry in enumerate(models)]
+    named = list(dict.fromkeys(column.value for grid in grids for column in grid.table.columns if column.value))
+    body += [samples(entry, number, named) for number, entry in enumerate(models)]
     body += ["<section><h2>Settings and provenance</h2>", *map(_provenance, entries), "</section>"]
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'

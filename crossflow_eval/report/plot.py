@@ -23,15 +23,16 @@ _VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule"} | {
 
 
 def task_figure(grid: Grid) -> str:
-    """An inline SVG of all columns ``<metric>/<task>`` that are shares, the more the better; empty below two of them.
+    """An inline SVG of all columns ``<metric>/<task>`` beside a column ``<metric>`` whose values lie in [0, 1], if any.
 
     The same grid gives the same bytes.
     """
-    columns = [i for i, column in enumerate(grid.table.columns) if column.value and "/" in column.value]
+    names = [column.value or "" for column in grid.table.columns]
+    columns = [i for i, name in enumerate(names) if "/" in name and name.split("/")[0] in names]
     models = [line for line in grid.lines if line.role == "model" and line.entries][: len(SERIES)]
     columns = [i for i in columns if models and all(_is_share(line.cells[i]) for line in grid.lines)]
     columns = [i for i in columns if any(line.cells[i].value for line in models)]
-    if len(columns) < 2:
+    if not columns:
         return ""
     with rc_context({"svg.hashsalt": grid.table.name, "svg.fonttype": "none", "font.size": 10}):
         figure = Figure(figsize=(4.8, 0.9 + len(columns) * (0.22 + 0.2 * len(models))), layout="constrained")
@@ -43,10 +44,7 @@ def task_figure(grid: Grid) -> str:
 
 
 def _is_share(cell: Cell) -> bool:
-    if cell.value is None or cell.entry is None:
-        return True
-    more_is_better = cell.entry.result.higher_is_better.get(cell.column.value or "")
-    return bool(more_is_better) and 0.0 <= cell.value.mean <= 1.0
+    return cell.value is None or 0.0 <= cell.value.mean <= 1.0
 
 
 def _draw(axes: Axes, grid: Grid, models: Sequence[Line], columns: Sequence[int]) -> None:

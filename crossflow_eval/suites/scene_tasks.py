@@ -94,6 +94,23 @@ def _pictures(task: Task, split: str, scene_of: Mapping[str, Any]) -> tuple[dict
     return sources, {name: depth_target(scene) for name, scene in scene_of.items()} if task == "depth" else {}
 
 
+def pictures(name: str, example_id: str) -> dict[str, np.ndarray]:
+    """What an example of the suite called ``name`` looks like: its ``source`` and, but for captions, its ``target``.
+
+    Images are uint8 [h w 3], depth maps float32 [h w] in metres.
+    """
+    from crossflow.scenes import example, render
+    from crossflow.scenes.depth import depth_map, low_res
+
+    split, _, index = example_id.rpartition("-")
+    scene = example(split, int(index)).scene
+    task, _ = SUITES[name]
+    if task == "sr":
+        return dict(zip(("source", "target"), low_res(scene, HIGH, FACTOR), strict=True))
+    source = {"source": render(scene, SIDE)}
+    return source | {"target": depth_map(scene, SIDE)} if task == "depth" else source
+
+
 def depth_target(scene: Any) -> dict[str, np.ndarray]:
     """What depth is judged against: ``depth``, float32 [h w] in metres, inf in the sky; ``objects``, bool [h w]."""
     from crossflow.scenes.depth import depth_map
