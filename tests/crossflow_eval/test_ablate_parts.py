@@ -2,10 +2,12 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import small_recipes
 from pydantic import ValidationError
 from scipy import stats as scipy_stats
 from typer.testing import CliRunner
@@ -158,3 +160,23 @@ def test_a_short_ablation_of_real_models_from_end_to_end(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "TRAIN", ("false",))
     again = CliRunner().invoke(app, arguments)
     assert again.stdout == done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["caption", "depth", "sr"])
+def test_a_short_ablation_of_another_task_from_end_to_end(task, tmp_path, monkeypatch):
+    """Its very recipes on a little data, for three steps; then again, where nothing may be trained."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CROSSFLOW_CACHE", str(tmp_path / "cache"))
+    for recipe in (f"scenes-{task}", f"scenes-{task}-standard"):
+        monkeypatch.setitem(CONFIGS, recipe, CONFIGS[recipe])
+        small_recipes.shrink(recipe)
+    monkeypatch.setattr(train, "TRAIN", (sys.executable, small_recipes.__file__, "train"))
+    arguments = ["ablate", "--suite", f"scenes-{task}", "--seeds", "1", "--steps", "3", "--limit", "4", "--out", "runs"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output + repr(done.exception)
+    assert "Standard flow matching, seed 0" in done.stdout
+    roles = {path.parent.name.split("-")[0] for path in Path("runs", "references").glob("*/result.json")}
+    assert roles == references(f"scenes-{task}").keys()
+    monkeypatch.setattr(train, "TRAIN", ("false",))
+    assert CliRunner().invoke(app, arguments).stdout == done.stdout
