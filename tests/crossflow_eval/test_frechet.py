@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchmetrics.image.fid import _compute_fid
 
-from crossflow_eval.metrics.frechet import Moments, _quick_nuclear_norm, frechet_distance, rank_warning
+from crossflow_eval.metrics.frechet import Moments, _nuclear_norm, frechet_distance, rank_warning
 from crossflow_eval.stats import jackknife
 
 
@@ -95,17 +95,33 @@ def test_at_full_rank_it_is_the_number_that_the_libraries_print() -> None:
         assert ours == pytest.approx(eigvals, rel=1e-6)
 
 
+@pytest.mark.parametrize("rows", [80, 120])
 @pytest.mark.parametrize("smallest", [1e-1, 1e-3, 1e-5, 1e-7, 1e-9])
-def test_the_quick_sum_of_singular_values_knows_its_error(smallest: float) -> None:
-    """Against the singular values themselves, from well to hopelessly conditioned."""
+def test_the_sum_of_singular_values_is_exact_enough_by_whichever_way(smallest: float, rows: int) -> None:
+    """Against the singular values themselves, from well to hopelessly conditioned, square and not."""
     generator = np.random.default_rng(0)
     scales = np.geomspace(1, smallest, 120)
     first, second = (np.linalg.qr(generator.normal(size=(400, 120)) * scales, mode="r") for _ in range(2))
-    exact = np.linalg.svd(first @ second.T, compute_uv=False).sum()
-    found, error = _quick_nuclear_norm(first, second)
-    assert np.isinf(error) or abs(found - exact) <= error + 1e-14 * exact
-    if smallest >= 1e-3:
-        assert error < 1e-12 * exact
+    product = first[:rows] @ second.T
+    exact = np.linalg.svd(product, compute_uv=False).sum()
+    whole = (first[:rows] ** 2).sum() + (second**2).sum()
+    assert abs(_nuclear_norm(product, whole) - exact) <= 0.5e-11 * (whole - 2 * exact) + 1e-14 * exact
+
+
+@pytest.mark.parametrize(("n", "m"), [(500, 400), (40, 40), (40, 50), (40, 500)])
+def test_sets_of_features_need_no_singular_values(n: int, m: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would take most of the time, at full rank and below."""
+    x, y = sample(n, 64, 11), sample(m, 64, 12)
+    monkeypatch.setattr(np.linalg, "svd", None)
+    assert of_features(x, y) > 0
+
+
+def test_nearly_dependent_features_get_the_root_of_their_rows() -> None:
+    """A copied dimension leaves the covariance without a Cholesky root; a tiny distance still keeps its digits."""
+    x = sample(300, 30, 13)
+    x = np.concatenate([x, x[:, :1]], axis=1)
+    exact = 1e-8 * (np.cov(x, rowvar=False).trace() + (x.mean(0) ** 2).sum())
+    assert of_features(x, x * (1 + 1e-4)) == pytest.approx(exact, rel=1e-9)
 
 
 def test_it_differs_from_the_libraries_only_where_they_take_roots_of_rounding_errors() -> None:
@@ -120,6 +136,15 @@ def test_float32_features_are_lifted_before_any_sum() -> None:
     x = (sample(100, 20, 8) + 1000).astype(np.float32)
     y = (sample(100, 20, 9) + 1000).astype(np.float32)
     assert of_features(x, y) == of_features(x.astype(np.float64), y.astype(np.float64))
+
+
+@pytest.mark.filterwarnings("error")
+def test_arrays_may_be_read_only_and_of_any_order() -> None:
+    x, y = sample(100, 20, 14), sample(90, 20, 15)
+    covariance = np.cov(y[:, ::-1], rowvar=False)[::-1, ::-1]
+    covariance.flags.writeable = False
+    found = frechet_distance(Moments.of_features(np.asfortranarray(x)), Moments.of_covariance(y.mean(0), covariance))
+    assert found == pytest.approx(of_features(x, y), rel=1e-12)
 
 
 @pytest.mark.parametrize(
