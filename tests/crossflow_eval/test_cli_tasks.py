@@ -1,4 +1,4 @@
-"""The commands for captions, depth and super-resolution measure outputs made elsewhere, each in its own form."""
+"""The commands for captions, depth and super-resolution: outputs made elsewhere, each in its own form, and our own."""
 
 import dataclasses
 import json
@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from crossflow_eval import launch
+from crossflow_eval import image_model, launch
 from crossflow_eval.cli import app
-from crossflow_eval.types import Example, Suite, Value
+from crossflow_eval.types import Example, SetupError, Suite, Value
 
 
 class Counting:
@@ -62,7 +62,8 @@ def test_captions_in_a_file(monkeypatch):
     Path("short.json").write_text(json.dumps([{"image_id": 0, "caption": "a cat"}]))
     done = CliRunner().invoke(app, ["caption", "--ckpt", "short.json"])
     assert (done.exit_code, "2 of 3 captions are missing" in done.stderr) == (2, True)
-    assert "--model folder needs --ckpt, the file of captions" in CliRunner().invoke(app, ["caption"]).stderr
+    done = CliRunner().invoke(app, ["caption", "--model", "folder"])
+    assert "--model folder needs --ckpt, the file of captions" in done.stderr
 
 
 def test_depth_maps_in_a_folder(monkeypatch):
@@ -85,5 +86,43 @@ def test_images_in_a_folder(monkeypatch):
 def test_suites_and_models_of_another_task():
     done = CliRunner().invoke(app, ["depth", "--suite", "imagenet_sr", "--ckpt", "x"])
     assert "is for the task sr, not depth" in done.stderr
-    done = CliRunner().invoke(app, ["sr", "--model", "crossflow"])
-    assert "draw images of prompts" in done.stderr
+
+
+def test_without_a_shipped_checkpoint_one_sentence_says_so(monkeypatch):
+    monkeypatch.setattr(launch, "load_suite", lambda name, root: three(name.removeprefix("scenes-"), "png"))
+    monkeypatch.setattr(image_model, "shipped_checkpoint", lambda task: Path(f"none-{task}.safetensors"))
+    for task in ("caption", "depth", "sr"):
+        done = CliRunner().invoke(app, [task, "--device", "cpu"])
+        assert (done.exit_code, f"There is no file none-{task}.safetensors" in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("given", "model", "suite"),
+    [
+        ({}, "crossflow", "scenes-caption"),
+        ({"checkpoint": Path("ours.safetensors")}, "crossflow", "scenes-caption"),
+        ({"checkpoint": Path("ours.PTH"), "data": Path("d")}, "crossflow", "coco_karpathy"),
+        ({"checkpoint": Path("results.json"), "data": Path("d")}, "folder", "coco_karpathy"),
+        ({"checkpoint": Path("captions.jsonl")}, "folder", "coco_karpathy"),
+        ({"checkpoint": Path("captions.jsonl"), "suite": "scenes-caption"}, "folder", "scenes-caption"),
+        ({"checkpoint": Path("there.safetensors")}, "folder", "coco_karpathy"),
+        ({"checkpoint": Path("results.json"), "model": "crossflow"}, "crossflow", "scenes-caption"),
+        ({"model": "a:b"}, "a:b", "scenes-caption"),
+        ({"model": "a:b", "data": Path("d")}, "a:b", "coco_karpathy"),
+    ],
+)
+def test_what_is_measured_on_what_when_it_is_not_said(given, model, suite):
+    Path("there.safetensors").mkdir()
+    request = launch.Request(task="caption", **given)
+    assert (request.model_name, request.suite_name) == (model, suite)
+
+
+def test_text_to_image_asks_for_our_own_models_whatever_the_checkpoint_is_called():
+    request = launch.Request(checkpoint=Path("folder"), captions=Path("a.csv"))
+    assert (request.model_name, request.suite_name) == ("crossflow", "folder")
+    assert launch.Request().suite_name == "scenes-t2i"
+
+
+def test_our_models_that_read_images_have_no_text_encoder():
+    with pytest.raises(SetupError, match="does not listen to --text-encoder"):
+        launch.build_model(launch.Request(task="sr", text_encoder=Path("t5")), three("sr", "png"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import shutil
 from collections import defaultdict
 from pathlib import Path
@@ -149,6 +150,29 @@ def test_empty_captions_and_captions_of_10000_words_are_scored():
     assert rows[0]["rouge_l"] == pytest.approx(1)
     assert [row["bleu_1"] for row in rows] == pytest.approx([1, 0], abs=1e-9)
     assert values["bleu_1"].n == 2
+
+
+def test_plain_words_need_no_java_and_say_so(monkeypatch, tmp_path):
+    """Oracle: on captions whose PTB tokens are plain words the scores are those of these tokens."""
+    tokens = [[pair["tokens"], *pair["reference_tokens"]] for pair in PAIRS]
+    plain = [each for each in tokens if all(re.fullmatch(r"[a-z ]+", caption) for caption in each)][:50]
+    assert len(plain) == 50
+    pairs = [{"caption": own, "references": others} for own, *others in plain]
+    monkeypatch.setattr(caption, "tokenize", lambda *texts: [list(text) for text in texts])
+    monkeypatch.setattr(caption, "find_java", lambda: "java")
+    expected, _ = scored(pairs)
+    monkeypatch.undo()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert scored(pairs, tokens="words")[0] == expected
+    loud = [{**pair, "caption": f"{pair['caption'].upper()}, !"} for pair in pairs]
+    assert scored(loud, tokens="words")[0] == expected
+    protocols = [CaptionScores(tokens="words", with_meteor=False).protocol]
+    with pytest.raises(SetupError, match="there is no java"):
+        CaptionScores(tokens="words")
+    monkeypatch.undo()
+    monkeypatch.setattr(caption, "find_java", lambda: "java")
+    protocols.append(CaptionScores(with_meteor=False).protocol)
+    assert [name for name in protocols[0] if protocols[0][name] != protocols[1][name]] == ["tokens"]
 
 
 def test_spice_stands_beside_the_others_where_its_models_are_given(monkeypatch, tmp_path):

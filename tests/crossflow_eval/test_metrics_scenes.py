@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from crossflow_eval.features import keep_features
 from crossflow_eval.metrics.fid import FID
 from crossflow_eval.metrics.frechet import Moments, frechet_distance
-from crossflow_eval.metrics.scenes import TASKS, SceneCLIPScore, SceneGenEval
+from crossflow_eval.metrics.scenes import TASKS, SceneCaptions, SceneCLIPScore, SceneGenEval, Told
 from crossflow_eval.types import Example, Metric, SetupError
 
 
@@ -143,3 +144,45 @@ def test_fid_of_one_output_is_refused() -> None:
     metric.update([Example(id="x", source="")], [picture(1)])
     with pytest.raises(SetupError, match="two outputs"):
         metric.compute()
+
+
+def told(*looks: str, night: bool | None = None) -> Told:
+    objects = Counter((color, shape) for color, shape in (look.split() for look in looks))
+    return Told(objects=objects, night=night)
+
+
+SAID = {
+    "right": told("red ball", "red ball", "blue box", night=True),
+    "twice": told("red ball", "blue box", night=True),
+    "more": told("red ball", "red ball", "blue box", "pink cone", "green ring"),
+    "day": told("red ball", "red ball", "blue box", night=False),
+    "nothing": told(),
+}
+
+
+def captions_judged(*captions: str) -> tuple[list[dict], dict[str, float]]:
+    metric = SceneCaptions(SAID.__getitem__, lambda example: SAID["right"], grammar="a table")
+    assert isinstance(metric, Metric)
+    rows = metric.update([Example(id=str(i), source="") for i in range(len(captions))], list(captions))
+    return rows, {name: value.mean for name, value in metric.compute().items()}
+
+
+def test_captions_are_right_when_they_name_the_multiset_and_the_light() -> None:
+    """By hand: 2 balls and a box at night."""
+    rows, means = captions_judged("right", "twice", "more", "day", "nothing")
+    assert [row["correct"] for row in rows] == [True, False, False, False, False]
+    assert [row["object_f1"] for row in rows] == pytest.approx([1, 4 / 5, 6 / 8, 1, 0])
+    assert [row["reason"] for row in rows] == [
+        "",
+        "not named: red ball",
+        "not there: green ring, pink cone; said neither day nor night, it is night",
+        "said day, it is night",
+        "not named: blue box, red ball, red ball; said neither day nor night, it is night",
+    ]
+    assert means == pytest.approx({"objects": 2 / 5, "object_f1": (1 + 0.8 + 0.75 + 1) / 5, "light": 2 / 5})
+
+
+def test_what_is_no_caption_is_refused() -> None:
+    metric = SceneCaptions(SAID.__getitem__, lambda example: SAID["right"], grammar="a table")
+    with pytest.raises(SetupError, match="got ndarray; give text"):
+        metric.update([Example(id="a", source="")], [picture(0)])

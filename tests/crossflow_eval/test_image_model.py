@@ -1,0 +1,86 @@
+"""Our own checkpoints whose sources are images, as models of the measurement: random ones of the recipes' own form."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from crossflow.checkpoint import save_checkpoint
+from crossflow.configs import CONFIGS
+from crossflow.model import build_model
+from crossflow_eval.image_model import CrossFlowImageModel
+from crossflow_eval.suites import scene_images
+from crossflow_eval.types import Model, SetupError, check_kind
+
+KINDS = {"caption": (32, "txt"), "depth": (32, "npy"), "sr": (16, "png")}
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory) -> dict[str, Path]:
+    """One a task, with one block and random numbers."""
+    folder, found = tmp_path_factory.mktemp("checkpoints"), {}
+    for task in KINDS:
+        torch.manual_seed(0)
+        config = CONFIGS[f"scenes-{task}"].model
+        config = replace(config, backbone=replace(config.backbone, depth=1))
+        found[task] = folder / f"random-{task}.safetensors"
+        save_checkpoint(found[task], build_model(config, training=False))
+    return found
+
+
+def sources(folder: Path, side: int) -> list[Path]:
+    rng = np.random.default_rng(0)
+    drawn = {name: rng.integers(0, 256, size=(side, side, 3), dtype=np.uint8) for name in "abc"}
+    return list(scene_images.keep(folder, drawn).values())
+
+
+@pytest.mark.parametrize("task", KINDS)
+def test_a_checkpoint_is_a_model_that_reads_files(tmp_path, checkpoints, task):
+    """Law: an output is of the suite's kind, and hangs on its own image and seed, not on its batch."""
+    side, kind = KINDS[task]
+    model = CrossFlowImageModel(task, checkpoints[task], steps=1, device="cpu")
+    assert isinstance(model, Model)
+    files = sources(tmp_path, side)
+    together = model.generate(files, [1, 2, 3])
+    assert len(together) == 3
+    for output in together:
+        check_kind(model.name, output, kind)
+    assert np.array_equal(model.generate(files[1:2], [2])[0], together[1])
+
+
+def test_the_identity_is_all_that_can_change_an_output(checkpoints):
+    first = CrossFlowImageModel("depth", checkpoints["depth"], device="cpu")
+    assert first.name == "random-depth"
+    defaults = CONFIGS["scenes-depth"].model.sampling
+    assert {name: first.identity[name] for name in ("solver", "steps", "guidance_scale", "device")} == {
+        "solver": defaults.solver,
+        "steps": defaults.steps,
+        "guidance_scale": defaults.guidance_scale,
+        "device": "cpu",
+    }
+    for option in ({"steps": 3}, {"solver": "heun"}, {"precision": "float32"}):
+        other = CrossFlowImageModel("depth", checkpoints["depth"], device="cpu", **option).identity
+        assert {name for name in other if other[name] != first.identity[name]} == set(option)
+
+
+@pytest.mark.parametrize("task", KINDS)
+def test_a_checkpoint_of_another_task_is_refused(checkpoints, task):
+    other = next(name for name in KINDS if name != task)
+    with pytest.raises(SetupError, match=f"is a checkpoint for the task {other}; give --ckpt one for {task}"):
+        CrossFlowImageModel(task, checkpoints[other], device="cpu")
+
+
+def test_images_of_another_size_and_files_that_are_none_are_refused(tmp_path, checkpoints):
+    model = CrossFlowImageModel("sr", checkpoints["sr"], steps=1, device="cpu")
+    with pytest.raises(SetupError, match="16 x 16"):
+        model.generate(sources(tmp_path, 8), [1, 2, 3])
+    with pytest.raises(SetupError, match="Cannot read the image"):
+        model.generate([tmp_path / "none.png"], [1])
+
+
+@pytest.mark.parametrize("options", [{"steps": 0}, {"guidance_scale": float("inf")}, {"solver": "eulr"}])
+def test_impossible_sampling_is_refused_before_weights_are_read(options):
+    with pytest.raises(SetupError, match=r"--steps must|--guidance-scale must|Did you mean 'euler'"):
+        CrossFlowImageModel("sr", Path("never-read.safetensors"), device="cpu", **options)
