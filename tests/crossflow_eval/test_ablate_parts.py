@@ -18,7 +18,7 @@ from crossflow_eval import stats, tables
 from crossflow_eval.ablate import train
 from crossflow_eval.cli import app
 from crossflow_eval.models import shipped_checkpoint
-from crossflow_eval.suites import load_suite, references
+from crossflow_eval.suites import load_suite, references, scene_references
 from crossflow_eval.tables import Ablation
 from crossflow_eval.types import Result, Settings, SetupError, Value
 
@@ -168,6 +168,8 @@ def test_a_short_ablation_of_another_task_from_end_to_end(task, tmp_path, monkey
     """Its very recipes on a little data, for three steps; then again, where nothing may be trained."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CROSSFLOW_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(scene_references, "CAPTIONED", 100)
+    monkeypatch.setattr(scene_references, "MEASURED", 20)
     for recipe in (f"scenes-{task}", f"scenes-{task}-standard"):
         monkeypatch.setitem(CONFIGS, recipe, CONFIGS[recipe])
         small_recipes.shrink(recipe)
