@@ -14,6 +14,7 @@ import typer
 
 from crossflow.cache_command import cache
 from crossflow.console import Autoencoder, Device, TextEncoder, one_sentence, to_stderr
+from crossflow.image_command import from_image
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -62,7 +63,7 @@ def train(
     ] = False,
     text_encoder: TextEncoder = None,
     autoencoder: Autoencoder = None,
-    precision: Annotated[str, typer.Option(help="auto, bf16 or fp32.")] = "auto",
+    precision: Annotated[str | None, typer.Option(help="auto, bf16 or fp32.", show_default="the recipe's")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     list_configs: Annotated[
         bool, typer.Option("--list", callback=_list_configs, is_eager=True, help="List the recipes and exit.")
@@ -142,6 +143,9 @@ def sample(
             typer.echo(f"{drawn.truncated} prompts are longer than {limit} tokens: their ends were not read.", err=True)
         to_stderr(f"{drawn.new} images drawn, {drawn.kept} kept from before")
         typer.echo(out / "samples.jsonl")
+
+
+app.command()(from_image)
 
 
 @app.command()

@@ -61,13 +61,11 @@ def shares(
     pairs: Pairs, config: TrainConfig, seed: int, first: int = 0, process: int = 0, processes: int = 1
 ) -> Iterator[Share]:
     """One process' shares of the steps from ``first`` to the end, ``config.accumulate`` of them a step."""
-    size = config.batch_size // (config.accumulate * processes)
+    size, model = config.batch_size // (config.accumulate * processes), config.model
     for step in range(first, config.steps):
         generator = torch.Generator().manual_seed(seed_of(seed, step))
         picks = pairs.pick(step, config.batch_size, generator)
-        draws = draw(
-            config.batch_size, config.model.shape, config.model.null_rate, generator, config.model.draws_targets
-        )
+        draws = draw(config.batch_size, model.shape, model.null_rate, generator, model.draws_targets, model.times)
         for part in range(config.accumulate):
             start = (part * processes + process) * size
             yield Share(start, pairs.load(picks, draws, start, start + size), draws.rows(start, start + size))

@@ -65,11 +65,12 @@ class FlowConfig:
     ``shape`` is that of the latents, (c, h, w), which ``autoencoder`` makes of the targets. Sources are images of the
     shape ``image``, (k, i, j), or, where that is None, texts: ``token_count`` x ``token_width`` numbers, from the
     language model ``text``. The baseline sees its ``condition`` by cross-attention or, images only, as further
-    ``channels`` beside its latents. ``null_rate`` is the share of items trained as unconditional. ``kl_weight``
-    multiplies the KL summed over latent dimensions; ``contrastive_weight`` the image-text contrast with the image tower
-    ``tower``, whose cosines are multiplied by the exponential of a learned number (``exp``, as in CLIP) or, as in the
-    authors' code, by the number itself (``raw``); ``reconstruction_weight`` the squared error of an image read back
-    from its source latent. ``stage_weights`` weigh the flow loss of each resolution.
+    ``channels`` beside its latents. ``times`` is how the times of training are drawn, ``null_rate`` the share of items
+    trained as unconditional. ``kl_weight`` multiplies the KL summed over latent dimensions; ``contrastive_weight`` the
+    image-text contrast with the image tower ``tower``, whose cosines are multiplied by the exponential of a learned
+    number (``exp``, as in CLIP) or, as in the authors' code, by the number itself (``raw``); ``reconstruction_weight``
+    the squared error of an image read back from its source latent. ``stage_weights`` weigh the flow loss of each
+    resolution.
     """
 
     shape: tuple[int, int, int]
@@ -82,6 +83,7 @@ class FlowConfig:
     token_width: int = 384
     text: Literal["minilm", "clip-vit-l14", "t5-v1.1-xxl"] = "minilm"
     path: Literal["linear", "sincos"] = "linear"
+    times: Literal["logit-normal", "uniform"] = "logit-normal"
     null_rate: float = 0.1
     kl_form: Literal["standard", "official"] = "official"
     kl_weight: float = 1e-2

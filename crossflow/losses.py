@@ -43,10 +43,12 @@ def draw(
     null_rate: float,
     generator: torch.Generator,
     sampled_targets: bool = False,
+    times: Literal["logit-normal", "uniform"] = "logit-normal",
 ) -> Draws:
-    """Draw for a batch of ``count``: t is logit-normal(0, 1); a null subset of fewer than two is emptied."""
+    """Draw for a batch of ``count``: t is logit-normal(0, 1) or uniform; a null subset of fewer than two is emptied."""
     noise = torch.randn(count, *shape, generator=generator)
-    t = torch.sigmoid(torch.randn(count, generator=generator))
+    uniform = times == "uniform"
+    t = torch.rand(count, generator=generator) if uniform else torch.randn(count, generator=generator).sigmoid()
     null = (torch.rand(count, generator=generator) < null_rate).nonzero()[:, 0]
     conditional, donor = torch.ones(count, dtype=torch.bool), torch.arange(count)
     if len(null) > 1:

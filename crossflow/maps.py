@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
@@ -61,3 +62,9 @@ class LogDepth(nn.Module):
         """Metres, within the range."""
         relative = (latents[:, 0].clamp(-1, 1) + 1) / 2 * math.log(self.farthest / self.nearest)
         return self.nearest * relative.exp()
+
+
+def grey(depth: np.ndarray, nearest: float = 1.5, farthest: float = 80.0) -> np.ndarray:
+    """A depth map [h w] in metres as an image to look at, uint8 [h w 3]: the nearer the lighter, by the logarithm."""
+    share = np.log(np.clip(depth, nearest, farthest) / nearest) / np.log(farthest / nearest)
+    return np.repeat(np.rint(255 * (1 - share)).astype(np.uint8)[..., None], 3, axis=2)

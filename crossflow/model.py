@@ -111,7 +111,7 @@ class CrossFlow(nn.Module):
         if config.kl_weight:
             kl = losses.kl(posterior.mean, posterior.log_var, config.kl_form).mean()
         if self.tower is not None:
-            seen = getattr(batch, self.tower.reads)
+            seen = x1 if batch.target.ndim == 2 else getattr(batch, self.tower.reads)
             contrast = losses.contrastive(x0, self.tower(seen), self.tower.scale, batch.caption)
         if self.reconstructor is not None:
             error = (self.reconstructor(x0) - batch.source).square().mean()
@@ -236,7 +236,9 @@ def build_model(config: FlowConfig, training: bool = True) -> FlowModel:
 
 def _drawn(model: FlowModel, batch: Batch, generator: torch.Generator) -> Losses:
     config = model.config
-    draws = losses.draw(len(batch.target), config.shape, config.null_rate, generator, config.draws_targets)
+    draws = losses.draw(
+        len(batch.target), config.shape, config.null_rate, generator, config.draws_targets, config.times
+    )
     return model(batch, draws.to(batch.target.device))
 
 

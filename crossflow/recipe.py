@@ -39,7 +39,8 @@ CELL = 8
 class TrainConfig:
     """A recipe. ``batch_size`` is that of one optimiser step, over all processes and accumulated parts.
 
-    ``clip`` is the largest norm of the gradient, None for no clipping.
+    ``clip`` is the largest norm of the gradient, None for no clipping. ``precision`` auto is bf16 where the hardware
+    multiplies in it, which small networks gain nothing from on a CPU.
     """
 
     model: FlowConfig
@@ -55,6 +56,7 @@ class TrainConfig:
     weight_decay: float = 0.01
     clip: float | None = 1.0
     ema: float = 0.999
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
     log_every: int = 50
     save_every: int = 500
     sample_every: int = 2000

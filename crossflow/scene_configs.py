@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal
 
 from crossflow.backbone.transformer import TransformerConfig
 from crossflow.encoder import EncoderConfig, ImageEncoderConfig, UpsampleConfig
@@ -21,72 +20,53 @@ WORDS = (
 """Every word of the captions of scenes."""
 
 
-def _from_scene(
+def _caption(backbone: TransformerConfig, encoder: ImageEncoderConfig | None) -> TrainConfig:
+    """An image of a scene to the latents of its caption, 16 places of 8 numbers. No encoder is the baseline."""
+    text = TextAutoencoderConfig(words=WORDS, count=20, width=96, depth=1, heads=4)
+    model = _from_image((8, 4, 4), text, 32, backbone, encoder, kl_weight=2e-3, solver="midpoint")
+    return _trained(model, SceneData(count=40_000), steps=2_500)
+
+
+def _depth(backbone: TransformerConfig, encoder: ImageEncoderConfig | None) -> TrainConfig:
+    """An image of a scene to its depth map, in pixel space."""
+    model = _from_image((1, 32, 32), DepthConfig(), 32, backbone, encoder, kl_weight=1e-5, solver="euler")
+    weight = 0.0 if encoder is None else 0.1
+    model = replace(model, condition="channels", times="uniform", reconstruction_weight=weight)
+    return _trained(model, SceneData(count=40_000), steps=2_000)
+
+
+def _superres(backbone: TransformerConfig, encoder: UpsampleConfig | None) -> TrainConfig:
+    """An image of a scene of 16 pixels a side to one of 64, in pixel space."""
+    model = _from_image((3, 64, 64), PixelsConfig(), 16, backbone, encoder, kl_weight=0.0, solver="midpoint")
+    model = replace(model, condition="channels", times="uniform")
+    return _trained(model, SceneData(count=20_000, size=64), steps=1_200, batch_size=32)
+
+
+def _from_image(
     shape: tuple[int, int, int],
     autoencoder: TextAutoencoderConfig | DepthConfig | PixelsConfig,
-    data: SceneData,
-    *,
-    source: int,
+    side: int,
     backbone: TransformerConfig,
     encoder: ImageEncoderConfig | UpsampleConfig | None,
-    steps: int,
-    batch_size: int = 64,
-    reconstruction_weight: float = 0.0,
-    condition: Literal["attention", "channels"] = "attention",
-) -> TrainConfig:
-    """An image of a scene, ``source`` pixels a side, to text, depth or a larger image; unguided. No encoder is the
-    baseline."""
-    model = FlowConfig(
+    kl_weight: float,
+    solver: str,
+) -> FlowConfig:
+    """Images of ``side`` pixels to latents of ``shape``, without guidance."""
+    return FlowConfig(
         shape=shape,
         backbone=backbone,
         encoder=encoder,
         autoencoder=autoencoder,
-        image=(3, source, source),
-        condition=condition,
+        image=(3, side, side),
         null_rate=0.0,
-        kl_weight=1e-5 if isinstance(encoder, ImageEncoderConfig) else 0.0,
+        kl_weight=0.0 if encoder is None else kl_weight,
         contrastive_weight=0.0,
-        reconstruction_weight=reconstruction_weight,
-        sampling=Sampling(solver="midpoint", steps=8, guidance_scale=1.0),
-    )
-    return TrainConfig(model=model, data=data, steps=steps, batch_size=batch_size, optimizer="muon")
-
-
-def _caption(backbone: TransformerConfig, encoder: ImageEncoderConfig | None, steps: int) -> TrainConfig:
-    """An image to the latents of its caption: 16 places of 16 numbers."""
-    text = TextAutoencoderConfig(words=WORDS, count=20, width=128, depth=2, heads=4)
-    data = SceneData(count=40_000)
-    return _from_scene((16, 4, 4), text, data, source=32, backbone=backbone, encoder=encoder, steps=steps)
-
-
-def _depth(backbone: TransformerConfig, encoder: ImageEncoderConfig | None, steps: int) -> TrainConfig:
-    """An image to its depth map, in pixel space."""
-    return _from_scene(
-        (1, 32, 32),
-        DepthConfig(),
-        SceneData(count=40_000),
-        source=32,
-        backbone=backbone,
-        encoder=encoder,
-        steps=steps,
-        reconstruction_weight=0.0 if encoder is None else 0.1,
-        condition="channels",
+        sampling=Sampling(solver=solver, steps=4, guidance_scale=1.0),
     )
 
 
-def _superres(backbone: TransformerConfig, encoder: UpsampleConfig | None, steps: int) -> TrainConfig:
-    """An image of 16 pixels a side to one of 64, in pixel space."""
-    return _from_scene(
-        (3, 64, 64),
-        PixelsConfig(),
-        SceneData(count=20_000, size=64),
-        source=16,
-        backbone=backbone,
-        encoder=encoder,
-        steps=steps,
-        batch_size=32,
-        condition="channels",
-    )
+def _trained(model: FlowConfig, data: SceneData, steps: int, batch_size: int = 64) -> TrainConfig:
+    return TrainConfig(model=model, data=data, steps=steps, batch_size=batch_size, optimizer="muon", precision="fp32")
 
 
 def _scenes(backbone: TransformerConfig, encoder: EncoderConfig | None, steps: int, null_rate: float) -> TrainConfig:
@@ -104,6 +84,7 @@ def _scenes(backbone: TransformerConfig, encoder: EncoderConfig | None, steps: i
 
 
 _VANILLA = TransformerConfig(width=128, depth=4, heads=4)
+_IMAGE = ImageEncoderConfig(width=128, depth=2, heads=4, patch=8)
 
 
 SCENES: Mapping[str, TrainConfig] = {
@@ -118,12 +99,12 @@ SCENES: Mapping[str, TrainConfig] = {
     ),
     "scenes-table1-crossflow": _scenes(_VANILLA, EncoderConfig(width=128, depth=1, heads=4), 1_500, 0.1),
     "scenes-table1-standard": _scenes(_VANILLA, None, 1_500, 0.1),
-    "scenes-caption": _caption(_VANILLA, ImageEncoderConfig(width=128, depth=2, heads=4, patch=8), 4_000),
-    "scenes-caption-standard": _caption(replace(_VANILLA, depth=5), None, 4_000),
-    "scenes-depth": _depth(replace(_VANILLA, patch=8), ImageEncoderConfig(width=128, depth=2, heads=4, patch=8), 4_000),
-    "scenes-depth-standard": _depth(replace(_VANILLA, patch=8, depth=6), None, 4_000),
-    "scenes-sr": _superres(replace(_VANILLA, patch=8), UpsampleConfig(factor=4), 4_000),
-    "scenes-sr-standard": _superres(replace(_VANILLA, patch=8), None, 4_000),
+    "scenes-caption": _caption(_VANILLA, _IMAGE),
+    "scenes-caption-standard": _caption(replace(_VANILLA, depth=5), None),
+    "scenes-depth": _depth(replace(_VANILLA, patch=8), _IMAGE),
+    "scenes-depth-standard": _depth(replace(_VANILLA, patch=8, depth=6), None),
+    "scenes-sr": _superres(replace(_VANILLA, patch=8), UpsampleConfig(factor=4)),
+    "scenes-sr-standard": _superres(replace(_VANILLA, patch=8), None),
     "scenes-tiny": replace(
         _scenes(
             TransformerConfig(width=32, depth=1, heads=1, summaries=1),

@@ -32,6 +32,8 @@ class TextAutoencoderConfig:
 
     ``depth`` blocks of ``width`` encode, and as many decode. ``kl_weight`` multiplies the KL of the latents, summed
     over their dimensions; None is a plain encoder, whose latents have no variance (the paper's "Text Encoder").
+    ``scale`` multiplies the latents that a flow is given, whose own standard deviation is about 1: a small one moves
+    the times at which a flow decides what it says towards the middle of the path.
     """
 
     words: tuple[str, ...]
@@ -40,6 +42,7 @@ class TextAutoencoderConfig:
     depth: int
     heads: int
     kl_weight: float | None = 1e-3
+    scale: float = 0.35
     kind: Literal["text"] = "text"
 
     def __post_init__(self) -> None:
@@ -117,12 +120,12 @@ class TextAutoencoder(nn.Module):
         loss = F.cross_entropy(self.decoder(latents).flatten(0, 1), words.flatten())
         if self.config.kl_weight is not None:
             loss = loss + self.config.kl_weight * losses.kl(posterior.mean, posterior.log_var, "standard").mean()
-        return Learned(latents.detach(), loss)
+        return Learned(self.config.scale * latents.detach(), loss)
 
     def decode(self, latents: Float[Tensor, "b c h w"]) -> list[str]:
         """The likeliest word at every place, up to the first place that is likeliest empty."""
         texts = []
-        for row in self.decoder(latents).argmax(-1).tolist():
+        for row in self.decoder(latents / self.config.scale).argmax(-1).tolist():
             words = row[: row.index(NOTHING)] if NOTHING in row else row
             text = " ".join(self.config.words[word - 1] for word in words)
             texts.append(re.sub(r" ([^\w\s])", r"\1", text))

@@ -12,39 +12,16 @@ from typing import Any, cast
 import torch
 from accelerate import Accelerator
 
-from crossflow.autoencoder import KLAutoencoder
 from crossflow.checkpoint import replacing, save_checkpoint, usable_device, written
 from crossflow.data import Pairs, read_ahead, scene_pairs, shares
 from crossflow.errors import CrossFlowError
 from crossflow.image_pairs import scene_image_pairs
-from crossflow.latents import Autoencoder, KLConfig, MiniLM, PatchPCA, TextEmbedder, cache_folder
+from crossflow.latents import MiniLM, PatchPCA
 from crossflow.model import FlowModel, Losses
 from crossflow.pairs import SourcePairs, open_pairs
-from crossflow.pipeline import AUTOENCODER, TextToImage
+from crossflow.previews import PromptGrids, SceneAnswers
 from crossflow.recipe import SceneData, TrainConfig
 from crossflow.run_state import Run
-from crossflow.samples import grid
-from crossflow.text import embedder_named
-
-SCENE_PROMPTS = (
-    "a photo of a ball",
-    "a photo of a ring and a cone",
-    "a photo of three boxes",
-    "a photo of a purple cross",
-    "a photo of a pillar left of a ball",
-    "a photo of a red box and a blue ring",
-)
-"""One prompt of each task form, drawn at every sample grid."""
-PHOTO_PROMPTS = (
-    "a photo of a bear",
-    "a photo of a bench and a bird",
-    "a photo of three apples",
-    "a photo of a purple car",
-    "a photo of a clock left of a chair",
-    "a photo of a red bowl and a blue vase",
-)
-"""The same for recipes that do not draw scenes."""
-COLUMNS = 8
 
 
 def train(
@@ -54,7 +31,7 @@ def train(
     data: Path | None = None,
     seed: int = 0,
     resume: bool = False,
-    precision: str = "auto",
+    precision: str | None = None,
     device: str = "auto",
     shard: bool = False,
     checkpointing: bool = False,
@@ -66,9 +43,9 @@ def train(
 
     The folder also gets ``log.jsonl`` (every loss part), ``samples/`` and ``state.safetensors``, all that ``resume``
     needs; under several processes all see the same folder. The state is written last, so whatever it says has happened
-    is there. ``data`` is the folder of pairs, for recipes that read one. ``precision`` is fp32, bf16 or auto,
-    ``device`` cpu, cuda or auto; for ``shard`` and ``checkpointing`` see ``Run``. ``text_encoder`` and ``autoencoder``
-    are the weights that sample grids need if the model has none of its own (see ``_Grids``).
+    is there. ``data`` is the folder of pairs, for recipes that read one. ``precision`` is fp32, bf16 or auto, None the
+    recipe's own, ``device`` cpu, cuda or auto; for ``shard`` and ``checkpointing`` see ``Run``. ``text_encoder`` and
+    ``autoencoder`` are the weights that sample grids need if the model has none of its own (see ``PromptGrids``).
 
     Raises CrossFlowError when ``out`` holds another run, or this one and ``resume`` is off; when it cannot be written;
     when ``data`` is not what the recipe reads; and when the loss is no longer finite.
@@ -82,7 +59,15 @@ def train(
     with written(out):
         out.mkdir(parents=True, exist_ok=True)
     fingerprint = None if pairs is None else pairs.source.fingerprint
-    run = Run(config, accelerator, seed, _precision(precision, accelerator.device), fingerprint, shard, checkpointing)
+    run = Run(
+        config,
+        accelerator,
+        seed,
+        _precision(precision or config.precision, accelerator.device),
+        fingerprint,
+        shard,
+        checkpointing,
+    )
     if state.exists():
         run.load(state)
         say(f"resuming after step {run.step} of {config.steps}")
@@ -144,7 +129,11 @@ class _Record:
         self.main = run.accelerator.is_main_process
         if self.main:
             self.log = _Log(out / "log.jsonl", run.step)
-            self.grids = _Grids(run.config, text_encoder, autoencoder, run.accelerator.device, say)
+            self.previews = (
+                PromptGrids(run.config, text_encoder, autoencoder, run.accelerator.device, say)
+                if run.config.model.image is None
+                else SceneAnswers(run.config)
+            )
 
     def write(self, losses: Losses) -> None:
         """Write what is due after a step. A loss that is not finite ends the run before it is saved."""
@@ -159,7 +148,7 @@ class _Record:
             self.say(self.log.write(step, config.rate(step - 1), losses))
         average = run.average() if sample_now or save_now else None
         if sample_now and average is not None:
-            self.grids.draw(average, self.out / "samples" / f"step-{step:06d}.png")
+            self.previews.draw(average, self.out / "samples" / f"step-{step:06d}.png")
         if save_now and average is not None:
             save_checkpoint(self.model, average, run.notes())
         if save_now:
@@ -191,50 +180,3 @@ class _Log:
         with written(self.path), self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
         return f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-
-
-class _Grids:
-    """Sample grids: a row of images for each of six prompts.
-
-    A model without an autoencoder of its own needs the weights of the text encoder and the autoencoder: given, or
-    where ``TextToImage`` looks for them. CrossFlowError where they are given and cannot be read; where they are not
-    there, that is said once, and no grids are drawn.
-    """
-
-    def __init__(
-        self,
-        config: TrainConfig,
-        text_encoder: Path | None,
-        autoencoder: Path | None,
-        device: torch.device,
-        say: Callable[[str], None],
-    ) -> None:
-        self.device = device
-        self.prompts = SCENE_PROMPTS if isinstance(config.data, SceneData) else PHOTO_PROMPTS
-        self.parts: tuple[TextEmbedder, Autoencoder | None] | None = None
-        model = config.model
-        if model.task != "t2i":
-            return
-        try:
-            embedder, vae = embedder_named(model.text, text_encoder), None
-            if isinstance(model.autoencoder, KLConfig):
-                source = autoencoder or cache_folder() / AUTOENCODER
-                if not (autoencoder or source.exists()):
-                    raise CrossFlowError(f"they need the autoencoder {source}, which is not there: give --autoencoder.")
-                vae = KLAutoencoder.from_path(source, model.autoencoder.scale, str(device))
-            self.parts = (embedder, vae)
-        except CrossFlowError as error:
-            if text_encoder or autoencoder:
-                raise
-            say(f"No sample grids are drawn: {error}")
-
-    def draw(self, model: FlowModel, path: Path) -> None:
-        """Draw one into ``path``."""
-        if self.parts is None:
-            return
-        embedder, autoencoder = self.parts
-        pipeline = TextToImage(model.to(self.device), embedder, autoencoder=autoencoder)
-        prompts = [prompt for prompt in self.prompts for _ in range(COLUMNS)]
-        images = pipeline.generate(prompts, list(range(len(prompts))))
-        with replacing(path) as temporary:
-            grid(images, COLUMNS, scale=max(1, 96 // images[0].shape[0])).save(temporary, format="PNG")
