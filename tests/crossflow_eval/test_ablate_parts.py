@@ -168,6 +168,7 @@ def test_a_short_ablation_of_another_task_from_end_to_end(task, tmp_path, monkey
     """Its very recipes on a little data, for three steps; then again, where nothing may be trained."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CROSSFLOW_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "none"))
     monkeypatch.setattr(scene_references, "CAPTIONED", 100)
     monkeypatch.setattr(scene_references, "MEASURED", 20)
     for recipe in (f"scenes-{task}", f"scenes-{task}-standard"):
