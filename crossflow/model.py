@@ -159,7 +159,7 @@ class CrossFlow(nn.Module):
         sampling: Sampling,
     ) -> Float[Tensor, "b c h w"]:
         """A text or an image to target latents."""
-        x0 = self.source(source, mask, noise)
+        x0 = self.source(source, mask, sampling.noise * noise)
         return self.sample(x0, sampling.solver, sampling.steps, sampling.guidance_scale)
 
 
@@ -207,7 +207,7 @@ class StandardFlow(nn.Module):
     ) -> Float[Tensor, "b c h w"]:
         """Noise to target latents, given a text or an image."""
         field = self.velocity(sampling.guidance_scale, source, mask)
-        return solver_named(sampling.solver)(field, noise, sampling.steps)
+        return solver_named(sampling.solver)(field, sampling.noise * noise, sampling.steps)
 
     def _field(self, source: Source, mask: Tensor | None) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         """The velocity of (x, t, conditional); x may be the batch several times over."""

@@ -176,7 +176,7 @@ class TextToImage:
         """One batch."""
         tokens, mask, noise = self._inputs(prompts, seeds)
         if isinstance(self.model, CrossFlow):
-            return self._decoded(self._carried(self.model.source(tokens, mask, noise), sampling))
+            return self._decoded(self._carried(self.model.source(tokens, mask, sampling.noise * noise), sampling))
         return self._decoded(self.model.generate(tokens, mask, noise, sampling))
 
     def _batches(self, count: int) -> Iterator[list[int]]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import asdict, astuple
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,7 +78,8 @@ def draw_into(
 
 def _draw(pipeline: TextToImage, rows: Sequence[dict[str, Any]], sampling: Sampling) -> dict[str, np.ndarray]:
     """The image of every row, by its file."""
-    images = pipeline.generate([row["prompt"] for row in rows], [row["seed"] for row in rows], *astuple(sampling))
+    chosen = (sampling.solver, sampling.steps, sampling.guidance_scale)
+    images = pipeline.generate([row["prompt"] for row in rows], [row["seed"] for row in rows], *chosen)
     return {row["file"]: image for row, image in zip(rows, images, strict=True)}
 
 

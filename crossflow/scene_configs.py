@@ -21,10 +21,15 @@ WORDS = (
 
 
 def _caption(backbone: TransformerConfig, encoder: ImageEncoderConfig | None) -> TrainConfig:
-    """An image of a scene to the latents of its caption, 16 places of 8 numbers. No encoder is the baseline."""
+    """An image of a scene to the latents of its caption, 16 places of 8 numbers. No encoder is the baseline.
+
+    The contrast is between image and caption, as that of text and image is in the other direction.
+    """
     text = TextAutoencoderConfig(words=WORDS, count=20, width=96, depth=1, heads=4)
-    model = _from_image((8, 4, 4), text, 32, backbone, encoder, kl_weight=2e-3, solver="midpoint")
-    return _trained(model, SceneData(count=40_000), steps=2_500)
+    model = _from_image((8, 4, 4), text, 32, backbone, encoder, kl_weight=1e-2, solver="midpoint")
+    if encoder is not None:
+        model = replace(model, contrastive_weight=0.1, sampling=replace(model.sampling, noise=0.0))
+    return _trained(model, SceneData(count=40_000), steps=1_200)
 
 
 def _depth(backbone: TransformerConfig, encoder: ImageEncoderConfig | None) -> TrainConfig:
@@ -32,7 +37,7 @@ def _depth(backbone: TransformerConfig, encoder: ImageEncoderConfig | None) -> T
     model = _from_image((1, 32, 32), DepthConfig(), 32, backbone, encoder, kl_weight=1e-5, solver="euler")
     weight = 0.0 if encoder is None else 0.1
     model = replace(model, condition="channels", times="uniform", reconstruction_weight=weight)
-    return _trained(model, SceneData(count=40_000), steps=2_000)
+    return _trained(model, SceneData(count=40_000), steps=1_500)
 
 
 def _superres(backbone: TransformerConfig, encoder: UpsampleConfig | None) -> TrainConfig:

@@ -41,8 +41,8 @@ class TextAutoencoderConfig:
     width: int
     depth: int
     heads: int
-    kl_weight: float | None = 1e-3
-    scale: float = 0.35
+    kl_weight: float | None = 1e-5
+    scale: float = 1.0
     kind: Literal["text"] = "text"
 
     def __post_init__(self) -> None:

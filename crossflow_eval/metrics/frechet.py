@@ -20,7 +20,7 @@ _CANCELLATION = 1e-3
 """Below this part of all that is summed the distance is computed without subtraction."""
 _ACCURATE = 1e-11
 """Relative error of the distance up to which singular values may be roots of eigenvalues."""
-_MARGIN = 16
+_MARGIN = 8
 """By how much an estimate of what rounding does is raised to make a bound."""
 _REGULAR = 1e-10
 """Part of the largest variance that each feature must keep given those before it for a covariance to hold the root."""
@@ -49,7 +49,8 @@ class Moments:
             squares = root.T @ root
             factor = _triangular(squares, _REGULAR * squares.diagonal().max(initial=0.0))
             root = np.asarray(np.linalg.qr(root, mode="r")) if factor is None else factor
-        return Moments(mean, root / np.sqrt(len(data) - 1))
+        root /= np.sqrt(len(data) - 1)
+        return Moments(mean, root)
 
     @staticmethod
     def of_covariance(mean: np.ndarray, covariance: np.ndarray) -> Moments:
@@ -134,7 +135,7 @@ def _nuclear_norm(product: np.ndarray, whole: float) -> float:
         enough = _ACCURATE * (whole - 2 * norm) / 2 / _MARGIN
         if np.finfo(np.float64).eps * values.max(initial=0.0) * moved <= enough:
             return norm
-        off = abs(np.log(roots).sum() - np.linalg.slogdet(product).logabsdet)
+        off = abs(np.log(roots).sum() - float(torch.linalg.slogdet(torch.from_numpy(product)).logabsdet))
         if off / (0.5 / values).sum() * moved <= enough:
             return norm
     return float(np.linalg.svd(product, compute_uv=False).sum())

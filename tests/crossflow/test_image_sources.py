@@ -200,7 +200,7 @@ def test_padding_is_not_read(text):
 
 def test_a_text_autoencoder_learns_to_read_itself():
     torch.manual_seed(1)
-    model = TextAutoencoder(TextAutoencoderConfig(words=WORDS, count=8, width=32, depth=1, heads=2), (8, 2, 2))
+    model = TextAutoencoder(TextAutoencoderConfig(words=WORDS, count=10, width=32, depth=1, heads=2), (8, 2, 2))
     captions = ["a red ball by day", "two boxes", "a picture of a pink cone, at night"]
     words = model.number(captions)
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
