@@ -140,7 +140,8 @@ def test_grey_is_lighter_where_it_is_nearer():
 @pytest.fixture(scope="module")
 def text() -> TextAutoencoder:
     torch.manual_seed(0)
-    return TextAutoencoder(TextAutoencoderConfig(words=WORDS, count=32, width=16, depth=1, heads=2), (4, 2, 2))
+    sizes = {"count": 32, "width": 16, "depth": 1, "heads": 2}
+    return TextAutoencoder(TextAutoencoderConfig(words=WORDS, kl_weight=1e-3, scale=0.35, **sizes), (4, 2, 2))
 
 
 def test_every_caption_of_the_world_has_its_numbers(text):
@@ -208,7 +209,7 @@ def test_a_text_autoencoder_learns_to_read_itself():
         optimizer.zero_grad()
         model.learn(words, torch.randn(3, 8, 2, 2)).loss.backward()
         optimizer.step()
-    assert model.decode(0.35 * model.encode(words).mean) == captions
+    assert model.decode(model.encode(words).mean) == captions
 
 
 # The pairs and the loss
