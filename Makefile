@@ -5,13 +5,18 @@ ARGS ?=
 UV := .boot/bin/uv
 BIN := .venv/bin
 READY := .venv/.ready
+TASKS := t2i caption depth sr
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .PHONY: demo test check bench constraints clean
 
 demo: export OMP_NUM_THREADS := 1
-demo: $(READY)  ## evaluate the shipped model and print the table
-	$(BIN)/crossflow-eval t2i --limit 250 --out runs/demo
+demo: $(READY)  ## evaluate the shipped models of all four tasks; prints the tables and makes one page
+	for task in $(TASKS); do $(BIN)/crossflow-eval $$task --limit 250 --out runs/demo/$$task > /dev/null || exit; done
+	$(BIN)/crossflow-eval report $(TASKS:%=runs/demo/%) --format html > runs/demo/report.html.tmp
+	mv runs/demo/report.html.tmp runs/demo/report.html
+	$(BIN)/crossflow-eval report $(TASKS:%=runs/demo/%)
+	@echo "Page: runs/demo/report.html"
 
 test: export OMP_NUM_THREADS := 1
 test: $(READY)  ## the default tests: no network, no GPU
