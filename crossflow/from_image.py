@@ -87,15 +87,7 @@ class FromImage:
 
         A caption is a str, a depth map float32 [h w] in metres, a larger image uint8 RGB [h w 3].
         """
-        if len(images) != len(seeds):
-            raise CrossFlowError(f"There are {len(images)} images but {len(seeds)} seeds; give one seed an image.")
-        for image in images:
-            if image.shape != (*self.size, 3) or image.dtype != np.uint8:
-                wanted = " x ".join(map(str, self.size))
-                raise CrossFlowError(
-                    f"An image is {image.dtype} {list(image.shape)}, and this model reads RGB images of {wanted} "
-                    "pixels: resize it first."
-                )
+        check_images(images, seeds, self.size)
         sampling = self.sampling(solver, steps, guidance_scale)
         outputs = []
         for start in range(0, len(images), self.batch_size):
@@ -116,3 +108,16 @@ class FromImage:
         if outputs.is_floating_point():
             outputs = ((outputs * GRAIN).round() / GRAIN).float()
         return list(outputs.cpu().numpy())
+
+
+def check_images(images: Sequence[np.ndarray], seeds: Sequence[int], size: tuple[int, ...]) -> None:
+    """Raise CrossFlowError unless there is a seed an image, and every image is uint8 RGB of ``size`` (h, w)."""
+    if len(images) != len(seeds):
+        raise CrossFlowError(f"There are {len(images)} images but {len(seeds)} seeds; give one seed an image.")
+    for image in images:
+        if image.shape != (*size, 3) or image.dtype != np.uint8:
+            wanted = " x ".join(map(str, size))
+            raise CrossFlowError(
+                f"An image is {image.dtype} {list(image.shape)}, and this model reads RGB images of {wanted} "
+                "pixels: resize it first."
+            )

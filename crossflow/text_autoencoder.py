@@ -27,13 +27,10 @@ _WORD = re.compile(r"\w+|[^\w\s]")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextAutoencoderConfig:
+class TextDecoderConfig:
     """Texts of up to ``count`` words out of ``words``, lower case; punctuation marks are words.
 
-    ``depth`` blocks of ``width`` encode, and as many decode. ``kl_weight`` multiplies the KL of the latents, summed
-    over their dimensions; None is a plain encoder, whose latents have no variance (the paper's "Text Encoder").
-    ``scale`` multiplies the latents that a flow is given, whose own standard deviation is about 1: a small one moves
-    the times at which a flow decides what it says towards the middle of the path.
+    ``depth`` blocks of ``width`` decode.
     """
 
     words: tuple[str, ...]
@@ -41,12 +38,38 @@ class TextAutoencoderConfig:
     width: int
     depth: int
     heads: int
+
+    def __post_init__(self) -> None:
+        check_sizes(words=len(self.words), count=self.count, width=self.width, depth=self.depth, heads=self.heads)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextAutoencoderConfig(TextDecoderConfig):
+    """A decoder, and an encoder of as many blocks of the same sizes.
+
+    ``kl_weight`` multiplies the KL of the latents, summed over their dimensions; None is a plain encoder, whose latents
+    have no variance (the paper's "Text Encoder"). ``scale`` multiplies the latents that a flow is given, whose own
+    standard deviation is about 1: a small one moves the times at which a flow decides what it says towards the middle
+    of the path.
+    """
+
     kl_weight: float | None = 1e-5
     scale: float = 1.0
     kind: Literal["text"] = "text"
 
-    def __post_init__(self) -> None:
-        check_sizes(words=len(self.words), count=self.count, width=self.width, depth=self.depth, heads=self.heads)
+
+def numbered(captions: Sequence[str], config: TextDecoderConfig) -> Int[Tensor, "b n"]:
+    """The numbers of the captions' words, padded with 0. CrossFlowError for unknown words and for too many."""
+    known = {word: number for number, word in enumerate(config.words, 1)}
+    numbers = torch.full((len(captions), config.count), NOTHING)
+    for row, caption in zip(numbers, captions, strict=True):
+        words = _WORD.findall(caption.lower())
+        if unknown := [word for word in words if word not in known]:
+            raise CrossFlowError(f"The word {unknown[0]!r} is not in this model's vocabulary of {len(known)}.")
+        if len(words) > len(row):
+            raise CrossFlowError(f"A caption has {len(words)} words, and this model's have at most {len(row)}.")
+        row[: len(words)] = torch.tensor([known[word] for word in words])
+    return numbers
 
 
 class Learned(NamedTuple):
@@ -59,8 +82,9 @@ class Learned(NamedTuple):
 class TextDecoder(nn.Module):
     """Latents of ``shape`` -> a score of every word at every place of a text, [b n v]; column 0 is the text's end."""
 
-    def __init__(self, config: TextAutoencoderConfig, shape: tuple[int, int, int]) -> None:
+    def __init__(self, config: TextDecoderConfig, shape: tuple[int, int, int]) -> None:
         super().__init__()
+        self.config = config
         channels, height, breadth = shape
         self.embed = nn.Linear(channels, config.width)
         self.position = nn.Parameter(torch.randn(1, height * breadth, config.width) * 0.02)
@@ -78,6 +102,15 @@ class TextDecoder(nn.Module):
             x = block(x)
         return at_least_float32(self.head(self.norm(x[:, : places.shape[1]])))
 
+    def texts(self, latents: Float[Tensor, "b c h w"]) -> list[str]:
+        """The likeliest word at every place, up to the first place that is likeliest empty."""
+        texts = []
+        for row in self(latents).argmax(-1).tolist():
+            words = row[: row.index(NOTHING)] if NOTHING in row else row
+            text = " ".join(self.config.words[word - 1] for word in words)
+            texts.append(re.sub(r" ([^\w\s])", r"\1", text))
+        return texts
+
 
 class TextAutoencoder(nn.Module):
     """Captions to latents of ``shape`` and back."""
@@ -90,21 +123,10 @@ class TextAutoencoder(nn.Module):
         own = EncoderConfig(width=config.width, depth=config.depth, heads=config.heads)
         self.encoder = VariationalEncoder(own, shape, config.count, config.width)
         self.decoder = TextDecoder(config, shape)
-        self._number = {word: number for number, word in enumerate(config.words, 1)}
 
     def number(self, captions: Sequence[str]) -> Int[Tensor, "b n"]:
-        """The numbers of the captions' words, padded with 0. CrossFlowError for unknown words and for too many."""
-        numbers = torch.full((len(captions), self.config.count), NOTHING)
-        for row, caption in zip(numbers, captions, strict=True):
-            words = _WORD.findall(caption.lower())
-            if unknown := [word for word in words if word not in self._number]:
-                raise CrossFlowError(
-                    f"The word {unknown[0]!r} is not in this model's vocabulary of {len(self._number)}."
-                )
-            if len(words) > len(row):
-                raise CrossFlowError(f"A caption has {len(words)} words, and this model's have at most {len(row)}.")
-            row[: len(words)] = torch.tensor([self._number[word] for word in words])
-        return numbers
+        """The numbers of the captions' words; see ``numbered``."""
+        return numbered(captions, self.config)
 
     def encode(self, words: Int[Tensor, "b n"]) -> Gaussian:
         """The posterior over latents of numbered words."""
@@ -123,10 +145,5 @@ class TextAutoencoder(nn.Module):
         return Learned(self.config.scale * latents.detach(), loss)
 
     def decode(self, latents: Float[Tensor, "b c h w"]) -> list[str]:
-        """The likeliest word at every place, up to the first place that is likeliest empty."""
-        texts = []
-        for row in self.decoder(latents / self.config.scale).argmax(-1).tolist():
-            words = row[: row.index(NOTHING)] if NOTHING in row else row
-            text = " ".join(self.config.words[word - 1] for word in words)
-            texts.append(re.sub(r" ([^\w\s])", r"\1", text))
-        return texts
+        """The texts that latents, as a flow is given them, are read as."""
+        return self.decoder.texts(latents / self.config.scale)
