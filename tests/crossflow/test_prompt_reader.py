@@ -1,0 +1,120 @@
+"""The text-to-image model run backward: what is read of its latents, and the files and images that are refused."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny_pipelines import Words, drawer, model_of
+
+from crossflow.checkpoint import read_header, save_checkpoint, write_tensors
+from crossflow.errors import CrossFlowError
+from crossflow.model import build_model
+from crossflow.prompt_reader import PromptReader, load_decoder, save_decoder
+from crossflow.scenes import example, render
+from crossflow.text_autoencoder import TextDecoder, TextDecoderConfig, numbered
+from crossflow.train_prompt_reader import posteriors, train
+
+PROMPTS = ["a photo of a ball", "a photo of two boxes", "a photo of a red cone and a blue ring"]
+CONFIG = TextDecoderConfig(words=tuple(sorted(set(" ".join(PROMPTS).split()))), count=10, width=32, depth=1, heads=2)
+IMAGES = [render(example("val", index).scene) for index in range(3)]
+
+
+@pytest.fixture(scope="module")
+def decoder() -> TextDecoder:
+    """Trained on the posteriors of a random encoder."""
+    found = posteriors(model_of("crossflow"), Words(), PROMPTS)
+    return train(found, numbered(PROMPTS, CONFIG), torch.arange(3), CONFIG, steps=120, seed=0)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory, decoder):
+    """The decoder and its model, as they are shipped."""
+    folder = tmp_path_factory.mktemp("reader")
+    save_checkpoint(folder / "model.safetensors", model_of("crossflow"))
+    save_decoder(folder / "decoder.safetensors", decoder, model_of("crossflow"), {"seed": 0})
+    return folder / "decoder.safetensors", folder / "model.safetensors"
+
+
+def test_a_trained_decoder_reads_samples_of_the_posteriors(decoder):
+    pipeline = drawer("crossflow")
+    source = pipeline.source(PROMPTS * 4, list(range(12)))
+    assert decoder.texts(source.float()) == PROMPTS * 4
+
+
+def test_the_encoder_learns_nothing(decoder):
+    assert not posteriors(model_of("crossflow"), Words(), PROMPTS).mean.requires_grad
+
+
+def test_training_is_the_same_again(decoder):
+    found = posteriors(model_of("crossflow"), Words(), PROMPTS)
+    one, other = (train(found, numbered(PROMPTS, CONFIG), torch.arange(3), CONFIG, 3, 5).state_dict() for _ in "ab")
+    assert all(torch.equal(part, other[name]) for name, part in one.items())
+
+
+def test_a_prompt_is_what_is_read_at_the_flows_other_end(decoder):
+    """Definition: the decoder's words of ``to_source`` without guidance; each of its image alone."""
+    pipeline = drawer("crossflow", batch_size=2)
+    reader = PromptReader(pipeline, decoder)
+    sampling = replace(model_of("crossflow").config.sampling, solver="heun", steps=2, guidance_scale=1.0)
+    expected = decoder.texts(pipeline.to_source(IMAGES, sampling).float())
+    assert reader.generate(IMAGES, [1, 2, 3], solver="heun", steps=2) == expected
+    assert [reader.generate([image], [9], "heun", 2)[0] for image in IMAGES] == expected
+    assert reader.generate([], []) == []
+
+
+def test_guidance_is_never_on(decoder):
+    pipeline = drawer("crossflow")
+    pipeline.defaults = replace(pipeline.defaults, guidance_scale=3.0)
+    assert PromptReader(pipeline, decoder).sampling(steps=7) == replace(pipeline.defaults, guidance_scale=1.0, steps=7)
+
+
+def test_files_come_back(decoder, files):
+    reader = PromptReader.from_checkpoint(*files)
+    assert read_header(files[0])["seed"] == 0
+    assert reader.task == "caption" and reader.size == (32, 32)
+    assert reader.generate(IMAGES, [0, 0, 0]) == PromptReader(drawer("crossflow"), decoder).generate(IMAGES, [0, 0, 0])
+    assert all(torch.equal(part, reader.decoder.state_dict()[n].float()) for n, part in decoder.state_dict().items())
+
+
+def test_the_identity_tells_decoders_apart(files, tmp_path, decoder):
+    other = tmp_path / "other.safetensors"
+    changed = TextDecoder(CONFIG, model_of("crossflow").config.shape)
+    save_decoder(other, changed, model_of("crossflow"), {})
+    one, two = (PromptReader.from_checkpoint(path, files[1]).identity for path in (files[0], other))
+    assert {name for name in one if one[name] != two[name]} == {"decoder_sha256"}
+
+
+def test_a_decoder_of_another_encoder_is_refused(files):
+    torch.manual_seed(1)
+    with pytest.raises(CrossFlowError, match="another text encoder"):
+        load_decoder(files[0], build_model(model_of("crossflow").config))
+    with pytest.raises(CrossFlowError, match="starts from noise"):
+        load_decoder(files[0], model_of("baseline"))
+
+
+def test_a_change_of_sampling_is_no_other_encoder(files):
+    model = build_model(model_of("crossflow").config)
+    model.load_state_dict(model_of("crossflow").state_dict())
+    model.config = replace(model.config, sampling=replace(model.config.sampling, steps=1))
+    load_decoder(files[0], model)
+
+
+def test_files_that_are_no_decoder(files, tmp_path):
+    with pytest.raises(CrossFlowError, match="is no decoder of prompts"):
+        load_decoder(files[1], model_of("crossflow"))
+    damaged = tmp_path / "damaged.safetensors"
+    write_tensors(damaged, {}, {**read_header(files[0]), "config": {"words": 3}})
+    with pytest.raises(CrossFlowError, match="cannot be read"):
+        load_decoder(damaged, model_of("crossflow"))
+    write_tensors(damaged, {}, read_header(files[0]))
+    with pytest.raises(CrossFlowError, match="misses weight"):
+        load_decoder(damaged, model_of("crossflow"))
+
+
+def test_images_that_do_not_fit(decoder):
+    reader = PromptReader(drawer("crossflow"), decoder)
+    with pytest.raises(CrossFlowError, match="32 x 32"):
+        reader.generate([np.zeros((16, 16, 3), np.uint8)], [1])
+    with pytest.raises(CrossFlowError, match="1 images but 2 seeds"):
+        reader.generate(IMAGES[:1], [1, 2])
