@@ -38,10 +38,10 @@ def save_checkpoint(path: str | Path, model: FlowModel, notes: Mapping[str, Any]
 
 
 def export_checkpoint(path: Path, out: Path, sampling: Sampling) -> None:
-    """Copy a checkpoint, ours or released, with ``sampling`` as what it recommends; weights and notes stay."""
+    """Copy a checkpoint, ours or released, with ``sampling`` as what it recommends; noise, weights and notes stay."""
     _check_other(path, out)
     model = load_model(path)
-    model.config = replace(model.config, sampling=sampling)
+    model.config = replace(model.config, sampling=replace(sampling, noise=model.config.sampling.noise))
     save_checkpoint(out, model, _tensors(path)[0] or {"released": path.name})
 
 

@@ -116,6 +116,9 @@ class FlowConfig:
             raise CrossFlowError("A text is no condition in channels: condition must be attention.")
         if self.reconstruction_weight and not isinstance(self.encoder, ImageEncoderConfig):
             raise CrossFlowError("Only what an image encoder made is reconstructed: reconstruction_weight must be 0.")
+        text = isinstance(self.autoencoder, TextAutoencoderConfig)
+        if text and self.contrastive_weight and (self.null_rate or self.tower != "latents"):
+            raise CrossFlowError("A contrast with texts is with their latents, and has no null items: null_rate is 0.")
 
     @property
     def task(self) -> Task:

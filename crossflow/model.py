@@ -82,7 +82,7 @@ class Losses(NamedTuple):
 class CrossFlow(nn.Module):
     """One modality to another with no noise source and no cross-attention (Liu et al. 2025, arXiv 2412.15213).
 
-    ``training`` False leaves out what sampling does not need: the image tower of the contrast, the reconstructor.
+    ``training`` False leaves out what sampling does not need: the tower of the contrast, the reconstructor.
     """
 
     def __init__(self, config: FlowConfig, training: bool = True) -> None:
