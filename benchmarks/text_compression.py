@@ -100,7 +100,7 @@ def report(lines: list[str], args: argparse.Namespace, seconds: float) -> str:
             "# What a text keeps when it becomes a latent",
             "",
             f"`python -m benchmarks.text_compression --steps {args.steps} --seeds {args.seeds} --n {args.n}`:",
-            f"trained on {TRAIN:,} captions of `train` for {args.steps:,} steps of {BATCH}, read on {args.n:,} of `test`.",
+            f"{args.steps:,} steps of {BATCH} on {TRAIN:,} captions of `train`, then read on {args.n:,} of `test`.",
             f"{args.seeds} seeds each: the mean and, in brackets, the least and the largest, in percent. {hardware()},",
             f"one thread, {seconds:.0f} CPU seconds a training. The autoencoder of `scenes-caption`, without the flow:",
             f"{config.count} embedded words of width {config.width} become {size} numbers, {share:.0f} times fewer.",

@@ -1,4 +1,7 @@
-"""Our own checkpoints whose sources are images: captions, depth and super-resolution."""
+"""Our own checkpoints whose sources are images: captions, depth and super-resolution.
+
+Beside them the text-to-image model run backward, for captions: ``--model crossflow_eval.image_model:backward``.
+"""
 
 from __future__ import annotations
 
@@ -60,3 +63,34 @@ class CrossFlowImageModel:
                 guidance_scale=self._sampling.guidance_scale,
             )
         return list(outputs)
+
+
+class CrossFlowBackward:
+    """The shipped text-to-image model run backward, its source latents read as prompts: "CrossFlow-T2I" of Table 4."""
+
+    name = "scenes-t2i-backward"
+
+    def __init__(self, decoder: Path | None = None, checkpoint: Path | None = None, *, device: str = "auto") -> None:
+        where = resolve_device(device)
+        with mended_by_user():
+            from crossflow.prompt_reader import READER, PromptReader
+
+            self._reader = PromptReader.from_checkpoint(decoder or READER, checkpoint or shipped_checkpoint(), where)
+        sampling = self._reader.defaults
+        self.identity: Mapping[str, Any] = {
+            **self._reader.identity,
+            "solver": sampling.solver,
+            "steps": sampling.steps,
+            "device": where.partition(":")[0],
+        }
+
+    def generate(self, sources: Sequence[str | Path], seeds: Sequence[int]) -> list[Output]:
+        """Return the prompt that each image file is read as."""
+        images = [read_image(Path(source)) for source in sources]
+        with mended_by_user():
+            return list(self._reader.generate(images, seeds))
+
+
+def backward() -> CrossFlowBackward:
+    """The model, as ``--model`` builds it."""
+    return CrossFlowBackward()
