@@ -1,7 +1,7 @@
 """Train the decoder that reads prompts of source latents: ``python -m crossflow.train_prompt_reader``.
 
 Prompts of the split ``train`` become samples of the posteriors of the frozen text encoder, and the decoder learns their
-words by cross-entropy. One CPU thread, about a minute; the same seed on the same machine gives the same weights.
+words by cross-entropy. One CPU thread, about two minutes; the same seed on the same machine gives the same weights.
 ``python -m benchmarks.prompt_reader`` measures what comes back.
 """
 
@@ -30,7 +30,7 @@ from crossflow.text_autoencoder import TextDecoder, TextDecoderConfig, numbered
 SHIPPED = Path(__file__).parent / "weights" / "scenes-t2i.safetensors"
 CONFIG = TextDecoderConfig(words=WORDS, count=12, width=96, depth=2, heads=4)
 """The longest prompt, of two objects with their colours, has ten words."""
-STEPS, EXAMPLES, BATCH, RATE, WARMUP = 600, 12_000, 64, 2e-3, 100
+STEPS, EXAMPLES, BATCH, RATE, WARMUP = 800, 12_000, 64, 2e-3, 100
 
 
 @torch.no_grad()
