@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from crossflow.checkpoint import save_checkpoint
+from crossflow.checkpoint import file_sha256, save_checkpoint
 from crossflow.configs import CONFIGS
 from crossflow.model import build_model
-from crossflow_eval.image_model import CrossFlowImageModel
+from crossflow.prompt_reader import READER
+from crossflow_eval.image_model import CrossFlowBackward, CrossFlowImageModel
+from crossflow_eval.models import load_model
 from crossflow_eval.suites import scene_images
 from crossflow_eval.types import Model, SetupError, check_kind
 
@@ -84,3 +86,16 @@ def test_images_of_another_size_and_files_that_are_none_are_refused(tmp_path, ch
 def test_impossible_sampling_is_refused_before_weights_are_read(options):
     with pytest.raises(SetupError, match=r"--steps must|--guidance-scale must|Did you mean 'euler'"):
         CrossFlowImageModel("sr", Path("never-read.safetensors"), device="cpu", **options)
+
+
+def test_the_text_to_image_model_run_backward_is_a_model(tmp_path):
+    """Law: by the name that the command line knows, a caption an image file, and no seed changes it."""
+    model = load_model("crossflow_eval.image_model:backward")
+    assert isinstance(model, CrossFlowBackward) and model.name == "scenes-t2i-backward"
+    assert model.identity["decoder_sha256"] == file_sha256(READER)
+    file = sources(tmp_path, 32)[0]
+    (caption,) = model.generate([file], [1])
+    check_kind(model.name, caption, "txt")
+    assert model.generate([file], [2]) == [caption]
+    with pytest.raises(SetupError, match="32 x 32"):
+        model.generate(sources(tmp_path / "small", 8), [1, 2, 3])
