@@ -15,6 +15,7 @@ import torch
 from benchmarks.scenes_reader import START, detections
 from crossflow.checkpoint import load_checkpoint
 from crossflow.cli import SHIPPED
+from crossflow.latents import PatchPCA
 from crossflow.scenes import example, read, render
 from crossflow.scenes.caption import TASKS
 from crossflow_eval.environment import hardware
@@ -28,8 +29,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/scenes/latent.md"))
     args = parser.parse_args()
     autoencoder = load_checkpoint(SHIPPED).autoencoder
-    if autoencoder is None:
-        sys.exit(f"{SHIPPED} has no autoencoder of its own.")
+    if not isinstance(autoencoder, PatchPCA):
+        sys.exit(f"{SHIPPED} has no principal components.")
     examples = [example("test", START + i) for i in range(args.n)]
     images = np.stack([render(item.scene) for item in examples])
     again = autoencoder.decode(autoencoder.encode(torch.from_numpy(images))).numpy()

@@ -92,6 +92,7 @@ def test_samples_of_a_file(place):
         "solver": "heun",
         "steps": 2,
         "guidance_scale": 3.0,
+        "noise": 1.0,
     }
 
 
@@ -137,7 +138,7 @@ def test_info_tells_what_a_checkpoint_is(place):
 def test_export_changes_what_is_recommended_and_nothing_else(place):
     succeeded("export", "model.safetensors", "new.safetensors", "--solver", "heun", "--steps", 4, "--guidance-scale", 2)
     old, new = (json.loads(succeeded("info", f"{name}.safetensors").stdout) for name in ("model", "new"))
-    assert new["config"]["sampling"] == {"solver": "heun", "steps": 4, "guidance_scale": 2.0}
+    assert new["config"]["sampling"] == {"solver": "heun", "steps": 4, "guidance_scale": 2.0, "noise": 1.0}
     for found in (old, new):
         del found["file"], found["sha256"], found["config"]["sampling"]
     assert old == new

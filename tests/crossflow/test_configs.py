@@ -94,7 +94,7 @@ def test_parts_that_do_not_fit_are_refused():
         replace(tiny, data=PairData(size=64))
     with pytest.raises(CrossFlowError, match="Pairs in a folder are encoded by the KL autoencoder"):
         replace(tiny, data=SceneData())
-    with pytest.raises(CrossFlowError, match="Scenes are encoded by principal components"):
+    with pytest.raises(CrossFlowError, match="Pairs in a folder are encoded by the KL autoencoder"):
         replace(scenes, model=replace(scenes.model, autoencoder=KLConfig()))
     with pytest.raises(CrossFlowError, match="Pairs in a folder are encoded by the KL autoencoder"):
         replace(tiny, model=replace(tiny.model, autoencoder=PatchPCAConfig(patch=8, components=4)))

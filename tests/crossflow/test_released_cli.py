@@ -134,7 +134,8 @@ def test_information(model, tmp_path):
         RELEASED.name,
         "dimr",
     )
-    assert told["config"]["sampling"] == {"solver": "euler_official", "steps": 50, "guidance_scale": 7.0}
+    sampling = {"solver": "euler_official", "steps": 50, "guidance_scale": 7.0, "noise": 1.0}
+    assert told["config"]["sampling"] == sampling
     with pytest.warns(UserWarning, match="`crossflow convert` with --heads"):
         told = json.loads(CliRunner().invoke(app, ["info", str(RELEASED)]).stdout)
     assert told["format"] == "released"

@@ -78,6 +78,7 @@ def test_a_folder_of_samples(pipeline, tmp_path):
             "solver": "midpoint",
             "steps": 3,
             "guidance_scale": 1.0,
+            "noise": 1.0,
         }
         with Image.open(tmp_path / "out" / row["file"]) as image:
             assert np.array_equal(np.asarray(image), pipeline.generate([row["prompt"]], [row["seed"]])[0])

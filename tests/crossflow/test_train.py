@@ -14,13 +14,13 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from crossflow import train as module
 from crossflow.checkpoint import load_checkpoint, read_header
 from crossflow.configs import CONFIGS
 from crossflow.errors import CrossFlowError
 from crossflow.flow_config import Sampling
 from crossflow.latents import MiniLM
 from crossflow.model import Losses
+from crossflow.previews import PHOTO_PROMPTS, SCENE_PROMPTS
 from crossflow.recipe import SceneData
 from crossflow.run_state import Run
 from crossflow.train import train
@@ -259,5 +259,5 @@ def test_wrong_settings(tmp_path):
 
 def test_prompts_of_the_grid_fit():
     """They are read whole by the models of every recipe."""
-    longest = max(MiniLM().lengths(module.SCENE_PROMPTS + module.PHOTO_PROMPTS))
+    longest = max(MiniLM().lengths(SCENE_PROMPTS + PHOTO_PROMPTS))
     assert all(config.model.token_count >= longest for config in CONFIGS.values())

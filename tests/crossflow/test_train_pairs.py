@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from crossflow import train as module
+from crossflow import previews
 from crossflow.autoencoder import KLAutoencoder
 from crossflow.checkpoint import read_header
 from crossflow.configs import CONFIGS
@@ -100,8 +100,8 @@ class Grey:
 
 def test_sample_grids_are_drawn_where_the_weights_are_there(data, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(module, "COLUMNS", 2)
-    monkeypatch.setattr(module, "embedder_named", lambda *given: asked.append(given) or Ones())
+    monkeypatch.setattr(previews, "COLUMNS", 2)
+    monkeypatch.setattr(previews, "embedder_named", lambda *given: asked.append(given) or Ones())
     monkeypatch.setattr(KLAutoencoder, "from_path", lambda *given: asked.append(given) or Grey())
     text, images = tmp_path / "text", tmp_path / "kl.pth"
     trained(TINY, tmp_path / "run", data=data, text_encoder=text, autoencoder=images)
