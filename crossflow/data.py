@@ -10,11 +10,12 @@ captions that items point into.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -108,12 +109,22 @@ class CachedPairs:
         return Batch(self.targets[rows], self.tokens[caption].float(), self.mask[caption], caption, goal)
 
 
-def load_pairs(path: Path) -> CachedPairs:
-    """Read a cache back; CrossFlowError where it is not whole."""
-    try:
-        return CachedPairs(**read_tensors(path)[1])
-    except (CrossFlowError, TypeError) as error:
-        raise CrossFlowError(f"The cache {path} cannot be read: remove it, and it is made again.") from error
+def kept(folder: Path, settings: Mapping[str, Any], kind: Callable[..., T], make: Callable[[], T]) -> T:
+    """The pairs of ``settings`` in the cache ``folder``, read as ``kind``, or made by ``make`` and put there.
+
+    The file's name is a digest of the settings, which are all that decides its content, so that a cache is never taken
+    for another. CrossFlowError where a file is not whole.
+    """
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+    path = folder / f"pairs-{digest}.safetensors"
+    if path.exists():
+        try:
+            return kind(**read_tensors(path)[1])
+        except (CrossFlowError, TypeError) as error:
+            raise CrossFlowError(f"The cache {path} cannot be read: remove it, and it is made again.") from error
+    pairs = make()
+    write_tensors(path, vars(pairs), settings)
+    return pairs
 
 
 def scene_images(split: str, count: int, size: int) -> UInt8[Tensor, "n s s 3"]:
@@ -129,23 +140,15 @@ def scene_pairs(
     folder: Path,
     progress: Callable[[str], None],
 ) -> CachedPairs:
-    """The training pairs of the embedded world, from the cache in ``folder`` or made and put there.
-
-    The file's name is a digest of all that decides its content, so a cache is never taken for another.
-    """
+    """The training pairs of the embedded world, from the cache in ``folder`` or made and put there."""
     settings = {
         "world": WORLD,
         "data": dataclasses.asdict(data),
         "token_count": token_count,
         "autoencoder": dataclasses.asdict(autoencoder.config),
     }
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-    path = folder / f"pairs-{digest}.safetensors"
-    if path.exists():
-        return load_pairs(path)
-    pairs = _computed(data, token_count, autoencoder, embedder, progress)
-    write_tensors(path, vars(pairs), settings)
-    return pairs
+    make = partial(_computed, data, token_count, autoencoder, embedder, progress)
+    return kept(folder, settings, CachedPairs, make)
 
 
 def _computed(

@@ -111,7 +111,7 @@ class ImageEncoder(nn.Module):
     def __init__(self, config: ImageEncoderConfig, shape: tuple[int, int, int], source: tuple[int, int, int]) -> None:
         super().__init__()
         rows, columns = (side // config.patch for side in source[1:])
-        self.shape, self.part = shape, shape[1] // max(rows, 1)
+        self.shape, self.source, self.part = shape, source, shape[1] // max(rows, 1)
         if (rows * self.part, columns * self.part) != shape[1:]:
             raise CrossFlowError(
                 f"{rows} x {columns} patches of an image do not divide latents of {shape[1]} x {shape[2]} evenly."

@@ -4,10 +4,9 @@ As those of ``crossflow.data`` they are computed once and kept as one safetensor
 """
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +14,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from crossflow.checkpoint import read_tensors, write_tensors
-from crossflow.data import CHUNK
+from crossflow.data import CHUNK, kept
 from crossflow.errors import CrossFlowError
 from crossflow.losses import Draws
 from crossflow.maps import LogDepth, Pixels
@@ -56,23 +54,17 @@ class ImagePairs:
 def scene_image_pairs(
     config: TrainConfig, model: FlowModel, folder: Path, progress: Callable[[str], None]
 ) -> ImagePairs:
-    """The training pairs of a recipe whose sources are images, from the cache in ``folder`` or made and put there.
-
-    The file's name is a digest of all that decides its content, so a cache is never taken for another.
-    """
+    """The training pairs of a recipe whose sources are images, from the cache in ``folder`` or made and put there."""
     settings = {
         "world": WORLD,
         "data": dataclasses.asdict(config.data),
         "image": config.model.image,
         "autoencoder": dataclasses.asdict(config.model.autoencoder),
     }
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-    path = folder / f"pairs-{digest}.safetensors"
-    if path.exists():
-        try:
-            return ImagePairs(**read_tensors(path)[1])
-        except (CrossFlowError, TypeError) as error:
-            raise CrossFlowError(f"The cache {path} cannot be read: remove it, and it is made again.") from error
+    return kept(folder, settings, ImagePairs, partial(_drawn, config, model, progress))
+
+
+def _drawn(config: TrainConfig, model: FlowModel, progress: Callable[[str], None]) -> ImagePairs:
     if not isinstance(config.data, SceneData):
         raise CrossFlowError("Pairs of an image and its target are drawn from scenes alone.")
     sources, targets = [], []
@@ -82,21 +74,15 @@ def scene_image_pairs(
         sources.append(torch.from_numpy(np.stack([scene_source(config, scene) for scene in scenes])))
         targets.append(_targets(config, model, scenes))
         progress(f"drew {stop} of {config.data.count} scenes")
-    pairs = ImagePairs(torch.cat(sources), torch.cat(targets))
-    write_tensors(path, vars(pairs), settings)
-    return pairs
+    return ImagePairs(torch.cat(sources), torch.cat(targets))
 
 
 def scene_source(config: TrainConfig, scene: Scene) -> UInt8[np.ndarray, "s s 3"]:
     """What a recipe's model is shown of a scene: a render, or for super-resolution the small image of a pair."""
-    size = config.data.size
-    if config.model.task == "sr":
-        return low_res(scene, size, size // _side(config))[0]
+    size, image = config.data.size, config.model.image
+    if config.model.task == "sr" and image is not None:
+        return low_res(scene, size, size // image[1])[0]
     return render(scene, size)
-
-
-def _side(config: TrainConfig) -> int:
-    return (config.model.image or (3, config.data.size, config.data.size))[1]
 
 
 def _targets(config: TrainConfig, model: FlowModel, scenes: list[Scene]) -> Tensor:

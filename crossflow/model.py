@@ -93,8 +93,8 @@ class CrossFlow(nn.Module):
         tower = TOWERS[config.tower] if training and config.contrastive_weight else None
         self.tower = None if tower is None else tower(config.shape, config.contrastive_scale)
         self.reconstructor = None
-        if training and config.reconstruction_weight and isinstance(config.encoder, ImageEncoderConfig):
-            self.reconstructor = Reconstructor(config.shape, config.image or (0, 0, 0), config.encoder.patch)
+        if training and config.reconstruction_weight and isinstance(self.encoder, ImageEncoder):
+            self.reconstructor = Reconstructor(config.shape, self.encoder.source, self.encoder.patches.patch)
         self.autoencoder = _autoencoder(config)
         self.path = PATHS[config.path]()
 
@@ -251,17 +251,16 @@ def _reached(autoencoder: nn.Module | None, batch: Batch, draws: Draws) -> tuple
 
 
 def _encoder(config: FlowConfig) -> VariationalEncoder | ReleasedEncoder | ImageEncoder | Upsample:
-    image = config.image or (0, 0, 0)
     match config.encoder:
         case EncoderConfig():
             return VariationalEncoder(config.encoder, config.shape, config.token_count, config.token_width)
         case ReleasedEncoderConfig():
             return ReleasedEncoder(config.encoder, config.shape, config.token_count, config.token_width)
-        case ImageEncoderConfig():
-            return ImageEncoder(config.encoder, config.shape, image)
+        case ImageEncoderConfig() if config.image is not None:
+            return ImageEncoder(config.encoder, config.shape, config.image)
         case UpsampleConfig():
             return Upsample(config.encoder)
-        case None:
+        case _:
             raise CrossFlowError("This config has no encoder, so it is a StandardFlow; build_model picks the class.")
 
 

@@ -1,9 +1,9 @@
 """The commands for outputs other than images of prompts: ``caption``, ``depth``, ``sr``."""
 
-from __future__ import annotations
-
+# Annotations are evaluated where they stand: those of ``suite`` differ from command to command.
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -19,112 +19,58 @@ ModelName = Annotated[
 ]
 
 
-def caption(
-    ckpt: Checkpoint = None,
-    model: ModelName = None,
-    suite: Annotated[
-        str | None,
-        typer.Option(help="See `list`.", show_default="scenes-caption; coco_karpathy with --data or outputs"),
-    ] = None,
-    data: options.Data = None,
-    limit: options.Limit = None,
-    steps: options.Steps = None,
-    guidance_scale: options.GuidanceScale = None,
-    solver: options.Solver = None,
-    precision: options.Precision = None,
-    seed: options.Seed = 0,
-    device: options.Device = None,
-    out: options.Out = None,
-    as_json: options.AsJson = False,
-) -> None:
-    """Measure captions; without options the shipped model's. --ckpt may be a COCO results .json or a .jsonl."""
-    measure(
-        as_json,
-        task="caption",
-        checkpoint=ckpt,
-        model=model,
-        suite=suite,
-        data=data,
-        limit=limit,
-        steps=steps,
-        guidance_scale=guidance_scale,
-        solver=solver,
-        precision=precision,
-        seed=seed,
-        device=device,
-        out=out,
-    )
+def _command(task: Literal["caption", "depth", "sr"], field_suite: str, text: str) -> Callable[..., None]:
+    """The command of a task, with ``text`` as its help; ``field_suite`` measures what was made elsewhere."""
+    suites = f"scenes-{task}; {field_suite} with --data or outputs"
+
+    def command(
+        ckpt: Checkpoint = None,
+        model: ModelName = None,
+        suite: Annotated[str | None, typer.Option(help="See `list`.", show_default=suites)] = None,
+        data: options.Data = None,
+        limit: options.Limit = None,
+        steps: options.Steps = None,
+        guidance_scale: options.GuidanceScale = None,
+        solver: options.Solver = None,
+        precision: options.Precision = None,
+        seed: options.Seed = 0,
+        device: options.Device = None,
+        out: options.Out = None,
+        as_json: options.AsJson = False,
+    ) -> None:
+        measure(
+            as_json,
+            task=task,
+            checkpoint=ckpt,
+            model=model,
+            suite=suite,
+            data=data,
+            limit=limit,
+            steps=steps,
+            guidance_scale=guidance_scale,
+            solver=solver,
+            precision=precision,
+            seed=seed,
+            device=device,
+            out=out,
+        )
+
+    command.__name__, command.__doc__ = task, text
+    return command
 
 
-def depth(
-    ckpt: Checkpoint = None,
-    model: ModelName = None,
-    suite: Annotated[
-        str | None,
-        typer.Option(help="See `list`.", show_default="scenes-depth; kitti_eigen with --data or outputs"),
-    ] = None,
-    data: options.Data = None,
-    limit: options.Limit = None,
-    steps: options.Steps = None,
-    guidance_scale: options.GuidanceScale = None,
-    solver: options.Solver = None,
-    precision: options.Precision = None,
-    seed: options.Seed = 0,
-    device: options.Device = None,
-    out: options.Out = None,
-    as_json: options.AsJson = False,
-) -> None:
-    """Measure depth maps; without options the shipped model's. --ckpt may be a folder of .npy, .npz or 16-bit .png."""
-    measure(
-        as_json,
-        task="depth",
-        checkpoint=ckpt,
-        model=model,
-        suite=suite,
-        data=data,
-        limit=limit,
-        steps=steps,
-        guidance_scale=guidance_scale,
-        solver=solver,
-        precision=precision,
-        seed=seed,
-        device=device,
-        out=out,
-    )
-
-
-def sr(
-    ckpt: Checkpoint = None,
-    model: ModelName = None,
-    suite: Annotated[
-        str | None,
-        typer.Option(help="See `list`.", show_default="scenes-sr; imagenet_sr with --data or outputs"),
-    ] = None,
-    data: options.Data = None,
-    limit: options.Limit = None,
-    steps: options.Steps = None,
-    guidance_scale: options.GuidanceScale = None,
-    solver: options.Solver = None,
-    precision: options.Precision = None,
-    seed: options.Seed = 0,
-    device: options.Device = None,
-    out: options.Out = None,
-    as_json: options.AsJson = False,
-) -> None:
-    """Measure super-resolution; without options the shipped model's. --ckpt may be a folder of images."""
-    measure(
-        as_json,
-        task="sr",
-        checkpoint=ckpt,
-        model=model,
-        suite=suite,
-        data=data,
-        limit=limit,
-        steps=steps,
-        guidance_scale=guidance_scale,
-        solver=solver,
-        precision=precision,
-        seed=seed,
-        device=device,
-        out=out,
-    )
+caption = _command(
+    "caption",
+    "coco_karpathy",
+    "Measure captions; without options the shipped model's. --ckpt may be a COCO results .json or a .jsonl.",
+)
+depth = _command(
+    "depth",
+    "kitti_eigen",
+    "Measure depth maps; without options the shipped model's. --ckpt may be a folder of .npy, .npz or 16-bit .png.",
+)
+sr = _command(
+    "sr",
+    "imagenet_sr",
+    "Measure super-resolution; without options the shipped model's. --ckpt may be a folder of images.",
+)

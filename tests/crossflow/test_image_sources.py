@@ -8,47 +8,28 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_image_recipes import small
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
-from crossflow.backbone.transformer import TransformerConfig
 from crossflow.checkpoint import load_model
 from crossflow.cli import app
 from crossflow.configs import CONFIGS
-from crossflow.encoder import ImageEncoderConfig, UpsampleConfig
+from crossflow.encoder import UpsampleConfig
 from crossflow.errors import CrossFlowError
 from crossflow.flow_config import Sampling
 from crossflow.from_image import GRAIN, FromImage
-from crossflow.image_pairs import ImagePairs, scene_image_pairs
 from crossflow.losses import draw
-from crossflow.maps import Pixels
 from crossflow.model import Batch, CrossFlow, StandardFlow, build_model
 from crossflow.pipeline import TextToImage
-from crossflow.recipe import TrainConfig
 from crossflow.scenes.caption import describe
-from crossflow.scenes.depth import depth_map, low_res
+from crossflow.scenes.depth import low_res
 from crossflow.scenes.render import render
-from crossflow.scenes.spec import CELLS
 from crossflow.scenes.splits import example
-from crossflow.text_autoencoder import TextAutoencoderConfig
 from crossflow.train import train
 
 TASKS = ("caption", "depth", "sr")
 ROWS = [f"scenes-{task}{row}" for task in TASKS for row in ("", "-standard")]
-
-
-def small(name: str) -> TrainConfig:
-    """A recipe with the sizes of its networks and data cut down, the rest as it is."""
-    recipe = CONFIGS[name]
-    model = recipe.model
-    backbone = TransformerConfig(width=16, depth=1, heads=2, patch=model.backbone.patch)
-    model = replace(model, backbone=backbone)
-    if isinstance(model.encoder, ImageEncoderConfig):
-        model = replace(model, encoder=replace(model.encoder, width=16, depth=1, heads=2))
-    if isinstance(model.autoencoder, TextAutoencoderConfig):
-        model = replace(model, autoencoder=replace(model.autoencoder, width=16, heads=2))
-    data = replace(recipe.data, count=24)
-    return replace(recipe, model=model, data=data, steps=4, batch_size=4, log_every=1, save_every=2, sample_every=4)
 
 
 @pytest.fixture(scope="module")
@@ -63,56 +44,7 @@ def sources(task: str, count: int = 5) -> list[np.ndarray]:
     return [low_res(scene, 64)[0] if task == "sr" else render(scene) for scene in scenes]
 
 
-# The pairs and the loss
-
-
-def test_descriptions_are_read_row_by_row():
-    for index in range(60):
-        scene = example("val", index).scene
-        places = [(int(item.y * CELLS), int(item.x * CELLS)) for item in scene.objects]
-        order = [scene.objects[i] for i in np.lexsort(np.array(places).T[::-1])]
-        words = describe(scene).replace(",", "").split()
-        named = [(words[i - 1], words[i]) for i in range(1, len(words)) if words[i] in {o.shape for o in order}]
-        assert named == [(item.color, item.shape) for item in order]
-        assert words[-1] == ("night" if scene.night else "day")
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_pairs_are_the_worlds(tmp_path, task):
-    config = small(f"scenes-{task}")
-    model = build_model(config.model)
-    pairs = scene_image_pairs(config, model, tmp_path, lambda line: None)
-    scenes = [example("train", index).scene for index in range(24)]
-    assert np.array_equal(pairs.sources[7], low_res(scenes[7], 64)[0] if task == "sr" else render(scenes[7]))
-    if task == "caption":
-        assert torch.equal(pairs.targets, model.autoencoder.number([describe(scene) for scene in scenes]))
-    elif task == "depth":
-        expected = np.clip(depth_map(scenes[7]), 1.5, 80)
-        assert np.allclose(model.autoencoder.decode(pairs.targets[7:8])[0], expected, rtol=1e-5)
-    else:
-        assert np.array_equal(pairs.targets[7], render(scenes[7], 64))
-    again = scene_image_pairs(config, model, tmp_path, lambda line: pytest.fail("made again"))
-    assert all(torch.equal(one, other) for one, other in zip(vars(pairs).values(), vars(again).values(), strict=True))
-
-
-def test_a_damaged_cache_is_said(tmp_path):
-    config = small("scenes-depth")
-    model = build_model(config.model)
-    scene_image_pairs(config, model, tmp_path, lambda line: None)
-    next(tmp_path.iterdir()).write_bytes(b"damaged")
-    with pytest.raises(CrossFlowError, match="remove it, and it is made again"):
-        scene_image_pairs(config, model, tmp_path, lambda line: None)
-
-
-def test_null_items_are_carried_to_their_donors():
-    """The target of an unconditional item is that of another; its source stays."""
-    draws = draw(6, (3, 64, 64), 0.9, torch.Generator().manual_seed(0))
-    images = [low_res(example("train", i).scene, 64) for i in range(6)]
-    low, high = (torch.from_numpy(np.stack(each)) for each in zip(*images, strict=True))
-    batch = ImagePairs(low, high).load(torch.arange(6)[:, None], draws, 0, 6)
-    assert not draws.conditional.all()
-    assert torch.equal(batch.goal, Pixels().encode(high)[draws.donor])
-    assert torch.equal(batch.source, Pixels().encode(low))
+# The loss
 
 
 def test_the_loss_of_super_resolution_is_its_definition():

@@ -1,0 +1,23 @@
+"""The recipes whose sources are images, small enough for tests."""
+
+from dataclasses import replace
+
+from crossflow.backbone.transformer import TransformerConfig
+from crossflow.configs import CONFIGS
+from crossflow.encoder import ImageEncoderConfig
+from crossflow.recipe import TrainConfig
+from crossflow.text_autoencoder import TextAutoencoderConfig
+
+
+def small(name: str) -> TrainConfig:
+    """A recipe with the sizes of its networks and data cut down, the rest as it is."""
+    recipe = CONFIGS[name]
+    model = recipe.model
+    backbone = TransformerConfig(width=16, depth=1, heads=2, patch=model.backbone.patch)
+    model = replace(model, backbone=backbone)
+    if isinstance(model.encoder, ImageEncoderConfig):
+        model = replace(model, encoder=replace(model.encoder, width=16, depth=1, heads=2))
+    if isinstance(model.autoencoder, TextAutoencoderConfig):
+        model = replace(model, autoencoder=replace(model.autoencoder, width=16, heads=2))
+    data = replace(recipe.data, count=24)
+    return replace(recipe, model=model, data=data, steps=4, batch_size=4, log_every=1, save_every=2, sample_every=4)
