@@ -29,8 +29,8 @@ from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 from threadpoolctl import threadpool_limits
 
-from crossflow_eval import java
 from crossflow_eval.environment import hardware
+from crossflow_eval.judges import java
 from crossflow_eval.metrics.caption import CaptionScores
 from crossflow_eval.metrics.ngrams import Corpus, bleu, bleu_statistics, cider_d, count_ngrams
 from crossflow_eval.metrics.rouge import rouge_l

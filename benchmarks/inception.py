@@ -24,10 +24,10 @@ from cleanfid import inception_pytorch
 from cleanfid.fid import get_files_features
 from PIL import Image
 
-from crossflow_eval.data import read_image
+from crossflow_eval.datasets.folder import read_image
 from crossflow_eval.environment import hardware
-from crossflow_eval.features import extract
-from crossflow_eval.inception import InceptionFeatures, Weights
+from crossflow_eval.judges.features import extract
+from crossflow_eval.judges.inception import InceptionFeatures, Weights
 from crossflow_eval.metrics.frechet import Moments, frechet_distance
 
 CLEAN_FID_BATCH = 32

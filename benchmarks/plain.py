@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crossflow.backbone.dimr import Attention, DiMR
-from crossflow.backbone.time_dependent import TimeRMSNorm
-from crossflow.solver import Velocity
+from crossflow.flow.solver import Velocity
+from crossflow.networks.dimr import Attention, DiMR
+from crossflow.networks.time_dependent import TimeRMSNorm
 from crossflow_eval.environment import hardware
 
 

@@ -23,7 +23,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from torchvision.utils import save_image
 
-from crossflow.samples import write_image
+from crossflow.sampling.samples import write_image
 from crossflow_eval.environment import hardware
 
 Writer = Callable[[Path, np.ndarray], None]

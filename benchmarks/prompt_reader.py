@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from crossflow.cli import SHIPPED
-from crossflow.prompt_reader import READER, PromptReader
+from crossflow.sampling.prompt_reader import READER, PromptReader
 from crossflow.scenes import SceneExample, example, render
 from crossflow_eval.environment import hardware
-from crossflow_eval.suites.scene_captions import read_caption
+from crossflow_eval.suites.scenes.captions import read_caption
 
 
 def right(prompt: str, item: SceneExample) -> bool:

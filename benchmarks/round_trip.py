@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.scenes_reader import START
-from crossflow.checkpoint import load_checkpoint
 from crossflow.cli import SHIPPED
-from crossflow.flow_config import Sampling
-from crossflow.latents import MiniLM
-from crossflow.pipeline import TextToImage
+from crossflow.modalities.latents import MiniLM
+from crossflow.model.checkpoint import load_checkpoint
+from crossflow.model.config import Sampling
+from crossflow.sampling.text_to_image import TextToImage
 from crossflow.scenes import example, render
 from crossflow_eval.environment import hardware
 from crossflow_eval.metrics.restoration import psnr

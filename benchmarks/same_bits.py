@@ -22,19 +22,19 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from crossflow.checkpoint import load_checkpoint, read_tensors
-from crossflow.configs import CONFIGS
-from crossflow.from_image import FromImage
-from crossflow.model import build_model
-from crossflow.pipeline import TextToImage, prompt_seed
-from crossflow.recipe import SceneData, TrainConfig
+from crossflow.model.checkpoint import load_checkpoint, read_tensors
+from crossflow.model.crossflow import build_model
+from crossflow.recipes.configs import CONFIGS
+from crossflow.recipes.recipe import SceneData, TrainConfig
+from crossflow.sampling.from_image import FromImage
+from crossflow.sampling.text_to_image import TextToImage, prompt_seed
 from crossflow.scenes.depth import low_res
 from crossflow.scenes.render import render
 from crossflow.scenes.splits import example
-from crossflow.shards import Item, shard_name, write_index, write_shard
-from crossflow.train import train
+from crossflow.training.data.shards import Item, shard_name, write_index, write_shard
+from crossflow.training.train import train
 from crossflow_eval.environment import hardware
-from crossflow_eval.launch import Request, evaluate
+from crossflow_eval.runs.launch import Request, evaluate
 
 PAGE = Path("results/same_bits.json")
 GOLDEN = Path("tests/golden")

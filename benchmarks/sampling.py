@@ -22,12 +22,12 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.plain import as_authors, in_turns, machine, matmul_rate, plain_velocity
-from crossflow.backbone.dimr import DiMR, DiMRConfig, Stage
-from crossflow.checkpoint import usable_device
-from crossflow.configs import CONFIGS
-from crossflow.flow_config import Sampling
-from crossflow.sampler import Sampler
-from crossflow.solver import euler_official
+from crossflow.flow.solver import euler_official
+from crossflow.model.checkpoint import usable_device
+from crossflow.model.config import Sampling
+from crossflow.networks.dimr import DiMR, DiMRConfig, Stage
+from crossflow.recipes.configs import CONFIGS
+from crossflow.sampling.sampler import Sampler
 
 SCALE = 7.0
 SHAPE = (4, 32, 32)

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from benchmarks.scenes_reader import START, detections
-from crossflow.checkpoint import load_checkpoint
 from crossflow.cli import SHIPPED
-from crossflow.latents import PatchPCA
+from crossflow.modalities.latents import PatchPCA
+from crossflow.model.checkpoint import load_checkpoint
 from crossflow.scenes import example, read, render
 from crossflow.scenes.caption import TASKS
 from crossflow_eval.environment import hardware

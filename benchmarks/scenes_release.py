@@ -8,13 +8,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from crossflow.checkpoint import export_checkpoint, read_header
 from crossflow.cli import SHIPPED
-from crossflow.flow_config import Sampling
-from crossflow.pipeline import TextToImage
+from crossflow.model.checkpoint import export_checkpoint, read_header
+from crossflow.model.config import Sampling
+from crossflow.sampling.text_to_image import TextToImage
 from crossflow_eval import report
 from crossflow_eval.environment import hardware
-from crossflow_eval.launch import Request, entries, evaluate, write_page
+from crossflow_eval.runs.launch import Request, entries, evaluate, write_page
 from crossflow_eval.types import Result
 
 SCALES = (1.5, 2.0, 3.0, 4.0)

@@ -17,11 +17,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from crossflow.configs import CONFIGS
-from crossflow.optimizer import Optimizer
+from crossflow.modalities.text_autoencoder import NOTHING, TextAutoencoder, TextAutoencoderConfig
+from crossflow.recipes.configs import CONFIGS
 from crossflow.scenes.caption import describe
 from crossflow.scenes.splits import example
-from crossflow.text_autoencoder import NOTHING, TextAutoencoder, TextAutoencoderConfig
+from crossflow.training.optimizer import Optimizer
 from crossflow_eval.environment import hardware
 
 RECIPE = CONFIGS["scenes-caption"]

@@ -28,16 +28,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.plain import as_authors, in_turns, machine, matmul_rate, rounding
 from benchmarks.sampling import REDUCED
-from crossflow import losses
-from crossflow.backbone.dimr import DiMR
-from crossflow.checkpoint import usable_device
-from crossflow.configs import CONFIGS
-from crossflow.flow_config import FlowConfig
-from crossflow.losses import Draws
-from crossflow.model import Batch, CrossFlow
-from crossflow.optimizer import Optimizer
-from crossflow.released_encoder import ReleasedEncoderConfig
-from crossflow.sampler import compile_blocks
+from crossflow.flow import losses
+from crossflow.flow.losses import Draws
+from crossflow.model.checkpoint import usable_device
+from crossflow.model.config import FlowConfig
+from crossflow.model.crossflow import Batch, CrossFlow
+from crossflow.networks.dimr import DiMR
+from crossflow.recipes.configs import CONFIGS
+from crossflow.sampling.sampler import compile_blocks
+from crossflow.sources.released import ReleasedEncoderConfig
+from crossflow.training.optimizer import Optimizer
 
 RECIPE = CONFIGS["t2i-256px-clip-dimr-image-features"]
 FEATURES = 1024

@@ -3,17 +3,17 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from crossflow.checkpoint import load_checkpoint, save_checkpoint
-    from crossflow.model import CrossFlow
-    from crossflow.pipeline import TextToImage
+    from crossflow.model.checkpoint import load_checkpoint, save_checkpoint
+    from crossflow.model.crossflow import CrossFlow
+    from crossflow.sampling.text_to_image import TextToImage
 
 __version__ = "0.1.0"
 __all__ = ["CrossFlow", "TextToImage", "load_checkpoint", "save_checkpoint"]
 _HOME = {
-    "CrossFlow": "crossflow.model",
-    "TextToImage": "crossflow.pipeline",
-    "load_checkpoint": "crossflow.checkpoint",
-    "save_checkpoint": "crossflow.checkpoint",
+    "CrossFlow": "crossflow.model.crossflow",
+    "TextToImage": "crossflow.sampling.text_to_image",
+    "load_checkpoint": "crossflow.model.checkpoint",
+    "save_checkpoint": "crossflow.model.checkpoint",
 }
 
 

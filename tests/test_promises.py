@@ -87,7 +87,7 @@ for name in Hiding.names:
     raise AssertionError(name + " is not hidden")
 import crossflow
 found = [module.name for module in pkgutil.walk_packages(crossflow.__path__, "crossflow.")]
-assert "crossflow.solver" in found, found
+assert "crossflow.flow.solver" in found, found
 for name in found:
     if not name.endswith("__main__"):
         importlib.import_module(name)

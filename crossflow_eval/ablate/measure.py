@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from crossflow_eval import run
 from crossflow_eval.ablate.plan import Part, Plan
 from crossflow_eval.ablate.train import cpu_seconds, train_all
-from crossflow_eval.image_model import CrossFlowImageModel
 from crossflow_eval.models import CrossFlowModel, Lookup, Training, finished_training
+from crossflow_eval.models.image_model import CrossFlowImageModel
+from crossflow_eval.runs import run
 from crossflow_eval.suites import load_suite
 from crossflow_eval.suites import references as suite_references
 from crossflow_eval.tables import Guidance, Role

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from crossflow_eval.ablate.plan import Part, Plan
 from crossflow_eval.models import finished_training
-from crossflow_eval.store import Store
+from crossflow_eval.runs.store import Store
 from crossflow_eval.types import SetupError
 
 TRAIN = (sys.executable, "-c", "from crossflow.cli import app; app()", "train")

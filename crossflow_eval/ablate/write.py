@@ -13,8 +13,8 @@ from crossflow_eval.environment import hardware
 from crossflow_eval.report import Entry
 from crossflow_eval.report.grid import Grid, build_grid
 from crossflow_eval.report.text import markdown, tidy
+from crossflow_eval.runs.store import Store
 from crossflow_eval.stats import STUDENT, student_mean
-from crossflow_eval.store import Store
 from crossflow_eval.tables import Column, Guidance, Role
 from crossflow_eval.types import Result, SetupError, Value
 

@@ -11,7 +11,7 @@ import typer
 
 from crossflow_eval.cli import options
 from crossflow_eval.cli.progress import bar
-from crossflow_eval.terminal import one_sentence
+from crossflow_eval.cli.terminal import one_sentence
 
 
 def t2i(
@@ -98,7 +98,7 @@ def geneval(
 def score(run: options.RunFolder, data: options.Data = None, as_json: options.AsJson = False) -> None:
     """Score a run's outputs again, without generating."""
     with one_sentence():
-        from crossflow_eval import launch
+        from crossflow_eval.runs import launch
 
         launch.score_again(run, bar(not as_json), data)
         _finish(run, as_json)
@@ -107,7 +107,7 @@ def score(run: options.RunFolder, data: options.Data = None, as_json: options.As
 def measure(as_json: bool, **asked: Any) -> None:
     """Run what was ``asked``, the fields of a ``launch.Request``, and print its result."""
     with one_sentence():
-        from crossflow_eval import launch
+        from crossflow_eval.runs import launch
 
         result, folder = launch.evaluate(launch.Request(**asked), bar(not as_json))
         if result is not None:
@@ -116,7 +116,8 @@ def measure(as_json: bool, **asked: Any) -> None:
 
 def _finish(folder: Path, as_json: bool) -> None:
     """Write the HTML page of a finished run and print its result."""
-    from crossflow_eval import launch, report
+    from crossflow_eval import report
+    from crossflow_eval.runs import launch
 
     page = launch.write_page(folder)
     entries = launch.entries([folder])

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from crossflow_eval.run import Track
-    from crossflow_eval.store import Job
+    from crossflow_eval.runs.run import Track
+    from crossflow_eval.runs.store import Job
 
 
 def bar(show: bool) -> Track:

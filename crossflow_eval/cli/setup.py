@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from crossflow_eval.terminal import one_sentence, print_table
+from crossflow_eval.cli.terminal import one_sentence, print_table
 
 if TYPE_CHECKING:
-    from crossflow_eval.doctor import Finding
-    from crossflow_eval.weights import EvaluatorWeights
+    from crossflow_eval.judges.weights import EvaluatorWeights
+    from crossflow_eval.runs.doctor import Finding
 
 weights = typer.Typer(no_args_is_help=True, help="The evaluators' published weights: list, verify or fetch them.")
 prepare = typer.Typer(no_args_is_help=True, help="Make what a suite reads out of a data set as it is published.")
@@ -29,8 +29,8 @@ Files = Annotated[list[str] | None, typer.Argument(help="File names; see `weight
 @weights.command(name="list")
 def list_weights(as_json: AsJson = False) -> None:
     """List the files: what for, from where, licence, and whether they are here."""
-    from crossflow_eval.local_weights import home
-    from crossflow_eval.weights import PUBLISHED
+    from crossflow_eval.judges.local_weights import home
+    from crossflow_eval.judges.weights import PUBLISHED
 
     rows = [{**asdict(each), "here": (home() / each.file).exists()} for each in PUBLISHED]
     if as_json:
@@ -44,7 +44,7 @@ def list_weights(as_json: AsJson = False) -> None:
 def verify(files: Files = None, as_json: AsJson = False) -> None:
     """Compare the files that are here with the published ones. Exit code 2 if one is missing or differs."""
     with one_sentence():
-        from crossflow_eval.doctor import weights_finding
+        from crossflow_eval.runs.doctor import weights_finding
 
         _report((weights_finding(each) for each in _named(files)), as_json)
 
@@ -53,7 +53,7 @@ def verify(files: Files = None, as_json: AsJson = False) -> None:
 def fetch(files: Annotated[list[str], typer.Argument(help="File names, or all.", show_default=False)]) -> None:
     """Download files into the folder of the weights; call it again to go on where it was stopped."""
     with one_sentence():
-        from crossflow_eval.fetch import fetch as fetched
+        from crossflow_eval.judges.fetch import fetch as fetched
 
         for each in _named(None if files == ["all"] else files):
             with _bar(each.file) as advance:
@@ -94,7 +94,7 @@ def stats(
     """Write the reference of an FID: mean and covariance of the features of images, and JSON of what made them."""
     with one_sentence():
         from crossflow_eval.cli.progress import bar
-        from crossflow_eval.inception import published_weights
+        from crossflow_eval.judges.inception import published_weights
         from crossflow_eval.metrics.fid import make_statistics
         from crossflow_eval.models import resolve_device
 
@@ -107,14 +107,14 @@ def stats(
 def doctor(as_json: AsJson = False) -> None:
     """Say what can run on this machine, and what is missing for the rest."""
     with one_sentence():
-        from crossflow_eval.doctor import examine
+        from crossflow_eval.runs.doctor import examine
 
         _report(examine(), as_json, demanded=False)
 
 
 def _named(files: Iterable[str] | None) -> list[EvaluatorWeights]:
+    from crossflow_eval.judges.weights import PUBLISHED
     from crossflow_eval.names import unknown
-    from crossflow_eval.weights import PUBLISHED
 
     known = {each.file: each for each in PUBLISHED}
     for name in files or ():

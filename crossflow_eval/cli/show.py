@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from crossflow_eval.cli.options import AsJson, RunFolder
-from crossflow_eval.terminal import one_sentence, print_table
+from crossflow_eval.cli.terminal import one_sentence, print_table
 
 
 def report(
@@ -27,8 +27,9 @@ def report(
 ) -> None:
     """Print one report of several runs."""
     with one_sentence():
-        from crossflow_eval import launch, tables
         from crossflow_eval import report as reports
+        from crossflow_eval import tables
+        from crossflow_eval.runs import launch
 
         chosen = None if table is None else tables.load_table(table)
         typer.echo(reports.render(launch.entries(runs or ()), format, table=chosen, allow_mixed=allow_mixed))
@@ -39,7 +40,7 @@ def compare(run_a: RunFolder, run_b: RunFolder, as_json: AsJson = False) -> None
     with one_sentence():
         from dataclasses import asdict
 
-        from crossflow_eval.pairing import compare_runs
+        from crossflow_eval.runs.compare import compare_runs
 
         found = compare_runs(run_a, run_b)
         if as_json:
@@ -54,7 +55,8 @@ def compare(run_a: RunFolder, run_b: RunFolder, as_json: AsJson = False) -> None
 def list_all(as_json: AsJson = False) -> None:
     """List suites with their metrics, models, tables, and the weights that published metrics need."""
     with one_sentence():
-        from crossflow_eval import models, suites, tables, weights
+        from crossflow_eval import models, suites, tables
+        from crossflow_eval.judges import weights
 
         found = {name: suites.load_suite(name) for name in suites.suite_names()}
         known: dict[str, Any] = {

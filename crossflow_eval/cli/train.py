@@ -9,7 +9,7 @@ import typer
 
 from crossflow_eval.cli.options import AsJson
 from crossflow_eval.cli.progress import bar
-from crossflow_eval.terminal import one_sentence
+from crossflow_eval.cli.terminal import one_sentence
 
 
 def ablate(

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from crossflow_eval.java import check_spice, find_java, meteor, spice, tokenize
+from crossflow_eval.judges.java import check_spice, find_java, meteor, spice, tokenize
 from crossflow_eval.metrics.meteor import meteor_score, meteor_statistics
 from crossflow_eval.metrics.ngrams import SIGMA, Corpus, bleu, bleu_statistics, cider_d, count_ngrams
 from crossflow_eval.metrics.rouge import BETA, rouge_l

@@ -15,14 +15,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from crossflow_eval.clip import TRUNCATION, Clip, load_clip
-from crossflow_eval.data import read_image
-from crossflow_eval.features import OnFeatures, extract, in_chunks
-from crossflow_eval.local_weights import find_weights
+from crossflow_eval.datasets.folder import read_image
+from crossflow_eval.judges.clip import TRUNCATION, Clip, load_clip
+from crossflow_eval.judges.features import OnFeatures, extract, in_chunks
+from crossflow_eval.judges.local_weights import find_weights
+from crossflow_eval.judges.weights import PUBLISHED
 from crossflow_eval.metrics.distances import image_of
 from crossflow_eval.stats import BOOTSTRAP, bootstrap_mean
 from crossflow_eval.types import Example, Output, Row, SetupError, Value
-from crossflow_eval.weights import PUBLISHED
 
 
 @dataclass(frozen=True, kw_only=True)

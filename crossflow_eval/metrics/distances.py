@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from crossflow_eval.features import FeatureExtractor, OnFeatures
+from crossflow_eval.judges.features import FeatureExtractor, OnFeatures
 from crossflow_eval.metrics import distribution
 from crossflow_eval.metrics.frechet import METHOD, Moments, rank_warning
 from crossflow_eval.stats import BOOTSTRAP, bootstrap_mean, student_mean

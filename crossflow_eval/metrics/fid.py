@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from crossflow_eval.data import read_folder, read_image
+from crossflow_eval.datasets.folder import read_folder, read_image
 from crossflow_eval.environment import environment
-from crossflow_eval.features import CHUNK, FeatureExtractor, OnFeatures, extract
+from crossflow_eval.judges.features import CHUNK, FeatureExtractor, OnFeatures, extract
+from crossflow_eval.judges.statistics_files import Statistics, check_name, file_sha256, read_samples, write_statistics
 from crossflow_eval.metrics.distances import image_of
 from crossflow_eval.metrics.frechet import METHOD, Moments, frechet_distance, rank_warning
-from crossflow_eval.statistics_files import Statistics, check_name, file_sha256, read_samples, write_statistics
 from crossflow_eval.stats import JACKKNIFE, jackknife
 from crossflow_eval.types import Example, Output, SetupError, Value
 
 if TYPE_CHECKING:
-    from crossflow_eval.inception import Weights
+    from crossflow_eval.judges.inception import Weights
 
 _log = logging.getLogger(__name__)
 KEPT = 1 << 24
@@ -152,7 +152,7 @@ def _of_features(features: np.ndarray) -> tuple[Moments, int]:
 
 
 class InceptionFID(FID):
-    """FID as it is published: Inception under one of the ``PROTOCOLS`` of ``crossflow_eval.resize``.
+    """FID as it is published: Inception under one of the ``PROTOCOLS`` of ``crossflow_eval.judges.resize``.
 
     ``tap="spatial"`` is sFID. A reference of another protocol, or of other weights, is refused; where its file does
     not record them, the protocol of the result says so. ``precision="bfloat16"`` prints by how much it moved FID on
@@ -170,7 +170,7 @@ class InceptionFID(FID):
         device: str = "cpu",
         name: str = "fid",
     ) -> None:
-        from crossflow_eval.inception import InceptionFeatures
+        from crossflow_eval.judges.inception import InceptionFeatures
 
         extractor = InceptionFeatures(weights, protocol, (tap,), precision=precision, device=device)
         _compare(reference, extractor.fingerprint)
@@ -204,7 +204,7 @@ class InceptionFID(FID):
 
 def _compare(reference: Statistics, ours: Mapping[str, Any]) -> None:
     """Raise SetupError where the reference was made under another protocol or with other weights."""
-    from crossflow_eval.inception import CONVERSIONS
+    from crossflow_eval.judges.inception import CONVERSIONS
 
     file, theirs = reference.origin["file"], reference.protocol
     if theirs["protocol"] != ours["protocol"]:
@@ -236,7 +236,7 @@ def make_statistics(
     Raises:
         SetupError: images that cannot be read, or fewer than ``n`` or than two; a file that cannot be written.
     """
-    from crossflow_eval.inception import TAPS, InceptionFeatures
+    from crossflow_eval.judges.inception import TAPS, InceptionFeatures
 
     check_name(out)
     taps = ("pool", "spatial") if protocol == "adm" else ("pool",)

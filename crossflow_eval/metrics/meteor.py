@@ -1,4 +1,4 @@
-"""METEOR 1.5 from the counts that its aligner gives; the alignment itself is :func:`crossflow_eval.java.meteor`.
+"""METEOR 1.5 from the counts that its aligner gives; the alignment itself is :func:`crossflow_eval.judges.java.meteor`.
 
 Parameters are those of the task "rank" for English, the program's defaults (M. Denkowski and A. Lavie, 2014).
 """

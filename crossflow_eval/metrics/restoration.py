@@ -22,7 +22,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from crossflow_eval.data import read_image
+from crossflow_eval.datasets.folder import read_image
 from crossflow_eval.stats import BOOTSTRAP, bootstrap_mean
 from crossflow_eval.types import Example, Output, Row, SetupError, Value
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from crossflow_eval.features import FeatureExtractor, OnFeatures, in_chunks
+from crossflow_eval.judges.features import FeatureExtractor, OnFeatures, in_chunks
 from crossflow_eval.metrics.distances import image_of
 from crossflow_eval.metrics.geneval import Detection, judge
 from crossflow_eval.stats import BOOTSTRAP, STRATIFIED_BOOTSTRAP, bootstrap_mean, bootstrap_stratified
@@ -89,7 +89,7 @@ class SceneGenEval:
 class SceneCLIPScore(OnFeatures):
     """The mean over outputs of max(cos(image, prompt), 0), weight 1: CrossFlow's CLIP score, on the given encoders.
 
-    ``embed_images`` is an extractor (see :mod:`crossflow_eval.features`); ``embed_texts`` maps n prompts to float32
+    ``embed_images`` is a ``FeatureExtractor``; ``embed_texts`` maps n prompts to float32
     [n dim]. Rows: clip_score.
     """
 

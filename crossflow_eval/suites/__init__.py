@@ -13,7 +13,10 @@ from pathlib import Path
 
 from crossflow_eval.models import Lookup
 from crossflow_eval.names import unknown
-from crossflow_eval.suites import caption, coco, depth, geneval, scene_references, scene_tasks, scenes, superres, t2i
+from crossflow_eval.suites import caption, coco, depth, geneval, superres, t2i
+from crossflow_eval.suites.scenes import references as scene_references
+from crossflow_eval.suites.scenes import t2i as scenes
+from crossflow_eval.suites.scenes import tasks as scene_tasks
 from crossflow_eval.tables import Role
 from crossflow_eval.types import SetupError, Suite
 

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from crossflow_eval.local_weights import checked_sha256, home
+from crossflow_eval.judges.local_weights import checked_sha256, home
 from crossflow_eval.metrics.caption import CaptionScores
 from crossflow_eval.models import resolve_device
 from crossflow_eval.types import Example, Metric, SetupError, Suite

@@ -10,7 +10,7 @@ suite               prompts                                reference of FID     
 ``mjhq30k``         30,000, published                      all images of MJHQ-30K                   clean-fid, ViT-L
 ==================  =====================================  =======================================  ==================
 
-The data root holds the data set as published (``crossflow_eval.coco_data``) and the statistics of the reference. Where
+The data root holds the data set as published (``datasets.coco``) and the statistics of the reference. Where
 these are not published, or not there, they are made of the images once and kept in the data root.
 
 What the papers leave open is settled here: CrossFlow and U-ViT draw prompts by the order of a shuffled loader, which
@@ -35,12 +35,12 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from crossflow_eval import coco_data
+from crossflow_eval.datasets import coco as coco_data
 from crossflow_eval.environment import environment
-from crossflow_eval.features import CHUNK, FeatureExtractor, extract
+from crossflow_eval.judges.features import CHUNK, FeatureExtractor, extract
+from crossflow_eval.judges.statistics_files import Statistics, read_statistics, write_statistics
 from crossflow_eval.metrics.fid import InceptionFID, RunningMoments
 from crossflow_eval.models import resolve_device
-from crossflow_eval.statistics_files import Statistics, read_statistics, write_statistics
 from crossflow_eval.types import Example, Metric, SetupError, Suite
 
 _log = logging.getLogger(__name__)
@@ -175,7 +175,7 @@ class Prepared:
 
 def _fid(name: str, root: Path | None) -> Metric:
     """FID against the suite's reference, called ``fid/<reference>``."""
-    from crossflow_eval.inception import published_weights
+    from crossflow_eval.judges.inception import published_weights
 
     protocol, reference, device = SUITES[name], SUITES[name].reference, resolve_device("auto")
     weights = published_weights(reference.protocol)
@@ -224,7 +224,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def _make(reference: Reference, out: Path, images: Sequence[Path], weights: Any, device: str) -> None:
     """Write the statistics of ``images``, each prepared, with the JSON that says how they were made."""
-    from crossflow_eval.inception import InceptionFeatures
+    from crossflow_eval.judges.inception import InceptionFeatures
 
     _log.info("Making %s of %d images, once.", out, len(images))
     extractor = InceptionFeatures(weights, reference.protocol, device=device)

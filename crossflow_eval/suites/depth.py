@@ -16,7 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from crossflow_eval.depth_data import DIODE, ETH3D, KITTI, NYUV2, SCANNET, DepthSet, read_depth_folder, read_prediction
+from crossflow_eval.datasets.depth import (
+    DIODE,
+    ETH3D,
+    KITTI,
+    NYUV2,
+    SCANNET,
+    DepthSet,
+    read_depth_folder,
+    read_prediction,
+)
 from crossflow_eval.metrics.crops import GARG, KB_EIGEN, KB_GARG, NYU_EIGEN, WHOLE
 from crossflow_eval.metrics.depth import DepthErrors, DepthProtocol
 from crossflow_eval.models import FolderModel

@@ -19,13 +19,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from crossflow_eval.data import ImageFolder, read_folder
-from crossflow_eval.local_weights import find_weights
+from crossflow_eval.datasets.folder import ImageFolder, read_folder
+from crossflow_eval.judges.local_weights import find_weights
+from crossflow_eval.judges.weights import TEXT_TO_IMAGE
 from crossflow_eval.models import FolderModel, resolve_device
 from crossflow_eval.names import first_few
-from crossflow_eval.store import Store
+from crossflow_eval.runs.store import Store
 from crossflow_eval.types import Example, Metric, SetupError, Suite
-from crossflow_eval.weights import TEXT_TO_IMAGE
 
 VERSION = "1"
 IMAGES_PER_PROMPT = 4
@@ -100,7 +100,7 @@ def read_official(folder: Path) -> ImageFolder:
 
     Raises:
         SetupError: a folder or an image whose name is no number of a prompt or image; metadata that is missing,
-            damaged or of another prompt; what :func:`crossflow_eval.data.read_folder` refuses of an image.
+            damaged or of another prompt; what :func:`crossflow_eval.datasets.folder.read_folder` refuses of an image.
     """
     known = {example.id: example for example in examples()}
     places = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))

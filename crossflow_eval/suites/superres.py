@@ -24,7 +24,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from crossflow_eval.local_weights import home
+from crossflow_eval.judges.local_weights import home
 from crossflow_eval.metrics.restoration import Restoration
 from crossflow_eval.models import resolve_device
 from crossflow_eval.names import first_few
@@ -51,9 +51,9 @@ STATISTICS = {
 
 
 def _fid(reference: str) -> Metric:
-    from crossflow_eval.inception import published_weights
+    from crossflow_eval.judges.inception import published_weights
+    from crossflow_eval.judges.statistics_files import read_statistics
     from crossflow_eval.metrics.fid import InceptionFID
-    from crossflow_eval.statistics_files import read_statistics
 
     name, remedy = STATISTICS[reference]
     file = home() / name
@@ -66,7 +66,7 @@ def _fid(reference: str) -> Metric:
 
 
 def _inception_score() -> Metric:
-    from crossflow_eval.inception import InceptionFeatures, published_weights
+    from crossflow_eval.judges.inception import InceptionFeatures, published_weights
     from crossflow_eval.metrics.distances import FeatureMetric, inception_score
 
     weights, device = published_weights(PROTOCOL), resolve_device("auto")

@@ -1,7 +1,7 @@
 """The suite ``folder``: prompts from a captions file, and what can be said of the images without learned weights.
 
 Its numbers describe the images; none is a score of quality or of faithfulness. The published metrics need weights that
-are not shipped: ``crossflow_eval.weights`` names them.
+are not shipped: ``crossflow_eval.judges.weights`` names them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from crossflow_eval.data import ImageFolder, match, read_captions
+from crossflow_eval.datasets.folder import ImageFolder, match, read_captions
 from crossflow_eval.stats import BOOTSTRAP, bootstrap_mean
 from crossflow_eval.types import Example, Output, Row, SetupError, Suite, Value
 

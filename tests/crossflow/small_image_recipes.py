@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-from crossflow.backbone.transformer import TransformerConfig
-from crossflow.configs import CONFIGS
-from crossflow.encoder import ImageEncoderConfig
-from crossflow.recipe import TrainConfig
-from crossflow.text_autoencoder import TextAutoencoderConfig
+from crossflow.modalities.text_autoencoder import TextAutoencoderConfig
+from crossflow.networks.transformer import TransformerConfig
+from crossflow.recipes.configs import CONFIGS
+from crossflow.recipes.recipe import TrainConfig
+from crossflow.sources.encoders import ImageEncoderConfig
 
 
 def small(name: str) -> TrainConfig:

@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from crossflow.autoencoder import SCALE, KLAutoencoder, sample_moments
 from crossflow.errors import CrossFlowError
-from crossflow.latents import Autoencoder
+from crossflow.modalities.kl_autoencoder import SCALE, KLAutoencoder, sample_moments
+from crossflow.modalities.latents import Autoencoder
 
 WIDTHS = [32, 64, 64, 64]
 BLOCKS = 2

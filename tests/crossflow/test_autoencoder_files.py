@@ -5,8 +5,8 @@ import os
 import pytest
 import torch
 
-from crossflow.autoencoder import KLAutoencoder, _compvis_name
 from crossflow.errors import CrossFlowError
+from crossflow.modalities.kl_autoencoder import KLAutoencoder, _compvis_name
 
 
 @pytest.fixture(scope="module")

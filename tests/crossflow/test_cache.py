@@ -9,13 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from crossflow import cache as engine
-from crossflow import shards
-from crossflow.autoencoder import center_crop
-from crossflow.cache import CHUNK, Moments, cache
 from crossflow.errors import CrossFlowError
-from crossflow.latents import TextEmbedder
-from crossflow.shards import Shards
+from crossflow.modalities.kl_autoencoder import center_crop
+from crossflow.modalities.latents import TextEmbedder
+from crossflow.training.data import cache as engine
+from crossflow.training.data import shards
+from crossflow.training.data.cache import CHUNK, Moments, cache
+from crossflow.training.data.shards import Shards
 
 RECIPE = {"embedder": "letters", "autoencoder": "blocks", "sha256": "0" * 64}
 NAMES = [f"{number % 7}/{number:03d}.png" for number in range(50)]

@@ -9,7 +9,7 @@ import warnings
 
 import pytest
 
-from crossflow.caption_cleaning import clean_caption
+from crossflow.modalities.caption_cleaning import clean_caption
 
 CAPTIONS = {
     # case and space

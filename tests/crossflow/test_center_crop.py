@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from crossflow.autoencoder import center_crop
+from crossflow.modalities.kl_autoencoder import center_crop
 
 
 def test_a_crop_keeps_the_middle():

@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import crossflow
-from crossflow import checkpoint
-from crossflow.checkpoint import (
+from crossflow.errors import CrossFlowError
+from crossflow.model import checkpoint
+from crossflow.model.checkpoint import (
     export_checkpoint,
     load_checkpoint,
     load_model,
@@ -22,10 +23,9 @@ from crossflow.checkpoint import (
     usable_device,
     write_tensors,
 )
-from crossflow.configs import CONFIGS
-from crossflow.errors import CrossFlowError
-from crossflow.flow_config import Sampling
-from crossflow.model import CrossFlow, build_model
+from crossflow.model.config import Sampling
+from crossflow.model.crossflow import CrossFlow, build_model
+from crossflow.recipes.configs import CONFIGS
 
 CONFIG = CONFIGS["scenes-tiny"].model
 

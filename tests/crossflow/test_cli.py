@@ -12,14 +12,14 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from crossflow.autoencoder import KLAutoencoder
-from crossflow.checkpoint import file_sha256, save_checkpoint
 from crossflow.cli import app
-from crossflow.configs import CONFIGS
-from crossflow.flow_config import Sampling
-from crossflow.model import build_model
-from crossflow.pipeline import TextToImage, prompt_seed
-from crossflow.run_state import Run
+from crossflow.modalities.kl_autoencoder import KLAutoencoder
+from crossflow.model.checkpoint import file_sha256, save_checkpoint
+from crossflow.model.config import Sampling
+from crossflow.model.crossflow import build_model
+from crossflow.recipes.configs import CONFIGS
+from crossflow.sampling.text_to_image import TextToImage, prompt_seed
+from crossflow.training.run_state import Run
 
 CONFIG = replace(CONFIGS["scenes-tiny"].model, sampling=Sampling(solver="euler", steps=1))
 

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from crossflow.backbone.dimr import DiMR
-from crossflow.configs import CONFIGS
 from crossflow.errors import CrossFlowError
-from crossflow.latents import KLConfig, PatchPCAConfig
-from crossflow.model import CrossFlow, build_model
-from crossflow.recipe import PairData, SceneData
+from crossflow.modalities.latents import KLConfig, PatchPCAConfig
+from crossflow.model.crossflow import CrossFlow, build_model
+from crossflow.networks.dimr import DiMR
+from crossflow.recipes.configs import CONFIGS
+from crossflow.recipes.recipe import PairData, SceneData
 
 RATES = {
     "t2i-256px-clip-dimr": 1e-5,

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from crossflow.configs import CONFIGS
-from crossflow.data import CachedPairs, read_ahead, seed_of, shares
 from crossflow.errors import CrossFlowError
-from crossflow.losses import draw
+from crossflow.flow.losses import draw
+from crossflow.recipes.configs import CONFIGS
+from crossflow.training.data.scenes import CachedPairs, read_ahead, seed_of, shares
 
 TINY = replace(CONFIGS["scenes-tiny"], steps=3, batch_size=6, accumulate=2)
 

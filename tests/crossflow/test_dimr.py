@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.nn import functional as F
 
-from crossflow.backbone.dimr import DiMR, DiMRConfig, Stage
 from crossflow.errors import CrossFlowError
-from crossflow.guidance import indicator
-from crossflow.solver import euler_official
+from crossflow.flow.guidance import indicator
+from crossflow.flow.solver import euler_official
+from crossflow.networks.dimr import DiMR, DiMRConfig, Stage
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SMALL = DiMRConfig(

@@ -13,10 +13,10 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torch.nn import functional as F
 
-from crossflow.backbone.dit import DiT, DiTConfig, positions
 from crossflow.errors import CrossFlowError
-from crossflow.guidance import indicator
-from crossflow.solver import euler_official
+from crossflow.flow.guidance import indicator
+from crossflow.flow.solver import euler_official
+from crossflow.networks.dit import DiT, DiTConfig, positions
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from crossflow.autoencoder import center_crop
 from crossflow.errors import CrossFlowError
-from crossflow.features import OfficialFeatures
-from crossflow.shards import PairSource
+from crossflow.modalities.kl_autoencoder import center_crop
+from crossflow.training.data.authors_layout import OfficialFeatures
+from crossflow.training.data.shards import PairSource
 
 WIDTHS = {"clip": 768, "t5": 4096}
 

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crossflow.errors import CrossFlowError
-from crossflow.guidance import autoguidance, indicator
-from crossflow.solver import midpoint
+from crossflow.flow.guidance import autoguidance, indicator
+from crossflow.flow.solver import midpoint
 
 Tensor = torch.Tensor
 X = torch.randn(3, 2, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

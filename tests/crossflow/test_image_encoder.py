@@ -5,12 +5,12 @@ import pytest
 import torch
 from PIL import Image
 
-from crossflow.encoder import ImageEncoder, ImageEncoderConfig, Reconstructor, Upsample, UpsampleConfig
 from crossflow.errors import CrossFlowError
-from crossflow.maps import DepthConfig, LogDepth, Pixels, grey
+from crossflow.modalities.pixels import DepthConfig, LogDepth, Pixels, grey
 from crossflow.scenes.depth import low_res
 from crossflow.scenes.render import render
 from crossflow.scenes.splits import example
+from crossflow.sources.encoders import ImageEncoder, ImageEncoderConfig, Reconstructor, Upsample, UpsampleConfig
 
 
 def test_upsampling_is_pillows():

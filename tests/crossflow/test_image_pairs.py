@@ -6,15 +6,15 @@ import torch
 from small_image_recipes import small
 
 from crossflow.errors import CrossFlowError
-from crossflow.image_pairs import ImagePairs, scene_image_pairs
-from crossflow.losses import draw
-from crossflow.maps import Pixels
-from crossflow.model import build_model
+from crossflow.flow.losses import draw
+from crossflow.modalities.pixels import Pixels
+from crossflow.model.crossflow import build_model
 from crossflow.scenes.caption import describe
 from crossflow.scenes.depth import depth_map, low_res
 from crossflow.scenes.render import render
 from crossflow.scenes.spec import CELLS
 from crossflow.scenes.splits import example
+from crossflow.training.data.scene_images import ImagePairs, scene_image_pairs
 
 
 def test_descriptions_are_read_row_by_row():

@@ -12,21 +12,21 @@ from small_image_recipes import small
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
-from crossflow.checkpoint import load_model
 from crossflow.cli import app
-from crossflow.configs import CONFIGS
-from crossflow.encoder import UpsampleConfig
 from crossflow.errors import CrossFlowError
-from crossflow.flow_config import Sampling
-from crossflow.from_image import GRAIN, FromImage
-from crossflow.losses import draw
-from crossflow.model import Batch, CrossFlow, StandardFlow, build_model
-from crossflow.pipeline import TextToImage
+from crossflow.flow.losses import draw
+from crossflow.model.checkpoint import load_model
+from crossflow.model.config import Sampling
+from crossflow.model.crossflow import Batch, CrossFlow, StandardFlow, build_model
+from crossflow.recipes.configs import CONFIGS
+from crossflow.sampling.from_image import GRAIN, FromImage
+from crossflow.sampling.text_to_image import TextToImage
 from crossflow.scenes.caption import describe
 from crossflow.scenes.depth import low_res
 from crossflow.scenes.render import render
 from crossflow.scenes.splits import example
-from crossflow.train import train
+from crossflow.sources.encoders import UpsampleConfig
+from crossflow.training.train import train
 
 TASKS = ("caption", "depth", "sr")
 ROWS = [f"scenes-{task}{row}" for task in TASKS for row in ("", "-standard")]

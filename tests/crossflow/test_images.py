@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from crossflow.errors import CrossFlowError
-from crossflow.images import read_image, read_pairs
+from crossflow.files.images import read_image, read_pairs
 
 RGB = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
 

@@ -11,9 +11,9 @@ from PIL import Image
 from tiny_pipelines import drawer
 
 from crossflow.errors import CrossFlowError
-from crossflow.flow_config import Sampling
-from crossflow.latent_space import Sum, arithmetic, draw_sum, draw_walk, interpolate
-from crossflow.pipeline import TextToImage, prompt_seed
+from crossflow.model.config import Sampling
+from crossflow.sampling.latent_space import Sum, arithmetic, draw_sum, draw_walk, interpolate
+from crossflow.sampling.text_to_image import TextToImage, prompt_seed
 
 SAMPLING = Sampling(solver="euler", steps=2)
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from crossflow.data import scene_images
 from crossflow.errors import CrossFlowError
-from crossflow.latents import Autoencoder, MiniLM, PatchPCA, PatchPCAConfig, TextEmbedder
-from crossflow.scene_configs import SCENES
+from crossflow.modalities.latents import Autoencoder, MiniLM, PatchPCA, PatchPCAConfig, TextEmbedder
+from crossflow.recipes.scenes import SCENES
+from crossflow.training.data.scenes import scene_images
 
 PROMPTS = ["a photo of a ball", "", "a photo of three purple boxes above a ring, ünï 漢字", "word " * 700]
 
@@ -169,7 +169,7 @@ def test_a_damaged_row_is_named(minilm, tmp_path):
 def _put_many(folder, number):
     from pathlib import Path
 
-    from crossflow.latents import _Cache
+    from crossflow.modalities.latents import _Cache
 
     cache = _Cache(Path(folder) / "shared.sqlite")
     for i in range(50):
@@ -177,7 +177,7 @@ def _put_many(folder, number):
 
 
 def test_two_processes_may_share_a_cache(tmp_path):
-    from crossflow.latents import _Cache
+    from crossflow.modalities.latents import _Cache
 
     context = multiprocessing.get_context("fork")
     writers = [context.Process(target=_put_many, args=(str(tmp_path), number)) for number in range(2)]
@@ -193,7 +193,7 @@ def test_two_processes_may_share_a_cache(tmp_path):
 
 def test_embedding_is_silent(tmp_path):
     """No progress bar, no notice, no network: nothing on either stream."""
-    code = "from crossflow.latents import MiniLM; MiniLM().embed(['a photo of a ball', 'word ' * 700], 16)"
+    code = "from crossflow.modalities.latents import MiniLM; MiniLM().embed(['a photo of a ball', 'word ' * 700], 16)"
     environment = {"PATH": "/usr/bin:/bin", "CROSSFLOW_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1", "HOME": "/nowhere"}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=tmp_path, check=False

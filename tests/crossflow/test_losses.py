@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from crossflow import losses
-from crossflow.checkpoint import load_model
-from crossflow.losses import Draws
-from crossflow.model import Batch, CrossFlow
+from crossflow.flow import losses
+from crossflow.flow.losses import Draws
+from crossflow.model.checkpoint import load_model
+from crossflow.model.crossflow import Batch, CrossFlow
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

@@ -8,16 +8,16 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 
-from crossflow import losses
-from crossflow.backbone.transformer import TransformerConfig
-from crossflow.configs import CONFIGS
-from crossflow.encoder import EncoderConfig, VariationalEncoder
 from crossflow.errors import CrossFlowError
-from crossflow.flow_config import FlowConfig, Sampling
-from crossflow.latents import PatchPCAConfig
-from crossflow.losses import Draws, draw
-from crossflow.model import Batch, CrossFlow, StandardFlow, build_model
-from crossflow.recipe import TrainConfig
+from crossflow.flow import losses
+from crossflow.flow.losses import Draws, draw
+from crossflow.modalities.latents import PatchPCAConfig
+from crossflow.model.config import FlowConfig, Sampling
+from crossflow.model.crossflow import Batch, CrossFlow, StandardFlow, build_model
+from crossflow.networks.transformer import TransformerConfig
+from crossflow.recipes.configs import CONFIGS
+from crossflow.recipes.recipe import TrainConfig
+from crossflow.sources.encoders import EncoderConfig, VariationalEncoder
 
 TINY = FlowConfig(
     shape=(6, 2, 3),

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from crossflow import npy
 from crossflow.errors import CrossFlowError
-from crossflow.npy import read_arrays
+from crossflow.files import arrays as npy
+from crossflow.files.arrays import read_arrays
 
 DATA = {
     "image_latent_256": np.arange(24, dtype=np.float32).reshape(2, 3, 4),

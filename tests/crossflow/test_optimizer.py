@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from crossflow.backbone.dimr import DiMR
-from crossflow.backbone.dit import DiT
-from crossflow.configs import CONFIGS
-from crossflow.optimizer import Optimizer
+from crossflow.networks.dimr import DiMR
+from crossflow.networks.dit import DiT
+from crossflow.recipes.configs import CONFIGS
+from crossflow.training.optimizer import Optimizer
 
 TINY = CONFIGS["t2i-tiny"]
 

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from crossflow.configs import CONFIGS
-from crossflow.data import Pairs, shares
 from crossflow.errors import CrossFlowError
-from crossflow.losses import draw
-from crossflow.pairs import SourcePairs, open_pairs
-from crossflow.recipe import TrainConfig
-from crossflow.shards import Item, shard_name, write_index, write_shard
+from crossflow.flow.losses import draw
+from crossflow.recipes.configs import CONFIGS
+from crossflow.recipes.recipe import TrainConfig
+from crossflow.training.data.folders import SourcePairs, open_pairs
+from crossflow.training.data.scenes import Pairs, shares
+from crossflow.training.data.shards import Item, shard_name, write_index, write_shard
 
 TINY = CONFIGS["t2i-tiny"]
 TINY = replace(TINY, model=replace(TINY.model, null_rate=0.6), batch_size=8, steps=3)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch.autograd import forward_ad
 
 from crossflow.errors import CrossFlowError
-from crossflow.path import PATHS, LinearPath, Path, SinCosPath
+from crossflow.flow.path import PATHS, LinearPath, Path, SinCosPath
 
 each_path = pytest.mark.parametrize("path", [LinearPath(), LinearPath(sigma_min=0.1), SinCosPath()], ids=repr)
 

@@ -5,14 +5,14 @@ import pytest
 import torch
 from tiny_pipelines import drawer
 
-from crossflow import pipeline as module
-from crossflow.configs import CONFIGS
 from crossflow.errors import CrossFlowError
-from crossflow.flow_config import Sampling
-from crossflow.latents import MiniLM
-from crossflow.model import build_model
-from crossflow.pipeline import TextToImage, prompt_seed, seeded_noise
-from crossflow.sampler import Sampler
+from crossflow.modalities.latents import MiniLM
+from crossflow.model.config import Sampling
+from crossflow.model.crossflow import build_model
+from crossflow.recipes.configs import CONFIGS
+from crossflow.sampling import text_to_image as module
+from crossflow.sampling.sampler import Sampler
+from crossflow.sampling.text_to_image import TextToImage, prompt_seed, seeded_noise
 from crossflow.scenes import example, render
 
 PROMPTS = ["a photo of a ball", "a photo of two rings", "a photo of a red box and a blue cone", ""] * 3

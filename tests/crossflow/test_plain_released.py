@@ -12,12 +12,12 @@ from released_files import Shapes, dimr_shapes, dit_shapes, numbers, text_shapes
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from crossflow import losses
-from crossflow.checkpoint import convert, load_checkpoint
-from crossflow.flow_config import Sampling
-from crossflow.losses import Draws
-from crossflow.model import Batch, CrossFlow
-from crossflow.sampler import Sampler
+from crossflow.flow import losses
+from crossflow.flow.losses import Draws
+from crossflow.model.checkpoint import convert, load_checkpoint
+from crossflow.model.config import Sampling
+from crossflow.model.crossflow import Batch, CrossFlow
+from crossflow.sampling.sampler import Sampler
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

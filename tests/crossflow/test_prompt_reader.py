@@ -7,15 +7,15 @@ import pytest
 import torch
 from tiny_pipelines import Words, drawer, model_of
 
-from crossflow.checkpoint import read_header, save_checkpoint, write_tensors
-from crossflow.encoder import Gaussian
 from crossflow.errors import CrossFlowError
-from crossflow.model import build_model
-from crossflow.pipeline import seeded_noise
-from crossflow.prompt_reader import PromptReader, load_decoder, save_decoder
+from crossflow.modalities.text_autoencoder import TextDecoder, TextDecoderConfig, numbered
+from crossflow.model.checkpoint import read_header, save_checkpoint, write_tensors
+from crossflow.model.crossflow import build_model
+from crossflow.sampling.prompt_reader import PromptReader, load_decoder, save_decoder
+from crossflow.sampling.text_to_image import seeded_noise
 from crossflow.scenes import example, render
-from crossflow.text_autoencoder import TextDecoder, TextDecoderConfig, numbered
-from crossflow.train_prompt_reader import posteriors, train
+from crossflow.sources.encoders import Gaussian
+from crossflow.training.prompt_reader import posteriors, train
 
 PROMPTS = ["a photo of a ball", "a photo of two boxes", "a photo of a red cone and a blue ring"]
 CONFIG = TextDecoderConfig(words=tuple(sorted(set(" ".join(PROMPTS).split()))), count=10, width=32, depth=1, heads=2)
@@ -42,7 +42,7 @@ def files(tmp_path_factory, decoder):
 
 def test_training_makes_a_decoder_that_reads_the_posteriors(monkeypatch):
     """And with the same seed the same one."""
-    monkeypatch.setattr("crossflow.train_prompt_reader.BATCH", 16)
+    monkeypatch.setattr("crossflow.training.prompt_reader.BATCH", 16)
     generator = torch.Generator().manual_seed(0)
     found = Gaussian(torch.randn(3, 4, 2, 2, generator=generator), torch.full((3, 4, 2, 2), -3.0))
     words, order = numbered(PROMPTS, CONFIG), torch.arange(3)

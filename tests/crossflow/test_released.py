@@ -14,10 +14,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from crossflow import checkpoint, released
-from crossflow.configs import CONFIGS
 from crossflow.errors import CrossFlowError
-from crossflow.model import build_model
+from crossflow.model import authors as released
+from crossflow.model import checkpoint
+from crossflow.model.crossflow import build_model
+from crossflow.recipes.configs import CONFIGS
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 SMALL = ("dimr_small", "dit_small")

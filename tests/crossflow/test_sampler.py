@@ -9,13 +9,13 @@ from tiny_pipelines import model_of
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
-from crossflow.backbone.dimr import DiMR
-from crossflow.backbone.dit import DiT
 from crossflow.errors import CrossFlowError
-from crossflow.flow_config import Sampling
-from crossflow.guidance import indicator
-from crossflow.sampler import ADAPTIVE, Sampler, evaluation_times
-from crossflow.solver import SOLVERS
+from crossflow.flow.guidance import indicator
+from crossflow.flow.solver import SOLVERS
+from crossflow.model.config import Sampling
+from crossflow.networks.dimr import DiMR
+from crossflow.networks.dit import DiT
+from crossflow.sampling.sampler import ADAPTIVE, Sampler, evaluation_times
 
 FIXED = sorted(SOLVERS.keys() - set(ADAPTIVE))
 
@@ -137,8 +137,8 @@ def test_a_solver_that_chooses_its_times_is_refused(backbone):
 COMPILED = """
 import torch
 from tiny_pipelines import model_of
-from crossflow.flow_config import Sampling
-from crossflow.sampler import Sampler
+from crossflow.model.config import Sampling
+from crossflow.sampling.sampler import Sampler
 x = torch.randn(2, 48, 4, 4)
 for name in ("dimr", "dit"):
     sampling = Sampling(solver="euler", steps=3, guidance_scale=2.0)

@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 from tiny_pipelines import drawer
 
-from crossflow import samples
 from crossflow.errors import CrossFlowError
-from crossflow.flow_config import Sampling
-from crossflow.pipeline import TextToImage, prompt_seed
-from crossflow.samples import draw_into, grid, png, write_image
+from crossflow.model.config import Sampling
+from crossflow.sampling import samples
+from crossflow.sampling.samples import draw_into, grid, png, write_image
+from crossflow.sampling.text_to_image import TextToImage, prompt_seed
 
 TEN = ["a photo of a ball", "a photo of a cone", "word " * 40, "../../etc/passwd", "ünï 漢字"] * 2
 

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from crossflow import shards
-from crossflow.checkpoint import read_header, write_tensors
 from crossflow.errors import CrossFlowError
-from crossflow.shards import Item, PairSource, Shard, Shards, shard_name, write_index, write_shard
+from crossflow.model.checkpoint import read_header, write_tensors
+from crossflow.training.data import shards
+from crossflow.training.data.shards import Item, PairSource, Shard, Shards, shard_name, write_index, write_shard
 
 CAPTIONS = ("a cat", "", "zwölf Boxkämpfer", "two\nlines", "😀" * 30)
 COUNTS = (3, 0, 2)

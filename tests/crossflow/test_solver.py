@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crossflow.errors import CrossFlowError
-from crossflow.path import LinearPath
-from crossflow.solver import (
+from crossflow.flow.path import LinearPath
+from crossflow.flow.solver import (
     OFFICIAL_END,
     SOLVERS,
     dopri5,

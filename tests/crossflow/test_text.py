@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from crossflow.errors import CrossFlowError
-from crossflow.latents import TextEmbedder
-from crossflow.text import CHUNK, ClipText, T5Text
+from crossflow.modalities.latents import TextEmbedder
+from crossflow.modalities.text_embedders import CHUNK, ClipText, T5Text
 
 PROMPTS = [
     "a photo of a red ball above a blue box",

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from crossflow.configs import CONFIGS
 from crossflow.errors import CrossFlowError
-from crossflow.scene_configs import WORDS
+from crossflow.modalities.text_autoencoder import TextAutoencoder, TextAutoencoderConfig
+from crossflow.recipes.configs import CONFIGS
+from crossflow.recipes.scenes import WORDS
 from crossflow.scenes.caption import describe
 from crossflow.scenes.splits import example
-from crossflow.text_autoencoder import TextAutoencoder, TextAutoencoderConfig
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from crossflow.text_autoencoder import TextAutoencoder
+from crossflow.modalities.text_autoencoder import TextAutoencoder
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from crossflow.errors import CrossFlowError
-from crossflow.latents import MiniLM
-from crossflow.text import ClipText, T5Text, embedder_named
+from crossflow.modalities.latents import MiniLM
+from crossflow.modalities.text_embedders import ClipText, T5Text, embedder_named
 
 PROMPTS = ["a photo of a ball", ""]
 
@@ -154,7 +154,7 @@ def test_a_model_of_the_hub_is_found_and_embedding_is_silent(clip_folder, t5_fol
         (home / "refs" / "main").write_text("0" * 40)
         shutil.copytree(folder, home / "snapshots" / ("0" * 40))
     code = """
-from crossflow.text import embedder_named
+from crossflow.modalities.text_embedders import embedder_named
 for name in ["clip-vit-l14", "t5-v1.1-xxl"]:
     embedder = embedder_named(name)
     embedder.lengths(["word " * 700])

@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from crossflow import tower as module
 from crossflow.errors import CrossFlowError
-from crossflow.tower import FeatureTower, FrozenSiglip, LatentTower, SiglipTower
+from crossflow.losses import towers as module
+from crossflow.losses.towers import FeatureTower, FrozenSiglip, LatentTower, SiglipTower
 
 SHAPE = (4, 8, 8)
 

@@ -14,16 +14,16 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from crossflow.checkpoint import load_checkpoint, read_header
-from crossflow.configs import CONFIGS
 from crossflow.errors import CrossFlowError
-from crossflow.flow_config import Sampling
-from crossflow.latents import MiniLM
-from crossflow.model import Losses
-from crossflow.previews import PHOTO_PROMPTS, SCENE_PROMPTS
-from crossflow.recipe import SceneData
-from crossflow.run_state import Run
-from crossflow.train import train
+from crossflow.modalities.latents import MiniLM
+from crossflow.model.checkpoint import load_checkpoint, read_header
+from crossflow.model.config import Sampling
+from crossflow.model.crossflow import Losses
+from crossflow.recipes.configs import CONFIGS
+from crossflow.recipes.recipe import SceneData
+from crossflow.training.previews import PHOTO_PROMPTS, SCENE_PROMPTS
+from crossflow.training.run_state import Run
+from crossflow.training.train import train
 
 TINY = CONFIGS["scenes-tiny"]
 SMALL = replace(

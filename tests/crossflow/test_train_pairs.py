@@ -9,15 +9,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from crossflow import previews
-from crossflow.autoencoder import KLAutoencoder
-from crossflow.checkpoint import read_header
-from crossflow.configs import CONFIGS
 from crossflow.errors import CrossFlowError
-from crossflow.flow_config import Sampling
-from crossflow.recipe import SceneData, TrainConfig
-from crossflow.shards import Item, shard_name, write_index, write_shard
-from crossflow.train import train
+from crossflow.modalities.kl_autoencoder import KLAutoencoder
+from crossflow.model.checkpoint import read_header
+from crossflow.model.config import Sampling
+from crossflow.recipes.configs import CONFIGS
+from crossflow.recipes.recipe import SceneData, TrainConfig
+from crossflow.training import previews
+from crossflow.training.data.shards import Item, shard_name, write_index, write_shard
+from crossflow.training.train import train
 
 TINY = CONFIGS["t2i-tiny"]
 TINY = replace(

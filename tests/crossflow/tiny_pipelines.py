@@ -8,15 +8,15 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from crossflow.backbone.dimr import DiMRConfig, Stage
-from crossflow.backbone.dit import DiTConfig
-from crossflow.backbone.transformer import TransformerConfig
-from crossflow.configs import CONFIGS
-from crossflow.data import scene_images
-from crossflow.flow_config import Sampling
-from crossflow.latents import TextEmbedder
-from crossflow.model import FlowModel, build_model
-from crossflow.pipeline import TextToImage
+from crossflow.modalities.latents import TextEmbedder
+from crossflow.model.config import Sampling
+from crossflow.model.crossflow import FlowModel, build_model
+from crossflow.networks.dimr import DiMRConfig, Stage
+from crossflow.networks.dit import DiTConfig
+from crossflow.networks.transformer import TransformerConfig
+from crossflow.recipes.configs import CONFIGS
+from crossflow.sampling.text_to_image import TextToImage
+from crossflow.training.data.scenes import scene_images
 
 LOW = Stage(block="transformer", width=16, hidden=24, depth=3, patch=2, heads=2)
 HIGH = Stage(block="convnext", width=8, hidden=12, depth=1, patch=1)

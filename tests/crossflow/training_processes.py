@@ -17,16 +17,16 @@ from pathlib import Path
 import torch
 from accelerate.state import AcceleratorState
 
-import crossflow.train
-from crossflow import losses
-from crossflow.backbone.dimr import DiMRConfig
-from crossflow.configs import CONFIGS
-from crossflow.encoder import EncoderConfig
-from crossflow.flow_config import Sampling
-from crossflow.recipe import SceneData, TrainConfig
-from crossflow.run_state import Run
-from crossflow.shards import Item, shard_name, write_index, write_shard
-from crossflow.train import train
+import crossflow.training.train
+from crossflow.flow import losses
+from crossflow.model.config import Sampling
+from crossflow.networks.dimr import DiMRConfig
+from crossflow.recipes.configs import CONFIGS
+from crossflow.recipes.recipe import SceneData, TrainConfig
+from crossflow.sources.encoders import EncoderConfig
+from crossflow.training.data.shards import Item, shard_name, write_index, write_shard
+from crossflow.training.run_state import Run
+from crossflow.training.train import train
 
 TINY = CONFIGS["scenes-tiny"]
 SMALL = replace(
@@ -103,7 +103,7 @@ def die_at(number: int) -> None:
             before()
             os.kill(os.getpid(), signal.SIGKILL)
 
-    rename, write, advance = Path.replace, crossflow.train._Log.write, Run.advance
+    rename, write, advance = Path.replace, crossflow.training.train._Log.write, Run.advance
 
     def deadly_rename(self: Path, target: Path) -> Path:
         moment()
@@ -121,7 +121,7 @@ def die_at(number: int) -> None:
         return found
 
     Path.replace = deadly_rename
-    crossflow.train._Log.write = deadly_write
+    crossflow.training.train._Log.write = deadly_write
     Run.advance = deadly_advance
 
 

@@ -27,4 +27,4 @@ def inception_pth(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer images to fill up Inception's forward passes with, for tests on a few."""
-    monkeypatch.setattr("crossflow_eval.inception.BATCH", 2)
+    monkeypatch.setattr("crossflow_eval.judges.inception.BATCH", 2)

@@ -3,8 +3,8 @@
 import sys
 from dataclasses import replace
 
-from crossflow.configs import CONFIGS
-from crossflow.recipe import SceneData
+from crossflow.recipes.configs import CONFIGS
+from crossflow.recipes.recipe import SceneData
 
 
 def shrink(name: str) -> None:

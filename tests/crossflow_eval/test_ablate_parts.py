@@ -12,13 +12,14 @@ from pydantic import ValidationError
 from scipy import stats as scipy_stats
 from typer.testing import CliRunner
 
-from crossflow.configs import CONFIGS
+from crossflow.recipes.configs import CONFIGS
 from crossflow_eval import ablate as ablation
 from crossflow_eval import stats, tables
 from crossflow_eval.ablate import train
 from crossflow_eval.cli import app
 from crossflow_eval.models import shipped_checkpoint
-from crossflow_eval.suites import load_suite, references, scene_references
+from crossflow_eval.suites import load_suite, references
+from crossflow_eval.suites.scenes import references as scene_references
 from crossflow_eval.tables import Ablation
 from crossflow_eval.types import Result, Settings, SetupError, Value
 

@@ -15,12 +15,12 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from crossflow_eval import clip, dinov2, inception
 from crossflow_eval.cli import app
-from crossflow_eval.data import read_image
-from crossflow_eval.metrics.geneval.detector import FIT, prepare
-from crossflow_eval.resize import PROTOCOLS, preprocessing
-from crossflow_eval.statistics_files import read_samples, read_statistics
+from crossflow_eval.datasets.folder import read_image
+from crossflow_eval.judges import clip, dinov2, inception
+from crossflow_eval.judges.geneval.detector import FIT, prepare
+from crossflow_eval.judges.resize import PROTOCOLS, preprocessing
+from crossflow_eval.judges.statistics_files import read_samples, read_statistics
 from crossflow_eval.suites import geneval
 from crossflow_eval.types import SetupError
 

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from crossflow_eval import weights
 from crossflow_eval.cli import app
+from crossflow_eval.judges import weights
 
 REAL = Path(__file__).parents[2].parent / "shared" / "data" / "real" / "coco_mini"
 

@@ -7,11 +7,12 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from crossflow_eval import doctor, fetch
-from crossflow_eval import weights as registry
 from crossflow_eval.cli import app as main
 from crossflow_eval.cli import setup
-from crossflow_eval.weights import EvaluatorWeights
+from crossflow_eval.judges import fetch
+from crossflow_eval.judges import weights as registry
+from crossflow_eval.judges.weights import EvaluatorWeights
+from crossflow_eval.runs import doctor
 
 CONTENT = b"numbers"
 OURS = EvaluatorWeights(

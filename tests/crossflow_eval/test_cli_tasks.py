@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from crossflow_eval import image_model, launch
 from crossflow_eval.cli import app
+from crossflow_eval.models import image_model
+from crossflow_eval.runs import launch
 from crossflow_eval.types import Example, SetupError, Suite, Value
 
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torchvision import transforms
 from transformers import CLIPConfig, CLIPModel
 
-from crossflow_eval.clip import MEAN, PREPROCESSING, STD, ClipImages, load_clip, tokenize
-from crossflow_eval.features import FeatureExtractor
+from crossflow_eval.judges.clip import MEAN, PREPROCESSING, STD, ClipImages, load_clip, tokenize
+from crossflow_eval.judges.features import FeatureExtractor
 from crossflow_eval.types import SetupError
 
 SIDE, WIDTH, DIM = 32, 64, 24

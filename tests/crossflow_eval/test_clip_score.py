@@ -16,7 +16,7 @@ from torchmetrics.multimodal import CLIPScore as TorchmetricsCLIPScore
 from torchvision import transforms
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
-from crossflow_eval.clip import MEAN, STD, Clip, Towers, load_clip
+from crossflow_eval.judges.clip import MEAN, STD, Clip, Towers, load_clip
 from crossflow_eval.metrics.clip_score import (
     COSINE100,
     CROSSFLOW,

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crossflow_eval import coco_data
-from crossflow_eval.coco_data import (
+from crossflow_eval.datasets import coco as coco_data
+from crossflow_eval.datasets.coco import (
     any_captions,
     central_square,
     mjhq_images,

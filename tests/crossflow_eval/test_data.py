@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crossflow_eval.data import UnreadableImage, decode_image, image_key, match, read_captions, read_folder, read_image
+from crossflow_eval.datasets.folder import (
+    UnreadableImage,
+    decode_image,
+    image_key,
+    match,
+    read_captions,
+    read_folder,
+    read_image,
+)
 from crossflow_eval.types import SetupError
 
 RNG = np.random.default_rng(0)

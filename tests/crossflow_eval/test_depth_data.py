@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crossflow_eval import depth_data
-from crossflow_eval.depth_data import DIODE, ETH3D, KITTI, LISTS, NYUV2, SCANNET, read_list
-from crossflow_eval.run import list_examples
+from crossflow_eval.datasets import depth as depth_data
+from crossflow_eval.datasets.depth import DIODE, ETH3D, KITTI, LISTS, NYUV2, SCANNET, read_list
+from crossflow_eval.runs.run import list_examples
 from crossflow_eval.types import SetupError, Suite
 
 SETS = {data.name: data for data in (KITTI, NYUV2, ETH3D, SCANNET, DIODE)}

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from crossflow_eval import launch
 from crossflow_eval.cli import app
-from crossflow_eval.diffusers_model import DiffusersModel
+from crossflow_eval.models.diffusers_pipeline import DiffusersModel
+from crossflow_eval.runs import launch
 from crossflow_eval.suites import t2i
 from crossflow_eval.types import Model, SetupError
 

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from torchvision import transforms
 from transformers import Dinov2Config, Dinov2Model
 
-from crossflow_eval.dinov2 import MEAN, STD, load_dinov2, resample, to_input
-from crossflow_eval.features import FeatureExtractor
+from crossflow_eval.judges.dinov2 import MEAN, STD, load_dinov2, resample, to_input
+from crossflow_eval.judges.features import FeatureExtractor
 from crossflow_eval.metrics.fid import FID
 from crossflow_eval.metrics.frechet import Moments, frechet_distance
 from crossflow_eval.types import Example, SetupError

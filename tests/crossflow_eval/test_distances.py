@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crossflow_eval.features import keep_features
+from crossflow_eval.judges.features import keep_features
 from crossflow_eval.metrics import distances, distribution
 from crossflow_eval.metrics.distances import FeatureMetric, Statistic
 from crossflow_eval.metrics.frechet import Moments

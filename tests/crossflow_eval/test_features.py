@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from crossflow_eval.features import CHUNK, FeatureCache, FeatureExtractor, OnFeatures, extract, keep_features
+from crossflow_eval.judges.features import CHUNK, FeatureCache, FeatureExtractor, OnFeatures, extract, keep_features
 from crossflow_eval.types import SetupError
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from crossflow_eval.fetch import fetch
+from crossflow_eval.judges.fetch import fetch
+from crossflow_eval.judges.weights import PUBLISHED, EvaluatorWeights
 from crossflow_eval.types import SetupError
-from crossflow_eval.weights import PUBLISHED, EvaluatorWeights
 
 CONTENT = bytes(range(256)) * 9000
 

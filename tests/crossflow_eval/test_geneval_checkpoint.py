@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch.nn.functional import unfold
 
+from crossflow_eval.judges.geneval.checkpoint import UNUSED, load_mask2former, place_first, rename
+from crossflow_eval.judges.geneval.pickled import read_tensors
 from crossflow_eval.metrics.geneval import Detector
-from crossflow_eval.metrics.geneval.checkpoint import UNUSED, load_mask2former, place_first, rename
-from crossflow_eval.metrics.geneval.pickled import read_tensors
 from crossflow_eval.types import SetupError
 
 FILE = Path(__file__).parents[1] / "golden" / "mask2former_small.pth"

@@ -9,8 +9,8 @@ import torch
 from open_clip.transform import image_transform
 from PIL import Image
 
+from crossflow_eval.judges.geneval.colors import cut_out
 from crossflow_eval.metrics.geneval import COLOR_ORDER, ColorClassifier, Detection
-from crossflow_eval.metrics.geneval.colors import cut_out
 from crossflow_eval.types import SetupError
 
 LABEL = "traffic light"

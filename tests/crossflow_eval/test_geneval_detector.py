@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from safetensors.numpy import load_file
 
-from crossflow_eval.metrics.geneval import Detector, checkpoint
-from crossflow_eval.metrics.geneval.detector import DEVIATION, FIT, GREY, MEAN, extent, object_names, prepare
+from crossflow_eval.judges.geneval import checkpoint
+from crossflow_eval.judges.geneval.detector import DEVIATION, FIT, GREY, MEAN, extent, object_names, prepare
+from crossflow_eval.metrics.geneval import Detector
 from crossflow_eval.types import SetupError
 
 GOLDEN = Path(__file__).parents[1] / "golden"

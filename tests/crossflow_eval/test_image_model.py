@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from crossflow.checkpoint import file_sha256, save_checkpoint
-from crossflow.configs import CONFIGS
-from crossflow.model import build_model
-from crossflow.prompt_reader import READER
-from crossflow_eval.image_model import CrossFlowBackward, CrossFlowImageModel
+from crossflow.model.checkpoint import file_sha256, save_checkpoint
+from crossflow.model.crossflow import build_model
+from crossflow.recipes.configs import CONFIGS
+from crossflow.sampling.prompt_reader import READER
 from crossflow_eval.models import load_model
-from crossflow_eval.suites import scene_images
+from crossflow_eval.models.image_model import CrossFlowBackward, CrossFlowImageModel
+from crossflow_eval.suites.scenes import images as scene_images
 from crossflow_eval.types import Model, SetupError, check_kind
 
 KINDS = {"caption": (32, "txt"), "depth": (32, "npy"), "sr": (16, "png")}
@@ -90,7 +90,7 @@ def test_impossible_sampling_is_refused_before_weights_are_read(options):
 
 def test_the_text_to_image_model_run_backward_is_a_model(tmp_path):
     """Law: by the name that the command line knows, a caption an image file, and no seed changes it."""
-    model = load_model("crossflow_eval.image_model:backward")
+    model = load_model("crossflow_eval.models.image_model:backward")
     assert isinstance(model, CrossFlowBackward) and model.name == "scenes-t2i-backward"
     assert model.identity["decoder_sha256"] == file_sha256(READER)
     file = sources(tmp_path, 32)[0]

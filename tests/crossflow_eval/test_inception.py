@@ -18,8 +18,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-from crossflow_eval.features import FeatureExtractor, extract
-from crossflow_eval.inception import CONVERSIONS, TAPS, InceptionFeatures, Weights, load_weights, published_weights
+from crossflow_eval.judges.features import FeatureExtractor, extract
+from crossflow_eval.judges.inception import (
+    CONVERSIONS,
+    TAPS,
+    InceptionFeatures,
+    Weights,
+    load_weights,
+    published_weights,
+)
 from crossflow_eval.types import SetupError
 
 A = ("conv", "tower.conv", "tower.conv_1", "tower_1.conv", "tower_1.conv_1", "tower_1.conv_2", "tower_2.conv")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from crossflow_eval import java
+from crossflow_eval.judges import java
 from crossflow_eval.types import SetupError
 
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="there is no java on the PATH")

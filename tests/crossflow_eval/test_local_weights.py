@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from crossflow_eval.local_weights import checked_sha256, find_weights, home, reason
+from crossflow_eval.judges.local_weights import checked_sha256, find_weights, home, reason
+from crossflow_eval.judges.weights import EvaluatorWeights
 from crossflow_eval.types import SetupError
-from crossflow_eval.weights import EvaluatorWeights
 
 WEIGHTS = EvaluatorWeights(metric="FID", file="net.pt", sha256="ab" * 32, source="example.org/net")
 

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crossflow_eval import java, stats
+from crossflow_eval import stats
+from crossflow_eval.judges import java
 from crossflow_eval.metrics import caption
 from crossflow_eval.metrics.caption import BLEU, CaptionScores
 from crossflow_eval.metrics.meteor import meteor_score, meteor_statistics

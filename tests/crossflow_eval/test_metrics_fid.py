@@ -19,11 +19,11 @@ from torch import nn
 from typer.testing import CliRunner
 
 from crossflow_eval.cli import app
-from crossflow_eval.inception import CONVERSIONS, TAPS, InceptionFeatures, Weights, load_weights
+from crossflow_eval.judges.inception import CONVERSIONS, TAPS, InceptionFeatures, Weights, load_weights
+from crossflow_eval.judges.statistics_files import Statistics, read_statistics, write_statistics
 from crossflow_eval.metrics import fid
 from crossflow_eval.metrics.fid import FID, NO_INTERVAL, InceptionFID, RunningMoments, make_statistics
 from crossflow_eval.metrics.frechet import Moments, frechet_distance
-from crossflow_eval.statistics_files import Statistics, read_statistics, write_statistics
 from crossflow_eval.stats import JACKKNIFE
 from crossflow_eval.types import Example, Metric, SetupError
 
@@ -136,7 +136,7 @@ class Colours(nn.Module):
 
 @pytest.fixture
 def light(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crossflow_eval.inception.Inception", Colours)
+    monkeypatch.setattr("crossflow_eval.judges.inception.Inception", Colours)
 
 
 def folder(path: Path, n: int, *, low: int, high: int, size: int = 40) -> Path:
@@ -233,7 +233,7 @@ def test_statistics_in_sixteen_bits_are_asked_for_by_name(
     weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The command's file records what it was computed in; a word that is no precision ends it in one sentence."""
-    monkeypatch.setattr("crossflow_eval.inception.published_weights", lambda protocol: weights)
+    monkeypatch.setattr("crossflow_eval.judges.inception.published_weights", lambda protocol: weights)
     folder(tmp_path / "images", 3, low=0, high=256)
     for precision in ("float32", "bfloat16"):
         words = ["stats", str(tmp_path / "images"), str(tmp_path / f"{precision}.npz"), "--precision", precision]

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crossflow_eval.features import keep_features
+from crossflow_eval.judges.features import keep_features
 from crossflow_eval.metrics.fid import FID
 from crossflow_eval.metrics.frechet import Moments, frechet_distance
 from crossflow_eval.metrics.scenes import TASKS, SceneCaptions, SceneCLIPScore, SceneGenEval, Told

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crossflow_eval import launch
 from crossflow_eval.models import CrossFlowModel, FolderModel, load_model, resolve_device
 from crossflow_eval.names import first_few, unknown
+from crossflow_eval.runs import launch
 from crossflow_eval.suites import t2i
 from crossflow_eval.types import Example, Model, SetupError
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from crossflow_eval import run, store
+from crossflow_eval.runs import run, store
 from crossflow_eval.types import Example, SetupError, Suite, Value
 
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from crossflow_eval.pairing import compare_runs
-from crossflow_eval.store import Store
+from crossflow_eval.runs.compare import compare_runs
+from crossflow_eval.runs.store import Store
 from crossflow_eval.types import Result, Settings, SetupError
 
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from crossflow_eval.models import Lookup
-from crossflow_eval.predictions import PredictedCaptions, read_predictions
+from crossflow_eval.models.predictions import PredictedCaptions, read_predictions
 from crossflow_eval.types import Example, SetupError
 
 EXAMPLES = [Example(id=str(number), source=f"{number}.jpg", target=["a dog"]) for number in (7, 8, 9)]

@@ -8,7 +8,7 @@ from PIL import Image
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 from torchvision.transforms.functional import to_tensor
 
-from crossflow_eval.resize import PROTOCOLS, bicubic_product, crossflow, preprocessing, torch_bilinear
+from crossflow_eval.judges.resize import PROTOCOLS, bicubic_product, crossflow, preprocessing, torch_bilinear
 from crossflow_eval.types import SetupError
 
 SIZES = [(64, 64), (256, 256), (299, 299), (512, 512), (37, 411), (700, 301)]

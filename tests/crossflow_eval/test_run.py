@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crossflow_eval import launch, run, store
 from crossflow_eval.metrics.fid import FID
 from crossflow_eval.models import load_model
+from crossflow_eval.runs import launch, run, store
 from crossflow_eval.suites import t2i
 from crossflow_eval.types import Example, SetupError
 

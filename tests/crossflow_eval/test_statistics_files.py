@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crossflow_eval.statistics_files import Statistics, read_samples, read_statistics, write_statistics
+from crossflow_eval.judges.statistics_files import Statistics, read_samples, read_statistics, write_statistics
 from crossflow_eval.types import SetupError
 
 GENERATOR = np.random.default_rng(0)

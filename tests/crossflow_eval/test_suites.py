@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from crossflow_eval import launch, report, suites
-from crossflow_eval.suites import load_suite, scenes, suite_names
+from crossflow_eval import report, suites
+from crossflow_eval.runs import launch
+from crossflow_eval.suites import load_suite, suite_names
+from crossflow_eval.suites.scenes import t2i as scenes
 from crossflow_eval.suites.t2i import ImageStatistics
 from crossflow_eval.types import Example, SetupError, Suite
 

@@ -10,9 +10,9 @@ import zipfile
 import pytest
 from PIL import Image
 
-from crossflow_eval import run
 from crossflow_eval.metrics.caption import CaptionScores
-from crossflow_eval.predictions import PredictedCaptions
+from crossflow_eval.models.predictions import PredictedCaptions
+from crossflow_eval.runs import run
 from crossflow_eval.suites import caption, load_suite
 from crossflow_eval.types import SetupError
 

@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
-from crossflow_eval import coco_data, inception, launch, run
 from crossflow_eval.cli import app
-from crossflow_eval.clip import Clip, Towers
+from crossflow_eval.datasets import coco as coco_data
+from crossflow_eval.judges import inception
+from crossflow_eval.judges.clip import Clip, Towers
+from crossflow_eval.judges.statistics_files import read_statistics
 from crossflow_eval.metrics.clip_score import ClipProtocol
-from crossflow_eval.statistics_files import read_statistics
-from crossflow_eval.store import Store
+from crossflow_eval.runs import launch, run
+from crossflow_eval.runs.store import Store
 from crossflow_eval.suites import coco, load_suite
 from crossflow_eval.types import SetupError
 

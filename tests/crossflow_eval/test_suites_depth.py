@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crossflow_eval import depth_data, run
+from crossflow_eval.datasets import depth as depth_data
 from crossflow_eval.metrics.depth import ERRORS, align
 from crossflow_eval.report import load, render
-from crossflow_eval.run import list_examples, make_settings
+from crossflow_eval.runs import run
+from crossflow_eval.runs.run import list_examples, make_settings
 from crossflow_eval.suites import depth, load_suite
 from crossflow_eval.suites.depth import DepthFolderModel
 from crossflow_eval.tables import load_table, table_of_suite

@@ -13,11 +13,12 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from crossflow_eval import run, suites
+from crossflow_eval import suites
 from crossflow_eval.cli import app
+from crossflow_eval.judges.geneval.detector import object_names
 from crossflow_eval.metrics.geneval import TASKS, Detection, GenEval
-from crossflow_eval.metrics.geneval.detector import object_names
 from crossflow_eval.models import FolderModel
+from crossflow_eval.runs import run
 from crossflow_eval.suites import geneval, load_suite
 from crossflow_eval.types import SetupError
 

@@ -10,11 +10,16 @@ from PIL import Image
 
 from crossflow.scenes import VERSION, example, render
 from crossflow.scenes.depth import depth_map, low_res
-from crossflow_eval import launch, report
-from crossflow_eval.data import read_image
+from crossflow_eval import report
+from crossflow_eval.datasets.folder import read_image
 from crossflow_eval.report.pictures import depth_colors
-from crossflow_eval.suites import load_suite, references, scene_images, scene_references, scene_tasks, scenes
-from crossflow_eval.suites.scene_captions import look_at, read_caption
+from crossflow_eval.runs import launch
+from crossflow_eval.suites import load_suite, references
+from crossflow_eval.suites.scenes import images as scene_images
+from crossflow_eval.suites.scenes import references as scene_references
+from crossflow_eval.suites.scenes import t2i as scenes
+from crossflow_eval.suites.scenes import tasks as scene_tasks
+from crossflow_eval.suites.scenes.captions import look_at, read_caption
 from crossflow_eval.types import Example, SetupError
 
 FEW = 16

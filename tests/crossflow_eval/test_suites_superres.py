@@ -11,13 +11,13 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from crossflow_eval import run
 from crossflow_eval.cli import app
-from crossflow_eval.inception import load_weights
+from crossflow_eval.judges.inception import load_weights
 from crossflow_eval.metrics.fid import make_statistics
 from crossflow_eval.models import FolderModel
 from crossflow_eval.report import load, render
-from crossflow_eval.run import list_examples, make_settings
+from crossflow_eval.runs import run
+from crossflow_eval.runs.run import list_examples, make_settings
 from crossflow_eval.suites import load_suite, superres
 from crossflow_eval.suites.superres import PROTOCOL, STATISTICS, make_pair, prepare
 from crossflow_eval.tables import load_table
@@ -124,7 +124,7 @@ def test_fid_has_two_references_and_is_0_against_the_targets_themselves(pairs, t
     """On a random Inception the originals are at no distance of the targets; each metric says what it is of."""
     _, root = pairs
     weights = load_weights(inception_pth, published=False)
-    monkeypatch.setattr("crossflow_eval.inception.published_weights", lambda protocol: weights)
+    monkeypatch.setattr("crossflow_eval.judges.inception.published_weights", lambda protocol: weights)
     monkeypatch.setenv("CROSSFLOW_EVAL_HOME", str(tmp_path))
     suite = load_suite("imagenet_sr_fid")
     with pytest.raises(SetupError, match=r"fid/train needs the statistics .*VIRTUAL_imagenet256_labeled\.npz; fetch"):

@@ -3,8 +3,8 @@
 Importing this package imports no torch; a detector and a classifier of colours do so when one is built.
 """
 
-from crossflow_eval.metrics.geneval.colors import ColorClassifier
-from crossflow_eval.metrics.geneval.detector import Detector
+from crossflow_eval.judges.geneval.colors import ColorClassifier
+from crossflow_eval.judges.geneval.detector import Detector
 from crossflow_eval.metrics.geneval.rules import (
     COLOR_ORDER,
     MAX_OBJECTS,

@@ -1,0 +1,114 @@
+"""The command ``crossflow cache``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from crossflow.cli.console import Autoencoder, Device, TextEncoder, one_sentence, to_stderr
+
+if TYPE_CHECKING:
+    from crossflow.losses.towers import FrozenSiglip
+    from crossflow.modalities.kl_autoencoder import KLAutoencoder
+    from crossflow.modalities.latents import TextEmbedder
+
+
+def cache(
+    config: Annotated[str, typer.Argument(help="Name of the recipe that will read it.", show_default=False)],
+    images: Annotated[Path, typer.Option(help="Folder of images.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder for the shards.", show_default=False)],
+    captions: Annotated[
+        Path | None,
+        typer.Option(help=".jsonl or .csv with image and caption, or COCO's .json.", show_default="NAME.txt by NAME"),
+    ] = None,
+    text_encoder: TextEncoder = None,
+    autoencoder: Autoencoder = None,
+    image_tower: Annotated[
+        Path | None, typer.Option(help="SigLIP's weights, for recipes with image features.", show_default=False)
+    ] = None,
+    half: Annotated[bool, typer.Option("--half", help="Keep token embeddings in float16.")] = False,
+    per_shard: Annotated[int, typer.Option(min=1, help="Pairs a shard.")] = 1024,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read.")] = False,
+    device: Device = "auto",
+) -> None:
+    """Make a folder of images and captions into what training reads. Give the same command again to go on.
+
+    Several processes: torchrun --standalone --nproc-per-node 2 --no-python crossflow cache CONFIG ...
+    """
+    with one_sentence():
+        from crossflow.errors import CrossFlowError, named
+        from crossflow.recipes.configs import CONFIGS
+        from crossflow.recipes.recipe import PairData
+        from crossflow.training.data.cache import cache as make
+        from crossflow.training.data.folders import parts_read
+
+        recipe = named("config", config, CONFIGS)
+        if not isinstance(recipe.data, PairData):
+            raise CrossFlowError(f"{config} draws its own data: choose a recipe that reads pairs from a folder.")
+        parts, device = parts_read(recipe), _own_device(device)
+        tower, seen_by = _tower(config, image_tower, device) if "image_features" in parts else (None, {})
+        embedder, kl, made_by = _loaded(recipe.model.text, text_encoder, autoencoder, device)
+        make(
+            images,
+            captions,
+            out,
+            embedder,
+            kl,
+            recipe=made_by | seen_by,
+            size=recipe.data.size,
+            token_count=recipe.model.token_count,
+            per_shard=per_shard,
+            tokens_dtype="float16" if half else "float32",
+            keep_images="image" in parts,
+            image_tower=tower,
+            skip_bad=skip_bad,
+            process_index=int(os.environ.get("RANK", 0)),
+            process_count=int(os.environ.get("WORLD_SIZE", 1)),
+            progress=to_stderr,
+        )
+        if os.environ.get("RANK", "0") == "0":  # under torchrun one process speaks for all
+            typer.echo(out)
+
+
+def _own_device(name: str) -> str:
+    """The device of this process: each of a machine has a GPU of its own."""
+    from crossflow.model.checkpoint import usable_device
+
+    device = usable_device(name)
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if device == "cuda" else device
+
+
+def _loaded(
+    text: str, text_encoder: Path | None, autoencoder: Path | None, device: str
+) -> tuple[TextEmbedder, KLAutoencoder, dict[str, str]]:
+    """Text encoder and autoencoder, and what the index says of them."""
+    from crossflow.modalities.kl_autoencoder import KLAutoencoder
+    from crossflow.modalities.latents import cache_folder
+    from crossflow.modalities.text_embedders import LanguageModel, embedder_named
+    from crossflow.model.checkpoint import content_sha256
+    from crossflow.sampling.text_to_image import AUTOENCODER
+
+    embedder = embedder_named(text, text_encoder, device)
+    source = autoencoder or cache_folder() / AUTOENCODER
+    kl = KLAutoencoder.from_path(source, device=device)
+    made_by = {"text": text, "autoencoder_sha256": content_sha256(source)}
+    if isinstance(embedder, LanguageModel):
+        made_by["text_encoder_sha256"] = content_sha256(embedder.folder)
+    return embedder, kl, made_by
+
+
+def _tower(config: str, weights: Path | None, device: str) -> tuple[FrozenSiglip, dict[str, str]]:
+    """The network that makes image features, and what the index says of it."""
+    from crossflow.errors import CrossFlowError
+    from crossflow.losses.towers import FrozenSiglip
+    from crossflow.model.checkpoint import content_sha256
+
+    if weights is None or not weights.is_file():
+        raise CrossFlowError(
+            f"{config} reads image features: give --image-tower the file open_clip_model.safetensors of "
+            "timm/ViT-L-16-SigLIP-256 on the hub."
+        )
+    return FrozenSiglip(weights, device), {"image_tower_sha256": content_sha256(weights)}

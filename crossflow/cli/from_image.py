@@ -1,0 +1,67 @@
+"""The command ``from-image``: captions, depth maps or larger images of image files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from crossflow.cli.console import Device, one_sentence
+
+WEIGHTS = Path(__file__).parents[1] / "weights"
+
+
+def from_image(
+    files: Annotated[list[Path], typer.Argument(help="Images of the size that the model reads.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder for the outputs and outputs.jsonl.", show_default=False)],
+    task: Annotated[Literal["caption", "depth", "sr"], typer.Option(help="Which shipped model.")] = "caption",
+    ckpt: Annotated[Path | None, typer.Option(help="A checkpoint instead.", show_default="the shipped")] = None,
+    seed: Annotated[int, typer.Option(help="With the file's name it decides an output.")] = 0,
+    solver: Annotated[str | None, typer.Option(help="Name of a solver.", show_default="the checkpoint's")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Solver steps.", show_default="the checkpoint's")] = None,
+    precision: Annotated[str, typer.Option(help="auto, float64 or float32.")] = "auto",
+    device: Device = "auto",
+) -> None:
+    """Caption images, estimate their depth (.npy in metres, and a .png to look at) or enlarge them."""
+    with one_sentence():
+        import numpy as np
+
+        from crossflow.errors import CrossFlowError
+        from crossflow.files.images import read_image
+        from crossflow.model.checkpoint import replacing
+        from crossflow.sampling.from_image import FromImage
+        from crossflow.sampling.text_to_image import prompt_seed
+
+        model = FromImage.from_checkpoint(ckpt or WEIGHTS / f"scenes-{task}.safetensors", device, precision)
+        if len({file.stem for file in files}) < len(files):
+            raise CrossFlowError("Two of the images have one name: give them names of their own, for their outputs.")
+        images = [np.asarray(read_image(file)) for file in files]
+        seeds = [prompt_seed(seed, file.name) for file in files]
+        outputs = model.generate(images, seeds, solver=solver, steps=steps)
+        rows = [_write(out, file, output) for file, output in zip(files, outputs, strict=True)]
+        with replacing(out / "outputs.jsonl") as temporary:
+            temporary.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+        for row in rows:
+            typer.echo(row.get("caption") or row["output"])
+
+
+def _write(out: Path, file: Path, output: Any) -> dict[str, str]:
+    """Write one output, and return its line of outputs.jsonl."""
+    import numpy as np
+
+    from crossflow.modalities.pixels import grey
+    from crossflow.model.checkpoint import replacing
+    from crossflow.sampling.samples import png
+
+    row = {"image": file.name}
+    if isinstance(output, str):
+        return row | {"caption": output}
+    path = out / f"{file.stem}.{'npy' if output.ndim == 2 else 'png'}"
+    if output.ndim == 2:
+        with replacing(path) as temporary, temporary.open("wb") as opened:
+            np.save(opened, output)
+    with replacing(path.with_suffix(".png")) as temporary:
+        temporary.write_bytes(png(grey(output) if output.ndim == 2 else output))
+    return row | {"output": str(path)}

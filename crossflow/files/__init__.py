@@ -1,0 +1,1 @@
+"""Strict readers and atomic writers of tensors, images, arrays and pretrained folders; both packages use them."""

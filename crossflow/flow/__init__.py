@@ -1,0 +1,1 @@
+"""The mathematics of a flow, as functions of tensors: path, solver, guidance, losses."""

@@ -1,0 +1,166 @@
+"""The image side of the image-text contrast: towers that answer in the shape of the source latent.
+
+Training only: no sampling checkpoint holds one. The paper says "image encoder"; the authors' code trains a SigLIP-L/16
+from random weights over the pixels (``siglip-l16``). ``features`` reads image features that were computed once by a
+frozen network instead, and ``latents`` the target latents: both change the recipe and are named in it.
+"""
+
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from crossflow.errors import CrossFlowError
+from crossflow.files.pretrained import load_tensors
+from crossflow.networks.blocks import Block, Patches, at_least_float32, initialise
+from crossflow.sources.released import Adaptor
+
+SIGLIP = "vit_large_patch16_siglip_256"
+SIGLIP_SIDE = 256
+SIGLIP_WIDTH = 1024
+"""Of the features of that network, and so of those that are computed beforehand."""
+HEAD_WIDTH = 4096
+LARGEST_PLAIN = 4096
+"""Latents of more numbers than this come from an ``Adaptor`` and not a two-layer network, as in the authors' code."""
+
+
+class Tower(nn.Module):
+    """What the towers share: ``reads`` is the field of a batch that they take, ``scale`` multiplies the cosines.
+
+    With ``checkpointing`` a tower that can computes the activations inside its blocks again in the backward pass.
+    """
+
+    reads: Literal["target", "image", "image_features"]
+    checkpointing: bool = False
+
+    def __init__(self, shape: tuple[int, int, int], scale_form: Literal["exp", "raw"]) -> None:
+        super().__init__()
+        self.shape = shape
+        self.scale_form = scale_form
+        self.log_scale = nn.Parameter(torch.full((1,), math.log(1 / 0.07)))
+
+    @property
+    def scale(self) -> Float[Tensor, ""]:
+        """1/tau in the paper, learned in the log domain and kept at 100 or below.
+
+        In the form ``raw`` it is the logarithm itself, without a bound, as the authors' code has it.
+        """
+        scale = self.log_scale if self.scale_form == "raw" else self.log_scale.exp().clamp(max=100.0)
+        return scale.squeeze()
+
+
+class LatentTower(Tower):
+    """A small transformer over target latents, for latents that are the pixels."""
+
+    reads = "target"
+
+    def __init__(self, shape: tuple[int, int, int], scale_form: Literal["exp", "raw"]) -> None:
+        super().__init__(shape, scale_form)
+        width, depth, heads = 96, 2, 4
+        self.patches = Patches(shape, 1, width)
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.apply(initialise)
+
+    def forward(self, target: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Embed target latents."""
+        tokens = self.patches.tokens(target)
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self.patches.maps(tokens)
+
+
+class FeatureTower(Tower):
+    """A head over image features of width 1024 that were computed beforehand: cheap, and another recipe."""
+
+    reads = "image_features"
+
+    def __init__(self, shape: tuple[int, int, int], scale_form: Literal["exp", "raw"]) -> None:
+        super().__init__(shape, scale_form)
+        self.head = _head(shape)
+
+    def forward(self, image_features: Float[Tensor, "b f"]) -> Float[Tensor, "b c h w"]:
+        """Project features."""
+        return at_least_float32(self.head(image_features)).unflatten(1, self.shape)
+
+
+class SiglipTower(Tower):
+    """SigLIP-L/16 at 256 pixels through open_clip, from random weights, with its head: 336 million parameters."""
+
+    reads = "image"
+
+    def __init__(self, shape: tuple[int, int, int], scale_form: Literal["exp", "raw"]) -> None:
+        super().__init__(shape, scale_form)
+        self.visual: Any = _siglip()
+        self.head = _head(shape)
+
+    def forward(self, image: UInt8[Tensor, "b s s 3"]) -> Float[Tensor, "b c h w"]:
+        """Embed pixels."""
+        self.visual.set_grad_checkpointing(self.checkpointing)
+        return at_least_float32(self.head(self.visual(_pixels(image)))).unflatten(1, self.shape)
+
+
+class FrozenSiglip:
+    """SigLIP-L/16 at 256 pixels with weights that were trained elsewhere: what makes features for a ``FeatureTower``.
+
+    ``weights`` is open_clip's file of ViT-L-16-SigLIP-256, .safetensors or a pickle of tensors. CrossFlowError where it
+    cannot be read, or does not hold exactly this network's image side.
+    """
+
+    def __init__(self, weights: Path, device: str = "cpu") -> None:
+        state = load_tensors(weights)
+        visual = _siglip()
+        inside = {name.removeprefix("visual."): part for name, part in state.items() if name.startswith("visual.")}
+        try:
+            visual.load_state_dict(inside)
+        except RuntimeError as error:
+            raise CrossFlowError(
+                f"{weights} does not hold the image side of {SIGLIP}: give open_clip's file of ViT-L-16-SigLIP-256."
+            ) from error
+        self._visual = visual.to(device).eval().requires_grad_(False)
+        self._device = device
+
+    def features(self, images: UInt8[Tensor, "b s s 3"]) -> Float[Tensor, "b f"]:
+        """Features of width 1024, float32 on the CPU."""
+        with torch.inference_mode():
+            return self._visual(_pixels(images.to(self._device))).float().cpu()
+
+
+def _pixels(image: UInt8[Tensor, "b s s 3"]) -> Float[Tensor, "b 3 t t"]:
+    """What SigLIP reads: 256 pixels a side, in [-1, 1]."""
+    pixels = image.permute(0, 3, 1, 2).float()
+    if pixels.shape[-1] != SIGLIP_SIDE:
+        pixels = F.interpolate(pixels, SIGLIP_SIDE, mode="bilinear", antialias=True)
+    return pixels / 127.5 - 1
+
+
+def _siglip() -> nn.Module:
+    """The image side of open_clip's ViT-L-16-SigLIP-256."""
+    try:
+        from open_clip.timm_model import TimmModel
+    except ImportError as error:
+        raise CrossFlowError("The image tower siglip-l16 needs the package open_clip_torch: install it.") from error
+    return TimmModel(SIGLIP, embed_dim=SIGLIP_WIDTH, image_size=SIGLIP_SIDE, pool="map", proj="none")
+
+
+def _head(shape: tuple[int, int, int]) -> nn.Module:
+    """Features of width 1024 to as many numbers as the latent has."""
+    channels, side, _ = shape
+    if math.prod(shape) > LARGEST_PLAIN:
+        return Adaptor(SIGLIP_WIDTH, channels, side)
+    return nn.Sequential(
+        nn.Linear(SIGLIP_WIDTH, HEAD_WIDTH),
+        nn.GELU(),
+        nn.LayerNorm(HEAD_WIDTH),
+        nn.Linear(HEAD_WIDTH, math.prod(shape)),
+    )
+
+
+TOWERS: dict[str, type[LatentTower] | type[FeatureTower] | type[SiglipTower]] = {
+    "latents": LatentTower,
+    "features": FeatureTower,
+    "siglip-l16": SiglipTower,
+}

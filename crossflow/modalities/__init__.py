@@ -1,0 +1,1 @@
+"""Kinds of data, a file each: between raw data and latents."""

@@ -1,0 +1,149 @@
+"""Text as latents, for flows that end in text: an encoder to the latent's shape and a decoder back to words.
+
+The paper has a "text decoder" of stacked transformer blocks with a reconstruction loss and prints no sizes. Ours
+answers for all places of a text at once (it is not autoregressive), and learns along with the flow: its own loss alone
+trains it, and the flow is given its latents as they are, without a gradient, because latents that both could move
+would collapse to what is easy to reach.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from crossflow.errors import CrossFlowError
+from crossflow.flow import losses
+from crossflow.networks.blocks import Block, at_least_float32, check_sizes, initialise
+from crossflow.sources.encoders import EncoderConfig, Gaussian, VariationalEncoder
+
+NOTHING = 0
+"""The number of the places after a text's end; the words of the vocabulary follow from 1 on."""
+_WORD = re.compile(r"\w+|[^\w\s]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextDecoderConfig:
+    """Texts of up to ``count`` words out of ``words``, lower case; punctuation marks are words.
+
+    ``depth`` blocks of ``width`` decode.
+    """
+
+    words: tuple[str, ...]
+    count: int
+    width: int
+    depth: int
+    heads: int
+
+    def __post_init__(self) -> None:
+        check_sizes(words=len(self.words), count=self.count, width=self.width, depth=self.depth, heads=self.heads)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextAutoencoderConfig(TextDecoderConfig):
+    """A decoder, and an encoder of as many blocks of the same sizes.
+
+    ``kl_weight`` multiplies the KL of the latents, summed over their dimensions; None is a plain encoder, whose latents
+    have no variance (the paper's "Text Encoder"). ``scale`` multiplies the latents that a flow is given, whose own
+    standard deviation is about 1: a small one moves the times at which a flow decides what it says towards the middle
+    of the path.
+    """
+
+    kl_weight: float | None = 1e-5
+    scale: float = 1.0
+    kind: Literal["text"] = "text"
+
+
+def numbered(captions: Sequence[str], config: TextDecoderConfig) -> Int[Tensor, "b n"]:
+    """The numbers of the captions' words, padded with 0. CrossFlowError for unknown words and for too many."""
+    known = {word: number for number, word in enumerate(config.words, 1)}
+    numbers = torch.full((len(captions), config.count), NOTHING)
+    for row, caption in zip(numbers, captions, strict=True):
+        words = _WORD.findall(caption.lower())
+        if unknown := [word for word in words if word not in known]:
+            raise CrossFlowError(f"The word {unknown[0]!r} is not in this model's vocabulary of {len(known)}.")
+        if len(words) > len(row):
+            raise CrossFlowError(f"A caption has {len(words)} words, and this model's have at most {len(row)}.")
+        row[: len(words)] = torch.tensor([known[word] for word in words])
+    return numbers
+
+
+class Learned(NamedTuple):
+    """Latents to carry to, without a gradient, and the loss that the autoencoder learns by."""
+
+    latents: Float[Tensor, "b c h w"]
+    loss: Float[Tensor, ""]
+
+
+class TextDecoder(nn.Module):
+    """Latents of ``shape`` -> a score of every word at every place of a text, [b n v]; column 0 is the text's end."""
+
+    def __init__(self, config: TextDecoderConfig, shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.config = config
+        channels, height, breadth = shape
+        self.embed = nn.Linear(channels, config.width)
+        self.position = nn.Parameter(torch.randn(1, height * breadth, config.width) * 0.02)
+        self.places = nn.Parameter(torch.randn(1, config.count, config.width) * 0.5)
+        self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(config.width)
+        self.head = nn.Linear(config.width, 1 + len(config.words))
+        self.apply(initialise)
+
+    def forward(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n v"]:
+        """Every place of the text looks up what it needs in the latent's places."""
+        places = self.places.expand(len(latents), -1, -1)
+        x = torch.cat([places, self.embed(latents.flatten(2).transpose(1, 2)) + self.position], dim=1)
+        for block in self.blocks:
+            x = block(x)
+        return at_least_float32(self.head(self.norm(x[:, : places.shape[1]])))
+
+    def texts(self, latents: Float[Tensor, "b c h w"]) -> list[str]:
+        """The likeliest word at every place, up to the first place that is likeliest empty."""
+        texts = []
+        for row in self(latents).argmax(-1).tolist():
+            words = row[: row.index(NOTHING)] if NOTHING in row else row
+            text = " ".join(self.config.words[word - 1] for word in words)
+            texts.append(re.sub(r" ([^\w\s])", r"\1", text))
+        return texts
+
+
+class TextAutoencoder(nn.Module):
+    """Captions to latents of ``shape`` and back."""
+
+    def __init__(self, config: TextAutoencoderConfig, shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = nn.Embedding(1 + len(config.words), config.width)
+        self.position = nn.Parameter(torch.randn(1, config.count, config.width) * 0.5)
+        own = EncoderConfig(width=config.width, depth=config.depth, heads=config.heads)
+        self.encoder = VariationalEncoder(own, shape, config.count, config.width)
+        self.decoder = TextDecoder(config, shape)
+
+    def number(self, captions: Sequence[str]) -> Int[Tensor, "b n"]:
+        """The numbers of the captions' words; see ``numbered``."""
+        return numbered(captions, self.config)
+
+    def encode(self, words: Int[Tensor, "b n"]) -> Gaussian:
+        """The posterior over latents of numbered words."""
+        posterior = self.encoder(self.embed(words) + self.position, words != NOTHING)
+        if self.config.kl_weight is None:
+            posterior = Gaussian(posterior.mean, torch.full_like(posterior.mean, -torch.inf))
+        return posterior
+
+    def learn(self, words: Int[Tensor, "b n"], noise: Float[Tensor, "b c h w"]) -> Learned:
+        """One step's part: mean cross-entropy over all places of the texts, plus the weighted KL."""
+        posterior = self.encode(words)
+        latents = posterior.sample(noise)
+        loss = F.cross_entropy(self.decoder(latents).flatten(0, 1), words.flatten())
+        if self.config.kl_weight is not None:
+            loss = loss + self.config.kl_weight * losses.kl(posterior.mean, posterior.log_var, "standard").mean()
+        return Learned(self.config.scale * latents.detach(), loss)
+
+    def decode(self, latents: Float[Tensor, "b c h w"]) -> list[str]:
+        """The texts that latents, as a flow is given them, are read as."""
+        return self.decoder.texts(latents / self.config.scale)

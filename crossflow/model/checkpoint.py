@@ -1,0 +1,300 @@
+"""One safetensors file is a model: its weights, its config and where it came from, all in one place.
+
+Its header is one JSON object under the key ``crossflow``: ``format``, ``version``, ``config``, and notes on how the
+weights came to be. One key, because safetensors writes several in random order, and equal models must be equal bytes.
+The file is data: nothing in it is ever executed.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from crossflow.errors import CrossFlowError
+from crossflow.files.pretrained import is_pickle, load_tensors
+from crossflow.model import authors as released
+from crossflow.model.config import FlowConfig, Sampling
+from crossflow.model.crossflow import CrossFlow, FlowModel, build_model
+
+FORMAT = "crossflow"
+VERSION = "1"
+TRAINING_ONLY = ("tower.", "reconstructor.")
+"""Prefixes of weights that sampling does not need; they stay out of the file."""
+
+
+def save_checkpoint(path: str | Path, model: FlowModel, notes: Mapping[str, Any] | None = None) -> None:
+    """Write ``model`` to ``path`` atomically. ``notes``, plain JSON values, are kept in the header."""
+    header = {**(notes or {}), "format": FORMAT, "version": VERSION, "config": asdict(model.config)}
+    write_tensors(Path(path), _shipped(model), header)
+
+
+def export_checkpoint(path: Path, out: Path, sampling: Sampling) -> None:
+    """Copy a checkpoint, ours or released, with ``sampling`` as what it recommends; noise, weights and notes stay."""
+    _check_other(path, out)
+    model = load_model(path)
+    model.config = replace(model.config, sampling=replace(sampling, noise=model.config.sampling.noise))
+    save_checkpoint(out, model, _tensors(path)[0] or {"released": path.name})
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """What a checkpoint is, as plain JSON: of one of ours its whole header, of a released one what its shapes tell."""
+    header, tensors = _tensors(path)
+    if "format" in header:
+        model_config(header, path)
+    else:
+        model, _, dropped = _released(path, tensors)
+        header = {"format": "released", "config": asdict(model.config), "needed in training only": len(dropped)}
+    return {"file": str(path), "sha256": file_sha256(path), **header}
+
+
+def convert(path: Path, out: Path, heads: int | None = None) -> list[str]:
+    """Write a released checkpoint as one of ours; returns the names of what was dropped, needed in training only.
+
+    Beside the file itself, which is mapped, memory holds one weight at a time. ``heads``: see ``released``.
+    """
+    _check_other(path, out)
+    header, tensors = _tensors(path)
+    if "format" in header:
+        raise CrossFlowError(f"{path} is one of ours already: give a file that the authors released.")
+    model, tensors, dropped = _released(path, tensors, heads)
+    header = {"format": FORMAT, "version": VERSION, "config": asdict(model.config), "released": path.name}
+    write_tensors(out, tensors, header)
+    return dropped
+
+
+def _check_other(path: Path, out: Path) -> None:
+    if os.path.isfile(path) and os.path.isfile(out) and out.samefile(path):
+        raise CrossFlowError(f"{out} is the file to be read, which holds more than is kept of it: choose another name.")
+
+
+DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+"""The names that safetensors gives to types, those of the widest numbers first, so that all are aligned."""
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Write a safetensors file, one tensor after the other: it is there whole or not at all."""
+    width = {dtype: torch.empty((), dtype=dtype).element_size() for dtype in DTYPES}
+    names = sorted(tensors, key=lambda name: (-width[tensors[name].dtype], name))
+    entries: dict[str, Any] = {"__metadata__": {"crossflow": json.dumps(header, sort_keys=True)}}
+    end = 0
+    for name in names:
+        tensor = tensors[name]
+        start, end = end, end + tensor.numel() * width[tensor.dtype]
+        entries[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    head = json.dumps(entries).encode()
+    head += b" " * (-len(head) % 8)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(len(head).to_bytes(8, "little") + head)
+        for name in names:
+            flat = tensors[name].detach().cpu().contiguous().reshape(-1)
+            file.write(flat.view(torch.uint8).numpy().data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path in the folder of ``path``, made if need be; what was written there becomes ``path``.
+
+    An error leaves ``path`` as it was. One of the file system, such as a full disk, is raised as CrossFlowError.
+    """
+    temporary = path.with_name(f"{path.name}.tmp")
+    with written(path):
+        if path.exists() and not path.is_file():
+            raise CrossFlowError(f"{path} is there and is no file: choose another name.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def written(path: Path) -> Iterator[None]:
+    """Turn an error of the file system into a CrossFlowError that names ``path``."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise CrossFlowError(f"{path} cannot be written ({error}): make room or choose another folder.") from error
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """Our header of a safetensors file, empty if it has none; CrossFlowError for any other file."""
+    return _read(path, whole=False)[0]
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Our header and the tensors of a safetensors file; CrossFlowError for any other file, a pickle above all."""
+    return _read(path, whole=True)
+
+
+def _read(path: Path, whole: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if not os.path.isfile(path):  # path.is_file() raises on a name that is too long
+        raise CrossFlowError(f"There is no file {path}: give the path of a checkpoint.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get("crossflow", "{}")
+            tensors = {name: file.get_tensor(name) for name in (file.keys() if whole else ())}
+    except (SafetensorError, OSError) as error:
+        raise CrossFlowError(
+            f"{path} is not a whole safetensors file ({error}): it is truncated, or of another format such as a pickle."
+        ) from error
+    try:
+        return TypeAdapter(dict[str, Any]).validate_json(text), tensors
+    except ValidationError as error:
+        raise CrossFlowError(f"The header of {path} is damaged: it is not a JSON object.") from error
+
+
+def load_checkpoint(path: str | Path, device: str = "cpu") -> CrossFlow:
+    """Read a CrossFlow model, in eval mode, on ``device``: one of ours, or one that the authors released.
+
+    Raises CrossFlowError for a file that is missing, truncated, of another version or another kind of model, that
+    holds more than tensors, and for any weight that is missing, unknown or of the wrong shape; the message names it.
+    """
+    model = load_model(path, device)
+    if not isinstance(model, CrossFlow):
+        raise CrossFlowError(f"{path} holds the standard flow-matching baseline, not a CrossFlow model.")
+    return model
+
+
+def load_model(path: str | Path, device: str = "cpu") -> FlowModel:
+    """Like ``load_checkpoint``, for the baseline too."""
+    header, tensors = _tensors(Path(path))
+    if "format" in header:
+        model = _blank(model_config(header, path), path)
+        check_tensors(path, tensors, _shipped(model))
+    else:
+        model, tensors, _ = _released(Path(path), tensors)
+    model.load_state_dict(tensors, strict=False, assign=True)
+    return model.to(device).eval()
+
+
+def _tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Header and tensors of a checkpoint; a pickle of tensors has no header."""
+    return ({}, load_tensors(path)) if os.path.isfile(path) and is_pickle(path) else read_tensors(path)
+
+
+def _released(
+    path: Path, tensors: dict[str, Tensor], heads: int | None = None
+) -> tuple[FlowModel, dict[str, Tensor], list[str]]:
+    """The blank model of a released checkpoint; its weights, checked, under our names; the names of those dropped."""
+    kept, dropped = released.split(tensors)
+    config = released.infer_config(path, {name: tuple(part.shape) for name, part in kept.items()}, heads)
+    model = _blank(config, path)
+    expected = {released.released_name(name): part for name, part in _shipped(model).items()}
+    check_tensors(path, kept, expected)
+    return model, {released.our_name(name): part for name, part in kept.items()}, dropped
+
+
+def _blank(config: FlowConfig, path: str | Path) -> FlowModel:
+    """The model of ``config`` without numbers: nothing is allocated before the weights are seen to be there."""
+    with torch.device("meta"), _naming(path):
+        return build_model(config, training=False)
+
+
+def model_config(header: Mapping[str, Any], path: str | Path) -> FlowConfig:
+    """The config in a checkpoint's header; CrossFlowError where it is not one of ours, or of another version."""
+    if header.get("format") != FORMAT or "config" not in header:
+        raise CrossFlowError(f"{path} is a safetensors file, but not of a CrossFlow model: its header does not say so.")
+    if header.get("version") != VERSION:
+        raise CrossFlowError(
+            f"{path} is of format version {header.get('version')}, and this program reads version {VERSION}: "
+            "use the release that wrote it, or train again."
+        )
+    return config_from_json(json.dumps(header["config"]), path)
+
+
+def check_tensors(path: str | Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that are missing, unknown, of another shape or type, or not finite; the first one is named."""
+    missing, unknown = expected.keys() - found.keys(), found.keys() - expected.keys()
+    for what, names in (("misses", missing), ("holds the unknown", unknown)):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise CrossFlowError(f"{path} {what} weight {min(names)}{more}: it is not the model its config describes.")
+    for name, tensor in expected.items():
+        got = found[name]
+        if (got.shape, got.dtype) != (tensor.shape, tensor.dtype):
+            raise CrossFlowError(
+                f"{path} holds {name} as {got.dtype} {list(got.shape)}, "
+                f"but its config asks for {tensor.dtype} {list(tensor.shape)}: it is another model or precision."
+            )
+        if not got.isfinite().all():
+            raise CrossFlowError(f"{path} holds numbers in {name} that are not finite: it was damaged, or diverged.")
+
+
+def _shipped(model: FlowModel) -> dict[str, Tensor]:
+    return {name: part for name, part in model.state_dict().items() if not name.startswith(TRAINING_ONLY)}
+
+
+@contextmanager
+def _naming(path: str | Path) -> Iterator[None]:
+    """Add the file's name to what is said of a config."""
+    try:
+        yield
+    except CrossFlowError as error:
+        raise CrossFlowError(f"The config in the header of {path} cannot be used: {error}") from error
+
+
+def file_sha256(path: str | Path) -> str:
+    """The sha256 of a file's bytes, in hexadecimal."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def content_sha256(path: Path) -> str:
+    """The sha256 of a file, or of the names and hashes of all files in a folder."""
+    if path.is_file():
+        return file_sha256(path)
+    files = sorted(each for each in path.rglob("*") if each.is_file())
+    lines = [f"{each.relative_to(path).as_posix()} {file_sha256(each)}\n" for each in files]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def config_from_json(text: str, path: str | Path) -> FlowConfig:
+    """A config from JSON. A field that is unknown, missing, or of the wrong type or range raises CrossFlowError."""
+    try:
+        with _naming(path):
+            config = TypeAdapter(FlowConfig).validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the whole"
+        raise CrossFlowError(f"The config in the header of {path} cannot be read: {place}: {first['msg']}.") from error
+    if not _covered(json.loads(text), json.loads(json.dumps(asdict(config)))):  # a field is unknown, or of another type
+        raise CrossFlowError(f"The config in the header of {path} is of another release: its fields are not today's.")
+    return config
+
+
+def _covered(given: Any, whole: Any) -> bool:
+    """Whether ``given`` is in ``whole``, which may have more fields: those added since, at their defaults."""
+    if isinstance(given, dict) and isinstance(whole, dict):
+        return given.keys() <= whole.keys() and all(_covered(value, whole[name]) for name, value in given.items())
+    return type(given) is type(whole) and given == whole
+
+
+def usable_device(name: str) -> str:
+    """``name`` (cpu, cuda or cuda:N) if this machine has it; ``auto`` is cuda where there is one, else cpu."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    usable = ["cpu", *(["cuda"] if count else []), *(f"cuda:{index}" for index in range(count))]
+    name = usable[min(1, len(usable) - 1)] if name == "auto" else name
+    if name not in usable:
+        raise CrossFlowError(f"This machine has no device {name!r}: it has {', '.join(usable)}.")
+    return name

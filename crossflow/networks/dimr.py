@@ -1,0 +1,292 @@
+"""DiMR, the released velocity network: stages of rising resolution, each fed with all features of the one below.
+
+Every stage sees the whole x_t through patches of its own size, and gives a velocity of its own resolution. The first is
+a transformer, later ones are ConvNeXts. There is no time embedding: the parameters of every norm depend on time
+(``time_dependent``). Attributes are named as in the authors' files, so ``stages.`` there is ``backbone.stages.`` here.
+
+Difference of the authors' program, and so of this module, from the paper: the indicator's two learned parameters are
+scalars, each repeated over all channels of the token that stands before the sequence.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from crossflow.errors import CrossFlowError
+from crossflow.networks.blocks import at_least_float32, check_sizes, self_attend
+from crossflow.networks.time_dependent import Time, TimeDependent, TimeLayerNorm, TimeRMSNorm, recompute
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One resolution: ``patch`` latent cells a side make one token; ``depth`` blocks with MLPs of ``hidden`` width.
+
+    ``heads`` matters to a transformer alone, ``kernel`` (the side of the depthwise convolution) to a ConvNeXt alone.
+    """
+
+    block: Literal["transformer", "convnext"]
+    width: int
+    hidden: int
+    depth: int
+    patch: int
+    heads: int = 1
+    kernel: int = 7
+
+    def __post_init__(self) -> None:
+        check_sizes(width=self.width, hidden=self.hidden, depth=self.depth, patch=self.patch)
+        check_sizes(heads=self.heads, kernel=self.kernel)
+        if self.block not in ("transformer", "convnext"):
+            raise CrossFlowError(f"block is {self.block!r}; it must be 'transformer' or 'convnext'.")
+        if self.width % self.heads:
+            raise CrossFlowError(f"width {self.width} does not divide into {self.heads} heads.")
+        if self.depth % 2 == 0 or self.kernel % 2 == 0:
+            raise CrossFlowError(f"depth is {self.depth} and kernel {self.kernel}; both must be odd.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiMRConfig:
+    """The stages, from low to high resolution; the patches of the last are single latent cells."""
+
+    stages: tuple[Stage, ...]
+    kind: Literal["dimr"] = "dimr"
+
+    def __post_init__(self) -> None:
+        if not any(stage.block == "transformer" for stage in self.stages):
+            raise CrossFlowError("No stage is a transformer, and only these see the indicator: make the first one.")
+        patches = [stage.patch for stage in self.stages]
+        rising = all(low > high and low % high == 0 for low, high in pairwise(patches))
+        if not rising or patches[-1] != 1:
+            raise CrossFlowError(f"The stages' patches are {patches}; each must be a multiple of the next, down to 1.")
+
+
+class DiMR(nn.Module):
+    """Velocity of latents of ``shape`` (c, h, w). Time is t in [0, 1], or a step number once ``tabulate`` was called.
+
+    With ``checkpointing`` the activations inside blocks are computed again in the backward pass, and not kept.
+    """
+
+    checkpointing: bool = False
+
+    def __init__(self, config: DiMRConfig, shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        below = (None, *config.stages)
+        self.stages = nn.ModuleList(
+            StageNetwork(stage, shape, low) for stage, low in zip(config.stages, below, strict=False)
+        )
+        self.apply(_initialise)
+
+    def forward(
+        self, x: Float[Tensor, "b c h w"], t: Time, conditional: Bool[Tensor, " b"]
+    ) -> Float[Tensor, "b c h w"]:
+        """The velocity at full resolution."""
+        return self.velocities(x, t, conditional)[-1]
+
+    def velocities(
+        self, x: Float[Tensor, "b c h w"], t: Time, conditional: Bool[Tensor, " b"]
+    ) -> tuple[Float[Tensor, "b c _ _"], ...]:
+        """One velocity for every stage, [b c h/patch w/patch], low to high resolution."""
+        x = x.to(next(self.parameters()).dtype)
+        features, velocities = [], []
+        for stage in self.stages:
+            features, velocity = stage(x, t, conditional, features, self.checkpointing)
+            velocities.append(velocity)
+        return tuple(velocities)
+
+    @torch.no_grad()
+    def tabulate(self, times: Float[Tensor, " s"]) -> None:
+        """Compute all that depends on time alone at a solver's s times; from then on t may be step numbers."""
+        for module in self.modules():
+            if isinstance(module, TimeDependent):
+                module.tabulate(times)
+
+
+class StageNetwork(nn.Module):
+    """Blocks in the form of a U: the second half reads, beside the stream, what the first half left behind."""
+
+    def __init__(self, stage: Stage, shape: tuple[int, int, int], below: Stage | None) -> None:
+        super().__init__()
+        channels, height, breadth = shape
+        width, patch = stage.width, stage.patch
+        if height % patch or breadth % patch:
+            raise CrossFlowError(f"Latents of {height} x {breadth} do not divide into patches of side {patch}.")
+        self.input_layer = nn.Sequential(
+            nn.Identity(),
+            nn.Conv2d(channels, width, patch, patch),
+            ToPlaces(),
+            Positions(height // patch, breadth // patch, width),
+        )
+        self.upsample = None
+        if below is not None:
+            self.upsample = Upsample((below.depth + 1) * below.width, width, below.patch // patch)
+        self.indicated = stage.block == "transformer"
+        if self.indicated:
+            self.tensor_true = nn.Parameter(torch.full((1,), -1.0))  # unconditional
+            self.tensor_false = nn.Parameter(torch.full((1,), 1.0))  # conditional
+        self.blocks = nn.ModuleList(Block(stage) for _ in range(stage.depth))
+        self.skip_denses = nn.ModuleList(nn.Linear(2 * width, width) for _ in range(stage.depth // 2))
+        self.output_layer = Output(width, channels)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b c h w"],
+        t: Time,
+        conditional: Bool[Tensor, " b"],
+        below: list[Tensor],
+        checkpointing: bool,
+    ) -> tuple[list[Tensor], Float[Tensor, "b c _ _"]]:
+        """The features, each [b h/patch w/patch width], and the velocity, given the features of the stage ``below``."""
+        places = self.input_layer(x)
+        if self.upsample is not None:
+            places = places + recompute(checkpointing, self.upsample, t, *below)
+        features = self._features(self._open(places, conditional), t, checkpointing)
+        if self.indicated:
+            features = [feature[:, 1:].unflatten(1, places.shape[1:3]) for feature in features]
+        return features, self.output_layer(features[-1], t)
+
+    def _open(self, places: Float[Tensor, "b h w d"], conditional: Bool[Tensor, " b"]) -> Tensor:
+        """For a transformer flatten the places, and put the indicator token before them."""
+        if not self.indicated:
+            return places
+        indicator = torch.where(conditional, self.tensor_false, self.tensor_true)[:, None, None]
+        return torch.cat([indicator.expand(-1, 1, places.shape[-1]), places.flatten(1, 2)], dim=1)
+
+    def _features(self, x: Tensor, t: Time, checkpointing: bool) -> list[Tensor]:
+        """The stream before the first block and after every block."""
+        features, half = [x], len(self.skip_denses)
+        for i, block in enumerate(self.blocks):
+            if i > half:
+                x = self.skip_denses[i - half - 1](torch.cat([x, features[2 * half + 1 - i]], dim=-1))
+            x = recompute(checkpointing, block, x, t)
+            features.append(x)
+        return features
+
+
+class Block(nn.Module):
+    """x + mixing(x), attention or a depthwise convolution, then x + MLP(x)."""
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__()
+        width, kernel = stage.width, stage.kernel
+        self.attends = stage.block == "transformer"
+        self.block1 = (
+            Attention(width, stage.heads)
+            if self.attends
+            else nn.Sequential(ToMaps(), nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=width), ToPlaces())
+        )
+        self.block2 = GatedMLP(width, stage.hidden)
+
+    def forward(self, x: Float[Tensor, "b *places d"], t: Time) -> Float[Tensor, "b *places d"]:
+        """Tokens [b n d] of a transformer, places [b h w d] of a ConvNeXt."""
+        x = x + (self.block1(x, t) if self.attends else self.block1(x))
+        return x + self.block2(x, t)
+
+
+class Attention(nn.Module):
+    """Self-attention after its norm."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = TimeRMSNorm(width)
+        self.query_key_value = nn.Linear(width, 3 * width, bias=False)
+        self.dense = nn.Linear(width, width)
+
+    def forward(self, x: Float[Tensor, "b n d"], t: Time) -> Float[Tensor, "b n d"]:
+        """What is to be added to x."""
+        return self.dense(self_attend(self.query_key_value(self.norm(x, t)), self.heads))
+
+
+class GatedMLP(nn.Module):
+    """w2 (GELU(w0 x) * w1 x) after its norm."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.norm = TimeRMSNorm(width)
+        self.w0 = nn.Linear(width, hidden)
+        self.w1 = nn.Linear(width, hidden)
+        self.w2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Float[Tensor, "b *places d"], t: Time) -> Float[Tensor, "b *places d"]:
+        """What is to be added to x."""
+        x = self.norm(x, t)
+        return self.w2(F.gelu(self.w0(x)) * self.w1(x))
+
+
+class Upsample(nn.ModuleList):
+    """All features of the stage below, at this stage's resolution and width."""
+
+    def __init__(self, inputs: int, width: int, ratio: int) -> None:
+        super().__init__([TimeLayerNorm(inputs), PixelShuffle(inputs, width, ratio), TimeLayerNorm(width)])
+
+    def forward(self, t: Time, *below: Float[Tensor, "b h w _"]) -> Float[Tensor, "b high wide d"]:
+        """Norm of them side by side, pixel shuffle, norm."""
+        norm_below, shuffle, norm = self
+        return norm(shuffle(norm_below(torch.cat(below, dim=-1), t)), t)
+
+
+class Output(nn.ModuleList):
+    """Velocity from the last features: norm, then a 3 x 3 convolution."""
+
+    def __init__(self, width: int, channels: int) -> None:
+        super().__init__([TimeLayerNorm(width), ToMaps(), nn.Conv2d(width, channels, 3, padding=1)])
+
+    def forward(self, x: Float[Tensor, "b h w d"], t: Time) -> Float[Tensor, "b c h w"]:
+        """In at least float32."""
+        norm, to_maps, convolution = self
+        return at_least_float32(convolution(to_maps(norm(x, t))))
+
+
+class Positions(nn.Module):
+    """Adds a learned vector to every place."""
+
+    def __init__(self, height: int, breadth: int, width: int) -> None:
+        super().__init__()
+        self.sides = (height, breadth)
+        self.position_embeddings = nn.Embedding(height * breadth, width)
+
+    def forward(self, x: Float[Tensor, "b h w d"]) -> Float[Tensor, "b h w d"]:
+        """Row by row."""
+        return x + self.position_embeddings.weight.unflatten(0, self.sides)
+
+
+class PixelShuffle(nn.Module):
+    """One linear map from every place to the ``ratio`` x ``ratio`` places it becomes."""
+
+    def __init__(self, inputs: int, width: int, ratio: int) -> None:
+        super().__init__()
+        self.ratio = ratio
+        self.kernel = nn.Linear(inputs, ratio * ratio * width)
+
+    def forward(self, x: Float[Tensor, "b h w e"]) -> Float[Tensor, "b high wide d"]:
+        """The channels of the map are ordered (row, column, channel)."""
+        x = self.kernel(x).unflatten(-1, (self.ratio, self.ratio, -1))
+        return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+
+
+class ToPlaces(nn.Module):
+    """[b d h w] -> [b h w d]."""
+
+    def forward(self, maps: Float[Tensor, "b d h w"]) -> Float[Tensor, "b h w d"]:
+        """Contiguous, since all that follows works along channels."""
+        return maps.permute(0, 2, 3, 1).contiguous()
+
+
+class ToMaps(nn.Module):
+    """[b h w d] -> [b d h w]."""
+
+    def forward(self, places: Float[Tensor, "b h w d"]) -> Float[Tensor, "b d h w"]:
+        """A view, in the memory format channels_last."""
+        return places.permute(0, 3, 1, 2)
+
+
+def _initialise(module: nn.Module) -> None:
+    """Linear maps and positions truncated-normal of sd 0.02, biases zero; convolutions keep PyTorch's default."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)

@@ -1,0 +1,1 @@
+"""What is trained, by name: the embedded world, the authors' program, the paper."""

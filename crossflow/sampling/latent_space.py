@@ -1,0 +1,98 @@
+"""Walks and sums in the space of source latents, as the authors' program does them (their ``demo_t2i_arith``).
+
+Because a prompt's source has the shape of an image's latent, points between two prompts, and sums of prompts, are
+sources too, and the flow makes images of them.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from crossflow.errors import CrossFlowError
+from crossflow.model.checkpoint import replacing
+from crossflow.model.config import Sampling
+from crossflow.sampling.samples import grid, write_image
+from crossflow.sampling.text_to_image import TextToImage, prompt_seed
+
+
+def interpolate(
+    first: Float[Tensor, "c h w"], last: Float[Tensor, "c h w"], frames: int
+) -> Float[Tensor, "{frames} c h w"]:
+    """``frames`` equally spaced points on the line between two sources, both ends included, with no rescaling."""
+    if frames < 2:
+        raise CrossFlowError(f"An interpolation has at least its two ends; frames is {frames}.")
+    return torch.stack([first + (last - first) * (k / (frames - 1)) for k in range(frames)])
+
+
+def arithmetic(
+    base: Float[Tensor, "c h w"],
+    add: Sequence[Float[Tensor, "c h w"]] = (),
+    subtract: Sequence[Float[Tensor, "c h w"]] = (),
+    scale: float = 1.0,
+) -> Float[Tensor, "c h w"]:
+    """base + scale (sum of ``add`` - sum of ``subtract``), brought to mean 0 and unbiased standard deviation 1.
+
+    Mean and deviation are over all numbers of the latent. ``scale`` is the factor of the paper's Figure 9 (0.25 to 3).
+    """
+    if not math.isfinite(scale):
+        raise CrossFlowError(f"scale is {scale}; it must be a finite number.")
+    total = base
+    for each in add:
+        total = total + scale * each
+    for each in subtract:
+        total = total - scale * each
+    return (total - total.mean()) / total.std()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sum:
+    """The terms of a sum of prompts."""
+
+    base: str
+    add: tuple[str, ...] = ()
+    subtract: tuple[str, ...] = ()
+    scale: float = 1.0
+
+    @property
+    def prompts(self) -> list[str]:
+        """All of them, in the order of their images."""
+        return [self.base, *self.add, *self.subtract]
+
+
+def draw_walk(
+    pipeline: TextToImage, ends: tuple[str, str], frames: int, sampling: Sampling, seed: int, out: Path
+) -> Path:
+    """Draw ``interpolate`` between the sources of two prompts: ``frame-000.png`` …, ``grid.png``, ``walk.gif``."""
+    first, last = pipeline.source(ends, [prompt_seed(seed, prompt) for prompt in ends])
+    images = pipeline.from_source(interpolate(first, last, frames), sampling)
+    _write(images, [f"frame-{k:03d}" for k in range(frames)], out, columns=min(frames, 10))
+    pictures = [Image.fromarray(image) for image in images]
+    with replacing(out / "walk.gif") as temporary:
+        there_and_back = [*pictures[1:], *pictures[-2:0:-1]]
+        pictures[0].save(temporary, format="GIF", save_all=True, append_images=there_and_back, duration=80, loop=0)
+    return out / "grid.png"
+
+
+def draw_sum(pipeline: TextToImage, terms: Sum, sampling: Sampling, seed: int, out: Path) -> Path:
+    """Draw each prompt of a sum by itself, then their sum: ``base.png``, ``add-0.png`` …, ``sum.png``, ``grid.png``."""
+    sources = pipeline.source(terms.prompts, [prompt_seed(seed, prompt) for prompt in terms.prompts])
+    base, rest = sources[0], list(sources[1:])
+    total = arithmetic(base, rest[: len(terms.add)], rest[len(terms.add) :], terms.scale)
+    images = pipeline.from_source(torch.cat([sources, total[None]]), sampling)
+    names = [f"{kind}-{k}" for kind, of in (("add", terms.add), ("subtract", terms.subtract)) for k in range(len(of))]
+    _write(images, ["base", *names, "sum"], out, columns=len(images))
+    return out / "grid.png"
+
+
+def _write(images: Sequence[np.ndarray], names: Sequence[str], out: Path, columns: int) -> None:
+    for name, image in zip(names, images, strict=True):
+        write_image(out / f"{name}.png", image)
+    with replacing(out / "grid.png") as temporary:
+        grid(images, columns, scale=max(1, 96 // images[0].shape[1])).save(temporary, format="PNG")

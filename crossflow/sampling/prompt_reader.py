@@ -1,0 +1,122 @@
+"""The text-to-image model run backward: an image, carried from t = 1 to its source latent, is read as a prompt.
+
+The paper's row "CrossFlow-T2I" of Table 4. Only the decoder from source latents to words is trained for it, by
+``python -m crossflow.training.prompt_reader``, on what the model's own frozen text encoder makes of prompts.
+"""
+
+import copy
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from crossflow.errors import CrossFlowError
+from crossflow.modalities.text_autoencoder import TextDecoder, TextDecoderConfig
+from crossflow.model.checkpoint import check_tensors, file_sha256, read_tensors, write_tensors
+from crossflow.model.config import Sampling
+from crossflow.model.crossflow import CrossFlow, FlowModel
+from crossflow.sampling.from_image import check_images
+from crossflow.sampling.text_to_image import TextToImage
+
+READER = Path(__file__).parents[1] / "weights" / "scenes-t2i-reader.safetensors"
+"""The decoder that is shipped, for the text-to-image model that is."""
+FORMAT = "crossflow-prompt-reader"
+VERSION = "1"
+
+
+class PromptReader:
+    """A text-to-image model and a decoder of its source latents: images in, prompts out. Nothing is drawn.
+
+    The flow runs without guidance, by default with the solver and the steps that the model recommends forward.
+    ``identity`` is all of this that can change an output, as plain JSON.
+    """
+
+    task = "caption"
+
+    def __init__(self, pipeline: TextToImage, decoder: TextDecoder, decoder_sha256: str = "") -> None:
+        self.pipeline = pipeline
+        self.decoder = copy.deepcopy(decoder).to(next(pipeline.model.parameters())).eval()
+        blank = torch.zeros(1, *pipeline.model.config.shape).to(next(pipeline.model.parameters()))
+        self.size = tuple(pipeline.autoencoder.decode(blank).shape[1:3])
+        self.identity: dict[str, str] = {**pipeline.identity, "decoder_sha256": decoder_sha256}
+        self.defaults: Sampling = replace(pipeline.defaults, guidance_scale=1.0)
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        decoder: str | Path,
+        checkpoint: str | Path,
+        device: str = "cpu",
+        precision: str = "auto",
+        batch_size: int | None = None,
+    ) -> "PromptReader":
+        """Load both onto auto, cpu, cuda or cuda:N; see ``TextToImage``.
+
+        CrossFlowError where a file or the device cannot be used, or the decoder is that of another text encoder.
+        """
+        pipeline = TextToImage.from_checkpoint(checkpoint, device, precision=precision, batch_size=batch_size)
+        return cls(pipeline, load_decoder(Path(decoder), pipeline.model), file_sha256(decoder))
+
+    def sampling(self, solver: str | None = None, steps: int | None = None) -> Sampling:
+        """The sampling settings, where those left out are the checkpoint's own, but for guidance, which is 1."""
+        return self.defaults.but(solver, steps)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        images: Sequence[np.ndarray],
+        seeds: Sequence[int],
+        solver: str | None = None,
+        steps: int | None = None,
+    ) -> list[str]:
+        """The prompt of every image, which is uint8 RGB [h w 3] of the model's size. No seed changes it."""
+        check_images(images, seeds, self.size)
+        if not images:
+            return []
+        return self.decoder.texts(self.pipeline.to_source(images, self.sampling(solver, steps)))
+
+
+def encoder_of(model: FlowModel) -> torch.nn.Module:
+    """The text encoder of ``model``; CrossFlowError for the baseline, whose sources are noise."""
+    if not isinstance(model, CrossFlow):
+        raise CrossFlowError("The standard flow-matching baseline starts from noise: no prompt can be read of that.")
+    return model.encoder
+
+
+def encoder_sha256(model: FlowModel) -> str:
+    """The sha256 of the weights of the text encoder, in float32: of all that a decoder of its latents depends on."""
+    digest = hashlib.sha256()
+    for name, part in sorted(encoder_of(model).state_dict().items()):
+        digest.update(name.encode() + part.float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save_decoder(path: Path, decoder: TextDecoder, model: FlowModel, notes: Mapping[str, Any]) -> None:
+    """Write a decoder of the latents of ``model``; ``notes``, plain JSON values, are kept in the header."""
+    header = {"format": FORMAT, "version": VERSION, "config": asdict(decoder.config)}
+    write_tensors(path, decoder.state_dict(), {**notes, **header, "encoder_sha256": encoder_sha256(model)})
+
+
+def load_decoder(path: Path, model: FlowModel) -> TextDecoder:
+    """Read a decoder that was trained for ``model``. Raises CrossFlowError for any other file or model."""
+    header, tensors = read_tensors(path)
+    if (header.get("format"), header.get("version")) != (FORMAT, VERSION):
+        raise CrossFlowError(f"{path} is no decoder of prompts of version {VERSION}: make one by {COMMAND}.")
+    if header.get("encoder_sha256") != encoder_sha256(model):
+        raise CrossFlowError(f"{path} reads the latents of another text encoder: make one for this by {COMMAND}.")
+    try:
+        config = TypeAdapter(TextDecoderConfig).validate_python(header.get("config"))
+    except ValidationError as error:
+        raise CrossFlowError(f"The config in the header of {path} cannot be read ({error}).") from error
+    decoder = TextDecoder(config, model.config.shape)
+    check_tensors(path, tensors, decoder.state_dict())
+    decoder.load_state_dict(tensors)
+    return decoder
+
+
+COMMAND = "`python -m crossflow.training.prompt_reader`"

@@ -1,0 +1,130 @@
+"""Fast sampling of the released networks: everything that can be done once is done before the first step.
+
+What depends on time alone is tabulated from the weights as they are, in at least float32; then the weights are rounded,
+once. The conditional and the unconditional half run as one batch, and a step reads nothing back from the device, so on
+a GPU an evaluation is recorded once as a CUDA graph and replayed. The arithmetic is that of ``CrossFlow.sample``.
+"""
+
+import copy
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from crossflow.errors import CrossFlowError
+from crossflow.flow.guidance import indicator
+from crossflow.flow.solver import Solver, solver_named
+from crossflow.model.config import Sampling
+from crossflow.networks.dimr import DiMR
+from crossflow.networks.dit import DiT
+
+ADAPTIVE = ("dopri5",)
+"""Solvers that choose their times on the way, so that nothing can be tabulated."""
+WARM_UP = 3
+"""Evaluations before one is recorded: libraries choose their kernels, and compilers compile."""
+
+
+class Sampler:
+    """One network with one solver of fixed steps and one guidance scale, from t = 0 to 1 or ``backward``.
+
+    ``dtype`` is that of weights and activations; the latents between steps are float32. In the dtype that the network
+    has, it is used itself and its tables are replaced; else a copy is. With ``compiled`` the blocks go through
+    torch.compile, which takes about a minute at the first call. For latents of another batch size than the last ones a
+    GPU records anew.
+    """
+
+    def __init__(
+        self,
+        backbone: DiMR | DiT,
+        sampling: Sampling,
+        *,
+        backward: bool = False,
+        dtype: torch.dtype = torch.float32,
+        compiled: bool = False,
+    ) -> None:
+        if sampling.solver in ADAPTIVE:
+            raise CrossFlowError(
+                f"{sampling.solver} chooses its times on the way: use float32, or a fixed-step solver."
+            )
+        own = next(backbone.parameters())
+        self.solver, self.steps, self.backward = solver_named(sampling.solver), sampling.steps, backward
+        times = evaluation_times(self.solver, self.steps, backward)
+        self.backbone = backbone if own.dtype == dtype and not compiled else copy.deepcopy(backbone)
+        self.backbone.tabulate(times.to(own.device, torch.promote_types(own.dtype, torch.float32)))
+        self.backbone.to(dtype)
+        if compiled:
+            torch.compiler.reset()  # tables of another length are other code, and PyTorch keeps few versions of any
+            compile_blocks(self.backbone)
+        self._row = torch.zeros(1, dtype=torch.long, device=own.device)
+        self._velocity = indicator(self._at_row, sampling.guidance_scale)
+        self._recorded: _Recorded | None = None
+
+    def _at_row(self, x: Tensor, _: Tensor, conditional: Tensor) -> Tensor:
+        """The velocity at the tabulated time whose number stands in ``_row``."""
+        return self.backbone(x, self._row, conditional)
+
+    @torch.no_grad()
+    def __call__(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Carry latents to the other end, float32."""
+        count = 0
+
+        def velocity(x: Tensor, t: Tensor) -> Tensor:
+            nonlocal count
+            self._row.fill_(count)
+            count += 1
+            return self._evaluate(x)
+
+        return self.solver(velocity, x.float(), self.steps, self.backward)
+
+    def _evaluate(self, x: Tensor) -> Tensor:
+        if x.device.type != "cuda":
+            return self._guided(x)
+        if self._recorded is None or self._recorded.input.shape != x.shape:
+            self._recorded = _Recorded(self._guided, x)
+        return self._recorded(x)
+
+    def _guided(self, x: Tensor) -> Tensor:
+        """The guided velocity; the times that guidance hands on are not read."""
+        return self._velocity(x, x.new_zeros(len(x)))
+
+
+def evaluation_times(solver: Solver, steps: int, backward: bool) -> Float[Tensor, " s"]:
+    """The times at which a solver of fixed steps asks for the velocity, in its order, float64."""
+    times: list[Tensor] = []
+
+    def still(x: Tensor, t: Tensor) -> Tensor:
+        times.append(t)
+        return torch.zeros_like(x)
+
+    solver(still, torch.zeros(1, dtype=torch.float64), steps, backward)
+    return torch.cat(times)
+
+
+def compile_blocks(backbone: DiMR | DiT) -> None:
+    """Compile the repeated blocks in place: all of one kind share their code, so this is quick, unlike the whole."""
+    for module in backbone.modules():
+        for block in getattr(module, "blocks", ()):
+            block.compile(fullgraph=True, dynamic=False)
+
+
+class _Recorded:
+    """A function of one tensor, recorded as a CUDA graph on the first input; inputs must keep its shape."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor], first: Tensor) -> None:
+        self.input = first.clone()
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.device(first.device):
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for _ in range(WARM_UP):
+                    function(self.input)
+            torch.cuda.current_stream().wait_stream(side)
+            with torch.cuda.graph(self.graph):
+                self.output = function(self.input)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self.input.copy_(x)
+        self.graph.replay()
+        return self.output.clone()

@@ -1,0 +1,192 @@
+"""Images in folders: one PNG and one line of ``samples.jsonl`` an image, resumable, and grids of several."""
+
+import io
+import itertools
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from crossflow.errors import CrossFlowError
+from crossflow.files.images import read_image
+from crossflow.model.checkpoint import replacing, written
+from crossflow.model.config import Sampling
+from crossflow.sampling.text_to_image import TextToImage, prompt_seed
+
+
+def grid(images: Sequence[np.ndarray], columns: int, scale: int = 3) -> Image.Image:
+    """Tile images of one size row by row, each pixel enlarged ``scale`` times, on white."""
+    height, width, _ = images[0].shape
+    rows = -(-len(images) // columns)
+    canvas = np.full((rows * (height + 2) - 2, columns * (width + 2) - 2, 3), 255, dtype=np.uint8)
+    for i, image in enumerate(images):
+        top, left = i // columns * (height + 2), i % columns * (width + 2)
+        canvas[top : top + height, left : left + width] = image
+    return Image.fromarray(canvas).resize((canvas.shape[1] * scale, canvas.shape[0] * scale), Image.Resampling.NEAREST)
+
+
+class Drawn(NamedTuple):
+    """What ``draw_into`` did: images drawn now, images kept from before, and prompts that were too long."""
+
+    new: int
+    kept: int
+    truncated: int
+
+
+def draw_into(
+    out: Path,
+    pipeline: TextToImage,
+    prompts: Iterable[str],
+    sampling: Sampling,
+    *,
+    seed: int = 0,
+    per_prompt: int = 1,
+    advance: Callable[[int], None] = lambda count: None,
+) -> Drawn:
+    """Draw every prompt into the folder ``out``: one PNG an image, and one line an image in ``samples.jsonl``.
+
+    ``prompts`` may be a stream of any length. Call it again to go on where it was stopped; the result is the same: the
+    images of a batch keep their places in it, also where only some are missing. A batch is written by a thread while
+    the next is drawn. A folder that holds samples of other prompts, settings or weights raises CrossFlowError, and
+    nothing is changed.
+    """
+    settings = {**pipeline.identity, "seed": seed, **asdict(sampling)}
+    rows = _rows(prompts, per_prompt, seed, settings)
+    new = kept = truncated = 0
+    with written(out):
+        out.mkdir(parents=True, exist_ok=True)
+        record = _Record(out / "samples.jsonl")
+    with closing(record), closing(_Writer(record)) as writer:
+        while part := list(itertools.islice(rows, pipeline.batch_size)):
+            recorded = sum(record.next_is(row) for row in part)
+            todo = [row for row in part[:recorded] if not (out / row["file"]).exists()] + part[recorded:]
+            images = _draw(pipeline, part if pipeline.filled else todo, sampling) if todo else {}
+            writer.put({out / row["file"]: images[row["file"]] for row in todo}, part[recorded:])
+            lengths = pipeline.embedder.lengths([row["prompt"] for row in part if row["copy"] == 0])
+            truncated += sum(length > pipeline.model.config.token_count for length in lengths)
+            new, kept = new + len(todo), kept + len(part) - len(todo)
+            advance(len(part))
+    return Drawn(new, kept, truncated)
+
+
+def _draw(pipeline: TextToImage, rows: Sequence[dict[str, Any]], sampling: Sampling) -> dict[str, np.ndarray]:
+    """The image of every row, by its file."""
+    chosen = (sampling.solver, sampling.steps, sampling.guidance_scale)
+    images = pipeline.generate([row["prompt"] for row in rows], [row["seed"] for row in rows], *chosen)
+    return {row["file"]: image for row, image in zip(rows, images, strict=True)}
+
+
+def _rows(prompts: Iterable[str], per_prompt: int, seed: int, settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """One line of ``samples.jsonl`` an image. File names hold a number and the letters and digits of the prompt."""
+    for index, prompt in enumerate(prompts):
+        try:
+            slug = re.sub("[^a-z0-9]+", "-", prompt.encode().decode().lower())[:60].strip("-")
+        except UnicodeEncodeError as error:
+            raise CrossFlowError(f"Prompt {index + 1} is not valid text: write it in UTF-8.") from error
+        for number in range(per_prompt):
+            name = f"{index:06d}-{number}-{slug}".rstrip("-") + ".png"
+            own_seed = prompt_seed(seed, prompt, number)
+            yield {"file": name, "prompt": prompt, "copy": number, "seed": own_seed, "settings": settings}
+
+
+class _Record:
+    """``samples.jsonl``: read line by line up to its end, or to a line that a kill cut in half, then appended to."""
+
+    def __init__(self, path: Path) -> None:
+        path.touch()
+        self.path = path
+        self.file = path.open("r+b")
+        self.close = self.file.close
+
+    def next_is(self, row: dict[str, Any]) -> bool:
+        """Whether the next line is ``row``; False at the end. Another line raises CrossFlowError."""
+        start = self.file.tell()
+        line = self.file.readline()
+        if line == _line(row):
+            return True
+        if line.endswith(b"\n"):
+            raise CrossFlowError(
+                f"{self.path} holds samples of other prompts, settings or weights: choose another --out."
+            )
+        self.file.seek(start)
+        return False
+
+    def append(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Add lines at the end."""
+        if not rows:
+            return
+        with written(self.path):
+            self.file.truncate()
+            self.file.write(b"".join(map(_line, rows)))
+            self.file.flush()
+
+
+class _Writer:
+    """Writes one batch in a thread while the next is drawn; what is written is put on record."""
+
+    def __init__(self, record: "_Record") -> None:
+        self._record = record
+        self._thread = ThreadPoolExecutor(1)
+        self._last: tuple[Future[None], Sequence[dict[str, Any]]] | None = None
+
+    def put(self, images: Mapping[Path, np.ndarray], rows: Sequence[dict[str, Any]]) -> None:
+        """Begin to write images, whose ``rows`` are not on record yet, once those before are written."""
+        self._settle()
+        self._last = self._thread.submit(_write_all, images), rows
+
+    def close(self) -> None:
+        """Wait for the last batch."""
+        try:
+            self._settle()
+        finally:
+            self._thread.shutdown()
+
+    def _settle(self) -> None:
+        if self._last is not None:
+            (writing, rows), self._last = self._last, None
+            writing.result()
+            self._record.append(rows)
+
+
+def _write_all(images: Mapping[Path, np.ndarray]) -> None:
+    for path, image in images.items():
+        write_image(path, image)
+
+
+def _line(row: dict[str, Any]) -> bytes:
+    return json.dumps(row).encode() + b"\n"
+
+
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Write uint8 RGB [h w 3] as a PNG; a file of that name that holds any other pixels is never overwritten."""
+    if path.exists():
+        if not _holds(path, image):
+            raise CrossFlowError(f"{path} is there already and holds another image: choose another --out.")
+        return
+    with replacing(path) as temporary:
+        temporary.write_bytes(png(image))
+
+
+def png(image: np.ndarray) -> bytes:
+    """uint8 RGB [h w 3] as a PNG, by fpng or, where it is not installed, many times slower by Pillow."""
+    try:
+        import fpng
+    except ImportError:
+        content = io.BytesIO()
+        Image.fromarray(image).save(content, format="PNG")
+        return content.getvalue()
+    return fpng.from_ndarray(image)
+
+
+def _holds(path: Path, image: np.ndarray) -> bool:
+    try:
+        return np.array_equal(np.asarray(read_image(path)), image)
+    except CrossFlowError:
+        return False

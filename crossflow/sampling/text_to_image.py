@@ -1,0 +1,257 @@
+"""From prompts to images: text embedder, flow, autoencoder, and the noise of every image from its own seed."""
+
+import copy
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from crossflow.errors import CrossFlowError, named
+from crossflow.modalities.kl_autoencoder import KLAutoencoder
+from crossflow.modalities.latents import Autoencoder, KLConfig, MiniLM, TextEmbedder, cache_folder
+from crossflow.modalities.text_embedders import LanguageModel, embedder_named
+from crossflow.model.checkpoint import content_sha256, file_sha256, load_model, usable_device
+from crossflow.model.config import Sampling
+from crossflow.model.crossflow import CrossFlow, FlowModel
+from crossflow.networks.blocks import check_sizes
+from crossflow.networks.dimr import DiMR
+from crossflow.networks.dit import DiT
+from crossflow.sampling.sampler import ADAPTIVE, Sampler
+
+BATCH = 50
+"""Images of the embedded world computed at once."""
+RELEASED_BATCH = {"cpu": 1, "cuda": 16}
+"""Images of released models computed at once; on a GPU one prompt takes as long as a batch."""
+DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
+AUTOENCODER = "autoencoder_kl.pth"
+
+
+class TextToImage:
+    """A model with its text embedder and autoencoder, ready to draw.
+
+    ``precision`` is that of the velocity network. Auto is float64 for models of the embedded world, and for models with
+    the Stable Diffusion autoencoder bfloat16 on a GPU and float32 on a CPU; only released networks can be bfloat16.
+
+    An image depends on its own prompt and seed and on nothing that is drawn beside it. In float64 that is because
+    rounding differences between batch sizes stay far below one grey level. Else batches are ``filled``: each has
+    ``batch_size`` images, the last one by repeats; the place in a batch changes no bit on the CPUs tried, but nothing
+    promises that.
+
+    ``compiled`` puts the blocks of released networks through torch.compile: the first batch takes a minute longer.
+
+    ``identity`` is all of this that can change an image, as plain JSON; ``parts`` adds what only the caller knows.
+    """
+
+    def __init__(
+        self,
+        model: FlowModel,
+        embedder: TextEmbedder,
+        weights_sha256: str = "",
+        autoencoder: Autoencoder | None = None,
+        precision: str = "auto",
+        parts: Mapping[str, str] | None = None,
+        batch_size: int | None = None,
+        compiled: bool = False,
+    ) -> None:
+        self.device = next(model.parameters()).device
+        self.dtype = dtype_named(precision, model, self.device)
+        exact = self.dtype == torch.float64
+        self.model = copy.deepcopy(model).to(torch.float64 if exact else torch.float32).eval()
+        found = autoencoder or self.model.autoencoder
+        if model.config.task != "t2i":
+            raise CrossFlowError(f"This model is for {model.config.task} and reads images: load it with FromImage.")
+        if found is None:
+            raise CrossFlowError("This model has no autoencoder of its own: give the one it was trained with.")
+        self.autoencoder = cast(Autoencoder, found)
+        self.embedder = embedder
+        self.weights_sha256 = weights_sha256
+        self.batch_size = _batch_size(model, self.device) if batch_size is None else batch_size
+        check_sizes(batch_size=self.batch_size)
+        self.filled = not exact
+        self.compiled = compiled
+        self.identity: dict[str, str] = {
+            "weights_sha256": weights_sha256,
+            "precision": str(self.dtype).removeprefix("torch."),
+            **({"batch_size": str(self.batch_size)} if self.filled else {}),
+            **({"compiled": "blocks"} if compiled else {}),
+            **(parts or {}),
+        }
+        self.defaults: Sampling = model.config.sampling
+        self._ready: tuple[tuple[Sampling, bool], Sampler] | None = None
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: str | Path,
+        device: str = "cpu",
+        text_encoder: Path | None = None,
+        autoencoder: Path | None = None,
+        precision: str = "auto",
+        batch_size: int | None = None,
+        compiled: bool = False,
+    ) -> "TextToImage":
+        """Load a checkpoint onto auto, cpu, cuda or cuda:N; CrossFlowError where it or the device cannot be used.
+
+        Released models need weights besides. ``text_encoder`` is a folder; None is the cache of the hub.
+        ``autoencoder`` is the authors' autoencoder_kl.pth or a folder of diffusers; None is that file in the folder
+        ``CROSSFLOW_CACHE``.
+        """
+        device = usable_device(device)
+        model = load_model(path, device)
+        config = model.config
+        embedder = MiniLM() if config.text == "minilm" else embedder_named(config.text, text_encoder, device)
+        vae, parts = None, {}
+        if embedder.width != config.token_width:
+            raise CrossFlowError(
+                f"This model reads tokens of width {config.token_width}, and those of the text encoder are "
+                f"{embedder.width} wide: give the text encoder that it was trained with."
+            )
+        if isinstance(embedder, LanguageModel):
+            parts["text_encoder_sha256"] = content_sha256(embedder.folder)
+        if isinstance(config.autoencoder, KLConfig):
+            source = autoencoder or _own_autoencoder()
+            vae = KLAutoencoder.from_path(source, config.autoencoder.scale, device)
+            parts["autoencoder_sha256"] = content_sha256(source)
+        return cls(model, embedder, file_sha256(path), vae, precision, parts, batch_size, compiled)
+
+    def sampling(
+        self, solver: str | None = None, steps: int | None = None, guidance_scale: float | None = None
+    ) -> Sampling:
+        """The sampling settings, where those left out are the checkpoint's own."""
+        return self.defaults.but(solver, steps, guidance_scale)
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        solver: str | None = None,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+    ) -> list[np.ndarray]:
+        """Draw one image a prompt: uint8 RGB [h w 3]. Settings left out are the checkpoint's own defaults."""
+        if len(prompts) != len(seeds):
+            raise CrossFlowError(f"There are {len(prompts)} prompts but {len(seeds)} seeds; give one seed a prompt.")
+        sampling = self.sampling(solver, steps, guidance_scale)
+        images: list[np.ndarray] = []
+        for items in self._batches(len(prompts)):
+            images += self._draw([prompts[i] for i in items], [seeds[i] for i in items], sampling)
+        return images[: len(prompts)]
+
+    @torch.no_grad()
+    def source(self, prompts: Sequence[str], seeds: Sequence[int]) -> Float[Tensor, "b c h w"]:
+        """The source latents of prompts, one sample each, of which the flow makes images."""
+        flow, parts = self._flow(), []
+        for items in self._batches(len(prompts)):
+            parts.append(flow.source(*self._inputs([prompts[i] for i in items], [seeds[i] for i in items])))
+        return torch.cat(parts)[: len(prompts)]
+
+    @torch.no_grad()
+    def from_source(self, source: Float[Tensor, "b c h w"], sampling: Sampling) -> list[np.ndarray]:
+        """Source latents to images, uint8 RGB [h w 3]."""
+        images: list[np.ndarray] = []
+        for items in self._batches(len(source)):
+            images += self._decoded(self._carried(source[items], sampling))
+        return images[: len(source)]
+
+    @torch.no_grad()
+    def to_source(self, images: Sequence[np.ndarray], sampling: Sampling) -> Float[Tensor, "b c h w"]:
+        """Images, uint8 RGB [h w 3] of the model's size, back to source latents: the flow from t = 1 to t = 0.
+
+        With guidance_scale 1 and enough steps it is the inverse of ``from_source``, up to what the autoencoder loses.
+        """
+        parts = []
+        for items in self._batches(len(images)):
+            batch = torch.from_numpy(np.stack([images[i] for i in items])).to(self.device)
+            latents = self.autoencoder.encode(batch).to(self._own.dtype)
+            parts.append(self._carried(latents, sampling, backward=True))
+        return torch.cat(parts)[: len(images)]
+
+    @torch.no_grad()
+    def _draw(self, prompts: Sequence[str], seeds: Sequence[int], sampling: Sampling) -> list[np.ndarray]:
+        """One batch."""
+        tokens, mask, noise = self._inputs(prompts, seeds)
+        if isinstance(self.model, CrossFlow):
+            return self._decoded(self._carried(self.model.source(tokens, mask, sampling.noise * noise), sampling))
+        return self._decoded(self.model.generate(tokens, mask, noise, sampling))
+
+    def _batches(self, count: int) -> Iterator[list[int]]:
+        """The numbers of the items of each batch; where batches are filled, the last with its last item."""
+        for start in range(0, count, self.batch_size):
+            items = list(range(start, min(start + self.batch_size, count)))
+            yield items + items[-1:] * (self.batch_size - len(items) if self.filled else 0)
+
+    def _carried(
+        self, latents: Float[Tensor, "b c h w"], sampling: Sampling, backward: bool = False
+    ) -> Float[Tensor, "b c h w"]:
+        """Latents to the other end of the flow, by tables where the network and the solver have them."""
+        flow = self._flow()
+        adaptive = sampling.solver in ADAPTIVE and self.dtype != torch.bfloat16
+        if not isinstance(flow.backbone, DiMR | DiT) or adaptive or self.dtype == torch.float64:
+            return flow.sample(latents, sampling.solver, sampling.steps, sampling.guidance_scale, backward)
+        if self._ready is None or self._ready[0] != (sampling, backward):
+            self._ready = None
+            sampler = Sampler(flow.backbone, sampling, backward=backward, dtype=self.dtype, compiled=self.compiled)
+            self._ready = (sampling, backward), sampler
+        return self._ready[1](latents)
+
+    def _flow(self) -> CrossFlow:
+        if not isinstance(self.model, CrossFlow):
+            raise CrossFlowError("The standard flow-matching baseline starts from noise: it has no source of a prompt.")
+        return self.model
+
+    @property
+    def _own(self) -> Tensor:
+        """Any parameter: its dtype is that of latents between steps."""
+        return next(self.model.parameters())
+
+    def _inputs(self, prompts: Sequence[str], seeds: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        tokens, mask = self.embedder.embed(prompts, self.model.config.token_count)
+        noise = torch.stack([seeded_noise(seed, self.model.config.shape) for seed in seeds])
+        return tokens.to(self._own), mask.to(self.device), noise.to(self._own)
+
+    def _decoded(self, latents: Float[Tensor, "b c h w"]) -> list[np.ndarray]:
+        return list(self.autoencoder.decode(latents).cpu().numpy())
+
+
+def dtype_named(precision: str, model: FlowModel, device: torch.device) -> torch.dtype:
+    """The type that ``precision`` names for this model's network; see ``TextToImage``. Raises CrossFlowError."""
+    released = isinstance(model.config.autoencoder, KLConfig)
+    if precision == "auto":
+        return (torch.bfloat16 if device.type == "cuda" else torch.float32) if released else torch.float64
+    dtype = named("precision", precision, DTYPES)
+    if dtype == torch.bfloat16 and not isinstance(model.backbone, DiMR | DiT):
+        raise CrossFlowError("This network gains nothing from bfloat16, and has no such form: use float32 or float64.")
+    return dtype
+
+
+def _batch_size(model: FlowModel, device: torch.device) -> int:
+    return RELEASED_BATCH[device.type] if isinstance(model.config.autoencoder, KLConfig) else BATCH
+
+
+def _own_autoencoder() -> Path:
+    path = cache_folder() / AUTOENCODER
+    if not path.exists():
+        raise CrossFlowError(
+            f"This model needs the Stable Diffusion autoencoder: put {AUTOENCODER} (of the authors' assets.tar) at "
+            f"{path}, or give --autoencoder that file or a folder of diffusers' AutoencoderKL."
+        )
+    return path
+
+
+def seeded_noise(seed: int, shape: tuple[int, int, int]) -> Float[Tensor, "c h w"]:
+    """Standard normal noise of one image; always drawn on the CPU, so that devices agree."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def prompt_seed(seed: int, prompt: str, copy: int = 0) -> int:
+    """A seed for the ``copy``-th image of ``prompt``: a hash, so that it does not depend on what else is drawn."""
+    try:
+        text = f"{seed}\n{copy}\n{prompt}".encode()
+    except UnicodeEncodeError as error:
+        raise CrossFlowError(f"The prompt {prompt!a} is not valid text: write it in UTF-8.") from error
+    return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1

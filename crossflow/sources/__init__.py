@@ -1,0 +1,1 @@
+"""From data to a Gaussian over source latents, where a flow begins."""

@@ -1,0 +1,234 @@
+"""The text variational encoder of the authors' program, its head at 512 pixels, and the norm it uses.
+
+Post-norm transformer layers without positions, then ``reductions`` layers that each halve the width; all tokens, those
+of the padding too, are laid side by side and mapped to the mean and log-variance of every latent cell. Attributes are
+named as in the authors' files, so ``context_encoder.`` there is ``encoder.`` here. The authors multiply T5's embeddings
+by 10 before they are given to it.
+
+Differences of the authors' program, and so of this module, from the paper, which has transformer blocks and one linear
+projection: the halving layers, and the convolutional head.
+"""
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from crossflow.errors import CrossFlowError
+from crossflow.networks.blocks import at_least_float32, attend, check_sizes
+from crossflow.sources.encoders import Gaussian
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReleasedEncoderConfig:
+    """Sizes of the released text encoder.
+
+    ``depth`` layers of ``width`` channels come before the ``reductions``; every MLP has ``hidden``. With ``compress``
+    a small network first brings the tokens to ``width``; without it they must have it. ``adaptor`` is the hidden width
+    and the two channel counts of an ``Adaptor`` as the head; None is one linear map.
+    """
+
+    width: int
+    depth: int
+    hidden: int
+    heads: int = 8
+    reductions: int = 3
+    compress: bool = False
+    adaptor: tuple[int, int, int] | None = None
+    dropout: float = 0.1
+    kind: Literal["released"] = "released"
+
+    def __post_init__(self) -> None:
+        check_sizes(width=self.width, depth=self.depth, hidden=self.hidden, heads=self.heads)
+        check_sizes(reductions=1 + self.reductions)
+        if self.adaptor is not None:
+            check_sizes(**dict(zip(("adaptor_hidden", "adaptor_first", "adaptor_second"), self.adaptor, strict=True)))
+        if self.width % 2**self.reductions or any(width % self.heads for width in (self.width, *self.widths[:-1])):
+            raise CrossFlowError(
+                f"width {self.width} does not halve {self.reductions} times into widths for {self.heads} heads."
+            )
+        if not 0 <= self.dropout < 1:
+            raise CrossFlowError(f"dropout is {self.dropout}; it must be at least 0 and below 1.")
+
+    @property
+    def widths(self) -> list[int]:
+        """The width before each reduction, and after the last."""
+        return [self.width >> i for i in range(self.reductions + 1)]
+
+
+class ReleasedEncoder(nn.Module):
+    """Text tokens [b n d] with their mask [b n] -> Gaussian over latents of ``shape`` (c, h, w).
+
+    n is always ``token_count``, and d is ``token_width``. Dropout, in training, draws from PyTorch's global generator.
+    """
+
+    def __init__(
+        self, config: ReleasedEncoderConfig, shape: tuple[int, int, int], token_count: int, token_width: int
+    ) -> None:
+        super().__init__()
+        self.shape, self.reads = shape, (token_count, token_width)
+        if not config.compress and token_width != config.width:
+            raise CrossFlowError(
+                f"Tokens are {token_width} wide and the encoder {config.width}: make these equal, or set compress."
+            )
+        *widths, last = config.widths
+        inputs, moments = token_count * last, 2 * math.prod(shape)
+        self.compressor = Compressor(token_width, config.width) if config.compress else nn.Identity()
+        template = Layer(config.width, config)
+        self.layers = nn.ModuleList(copy.deepcopy(template) for _ in range(config.depth))
+        self.reduction_layers = nn.ModuleList(ReductionLayer(width, config) for width in widths)
+        self.linear = nn.Identity() if config.adaptor else nn.Linear(inputs, moments)
+        self.adaptor = nn.Identity()
+        if config.adaptor:
+            channels, height, breadth = shape
+            if height != breadth:
+                raise CrossFlowError(f"Latents are {height} x {breadth}, and an adaptor makes squares: set it to None.")
+            hidden, first, second = config.adaptor
+            self.adaptor = Adaptor(inputs, 2 * channels, height, hidden, (first, second))
+
+    def forward(self, tokens: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"]) -> Gaussian:
+        """Padding outside ``mask`` is never attended to, but what becomes of it is part of what the head reads.
+
+        Every text has at least one token inside. Tokens of another number or width raise CrossFlowError.
+        """
+        if tokens.shape[1:] != self.reads:
+            raise CrossFlowError(
+                f"A text came as {' x '.join(map(str, tokens.shape[1:]))} numbers, but this model reads"
+                f" {' x '.join(map(str, self.reads))}: give the language model that it was trained with."
+            )
+        x = self.compressor(tokens.to(next(self.parameters()).dtype))
+        for layer in (*self.layers, *self.reduction_layers):
+            x = layer(x, mask)
+        moments = at_least_float32(self.adaptor(self.linear(x.flatten(1))))
+        mean, log_var = moments.reshape(-1, 2, *self.shape).unbind(1)
+        return Gaussian(mean, log_var)
+
+
+class Compressor(nn.Module):
+    """Two linear maps around a norm and a ReLU, which bring wide tokens to the width of the encoder."""
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(inputs, width)
+        self.ln_fc1 = nn.LayerNorm(width)
+        self.fc2 = nn.Linear(width, width)
+
+    def forward(self, tokens: Float[Tensor, "b n e"]) -> Float[Tensor, "b n d"]:
+        """[b n inputs] -> [b n width]."""
+        return self.fc2(F.relu(self.ln_fc1(self.fc1(tokens))))
+
+
+class Layer(nn.Module):
+    """norm(x + attention(x)), then norm(x + MLP(x))."""
+
+    def __init__(self, width: int, config: ReleasedEncoderConfig) -> None:
+        super().__init__()
+        self.attn = Attention(width, config.heads, config.dropout)
+        self.feed_forward = FeedForward(width, config.hidden, config.dropout)
+        self.norm1 = Norm(width)
+        self.norm2 = Norm(width)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"]) -> Float[Tensor, "b n e"]:
+        """[b n width] -> [b n width]."""
+        x = self.norm1(x + self.dropout(self.attn(x, mask)))
+        return self.norm2(x + self.dropout(self.feed_forward(x)))
+
+
+class ReductionLayer(Layer):
+    """A layer, and then half the width."""
+
+    def __init__(self, width: int, config: ReleasedEncoderConfig) -> None:
+        super().__init__(width, config)
+        self.reduction = nn.Linear(width, width // 2)
+
+    def forward(self, x: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"]) -> Float[Tensor, "b n e"]:
+        """[b n width] -> [b n width/2]."""
+        return self.reduction(super().forward(x, mask))
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with dropout on its weights; keys outside ``mask`` are not seen."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.W_Q = nn.Linear(width, width)
+        self.W_K = nn.Linear(width, width)
+        self.W_V = nn.Linear(width, width)
+        self.W_O = nn.Linear(width, width)
+
+    def forward(self, x: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
+        """[b n d] -> [b n d]."""
+        query, key, value = (
+            layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer in (self.W_Q, self.W_K, self.W_V)
+        )
+        dropout = self.dropout if self.training else 0.0
+        attended = attend(query, key, value, mask[:, None, None, :], dropout)
+        return self.W_O(attended.transpose(1, 2).flatten(2))
+
+
+class FeedForward(nn.Module):
+    """Two linear maps around a ReLU and dropout."""
+
+    def __init__(self, width: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.ffn_1 = nn.Linear(width, hidden)
+        self.ffn_2 = nn.Linear(hidden, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        """[b n d] -> [b n d]."""
+        return self.ffn_2(self.dropout(F.relu(self.ffn_1(x))))
+
+
+class Norm(nn.Module):
+    """g (x - mean) / (sd + 1e-5) + b: the sd is the unbiased one, and 1e-5 stands outside its root."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.g = nn.Parameter(torch.ones(width))
+        self.b = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        """Computed in at least float32; the output has the dtype of the weights."""
+        x = at_least_float32(x)
+        sd, mean = torch.std_mean(x, dim=-1, keepdim=True)
+        return (self.g * (x - mean) / (sd + 1e-5) + self.b).to(self.g.dtype)
+
+
+class Adaptor(nn.Module):
+    """A vector to a flattened map [out_channels side side]: two linear layers, then three convolutions.
+
+    ``hidden`` is the width between the linear layers, ``channels`` those between the convolutions. All but the last are
+    followed by a norm, over the whole map after a convolution, and a ReLU.
+    """
+
+    def __init__(
+        self, inputs: int, out_channels: int, side: int, hidden: int = 4096, channels: tuple[int, int] = (32, 64)
+    ) -> None:
+        super().__init__()
+        first, second = channels
+        self.side = side
+        self.fc1 = nn.Linear(inputs, hidden)
+        self.ln_fc1 = nn.LayerNorm(hidden)
+        self.fc2 = nn.Linear(hidden, side * side)
+        self.ln_fc2 = nn.LayerNorm(side * side)
+        self.conv1 = nn.Conv2d(1, first, 3, padding=1)
+        self.ln_conv1 = nn.LayerNorm([first, side, side])
+        self.conv2 = nn.Conv2d(first, second, 3, padding=1)
+        self.ln_conv2 = nn.LayerNorm([second, side, side])
+        self.conv3 = nn.Conv2d(second, out_channels, 3, padding=1)
+
+    def forward(self, x: Float[Tensor, "b d"]) -> Float[Tensor, "b e"]:
+        """[b inputs] -> [b out_channels*side*side], channel first."""
+        x = F.relu(self.ln_fc1(self.fc1(x)))
+        x = F.relu(self.ln_fc2(self.fc2(x)))
+        maps = F.relu(self.ln_conv1(self.conv1(x.unflatten(1, (1, self.side, self.side)))))
+        maps = F.relu(self.ln_conv2(self.conv2(maps)))
+        return self.conv3(maps).flatten(1)

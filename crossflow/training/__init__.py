@@ -1,0 +1,1 @@
+"""The training loop, its state, optimiser, sharding and previews."""

@@ -1,0 +1,1 @@
+"""Training pairs: drawn from scenes, or read from folders and shards."""

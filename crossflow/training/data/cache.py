@@ -1,0 +1,203 @@
+"""What ``crossflow cache`` does: a folder of images and their captions to shards of latents and embeddings.
+
+The order of the pairs is that of the images' paths, then of each image's captions. Shard k holds the same pairs
+whoever makes it, and everything in it is computed in batches of one size, so that any number of processes, stopped and
+started at will, leaves the same bytes.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from crossflow.errors import CrossFlowError
+from crossflow.files.images import Pair, read_image, read_pairs
+from crossflow.modalities.kl_autoencoder import center_crop
+from crossflow.modalities.latents import TextEmbedder
+from crossflow.model.checkpoint import read_header
+from crossflow.training.data.shards import Item, Shard, shard_name, write_index, write_shard
+
+CHUNK = 16
+"""Images or captions computed at once; the last ones of a shard are filled up to it."""
+T = TypeVar("T")
+
+
+@runtime_checkable
+class Moments(Protocol):
+    """An autoencoder as far as a cache needs it."""
+
+    def moments(self, images: UInt8[Tensor, "b s s 3"]) -> Float[Tensor, "b m i j"]:
+        """Mean and log-variance of the latents, not scaled."""
+        ...
+
+
+@runtime_checkable
+class ImageFeatures(Protocol):
+    """What gives the image features that some recipes contrast with, such as ``FrozenSiglip`` of the towers."""
+
+    def features(self, images: UInt8[Tensor, "b s s 3"]) -> Float[Tensor, "b f"]:
+        """Features of RGB images."""
+        ...
+
+
+def cache(
+    images: Path,
+    captions: Path | None,
+    out: Path,
+    embedder: TextEmbedder,
+    autoencoder: Moments,
+    *,
+    recipe: Mapping[str, Any],
+    size: int = 256,
+    token_count: int = 77,
+    per_shard: int = 1024,
+    tokens_dtype: Literal["float32", "float16"] = "float32",
+    keep_images: bool = False,
+    image_tower: ImageFeatures | None = None,
+    skip_bad: bool = False,
+    process_index: int = 0,
+    process_count: int = 1,
+    progress: Callable[[str], None] = lambda line: None,
+) -> Path:
+    """Make the shards of the captioned images below ``images`` (see ``read_pairs``) in ``out``, and return ``out``.
+
+    Images are centre-cropped to ``size`` pixels, and kept beside their latents with ``keep_images``; their features by
+    ``image_tower`` are kept if that is given. ``recipe``, plain JSON values, should name embedder and autoencoder with
+    the hashes of their weights; it is kept in the index with the sizes. Process ``process_index`` makes every
+    ``process_count``-th shard, and whoever finds all of them made writes the index. Shards that are there and whole
+    are kept, so the same call goes on where one was stopped. An image that cannot be read ends the work, or with
+    ``skip_bad`` is left out and named in the index.
+
+    Raises CrossFlowError for captions or images that cannot be read, and when ``out`` holds other shards.
+    """
+    if per_shard < 1 or not 0 <= process_index < process_count:
+        raise CrossFlowError(
+            f"There cannot be {per_shard} pairs a shard, or a process {process_index} of {process_count}: "
+            "give at least 1, and number the processes from 0."
+        )
+    pairs = read_pairs(images, captions)
+    settings = {"size": size, "token_count": token_count, "tokens_dtype": tokens_dtype, "keep_images": keep_images}
+    recipe = dict(recipe) | settings | ({} if image_tower is None else {"image_features": True})
+    plan = _plan(pairs, recipe, per_shard)
+    total = -(-len(pairs) // per_shard)
+    left = _left(out, plan, total)
+    dtype = getattr(torch, tokens_dtype)
+    maker = _Maker(images, embedder, autoencoder, image_tower, size, token_count, dtype, keep_images, skip_bad)
+    for number in range(process_index, total, process_count):
+        path = out / shard_name(number)
+        if number not in left and _is_whole(path):
+            continue
+        items, skipped = maker.items(pairs[number * per_shard : (number + 1) * per_shard])
+        write_shard(path, items, {"plan": f"{plan} {number}", "recipe": recipe, "skipped": skipped})
+        progress(f"shard {number + 1} of {total}: {len(items)} pairs")
+    if left := _left(out, plan, total):
+        progress(f"{len(left)} of {total} shards are left to other processes")
+    else:
+        write_index(out, total, recipe, str(process_index))
+    return out
+
+
+def _plan(pairs: Sequence[Pair], recipe: Mapping[str, Any], per_shard: int) -> str:
+    """A digest of all that decides what the shards hold, but for the images' content."""
+    digest = hashlib.sha256(json.dumps([recipe, per_shard], sort_keys=True).encode())
+    for pair in pairs:
+        digest.update(json.dumps(pair).encode())
+    return digest.hexdigest()
+
+
+def _left(out: Path, plan: str, total: int) -> set[int]:
+    """The shards that are missing or cut short; CrossFlowError where one is there that is not of this plan."""
+    left = set()
+    for number in range(total):
+        path = out / shard_name(number)
+        try:
+            header = read_header(path)
+        except CrossFlowError:
+            left.add(number)
+            continue
+        if header.get("plan") != f"{plan} {number}":
+            raise CrossFlowError(f"{path} is of other images, captions or settings: choose another folder.")
+    return left
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether every item of a shard is as it was written."""
+    try:
+        shard = Shard(path)
+        for row in range(shard.count):
+            shard.item(row)
+    except CrossFlowError:
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """Makes items of pairs."""
+
+    folder: Path
+    embedder: TextEmbedder
+    autoencoder: Moments
+    image_tower: ImageFeatures | None
+    size: int
+    token_count: int
+    tokens_dtype: torch.dtype
+    keep_images: bool
+    skip_bad: bool
+
+    @torch.inference_mode()
+    def items(self, pairs: Sequence[Pair]) -> tuple[list[Item], list[str]]:
+        """The items of one shard, and the images that were left out. An image of several captions is encoded once."""
+        moments: dict[str, Tensor] = {}
+        pixels: dict[str, Tensor] = {}
+        features: dict[str, Tensor] = {}
+        names = list(dict.fromkeys(pair.image for pair in pairs))
+        with ThreadPoolExecutor() as pool:
+            for part in _parts(names):
+                read = zip(part, pool.map(self._read, part), strict=True)
+                good = {name: image for name, image in read if image is not None}
+                moments |= zip(good, _by_chunk(self.autoencoder.moments, list(good.values())), strict=True)
+                if self.image_tower is not None:
+                    features |= zip(good, _by_chunk(self.image_tower.features, list(good.values())), strict=True)
+                pixels |= good if self.keep_images else {}
+        kept = [pair for pair in pairs if pair.image in moments]
+        items = []
+        for part in _parts(kept):
+            tokens, mask = self.embedder.embed([pair.caption for pair in _filled(part)], self.token_count)
+            for i, (image, caption) in enumerate(part):
+                row = tokens[i].to("cpu", self.tokens_dtype)
+                if not (moments[image].isfinite().all() and row.isfinite().all()):
+                    raise CrossFlowError(f"{image} or its caption '{caption}' gave numbers that are not finite.")
+                seen = pixels.get(image), features.get(image)
+                items.append(Item(moments[image], row, mask[i].cpu(), caption, *seen))
+        return items, [name for name in names if name not in moments]
+
+    def _read(self, name: str) -> Tensor | None:
+        try:
+            return torch.from_numpy(np.array(center_crop(read_image(self.folder / name), self.size)))
+        except CrossFlowError:
+            if self.skip_bad:
+                return None
+            raise
+
+
+def _by_chunk(compute: Callable[[Tensor], Tensor], images: Sequence[Tensor]) -> list[Tensor]:
+    """What ``compute`` gives of each of at most CHUNK images, always of a full chunk."""
+    return list(compute(torch.stack(_filled(images))).float().cpu()[: len(images)]) if images else []
+
+
+def _parts(rows: Sequence[T]) -> list[Sequence[T]]:
+    return [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
+
+
+def _filled(rows: Sequence[T]) -> list[T]:
+    """CHUNK rows, the last one repeated as need be."""
+    return [*rows, *[rows[-1]] * (CHUNK - len(rows))]

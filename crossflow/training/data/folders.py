@@ -1,0 +1,135 @@
+"""Training on pairs in a folder: the authors' feature files or our shards, epoch after epoch."""
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from crossflow.errors import CrossFlowError
+from crossflow.flow.losses import Draws
+from crossflow.losses.towers import SIGLIP_WIDTH, TOWERS
+from crossflow.modalities.kl_autoencoder import sample_moments
+from crossflow.modalities.latents import KLConfig
+from crossflow.model.crossflow import Batch
+from crossflow.recipes.recipe import TrainConfig
+from crossflow.training.data.authors_layout import PAIRS, OfficialFeatures
+from crossflow.training.data.scenes import seed_of
+from crossflow.training.data.shards import INDEX, Item, PairSource, Shards, shard_name
+
+OFFICIAL: Mapping[str, Literal["clip", "t5"]] = {"clip-vit-l14": "clip", "t5-v1.1-xxl": "t5"}
+"""Our names of the text encoders in the authors' layout, and theirs."""
+
+
+def open_pairs(folder: Path, config: TrainConfig) -> PairSource:
+    """The pairs in ``folder``, in either layout; CrossFlowError where they are not those that the recipe reads."""
+    if any((folder / name).exists() for name in (INDEX, shard_name(0))):
+        source = Shards(folder)
+        made = source.recipe.get("text", config.model.text)
+        if made != config.model.text:
+            raise CrossFlowError(
+                f"The shards in {folder} hold embeddings of {made}, and this recipe reads those of "
+                f"{config.model.text}: make them with that text encoder, or choose another recipe."
+            )
+    elif (folder / PAIRS).exists():
+        source = _official(folder, config)
+    else:
+        raise CrossFlowError(
+            f"{folder} holds neither {INDEX} (our shards) nor {PAIRS} (the authors' layout): "
+            "make it with crossflow cache, or give another folder."
+        )
+    if not len(source):
+        raise CrossFlowError(f"{folder} holds no pairs: give a folder with some.")
+    return source
+
+
+def _official(folder: Path, config: TrainConfig) -> OfficialFeatures:
+    size, text = config.data.size, OFFICIAL.get(config.model.text)
+    if size not in (256, 512) or text is None:
+        raise CrossFlowError(
+            f"{folder} is of the authors' layout, for 256 or 512 pixels and CLIP or T5, and this recipe reads "
+            f"{size} pixels and {config.model.text}: make shards with crossflow cache, or choose another recipe."
+        )
+    return OfficialFeatures(folder, size, text, images="image" in parts_read(config))
+
+
+def parts_read(config: TrainConfig) -> dict[str, tuple[int, ...]]:
+    """The parts of an item that a recipe reads, and their shapes."""
+    model = config.model
+    channels, height, width = model.shape
+    shapes = {
+        "moments": (2 * channels, height, width),
+        "tokens": (model.token_count, model.token_width),
+        "mask": (model.token_count,),
+    }
+    reads = TOWERS[model.tower].reads if model.encoder is not None and model.contrastive_weight else "target"
+    if reads == "image":
+        shapes["image"] = (config.data.size, config.data.size, 3)
+    if reads == "image_features":
+        shapes["image_features"] = (SIGLIP_WIDTH,)
+    return shapes
+
+
+class SourcePairs:
+    """The pairs of a source in the form that training reads.
+
+    Every epoch goes once through all of them, in an order drawn from the seed and the epoch's number; a step may lie
+    across two epochs. Targets are sampled from the autoencoder's Gaussians, scale * (mean + sd * noise), with the noise
+    of the item that the target is of. Equal captions get equal numbers. Items are read in several threads, and each is
+    checked: CrossFlowError where one is damaged, or of other sizes than the recipe's.
+    """
+
+    def __init__(self, source: PairSource, config: TrainConfig, seed: int) -> None:
+        self.source, self.seed = source, seed
+        self.scale = cast(KLConfig, config.model.autoencoder).scale
+        self._shapes = parts_read(config)
+        self._order = lru_cache(2)(self._permutation)
+        self._readers = ThreadPoolExecutor()
+        self._item(0)
+
+    def pick(self, step: int, count: int, generator: torch.Generator) -> Int[Tensor, "b 1"]:
+        """The numbers of a step's items, which hang on seed and step alone."""
+        places = torch.arange(step * count, (step + 1) * count)
+        epochs, within = places // len(self.source), places % len(self.source)
+        return torch.cat([self._order(epoch)[within[epochs == epoch]] for epoch in epochs.unique().tolist()])[:, None]
+
+    def load(self, picks: Int[Tensor, "b 1"], draws: Draws, start: int, stop: int) -> Batch:
+        """The items from ``start`` to ``stop`` and the targets of their donors; nothing else is read."""
+        donors = draws.donor[start:stop].tolist()
+        rows = sorted({*range(start, stop), *donors})
+        items = dict(zip(rows, self._readers.map(self._item, picks[rows, 0].tolist()), strict=True))
+        moments = torch.stack([items[row].moments for row in rows]).float()
+        targets = sample_moments(moments, cast(Tensor, draws.target_noise)[rows], self.scale)
+        target_of = dict(zip(rows, targets, strict=True))
+        own = [items[row] for row in range(start, stop)]
+        parts = {name: torch.stack([getattr(item, name) for item in own]) for name in self._shapes if name != "moments"}
+        features = parts.get("image_features")
+        return Batch(
+            target=torch.stack([target_of[row] for row in range(start, stop)]),
+            source=parts["tokens"].float(),
+            mask=parts["mask"],
+            caption=torch.tensor([seed_of(item.caption) for item in own]),
+            goal=torch.stack([target_of[row] for row in donors]),
+            image=parts.get("image"),
+            image_features=None if features is None else features.float(),
+        )
+
+    def _permutation(self, epoch: int) -> Int[Tensor, " n"]:
+        generator = torch.Generator().manual_seed(seed_of(self.seed, "epoch", epoch))
+        return torch.randperm(len(self.source), generator=generator)
+
+    def _item(self, index: int) -> Item:
+        item = self.source.item(index)
+        for name, shape in self._shapes.items():
+            found = getattr(item, name)
+            if found is None or tuple(found.shape) != shape:
+                what = f"no {name}" if found is None else f"{name} of {list(found.shape)}"
+                raise CrossFlowError(
+                    f"Pair {index} of the training data has {what}, and this recipe reads {name} of {list(shape)}: "
+                    "make the data for this recipe, or choose another one."
+                )
+        return item

@@ -1,0 +1,236 @@
+"""Training pairs on disk: a folder of safetensors shards and ``index.json``, read item by item in any order.
+
+A shard holds the fields of up to some thousand items, each stacked, the captions as UTF-8, and a sha256 of every item.
+An item is checked against it whenever it is read, so that what was altered is never trained on. The sha256 of a
+shard, in its header and in the index, is that of these digests. Nothing is read before it is asked for.
+"""
+
+import hashlib
+import json
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, UInt8
+from pydantic import BaseModel, ValidationError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from crossflow.errors import CrossFlowError
+from crossflow.model.checkpoint import file_sha256, read_header, write_tensors, written
+
+FORMAT = "crossflow-shards"
+VERSION = "1"
+INDEX = "index.json"
+OPEN = 8
+"""Shards kept open, that is mapped into memory, at once."""
+
+
+class Item(NamedTuple):
+    """One training pair as kept on disk.
+
+    ``moments`` are mean and log-variance of the image's latent, not scaled (8 x 32 x 32 at 256 pixels); ``tokens`` the
+    embeddings as the text encoder gives them, those of T5 times 10. ``image`` is there where the recipe's image tower
+    reads pixels, ``image_features`` where the features of a frozen tower are kept instead.
+    """
+
+    moments: Float[Tensor, "m h w"]
+    tokens: Float[Tensor, "n d"]
+    mask: Bool[Tensor, " n"]
+    caption: str
+    image: UInt8[Tensor, "s s 3"] | None = None
+    image_features: Float[Tensor, " f"] | None = None
+
+
+TENSORS = tuple(name for name in Item._fields if name != "caption")
+
+
+@runtime_checkable
+class PairSource(Protocol):
+    """What training reads from. Any thread may read any item at any time."""
+
+    def __len__(self) -> int:
+        """How many items there are."""
+        ...
+
+    def item(self, index: int) -> Item:
+        """Item ``index``; CrossFlowError where it is damaged or missing."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """A sha256 by which a resumed run can tell other data."""
+        ...
+
+
+class ShardEntry(BaseModel, frozen=True, extra="forbid"):
+    """What the index says of one shard."""
+
+    file: str
+    count: int
+    sha256: str
+
+
+class ShardIndex(BaseModel, frozen=True, extra="forbid"):
+    """The content of ``index.json``. ``skipped`` names images that could not be read and were left out on request."""
+
+    format: str
+    version: str
+    recipe: dict[str, Any]
+    shards: list[ShardEntry]
+    skipped: list[str]
+
+
+def shard_name(number: int) -> str:
+    """The file name of a shard."""
+    return f"shard-{number:05d}.safetensors"
+
+
+def write_shard(path: Path, items: Sequence[Item], header: Mapping[str, Any]) -> None:
+    """Write one shard, whole or not at all. Equal items and headers give equal bytes.
+
+    ``header``, plain JSON values, is kept beside the number of items and their sha256. Shapes and types must be the
+    same for all items.
+    """
+    digests = b"".join(_digest(item) for item in items)
+    captions = [item.caption.encode() for item in items]
+    tensors = {name: _stacked(name, items) for name in TENSORS if items and getattr(items[0], name) is not None}
+    tensors |= {
+        "captions": _bytes(b"".join(captions)),
+        "caption_ends": torch.tensor(list(accumulate(map(len, captions))), dtype=torch.int64),
+        "digests": _bytes(digests).reshape(-1, 32),
+    }
+    own = {"format": FORMAT, "version": VERSION, "count": len(items), "sha256": hashlib.sha256(digests).hexdigest()}
+    write_tensors(path, tensors, {**header, **own})
+
+
+def write_index(folder: Path, count: int, recipe: Mapping[str, Any], part: str) -> None:
+    """Write ``index.json`` over the first ``count`` shards, all of which must be there.
+
+    ``part`` names the temporary file; it differs between processes, as any of them may be the last.
+    """
+    headers = [read_header(folder / shard_name(number)) for number in range(count)]
+    index = ShardIndex(
+        format=FORMAT,
+        version=VERSION,
+        recipe=dict(recipe),
+        shards=[
+            ShardEntry(file=shard_name(number), count=header["count"], sha256=header["sha256"])
+            for number, header in enumerate(headers)
+        ],
+        skipped=[name for header in headers for name in header["skipped"]],
+    )
+    with written(folder / INDEX):
+        temporary = folder / f"{INDEX}.{part}"
+        temporary.write_text(json.dumps(index.model_dump(), indent=1, sort_keys=True) + "\n")
+        temporary.replace(folder / INDEX)
+
+
+class Shards:
+    """The pairs of a folder that ``crossflow cache`` made. ``recipe`` says of what and how.
+
+    Opening reads the index alone. CrossFlowError for a folder without one; for a shard that is missing, cut short or
+    not the one the index names, when it is first needed; and for a damaged item, when it is read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.index = _read_index(folder / INDEX)
+        self.fingerprint = file_sha256(folder / INDEX)
+        self.recipe = self.index.recipe
+        self._ends = list(accumulate(entry.count for entry in self.index.shards))
+        self._shard = lru_cache(OPEN)(self._open)
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def item(self, index: int) -> Item:
+        """Item ``index``, in memory of its own."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"There is no item {index}: the shards in {self.folder} hold {len(self)}.")
+        number = bisect_right(self._ends, index)
+        return self._shard(number).item(index - self._ends[number] + self.index.shards[number].count)
+
+    def _open(self, number: int) -> "Shard":
+        entry = self.index.shards[number]
+        shard = Shard(self.folder / entry.file)
+        if (shard.count, shard.header["sha256"]) != (entry.count, entry.sha256):
+            raise CrossFlowError(f"{shard.path} is not the shard its index names: remove both, and make them again.")
+        return shard
+
+
+class Shard:
+    """One open shard; CrossFlowError where it is missing, cut short or none."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.header = read_header(path)
+        if (self.header.get("format"), self.header.get("version")) != (FORMAT, VERSION):
+            raise CrossFlowError(f"{path} is no shard of training pairs in version {VERSION}: make it again.")
+        self.count: int = self.header["count"]
+        self._file = safe_open(path, framework="pt")
+        self._names = self._file.keys()
+
+    def item(self, row: int) -> Item:
+        """The item in ``row``, checked against its digest; CrossFlowError where it differs."""
+        try:
+            item = Item(**{name: self._row(name, row) for name in TENSORS}, caption=self._caption(row))
+            whole = _digest(item) == self._row("digests", row).numpy().tobytes()
+        except (SafetensorError, UnicodeDecodeError, IndexError, TypeError, AttributeError) as error:
+            raise self._altered(row) from error
+        if not whole:
+            raise self._altered(row)
+        return item
+
+    def _row(self, name: str, row: int) -> Any:
+        """One row of a tensor; None where the shard does not hold it."""
+        return self._file.get_slice(name)[row].clone() if name in self._names else None
+
+    def _caption(self, row: int) -> str:
+        ends = self._file.get_slice("caption_ends")
+        start = int(ends[row - 1]) if row else 0
+        return self._file.get_slice("captions")[start : int(ends[row])].numpy().tobytes().decode()
+
+    def _altered(self, row: int) -> CrossFlowError:
+        return CrossFlowError(
+            f"Item {row} of {self.path} was altered after it was written: remove the file, and make it again."
+        )
+
+
+def _digest(item: Item) -> bytes:
+    """The sha256 of an item, each field with its name, type and shape."""
+    digest = hashlib.sha256(repr(item.caption).encode())
+    for name in TENSORS:
+        tensor = getattr(item, name)
+        if tensor is not None:
+            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+            digest.update(tensor.contiguous().numpy())
+    return digest.digest()
+
+
+def _stacked(name: str, items: Sequence[Item]) -> Tensor:
+    return torch.stack([getattr(item, name) for item in items])
+
+
+def _bytes(content: bytes) -> Tensor:
+    return torch.tensor(list(content), dtype=torch.uint8)
+
+
+def _read_index(path: Path) -> ShardIndex:
+    try:
+        index = ShardIndex.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise CrossFlowError(
+            f"{path.parent} holds no finished shards ({INDEX}: {error.strerror}): run crossflow cache to its end."
+        ) from error
+    except ValidationError as error:
+        raise CrossFlowError(f"{path} is damaged: remove it, and run crossflow cache again to its end.") from error
+    if (index.format, index.version) != (FORMAT, VERSION):
+        raise CrossFlowError(f"{path} is of version {index.version}, and this program reads version {VERSION}.")
+    if any(entry.count < 0 or Path(entry.file).name != entry.file for entry in index.shards):
+        raise CrossFlowError(f"{path} names files outside its folder, or counts below 0: make the shards again.")
+    return index

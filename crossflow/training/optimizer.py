@@ -1,0 +1,93 @@
+"""The optimiser of a model: AdamW for everything, or Muon for the matrices inside blocks and AdamW for the rest.
+
+Frozen parameters have no part in it. Those named ``nodecay_*`` take no weight decay, as in the authors' program. Its
+state is handed over as named tensors, so that a training state is one file of tensors and no pickle.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from crossflow.errors import CrossFlowError
+from crossflow.training.sharding import share_like
+
+KEPT: Mapping[type, tuple[str, ...]] = {
+    torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"),
+    torch.optim.Muon: ("momentum_buffer",),
+}
+"""What each part keeps for every parameter."""
+NO_DECAY = "nodecay_"
+"""In the names of parameters that take no weight decay."""
+
+
+class Optimizer:
+    """One or two of torch's optimisers that step together; the rate is given at every step."""
+
+    def __init__(
+        self, kind: Literal["adamw", "muon"], model: nn.Module, betas: tuple[float, float], weight_decay: float
+    ) -> None:
+        if kind not in ("adamw", "muon"):
+            raise CrossFlowError(f"optimizer is {kind!r}; it must be 'adamw' or 'muon'.")
+        self.names = {parameter: name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        inside = {part for part, name in self.names.items() if "blocks." in name and part.ndim == 2}
+        matrices = [part for part in self.names if kind == "muon" and part in inside]
+        rest = [part for part in self.names if kind == "adamw" or part not in inside]
+        free = {part for part in rest if NO_DECAY in self.names[part]}
+        groups: list[dict[str, Any]] = [{"params": [part for part in rest if part not in free]}]
+        if free:
+            groups.append({"params": [part for part in rest if part in free], "weight_decay": 0.0})
+        self.parts: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(groups, lr=0.0, betas=betas, weight_decay=weight_decay, fused=True)
+        ]
+        if matrices:
+            muon = torch.optim.Muon(matrices, lr=0.0, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+            self.parts.append(muon)
+
+    def step(self, rate: float) -> None:
+        """Step at learning rate ``rate`` and clear the gradients."""
+        for part in self.parts:
+            for group in part.param_groups:
+                group["lr"] = rate
+            part.step()
+            part.zero_grad(set_to_none=True)
+
+    def state(self) -> dict[str, Tensor]:
+        """What is kept, by names made of the parameter's own; complete after the first step."""
+        return {slot.name: slot.part.state[slot.parameter][slot.key] for slot in self._slots()}
+
+    def blank_state(self) -> dict[str, Tensor]:
+        """Tensors, without numbers, of the names, shapes and types that ``load_state`` expects."""
+        shapes = {slot.name: () if slot.key == "step" else slot.parameter.shape for slot in self._slots()}
+        with torch.device("meta"):
+            return {slot.name: torch.empty(shapes[slot.name], dtype=slot.parameter.dtype) for slot in self._slots()}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take up what ``state`` gave, where parameters are sharded their own shares of it."""
+        for part in self.parts:
+            kept: dict[int, dict[str, Tensor]] = {}
+            for slot in self._slots():
+                if slot.part is part:
+                    found = state[slot.name]
+                    own = found if slot.key == "step" else share_like(found, slot.parameter)
+                    kept.setdefault(slot.place, {})[slot.key] = own
+            part.load_state_dict({"state": kept, "param_groups": part.state_dict()["param_groups"]})
+
+    def _slots(self) -> list["_Slot"]:
+        return [
+            _Slot(part, place, parameter, key, f"optimizer.{self.names[parameter]}.{key}")
+            for part in self.parts
+            for place, parameter in enumerate(parameter for group in part.param_groups for parameter in group["params"])
+            for key in KEPT[type(part)]
+        ]
+
+
+class _Slot(NamedTuple):
+    """One tensor that a part keeps: ``key`` of the parameter at ``place``, and its name in the state."""
+
+    part: torch.optim.Optimizer
+    place: int
+    parameter: nn.Parameter
+    key: str
+    name: str

@@ -1,0 +1,130 @@
+"""What a training run shows of itself on the way: images drawn for fixed prompts, or answers to fixed images."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+
+from crossflow.errors import CrossFlowError
+from crossflow.modalities.kl_autoencoder import KLAutoencoder
+from crossflow.modalities.latents import Autoencoder, KLConfig, TextEmbedder, cache_folder
+from crossflow.modalities.pixels import grey
+from crossflow.modalities.text_embedders import embedder_named
+from crossflow.model.checkpoint import replacing
+from crossflow.model.crossflow import FlowModel
+from crossflow.recipes.recipe import SceneData, TrainConfig
+from crossflow.sampling.from_image import FromImage
+from crossflow.sampling.samples import grid
+from crossflow.sampling.text_to_image import AUTOENCODER, TextToImage
+from crossflow.scenes.caption import describe
+from crossflow.scenes.depth import depth_map
+from crossflow.scenes.render import render
+from crossflow.scenes.splits import example
+from crossflow.training.data.scene_images import scene_source
+
+SCENE_PROMPTS = (
+    "a photo of a ball",
+    "a photo of a ring and a cone",
+    "a photo of three boxes",
+    "a photo of a purple cross",
+    "a photo of a pillar left of a ball",
+    "a photo of a red box and a blue ring",
+)
+"""One prompt of each task form, drawn at every sample grid."""
+PHOTO_PROMPTS = (
+    "a photo of a bear",
+    "a photo of a bench and a bird",
+    "a photo of three apples",
+    "a photo of a purple car",
+    "a photo of a clock left of a chair",
+    "a photo of a red bowl and a blue vase",
+)
+"""The same for recipes that do not draw scenes."""
+COLUMNS = 8
+
+
+class PromptGrids:
+    """Sample grids: a row of images for each of six prompts.
+
+    A model without an autoencoder of its own needs the weights of the text encoder and the autoencoder: given, or
+    where ``TextToImage`` looks for them. CrossFlowError where they are given and cannot be read; where they are not
+    there, that is said once, and no grids are drawn.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        text_encoder: Path | None,
+        autoencoder: Path | None,
+        device: torch.device,
+        say: Callable[[str], None],
+    ) -> None:
+        self.device = device
+        self.prompts = SCENE_PROMPTS if isinstance(config.data, SceneData) else PHOTO_PROMPTS
+        self.parts: tuple[TextEmbedder, Autoencoder | None] | None = None
+        model = config.model
+        try:
+            embedder, vae = embedder_named(model.text, text_encoder), None
+            if isinstance(model.autoencoder, KLConfig):
+                source = autoencoder or cache_folder() / AUTOENCODER
+                if not (autoencoder or source.exists()):
+                    raise CrossFlowError(f"they need the autoencoder {source}, which is not there: give --autoencoder.")
+                vae = KLAutoencoder.from_path(source, model.autoencoder.scale, str(device))
+            self.parts = (embedder, vae)
+        except CrossFlowError as error:
+            if text_encoder or autoencoder:
+                raise
+            say(f"No sample grids are drawn: {error}")
+
+    def draw(self, model: FlowModel, path: Path) -> None:
+        """Draw one into ``path``."""
+        if self.parts is None:
+            return
+        embedder, autoencoder = self.parts
+        pipeline = TextToImage(model.to(self.device), embedder, autoencoder=autoencoder)
+        prompts = [prompt for prompt in self.prompts for _ in range(COLUMNS)]
+        images = pipeline.generate(prompts, list(range(len(prompts))))
+        with replacing(path) as temporary:
+            grid(images, COLUMNS, scale=max(1, 96 // images[0].shape[0])).save(temporary, format="PNG")
+
+
+class SceneAnswers:
+    """What a model makes of the first eight scenes of the validation split, between what it saw and what is true.
+
+    A grid of images and depth maps, three rows; captions are a text file.
+    """
+
+    def __init__(self, config: TrainConfig) -> None:
+        scenes = [example("val", index).scene for index in range(COLUMNS)]
+        size = config.data.size
+        self.sources = [scene_source(config, scene) for scene in scenes]
+        self.truths: list[str] | list[np.ndarray]
+        match config.model.task:
+            case "caption":
+                self.truths = [describe(scene) for scene in scenes]
+            case "depth":
+                self.truths = [depth_map(scene, size) for scene in scenes]
+            case _:
+                self.truths = [render(scene, size) for scene in scenes]
+
+    def draw(self, model: FlowModel, path: Path) -> None:
+        """Draw them into ``path``, or write them beside it."""
+        answers = FromImage(model).generate(self.sources, range(COLUMNS))
+        if isinstance(answers[0], str):
+            lines = [f"{answer}\n    {truth}\n" for answer, truth in zip(answers, self.truths, strict=True)]
+            with replacing(path.with_suffix(".txt")) as temporary:
+                temporary.write_text("".join(lines), encoding="utf-8")
+            return
+        shown = [_shown(each, answers[0].shape[0]) for each in [*self.sources, *answers, *self.truths]]
+        with replacing(path) as temporary:
+            grid(shown, COLUMNS, scale=max(1, 96 // shown[0].shape[0])).save(temporary, format="PNG")
+
+
+def _shown(picture: np.ndarray | str, side: int) -> np.ndarray:
+    """An image or a depth map as an image of ``side`` pixels, by repeating pixels."""
+    image = cast(np.ndarray, picture)
+    image = grey(image) if image.ndim == 2 else image
+    times = side // image.shape[0]
+    return image.repeat(times, axis=0).repeat(times, axis=1)

@@ -1,0 +1,163 @@
+"""A training run between two steps: weights, their moving average, the optimiser, the step; and how it moves on."""
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from crossflow.errors import CrossFlowError
+from crossflow.modalities.latents import PatchPCA
+from crossflow.model.checkpoint import TRAINING_ONLY, check_tensors, read_tensors, write_tensors
+from crossflow.model.crossflow import CrossFlow, FlowModel, Losses, build_model
+from crossflow.networks.dimr import DiMR
+from crossflow.networks.dit import DiT
+from crossflow.recipes.recipe import SceneData, TrainConfig
+from crossflow.scenes.spec import VERSION as WORLD
+from crossflow.training.data.scenes import Share, scene_images, seed_of
+from crossflow.training.optimizer import Optimizer
+from crossflow.training.sharding import divide, share_like, whole
+
+PCA_IMAGES = 4000
+
+
+class Run:
+    """One process' part of a run, at step 0 until ``load``.
+
+    ``data`` is the fingerprint of the training data, if it comes from outside. ``shard`` divides weights, averages and
+    the optimiser's state among the processes, ``checkpointing`` computes activations again in the backward pass; both
+    save memory and change no number, so a run may go on with or without them, and on any number of processes.
+
+    Dropout is drawn from (seed, step, first item of the share), so a resumed run draws the same. It is the one thing
+    that hangs on the number of processes: without it any number gives the same losses, with it the same on average.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        accelerator: Accelerator,
+        seed: int,
+        precision: str,
+        data: str | None,
+        shard: bool,
+        checkpointing: bool,
+    ) -> None:
+        self.config, self.accelerator, self.seed, self.precision = config, accelerator, seed, precision
+        self.data = data
+        self.step = 0
+        processes, device = accelerator.num_processes, accelerator.device
+        if config.batch_size % (config.accumulate * processes):
+            raise CrossFlowError(
+                f"A batch of {config.batch_size} does not divide into {config.accumulate} parts "
+                f"over {processes} processes."
+            )
+        self.model = _fresh_model(config, seed).train()
+        if checkpointing:
+            _checkpoint(self.model)
+        self.sharded = shard and processes > 1
+        if self.sharded:
+            divide(self.model, device)
+        self.wrapped: nn.Module = self.model if self.sharded else accelerator.prepare_model(self.model.to(device))
+        self.weights = dict(self.model.named_parameters())
+        self.averages = {
+            name: part.detach().clone() for name, part in self.weights.items() if not name.startswith(TRAINING_ONLY)
+        }
+        self.optimizer = Optimizer(config.optimizer, self.model, config.betas, config.weight_decay)
+
+    def advance(self, shares: Iterator[Share]) -> Losses:
+        """One optimiser step; returns the losses of the whole batch, averaged over processes and parts."""
+        config, device = self.config, self.accelerator.device
+        losses = []
+        for part in range(config.accumulate):
+            share = next(shares)
+            torch.manual_seed(seed_of(self.seed, self.step, "dropout", share.start))
+            synchronised = self.sharded or part == config.accumulate - 1
+            with contextlib.nullcontext() if synchronised else self.accelerator.no_sync(self.wrapped):
+                with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                    found: Losses = self.wrapped(share.batch.to(device), share.draws.to(device))
+                self.accelerator.backward(found.total / config.accumulate)
+            losses.append(torch.stack([value.detach().float() for value in found]))
+        self._update()
+        return Losses(*cast(Tensor, self.accelerator.reduce(torch.stack(losses).mean(0), reduction="mean")))
+
+    def _update(self) -> None:
+        """Clip, step, and let the moving average follow; it follows faster at first, when there is little to keep."""
+        if self.config.clip is not None:
+            nn.utils.clip_grad_norm_(self.weights.values(), self.config.clip)
+        self.optimizer.step(self.config.rate(self.step))
+        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            averages: list[Tensor] = list(self.averages.values())
+            weights: list[Tensor] = [self.weights[name] for name in self.averages]
+            torch._foreach_lerp_(averages, weights, 1.0 - decay)  # pyright: ignore[reportPrivateImportUsage]
+        self.step += 1
+
+    def average(self) -> FlowModel | None:
+        """What sampling needs, with averaged weights; for the main process alone, but all have to ask for it."""
+        held: dict[str, Tensor] = {**self.model.state_dict(), **self.averages}
+        needed = {name: part for name, part in held.items() if not name.startswith(TRAINING_ONLY)}
+        parts = whole(needed, keep=self.accelerator.is_main_process)
+        if not self.accelerator.is_main_process:
+            return None
+        with torch.device("meta"):
+            model = build_model(self.config.model, training=False)
+        model.load_state_dict(parts, assign=True)
+        return model.eval()
+
+    def notes(self) -> dict[str, Any]:
+        """What the header of the checkpoint says of its training, beside the model's config."""
+        training = dataclasses.asdict(self.config) | {"world": WORLD}
+        del training["model"]
+        notes = {"step": self.step, "seed": self.seed, "precision": self.precision, "training": training}
+        return notes if self.data is None else notes | {"data": self.data}
+
+    def save(self, path: Path) -> None:
+        """Write everything a resumed run needs, whole, on the main process; all have to call it."""
+        tensors = whole(self._tensors() | self.optimizer.state(), keep=self.accelerator.is_main_process)
+        if self.accelerator.is_main_process:
+            write_tensors(path, tensors, self._header())
+
+    def load(self, path: Path) -> None:
+        """Take up the state in ``path``, which must be of the same recipe, seed, precision and data."""
+        header, found = read_tensors(path)
+        mine = json.loads(json.dumps(self._header()))
+        for name in ("config", "training", "seed", "precision", "data"):
+            if header.get(name) != mine.get(name):
+                raise CrossFlowError(f"{path} is the state of another run, its {name} differs: choose another --out.")
+        held = self._tensors()
+        check_tensors(path, found, held | self.optimizer.blank_state())
+        with torch.no_grad():
+            for name, tensor in held.items():
+                tensor.copy_(share_like(found[name], tensor))
+        self.optimizer.load_state(found)
+        self.step = int(header["step"])
+
+    def _header(self) -> dict[str, Any]:
+        return self.notes() | {"config": dataclasses.asdict(self.config.model)}
+
+    def _tensors(self) -> dict[str, Tensor]:
+        parts = (("model", self.model.state_dict()), ("ema", self.averages))
+        return {f"{prefix}.{name}": part for prefix, tensors in parts for name, part in tensors.items()}
+
+
+def _fresh_model(config: TrainConfig, seed: int) -> FlowModel:
+    """The model at step 0: its weights drawn with ``seed``, its autoencoder fitted."""
+    torch.manual_seed(seed)
+    model = build_model(config.model)
+    if isinstance(config.data, SceneData) and isinstance(model.autoencoder, PatchPCA):
+        model.autoencoder.fit(scene_images("train", min(PCA_IMAGES, config.data.count), config.data.size))
+    return model
+
+
+def _checkpoint(model: FlowModel) -> None:
+    """Keep no activations inside the blocks of backbone and image tower."""
+    if not isinstance(model.backbone, DiMR | DiT):
+        raise CrossFlowError("This recipe's network is small and keeps its activations: leave --checkpointing out.")
+    model.backbone.checkpointing = True
+    if isinstance(model, CrossFlow) and model.tower is not None:
+        model.tower.checkpointing = True

@@ -1,0 +1,182 @@
+"""Training: one loop, every step a pure function of the seed and the step's number.
+
+A run that was stopped anywhere goes on to the same bits. Any number of processes or parts trains on the same batches
+(``crossflow.training.data.scenes.shares``), and a state that some processes saved is taken up by any others.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from accelerate import Accelerator
+
+from crossflow.errors import CrossFlowError
+from crossflow.modalities.latents import MiniLM, PatchPCA
+from crossflow.model.checkpoint import replacing, save_checkpoint, usable_device, written
+from crossflow.model.crossflow import FlowModel, Losses
+from crossflow.recipes.recipe import SceneData, TrainConfig
+from crossflow.training.data.folders import SourcePairs, open_pairs
+from crossflow.training.data.scene_images import scene_image_pairs
+from crossflow.training.data.scenes import Pairs, read_ahead, scene_pairs, shares
+from crossflow.training.previews import PromptGrids, SceneAnswers
+from crossflow.training.run_state import Run
+
+
+def train(
+    config: TrainConfig,
+    out: Path,
+    *,
+    data: Path | None = None,
+    seed: int = 0,
+    resume: bool = False,
+    precision: str | None = None,
+    device: str = "auto",
+    shard: bool = False,
+    checkpointing: bool = False,
+    text_encoder: Path | None = None,
+    autoencoder: Path | None = None,
+    progress: Callable[[str], None] = lambda line: None,
+) -> Path:
+    """Train ``config`` into the folder ``out`` and return the path of the sampling checkpoint, ``model.safetensors``.
+
+    The folder also gets ``log.jsonl`` (every loss part), ``samples/`` and ``state.safetensors``, all that ``resume``
+    needs; under several processes all see the same folder. The state is written last, so whatever it says has happened
+    is there. ``data`` is the folder of pairs, for recipes that read one. ``precision`` is fp32, bf16 or auto, None the
+    recipe's own, ``device`` cpu, cuda or auto; for ``shard`` and ``checkpointing`` see ``Run``. ``text_encoder`` and
+    ``autoencoder`` are the weights that sample grids need if the model has none of its own (see ``PromptGrids``).
+
+    Raises CrossFlowError when ``out`` holds another run, or this one and ``resume`` is off; when it cannot be written;
+    when ``data`` is not what the recipe reads; and when the loss is no longer finite.
+    """
+    accelerator = _accelerator(device)
+    say = progress if accelerator.is_main_process else lambda line: None
+    state = out / "state.safetensors"
+    if state.exists() and not resume:
+        raise CrossFlowError(f"{out} already holds a training run: add --resume to go on, or choose another --out.")
+    pairs = _folder_pairs(config, data, seed)
+    with written(out):
+        out.mkdir(parents=True, exist_ok=True)
+    fingerprint = None if pairs is None else pairs.source.fingerprint
+    run = Run(
+        config,
+        accelerator,
+        seed,
+        _precision(precision or config.precision, accelerator.device),
+        fingerprint,
+        shard,
+        checkpointing,
+    )
+    if state.exists():
+        run.load(state)
+        say(f"resuming after step {run.step} of {config.steps}")
+    record = _Record(out, run, text_encoder, autoencoder, say)
+    with accelerator.main_process_first():  # the first process makes the cache, the others read it
+        if pairs is None:
+            pairs = _scene_pairs(config, run.model, out / "cache", say)
+    place = (accelerator.process_index, accelerator.num_processes)
+    ahead = read_ahead(shares(pairs, config, seed, run.step, *place))
+    while run.step < config.steps:
+        record.write(run.advance(ahead))
+    return record.model
+
+
+def _accelerator(device: str) -> Accelerator:
+    if device not in ("auto", "cpu", "cuda"):
+        raise CrossFlowError(f"device is {device!r}: it must be auto, cpu or cuda.")
+    return Accelerator(cpu=usable_device(device) == "cpu", mixed_precision="no")
+
+
+def _precision(name: str, device: torch.device) -> str:
+    """``auto`` is bf16 where the hardware multiplies in it: CUDA from Ampere on, CPUs with AVX512-BF16 or AMX."""
+    if name == "auto":
+        on_cpu = device.type == "cpu"
+        able = torch.ops.mkldnn._is_mkldnn_bf16_supported() if on_cpu else torch.cuda.is_bf16_supported(False)
+        return "bf16" if able else "fp32"
+    if name not in ("bf16", "fp32"):
+        raise CrossFlowError(f"precision is {name!r}: it must be auto, bf16 or fp32.")
+    return name
+
+
+def _folder_pairs(config: TrainConfig, folder: Path | None, seed: int) -> SourcePairs | None:
+    """The pairs in ``folder``; None for a recipe that draws its own."""
+    if isinstance(config.data, SceneData):
+        if folder is not None:
+            raise CrossFlowError(f"This recipe draws its own data and does not read {folder}: leave --data out.")
+        return None
+    if folder is None:
+        raise CrossFlowError("This recipe reads image-text pairs from a folder: give it as --data.")
+    return SourcePairs(open_pairs(folder, config), config, seed)
+
+
+def _scene_pairs(config: TrainConfig, model: FlowModel, cache: Path, say: Callable[[str], None]) -> Pairs:
+    """The pairs that a recipe of the embedded world draws."""
+    if config.model.image is not None:
+        return scene_image_pairs(config, model, cache, say)
+    fitted = cast(PatchPCA, model.autoencoder)
+    return scene_pairs(cast(SceneData, config.data), config.model.token_count, fitted, MiniLM(), cache, say)
+
+
+class _Record:
+    """What a run leaves in its folder, when it is due; written by the main process, with the others called along."""
+
+    def __init__(
+        self, out: Path, run: Run, text_encoder: Path | None, autoencoder: Path | None, say: Callable[[str], None]
+    ) -> None:
+        self.out, self.run, self.say = out, run, say
+        self.model = out / "model.safetensors"
+        self.main = run.accelerator.is_main_process
+        if self.main:
+            self.log = _Log(out / "log.jsonl", run.step)
+            self.previews = (
+                PromptGrids(run.config, text_encoder, autoencoder, run.accelerator.device, say)
+                if run.config.model.image is None
+                else SceneAnswers(run.config)
+            )
+
+    def write(self, losses: Losses) -> None:
+        """Write what is due after a step. A loss that is not finite ends the run before it is saved."""
+        run, config, step = self.run, self.run.config, self.run.step
+        log_now, sample_now, save_now = (
+            step % every == 0 or step == config.steps
+            for every in (config.log_every, config.sample_every, config.save_every)
+        )
+        if (log_now or save_now) and not losses.total.isfinite():
+            raise CrossFlowError(f"The loss is {losses.total.item()} at step {step}: use a lower learning rate.")
+        if log_now and self.main:
+            self.say(self.log.write(step, config.rate(step - 1), losses))
+        average = run.average() if sample_now or save_now else None
+        if sample_now and average is not None:
+            self.previews.draw(average, self.out / "samples" / f"step-{step:06d}.png")
+        if save_now and average is not None:
+            save_checkpoint(self.model, average, run.notes())
+        if save_now:
+            run.save(self.out / "state.safetensors")
+
+
+class _Log:
+    """``log.jsonl``: one line every so many steps.
+
+    On opening, lines past the step that a run resumes from are cut off, and so is a line that a kill cut in half.
+    """
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.path = path
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        try:
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        except (ValueError, KeyError, TypeError) as error:
+            raise CrossFlowError(
+                f"{path} is not the log of a training run: remove it, or choose another --out."
+            ) from error
+        with replacing(path) as temporary:
+            temporary.write_text("".join(kept))
+
+    def write(self, step: int, rate: float, losses: Losses) -> str:
+        """Append a line and return it in words."""
+        values = {name: float(value) for name, value in losses._asdict().items()}
+        row: dict[str, Any] = {"step": step, "learning_rate": rate, **values}
+        with written(self.path), self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        return f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in values.items())

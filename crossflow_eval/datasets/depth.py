@@ -1,0 +1,272 @@
+"""Depth maps on disk: the five data sets of the published suites, and predictions of other models.
+
+Each data set is found under one root in its own layout (as its archives unpack) or in Marigold's. The file lists are
+Marigold's, shipped in ``suites/lists`` and checked against their sha256 before use.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from importlib.resources import files
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image
+
+from crossflow_eval.datasets.folder import ImageFolder
+from crossflow_eval.names import first_few
+from crossflow_eval.types import Example, SetupError
+
+LISTS = Path(str(files("crossflow_eval.datasets"))) / "lists"
+PREDICTIONS = (".npy", ".npz", ".png")
+ETH3D_SIZE = (4032, 6048)
+"""Height and width of every depth map of ETH3D's high-resolution training images."""
+
+Measured = tuple[np.ndarray, np.ndarray | None]
+"""A target: depth in metres, float32 [h w], and the data set's own mask, bool [h w], where it has one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DepthSet:
+    """One data set: its list, where a listed file may lie under the root (shell patterns; the first that is there
+    counts), the parts of an image's path that make its id, how the files of a target are decoded, and by what the
+    numbers of a 16-bit PNG are divided to give metres."""
+
+    name: str
+    sha256: str
+    files: int
+    places: Callable[[str], Sequence[str]]
+    id_parts: Sequence[int]
+    decode: Callable[..., Measured]
+    png_scale: float
+    origin: str
+
+    def examples(self, root: Path | None) -> list[Example]:
+        """One example a usable line of the list: source the image, target the depth map, or depth map and mask.
+
+        Raises:
+            SetupError: no root, a list that is not the published one, missing files (counted, the first ones named).
+        """
+        if root is None or not root.is_dir():
+            got = "none was given" if root is None else f"{root} is no folder (unpack archives first)"
+            raise SetupError(f"The data set {self.name} needs its root folder and {got}. {self.origin}")
+        rows = [row[: self.files] for row in read_list(LISTS / f"{self.name}.txt", self.sha256) if row[1] != "None"]
+        found = {listed: self._find(root, listed) for row in rows for listed in row}
+        missing = [listed for listed, path in found.items() if path is None]
+        if missing:
+            raise SetupError(
+                f"{len(missing)} of {len(found)} files of the data set {self.name} are missing under {root}: "
+                f"{first_few(missing)}. {self.origin}"
+            )
+        return [self._example(row[0], [path for listed in row if (path := found[listed])]) for row in rows]
+
+    def read(self, target: Path | tuple[Path, ...]) -> Measured:
+        """Read an example's target. Raises SetupError for a file that is not of the data set's format."""
+        return self.decode(*(target if isinstance(target, tuple) else (target,)))
+
+    def _find(self, root: Path, listed: str) -> Path | None:
+        return next((path for place in self.places(listed) for path in root.glob(place)), None)
+
+    def _example(self, listed: str, paths: Sequence[Path]) -> Example:
+        parts = PurePosixPath(listed).with_suffix("").parts
+        image, *targets = paths
+        return Example(
+            id="_".join(parts[part] for part in self.id_parts),
+            source=image,
+            target=targets[0] if len(targets) == 1 else tuple(targets),
+            tags={"data_set": self.name, "list_sha256": self.sha256},
+        )
+
+
+def read_list(path: Path, sha256: str) -> list[list[str]]:
+    """The words of every line of a file list. Raises SetupError where its content is not the published one."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise SetupError(f"Cannot read the file list {path}: {error.strerror}; install the package again.") from error
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise SetupError(
+            f"The file list {path} has the sha256 {found[:12]}… and not {sha256[:12]}…: it is not the published list; "
+            "restore it, or scores would be of other images."
+        )
+    return [line.split() for line in content.decode().splitlines() if line]
+
+
+def read_png(path: Path, scale: float) -> np.ndarray:
+    """A 16-bit PNG of depth as float32 [h w]: the stored number divided by ``scale``. Raises SetupError."""
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            stored = np.asarray(image)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise SetupError(f"Cannot read the depth map {path}: {error}.") from error
+    if stored.dtype.itemsize < 2 or stored.ndim != 2:
+        raise SetupError(
+            f"{path} holds {stored.dtype} {list(stored.shape)} where a depth map is a 16-bit PNG of one channel; "
+            "a colour-mapped picture of depth cannot be judged."
+        )
+    return (stored / scale).astype(np.float32)
+
+
+def read_array(path: Path) -> np.ndarray:
+    """The one array of an .npy or .npz file, without axes of length 1. Raises SetupError for anything else."""
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        arrays = [loaded] if isinstance(loaded, np.ndarray) else [loaded[name] for name in loaded.files]
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise SetupError(f"Cannot read the depth map {path}: {error}.") from error
+    if len(arrays) != 1 or arrays[0].squeeze().ndim != 2:
+        shapes = ", ".join(str(list(array.shape)) for array in arrays)
+        raise SetupError(f"{path} holds arrays of the shapes {shapes}; expected one of [h w].")
+    return arrays[0].squeeze()
+
+
+def read_prediction(path: Path, png_scale: float) -> np.ndarray:
+    """A model's depth map as float32 [h w]: floats of an .npy or .npz file as they are, or a 16-bit PNG over its scale.
+
+    Raises SetupError, also for an array of integers, whose unit is not known.
+    """
+    if path.suffix.lower() == ".png":
+        return read_png(path, png_scale)
+    array = read_array(path)
+    if not np.issubdtype(array.dtype, np.floating):
+        raise SetupError(f"{path} holds {array.dtype}, whose unit is not known; store depth as floating point numbers.")
+    return array.astype(np.float32)
+
+
+def read_depth_folder(folder: Path, png_scale: float) -> ImageFolder:
+    """Find and check every depth map of a folder (.npy, .npz, 16-bit .png; not of its subfolders), by file stem.
+
+    Raises:
+        SetupError: no such folder, no depth maps, two files with one stem, files that cannot be read (all counted).
+    """
+    if not folder.is_dir():
+        raise SetupError(f"There is no folder {folder}; give the folder that holds the depth maps.")
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PREDICTIONS and path.name[0] != ".")
+    if not paths:
+        raise SetupError(f"The folder {folder} holds no depth map ({', '.join(PREDICTIONS)}).")
+    stems = Counter(path.stem for path in paths)
+    if twice := [path.name for path in paths if stems[path.stem] > 1]:
+        raise SetupError(
+            f"{len(twice)} depth maps in {folder} share their name ({first_few(twice)}); keep one of each."
+        )
+    with ThreadPoolExecutor() as pool:
+        checked = list(pool.map(partial(_check, png_scale=png_scale), paths))
+    if bad := [why for _, why in checked if why]:
+        raise SetupError(f"{len(bad)} of {len(paths)} depth maps cannot be read. The first: {bad[0]}")
+    digest = hashlib.sha256(f"png scale {png_scale}\n".encode())
+    for path, (content_sha256, _) in zip(paths, checked, strict=True):
+        digest.update(f"{path.stem}\0{content_sha256}\n".encode())
+    kinds = {path.stem: path.suffix.lower().lstrip(".").upper() for path in paths}
+    return ImageFolder(files={path.stem: path for path in paths}, formats=kinds, sha256=digest.hexdigest())
+
+
+def _check(path: Path, png_scale: float) -> tuple[str, str]:
+    """Return (sha256 of the content, "") or ("", why it cannot be read)."""
+    try:
+        read_prediction(path, png_scale)
+        return hashlib.sha256(path.read_bytes()).hexdigest(), ""
+    except SetupError as error:
+        return "", str(error)
+
+
+def _png_target(scale: float, path: Path) -> Measured:
+    return read_png(path, scale), None
+
+
+def _eth3d_target(path: Path) -> Measured:
+    """ETH3D's raw little-endian float32, row by row; a pixel without depth is infinite."""
+    try:
+        depth = np.fromfile(path, dtype="<f4")
+    except OSError as error:
+        raise SetupError(f"Cannot read the depth map {path}: {error.strerror}.") from error
+    height, width = ETH3D_SIZE
+    if depth.size != height * width:
+        raise SetupError(f"{path} holds {depth.size} float32 where {height} x {width} are due; unpack it again.")
+    return depth.reshape(ETH3D_SIZE), None
+
+
+def _diode_target(path: Path, mask: Path) -> Measured:
+    return read_array(path).astype(np.float32), read_array(mask).astype(bool)
+
+
+def _nyuv2_places(listed: str) -> Sequence[str]:
+    """Marigold counts the labelled images from 1 and sorts them by scene; BTS's extraction counts from 0."""
+    kind, number = PurePosixPath(listed).stem.split("_")
+    name = {"rgb": f"rgb_{int(number) - 1:05d}.jpg", "depth": f"sync_depth_{int(number) - 1:05d}.png"}[kind]
+    return listed, f"official_splits/test/*/{name}", f"test/*/{name}", f"*/{name}"
+
+
+def _eth3d_places(listed: str) -> Sequence[str]:
+    parts = PurePosixPath(listed).parts
+    return listed, "/".join(parts[1:] if parts[0] == "rgb" else parts[2:])
+
+
+def _scannet_places(listed: str) -> Sequence[str]:
+    """ScanNet's own exporter writes frame numbers without leading zeros."""
+    path = PurePosixPath(listed)
+    own = path.with_name(f"{int(path.stem)}{path.suffix}")
+    return listed, str(own), f"scans/{own}"
+
+
+def _under(*folders: str) -> Callable[[str], Sequence[str]]:
+    return lambda listed: [f"{folder}{listed}" for folder in ("", *folders)]
+
+
+KITTI = DepthSet(
+    name="kitti",
+    sha256="8d0499af9ab4c0d1cd7944d572b0e0e4412feab1e73f4003038426fde699b53a",
+    files=2,
+    places=_under("raw/", "train/", "val/", *(f"data_depth_annotated/{part}" for part in ("", "train/", "val/"))),
+    id_parts=(1, -1),
+    decode=partial(_png_target, 256.0),
+    png_scale=256.0,
+    origin="It is KITTI's raw data and annotated depth maps (cvlibs.net), or Marigold's kitti_eigen_split_test.tar.",
+)
+NYUV2 = DepthSet(
+    name="nyuv2",
+    sha256="d9a47a1568b7d70a737a4bc75a49e66827b8e354219e9eee332676dbaee34a69",
+    files=2,
+    places=_nyuv2_places,
+    id_parts=(1, -1),
+    decode=partial(_png_target, 1000.0),
+    png_scale=1000.0,
+    origin="It is official_splits/test as BTS's script extracts it from NYU's nyu_depth_v2_labeled.mat, "
+    "or Marigold's nyu_labeled_extracted.tar.",
+)
+ETH3D = DepthSet(
+    name="eth3d",
+    sha256="39cf9f48bd524e51b1feda6092f84ed03b78eeaaf507c4068ab8130987e42971",
+    files=2,
+    places=_eth3d_places,
+    id_parts=(1, -1),
+    decode=_eth3d_target,
+    png_scale=1000.0,
+    origin="It is the high-resolution training images and depth (eth3d.net), or Marigold's eth3d.tar.",
+)
+SCANNET = DepthSet(
+    name="scannet",
+    sha256="066c76d6d8f93d6d7bed812e9c3bb0c375f08e7ff76569e13ce9c000dd74ead5",
+    files=2,
+    places=_scannet_places,
+    id_parts=(0, -1),
+    decode=partial(_png_target, 1000.0),
+    png_scale=1000.0,
+    origin="It is the exported color and depth frames (scan-net.org), or Marigold's scannet_val_sampled_800_1.tar.",
+)
+DIODE = DepthSet(
+    name="diode",
+    sha256="657e430e9e75530c91a9fa4f355234a71a5a0f1060381f0966feabc3643178ce",
+    files=3,
+    places=_under("val/"),
+    id_parts=(-1,),
+    decode=_diode_target,
+    png_scale=1000.0,
+    origin="It is the validation set (diode-dataset.org), or Marigold's diode_val.tar.",
+)

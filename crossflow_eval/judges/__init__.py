@@ -1,0 +1,1 @@
+"""Networks and programs that judge outputs, their features, their weights and statistics files."""

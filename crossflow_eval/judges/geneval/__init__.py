@@ -1,0 +1,1 @@
+"""GenEval's detector and classifier of colours."""

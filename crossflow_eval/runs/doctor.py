@@ -1,0 +1,72 @@
+"""What can run on this machine, and what is missing for the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from crossflow_eval.environment import environment, hardware
+from crossflow_eval.judges.java import find_java
+from crossflow_eval.judges.local_weights import checked_sha256, home
+from crossflow_eval.runs.run import make_metrics
+from crossflow_eval.suites import load_suite, suite_names
+from crossflow_eval.types import SetupError
+from crossflow_eval.judges.weights import PUBLISHED, EvaluatorWeights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that was looked for. ``detail`` says what it is, or what is missing and how to get it."""
+
+    kind: Literal["machine", "weights", "suite"]
+    name: str
+    ready: bool
+    detail: str
+
+
+def examine() -> Iterator[Finding]:
+    """Look at the machine, at every evaluator's weights, and whether the metrics of every suite can be built.
+
+    Whole files are read, to compare their sha256. What data a suite asks for is not looked at: it is given at the call.
+    """
+    yield from _machine()
+    for weights in PUBLISHED:
+        yield weights_finding(weights)
+    for name in suite_names():
+        try:
+            metrics = make_metrics(load_suite(name))
+        except SetupError as error:
+            yield Finding(kind="suite", name=name, ready=False, detail=str(error))
+        else:
+            yield Finding(kind="suite", name=name, ready=True, detail=", ".join(metrics))
+
+
+def weights_finding(weights: EvaluatorWeights) -> Finding:
+    """Whether the file of ``weights`` is there, whole and the published one."""
+    path = home() / weights.file
+    if not path.exists():
+        fetched = f"`crossflow-eval weights fetch {weights.file}`, or put it into {home()}"
+        return Finding(kind="weights", name=weights.file, ready=False, detail=f"for {weights.metric}: {fetched}")
+    try:
+        digest = checked_sha256(path, weights.sha256)
+    except SetupError as error:
+        return Finding(kind="weights", name=weights.file, ready=False, detail=str(error))
+    return Finding(kind="weights", name=weights.file, ready=True, detail=f"sha256 {digest[:16]}")
+
+
+def _machine() -> Iterator[Finding]:
+    import torch
+
+    found = environment()
+    yield Finding(kind="machine", name="python", ready=True, detail=found["python"])
+    yield Finding(kind="machine", name="processor", ready=True, detail=hardware())
+    cuda = torch.cuda.is_available()
+    device = torch.cuda.get_device_name() if cuda else "none that this torch can use; everything runs on the processor"
+    yield Finding(kind="machine", name="GPU", ready=cuda, detail=device)
+    for package in sorted(name for name, version in found.items() if version == "not installed"):
+        yield Finding(kind="machine", name=package, ready=False, detail=f"not installed: pip install {package}")
+    try:
+        yield Finding(kind="machine", name="Java", ready=True, detail=find_java())
+    except SetupError as error:
+        yield Finding(kind="machine", name="Java", ready=False, detail=str(error))

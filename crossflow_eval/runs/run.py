@@ -1,0 +1,298 @@
+"""The only two loops: ``generate`` makes the outputs of a run, ``score`` turns them into its result.
+
+Both work on files, so either can be stopped at any moment and called again: what is there is kept, what is missing is
+made, and the end is the same byte for byte. Under ``torchrun`` (RANK, WORLD_SIZE) rank r makes ``todo[r::world]`` and
+rank 0 scores once all outputs exist; no process talks to another except through the folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from crossflow_eval.environment import environment, rank_and_world
+from crossflow_eval.judges.features import FeatureCache, keep_features
+from crossflow_eval.models import Lookup
+from crossflow_eval.names import first_few
+from crossflow_eval.runs.store import Job, Store, UnreadableOutput, data_sha256
+from crossflow_eval.types import (
+    Example,
+    LateRows,
+    Metric,
+    Model,
+    Output,
+    Result,
+    Row,
+    Settings,
+    SetupError,
+    Suite,
+    Value,
+    check_kind,
+)
+
+Track = Callable[[Sequence[Sequence[Job]], str], Iterable[Sequence[Job]]]
+"""Passes batches of jobs through, showing progress under a stage's name; see ``untracked``."""
+
+GENERATE_BATCH, SCORE_BATCH = 64, 64
+"""Outputs asked of the model, and read back for the metrics, at a time; neither changes a number."""
+
+PATIENCE = 1800.0
+"""Seconds rank 0 waits for another rank's next output before it gives up."""
+
+
+def untracked(batches: Sequence[Sequence[Job]], stage: str) -> Iterable[Sequence[Job]]:
+    """The ``Track`` that shows nothing."""
+    return batches
+
+
+def output_seed(seed: int, example_id: str, index: int) -> int:
+    """The seed of one output: 63 bits of sha256, the same whatever the batch, order, limit, rank or restart."""
+    digest = hashlib.sha256(f"{seed}\0{example_id}\0{index}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def list_examples(suite: Suite, root: Path | None) -> list[Example]:
+    """All examples of a suite. Raises SetupError for ids that are not unique or cannot name a file."""
+    examples = list(suite.examples(root))
+    ids = [example.id for example in examples]
+    odd = [name for name in ids if not name or name.startswith(".") or set(name) & set("/\\\0\n") or len(name) > 200]
+    if odd:
+        raise SetupError(f"{len(odd)} example ids cannot name a file: {first_few(map(repr, odd))}.")
+    times = Counter(name.casefold() for name in ids)
+    if twice := [name for name in ids if times[name.casefold()] > 1]:
+        raise SetupError(f"{len(twice)} example ids are not unique, letter case aside: {first_few(twice)}.")
+    return examples
+
+
+def first_examples(examples: Sequence[Example], limit: int | None) -> Sequence[Example]:
+    """The first ``limit`` examples, or all. Raises SetupError for more than there are."""
+    if limit is not None and not 1 <= limit <= len(examples):
+        raise SetupError(f"--limit {limit} is not between 1 and the suite's {len(examples)} examples.")
+    return examples[:limit]
+
+
+def make_settings(suite: Suite, model: Model | Lookup, seed: int = 0, limit: int | None = None) -> Settings:
+    """Everything that can change a number of this run."""
+    return Settings(
+        suite=suite.name,
+        suite_version=suite.version,
+        model=model.name,
+        identity=dict(model.identity),
+        seed=seed,
+        limit=limit,
+        outputs_per_example=suite.outputs_per_example,
+    )
+
+
+def list_jobs(suite: Suite, examples: Sequence[Example], settings: Settings) -> list[Job]:
+    """One job an output, in the order of the examples."""
+    return [
+        Job(
+            example=example,
+            index=index,
+            name=f"{example.id}-{index}.{suite.output}",
+            seed=output_seed(settings.seed, example.id, index),
+        )
+        for example in examples
+        for index in range(settings.outputs_per_example)
+    ]
+
+
+def make_metrics(suite: Suite) -> dict[str, Metric]:
+    """The suite's metrics, fresh. Raises SetupError where one lacks its weights."""
+    return {name: make() for name, make in suite.metrics.items()}
+
+
+def run(
+    suite: Suite,
+    model: Model | Lookup,
+    settings: Settings,
+    examples: Sequence[Example],
+    folder: Path,
+    *,
+    track: Track = untracked,
+) -> Result | None:
+    """Generate and score in ``folder``. Returns None on every rank but 0, whose part ends with its outputs."""
+    rank, world = rank_and_world()
+    store = Store(folder, rank)
+    store.open(settings, examples)
+    metrics = make_metrics(suite)  # first, so that a judge that is not there costs no work
+    caches = keep_features(metrics.values(), folder / "features", rank)
+    if rank != 0:
+        generate(suite, model, settings, examples, store, caches, share=(rank, world), track=track)
+        return None
+    with store.locked():
+        generate(suite, model, settings, examples, store, caches, share=(rank, world), track=track)
+        if world > 1:
+            _wait(store, list_jobs(suite, examples, settings))
+        return score(suite, settings, examples, store, metrics, track=track)
+
+
+def generate(
+    suite: Suite,
+    model: Model | Lookup,
+    settings: Settings,
+    examples: Sequence[Example],
+    store: Store,
+    caches: Sequence[FeatureCache] = (),
+    *,
+    share: tuple[int, int] = (0, 1),
+    track: Track = untracked,
+) -> int:
+    """Make the outputs that are not there yet; of ``share`` (rank, world) only ``todo[rank::world]``. Returns how many.
+
+    Their features go into ``caches`` first, so that where an output is, its features are.
+
+    Raises:
+        SetupError: an output that is there but cannot be read; a model that answers in another kind; a full disk.
+    """
+    started = time.monotonic()
+    rank, world = share
+    jobs = list_jobs(suite, examples, settings)
+    there = {path.name for path in store.outputs.iterdir()}
+    if rank == 0:
+        store.check([job for job in jobs if job.name in there])
+    todo = [job for job in jobs[rank::world] if job.name not in there]
+    for batch in track(_batches(todo, GENERATE_BATCH), "generate"):
+        outputs = _ask(model, batch)
+        for output in outputs:
+            check_kind(model.name, output, suite.output)
+        for cache in caches:
+            cache.extract(outputs)
+        for job, output in zip(batch, outputs, strict=True):
+            store.write_output(job, output)
+    _log(store, "generate", rank, world, len(todo), started)
+    return len(todo)
+
+
+def score(
+    suite: Suite,
+    settings: Settings,
+    examples: Sequence[Example],
+    store: Store,
+    metrics: Mapping[str, Metric],
+    *,
+    again: bool = False,
+    track: Track = untracked,
+) -> Result:
+    """Score the outputs of a run with fresh ``metrics``; write per_example.jsonl and result.json.
+
+    A result that is there already is returned as it is if it was made by this very version of everything, unless
+    ``again``. Outputs are read from disk batch by batch, so memory does not grow with their number.
+
+    Raises:
+        SetupError: missing or unreadable outputs, with their count and the first names; a full disk.
+    """
+    started = time.monotonic()
+    jobs = list_jobs(suite, examples, settings)
+    data, machine = data_sha256(examples), environment()
+    done = None if again else store.result()
+    if done is not None and done.data_sha256 == data and done.environment == machine and _is_clean(machine):
+        return done
+    rows: list[Row] = []
+    for batch in track(_batches(jobs, SCORE_BATCH), "score"):
+        rows += _update(metrics, batch, _read(store, batch, jobs))
+    values, better = _compute(metrics)
+    for name, metric in metrics.items():
+        if isinstance(metric, LateRows):
+            _merge(name, rows, metric.rows())
+    result = Result(
+        settings=settings,
+        protocol={name: dict(metric.protocol) for name, metric in metrics.items()},
+        n=len(jobs),
+        values=values,
+        higher_is_better=better,
+        data_sha256=data,
+        environment=machine,
+    )
+    store.write_result(result, rows)
+    _log(store, "score", 0, 1, len(jobs), started)
+    return result
+
+
+def _ask(model: Model | Lookup, batch: Sequence[Job]) -> list[Any]:
+    """The model's answers, not yet checked to be of the suite's kind."""
+    if isinstance(model, Lookup):
+        return [model.read(job.example.id, job.index) for job in batch]
+    outputs = list(model.generate([job.example.source for job in batch], [job.seed for job in batch]))
+    if len(outputs) != len(batch):
+        raise SetupError(f"The model {model.name} gave {len(outputs)} outputs for {len(batch)} sources.")
+    return outputs
+
+
+def _read(store: Store, batch: Sequence[Job], jobs: Sequence[Job]) -> list[Output]:
+    try:
+        return [store.read_output(job) for job in batch]
+    except UnreadableOutput:
+        store.check(jobs)  # counts and names all that are missing
+        raise
+
+
+def _update(metrics: Mapping[str, Metric], batch: Sequence[Job], outputs: Sequence[Output]) -> list[Row]:
+    """Feed every metric and merge what they say of each output into one row."""
+    rows: list[Row] = [
+        {"id": job.example.id, "index": job.index, "output": job.name, "prompt": _shown(job.example.source)}
+        for job in batch
+    ]
+    examples = [job.example for job in batch]
+    for name, metric in metrics.items():
+        _merge(name, rows, metric.update(examples, outputs) or [{}] * len(rows))
+    return rows
+
+
+def _merge(name: str, rows: Sequence[Row], said: Sequence[Row]) -> None:
+    """Add to each row what the metric ``name`` says of its output."""
+    for row, more in zip(rows, said, strict=True):
+        if twice := row.keys() & more.keys():
+            raise ValueError(f"The metric {name} repeats the columns {sorted(twice)} of another metric.")
+        row.update(more)
+
+
+def _compute(metrics: Mapping[str, Metric]) -> tuple[dict[str, Value], dict[str, bool]]:
+    values: dict[str, Value] = {}
+    better: dict[str, bool] = {}
+    for name, metric in metrics.items():
+        computed = metric.compute()
+        if twice := values.keys() & computed.keys():
+            raise ValueError(f"The metric {name} repeats the values {sorted(twice)} of another metric.")
+        values |= computed
+        better |= metric.higher_is_better
+    return values, better
+
+
+def _shown(source: str | Path) -> str:
+    return source.name if isinstance(source, Path) else source
+
+
+def _batches(jobs: Sequence[Job], size: int) -> list[Sequence[Job]]:
+    return [jobs[start : start + size] for start in range(0, len(jobs), size)]
+
+
+def _wait(store: Store, jobs: Sequence[Job]) -> None:
+    """Wait for the other ranks' outputs. Raises SetupError when no new one came for ``PATIENCE`` seconds."""
+    left, last = len(jobs) + 1, time.monotonic()
+    while missing := [job.name for job in jobs if not (store.outputs / job.name).exists()]:
+        if len(missing) < left:
+            left, last = len(missing), time.monotonic()
+        if time.monotonic() - last > PATIENCE:
+            raise SetupError(
+                f"{len(missing)} of {len(jobs)} outputs are missing ({first_few(missing)}) and no other process has "
+                f"made one for {PATIENCE:.0f} seconds. Run the same command again to make them."
+            )
+        time.sleep(0.5)
+
+
+def _is_clean(machine: Mapping[str, str]) -> bool:
+    return machine.get("git_dirty", "false") == "false" and machine.get("git_commit") != "unknown"
+
+
+def _log(store: Store, stage: str, rank: int, world: int, outputs: int, started: float) -> None:
+    seconds = round(time.monotonic() - started, 3)
+    ended = datetime.now(UTC).isoformat(timespec="seconds")
+    record = {"stage": stage, "rank": rank, "world": world, "outputs": outputs, "seconds": seconds, "ended": ended}
+    store.append("timing.jsonl", record)

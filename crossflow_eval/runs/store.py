@@ -1,0 +1,279 @@
+"""The folder of one run: what lies in it, how it is written, and how it is read back.
+
+::
+
+    settings.json       what made the run, written first        examples.jsonl   what was asked, one example a line
+    outputs/<id>-<k>.*  one file an output                      per_example.jsonl, result.json   written last
+    timing.jsonl        one line a process: wall time, which belongs into no record that must repeat byte for byte
+
+Every file appears whole: it is written under a temporary name beside its place and then renamed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from PIL import Image
+from pydantic import BaseModel, ValidationError
+
+from crossflow_eval.datasets.folder import UnreadableImage, decode_image
+from crossflow_eval.names import first_few
+from crossflow_eval.types import Example, Output, Result, Row, Settings, SetupError
+
+RECORDS = ("settings.json", "examples.jsonl", "per_example.jsonl", "result.json", "timing.jsonl")
+FILES = (*RECORDS, "outputs", "features", "references", "report.html")
+Record = TypeVar("Record", bound=BaseModel)
+KEPT = "Everything made so far is kept; mend this and run the same command again"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One output to make: the ``index``-th of ``example``, kept in ``outputs/<name>``, made from ``seed``."""
+
+    example: Example
+    index: int
+    name: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Store:
+    """One run's folder as seen by one process; ``rank`` keeps the temporary files of several processes apart."""
+
+    path: Path
+    rank: int = 0
+
+    @property
+    def outputs(self) -> Path:
+        """The folder of the outputs."""
+        return self.path / "outputs"
+
+    def open(self, settings: Settings, examples: Sequence[Example]) -> None:
+        """Create the folder, or check that it is of the same settings and the same examples.
+
+        Raises:
+            SetupError: it holds another run or other files; or it cannot be written.
+        """
+        with _writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            foreign = [entry.name for entry in self.path.iterdir() if not entry.name.startswith(".")]
+        if (self.path / "settings.json").exists():
+            _compare(self.path, self.settings(), settings)
+        elif others := sorted(set(foreign) - set(FILES)):
+            raise SetupError(f"{self.path} is not a run's folder: it holds {first_few(others)}. Give another --out.")
+        else:
+            self.write("settings.json", _pretty(settings), durable=True)
+        lines = "".join(canonical_json(example_record(example)) + "\n" for example in examples).encode()
+        listed = self.path / "examples.jsonl"
+        if listed.exists() and listed.read_bytes() != lines:
+            raise SetupError(f"{self.path} was made from other data (examples.jsonl differs). Give another --out.")
+        if not listed.exists():
+            self.write("examples.jsonl", lines)
+        with _writing(self.outputs):
+            self.outputs.mkdir(exist_ok=True)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other launches out of the folder. The lock goes with the process, however that ends."""
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise SetupError(f"Another process is working in {self.path}; wait for it or stop it.") from error
+            except OSError:  # a file system without locks: the run is as safe as before, only the warning is lost
+                pass
+            yield
+        finally:
+            os.close(descriptor)
+
+    def write(self, name: str, content: bytes, durable: bool = False) -> None:
+        """Let ``name`` appear whole: write beside it, then rename. ``durable`` also waits for the disk."""
+        place = self.path / name
+        temporary = place.with_name(f".{place.name}.{self.rank}.tmp")
+        with _writing(place, temporary):
+            with temporary.open("wb") as file:
+                file.write(content)
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+            os.replace(temporary, place)
+
+    def append(self, name: str, record: Mapping[str, Any]) -> None:
+        """Add one line to a JSONL file that is a log, not a record."""
+        with _writing(self.path / name), (self.path / name).open("a", encoding="utf-8") as file:
+            file.write(canonical_json(record) + "\n")
+
+    def write_output(self, job: Job, output: Output) -> None:
+        """Keep one output; the suffix of the job's name says as what."""
+        self.write(f"outputs/{job.name}", encode_output(output, Path(job.name).suffix))
+
+    def read_output(self, job: Job) -> Output:
+        """Read one output back. Raises UnreadableOutput."""
+        try:
+            return decode_output((self.outputs / job.name).read_bytes(), Path(job.name).suffix)
+        except FileNotFoundError as error:
+            raise UnreadableOutput(f"{job.name} (missing)") from error
+        except (OSError, UnreadableImage, ValueError, EOFError) as error:
+            raise UnreadableOutput(f"{job.name} ({error})") from error
+
+    def check(self, jobs: Sequence[Job]) -> None:
+        """Read every output of ``jobs``. Raises SetupError with the count and the first names that cannot be read."""
+        bad: list[str] = []
+        for job in jobs:
+            try:
+                self.read_output(job)
+            except UnreadableOutput as error:
+                bad.append(str(error))
+        if bad:
+            raise SetupError(
+                f"{len(bad)} of {len(jobs)} outputs in {self.outputs} cannot be read: {first_few(bad)}. "
+                "Remove them and run the same command again to make them anew."
+            )
+
+    def settings(self) -> Settings:
+        """Read settings.json. Raises SetupError."""
+        return self._record("settings.json", Settings)
+
+    def result(self) -> Result | None:
+        """Read result.json; None where the run is not finished. Raises SetupError."""
+        return self._record("result.json", Result) if (self.path / "result.json").exists() else None
+
+    def write_result(self, result: Result, rows: Sequence[Row]) -> None:
+        """Write per_example.jsonl and then result.json: where that is present, the run is whole."""
+        lines = "".join(canonical_json(row) + "\n" for row in rows)
+        self.write("per_example.jsonl", lines.encode(), durable=True)
+        with suppress(OSError):  # leftovers of killed processes; harmless where they cannot be removed
+            for leftover in (*self.path.glob(".*.tmp"), *self.outputs.glob(".*.tmp")):
+                leftover.unlink(missing_ok=True)
+        self.write("result.json", _pretty(result), durable=True)
+
+    def examples(self) -> list[Example]:
+        """Read the examples back, for suites whose examples are plain data. Raises SetupError."""
+        try:
+            lines = (self.path / "examples.jsonl").read_text(encoding="utf-8").split("\n")
+            return [Example(**json.loads(line)) for line in lines if line]
+        except (OSError, ValueError, TypeError) as error:
+            raise SetupError(f"Cannot read the examples of the run {self.path}: {error}.") from error
+
+    def _record(self, name: str, kind: type[Record]) -> Record:
+        try:
+            return kind.model_validate_json((self.path / name).read_bytes())
+        except FileNotFoundError as error:
+            raise SetupError(f"{self.path} is not a run's folder: it holds no {name}.") from error
+        except (OSError, ValidationError) as error:
+            raise SetupError(f"Cannot read {self.path / name}: {str(error).splitlines()[0]}.") from error
+
+
+class UnreadableOutput(Exception):
+    """One output's file is missing, truncated or of another kind; the message holds its name and the reason."""
+
+
+@contextmanager
+def _writing(place: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Turn a failure to write into one sentence, and leave no half file behind."""
+    try:
+        yield
+    except OSError as error:
+        if temporary is not None:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+        raise SetupError(f"Cannot write {place}: {error.strerror or error}. {KEPT}.") from error
+
+
+def encode_output(output: Output, suffix: str) -> bytes:
+    """Return the bytes of an output's file: PNG (lossless), NPY or UTF-8 text."""
+    stream = io.BytesIO()
+    if suffix == ".txt":
+        return str(output).encode()
+    if suffix == ".npy":
+        np.save(stream, np.asarray(output), allow_pickle=False)
+    else:
+        Image.fromarray(np.asarray(output)).save(stream, format="PNG", compress_level=1)
+    return stream.getvalue()
+
+
+def decode_output(content: bytes, suffix: str) -> Output:
+    """Invert ``encode_output``. Raises UnreadableImage, ValueError or EOFError."""
+    if suffix == ".txt":
+        return content.decode()
+    if suffix == ".npy":
+        return np.load(io.BytesIO(content), allow_pickle=False)
+    return decode_image(content)[0]
+
+
+def canonical_json(record: Any) -> str:
+    """One line of JSON with sorted keys; NaN and infinity are refused with a ValueError."""
+    return json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def example_record(example: Example) -> dict[str, Any]:
+    """An example as plain JSON. Files stand as their name and sha256, arrays as theirs, never as paths."""
+    return {
+        "id": example.id,
+        "source": _plain(example.source),
+        "target": _plain(example.target),
+        "tags": _plain(example.tags),
+    }
+
+
+def data_sha256(examples: Sequence[Example]) -> str:
+    """Name the data of a run: sha256 over the canonical JSON of its examples, in order."""
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(canonical_json(example_record(example)).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, (str, bool, int, float)):
+        return value
+    if isinstance(value, Path):
+        try:
+            return {"file": value.name, "sha256": hashlib.sha256(value.read_bytes()).hexdigest()}
+        except OSError as error:
+            raise SetupError(f"Cannot read {value}: {error.strerror}.") from error
+    if isinstance(value, np.ndarray):
+        content = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
+        return {"array": content, "shape": list(value.shape), "dtype": str(value.dtype)}
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    raise TypeError(f"An example holds a {type(value).__name__}, which has no canonical JSON.")
+
+
+def _pretty(record: BaseModel) -> bytes:
+    return (json.dumps(record.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _compare(path: Path, there: Settings, given: Settings) -> None:
+    """Raise SetupError naming every field in which the settings in the folder differ from the given ones."""
+    if there == given:
+        return
+    left, right = _flat(there.model_dump()), _flat(given.model_dump())
+    differing = [
+        f"{name} is {left.get(name)!r} there and {right.get(name)!r} now"
+        for name in sorted(left.keys() | right.keys())
+        if left.get(name) != right.get(name)
+    ]
+    raise SetupError(f"{path} holds a run of other settings: {'; '.join(differing)}. Give another --out.")
+
+
+def _flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in record.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat
