@@ -22,7 +22,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from crossflow.model.checkpoint import load_checkpoint, read_tensors
+from crossflow.files.tensors import read_tensors
+from crossflow.model.checkpoint import load_checkpoint
 from crossflow.model.crossflow import build_model
 from crossflow.recipes.configs import CONFIGS
 from crossflow.recipes.recipe import SceneData, TrainConfig

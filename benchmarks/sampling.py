@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.plain import as_authors, in_turns, machine, matmul_rate, plain_velocity
+from crossflow.files.devices import usable_device
 from crossflow.flow.solver import euler_official
-from crossflow.model.checkpoint import usable_device
 from crossflow.model.config import Sampling
 from crossflow.networks.dimr import DiMR, DiMRConfig, Stage
 from crossflow.recipes.configs import CONFIGS

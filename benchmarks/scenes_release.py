@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 from crossflow.cli import SHIPPED
-from crossflow.model.checkpoint import export_checkpoint, read_header
+from crossflow.files.tensors import read_header
+from crossflow.model.checkpoint import export_checkpoint
 from crossflow.model.config import Sampling
 from crossflow.sampling.text_to_image import TextToImage
 from crossflow_eval import report

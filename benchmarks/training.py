@@ -28,9 +28,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.plain import as_authors, in_turns, machine, matmul_rate, rounding
 from benchmarks.sampling import REDUCED
+from crossflow.files.devices import usable_device
 from crossflow.flow import losses
 from crossflow.flow.losses import Draws
-from crossflow.model.checkpoint import usable_device
 from crossflow.model.config import FlowConfig
 from crossflow.model.crossflow import Batch, CrossFlow
 from crossflow.networks.dimr import DiMR

@@ -75,7 +75,7 @@ def cache(
 
 def _own_device(name: str) -> str:
     """The device of this process: each of a machine has a GPU of its own."""
-    from crossflow.model.checkpoint import usable_device
+    from crossflow.files.devices import usable_device
 
     device = usable_device(name)
     return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if device == "cuda" else device
@@ -85,10 +85,10 @@ def _loaded(
     text: str, text_encoder: Path | None, autoencoder: Path | None, device: str
 ) -> tuple[TextEmbedder, KLAutoencoder, dict[str, str]]:
     """Text encoder and autoencoder, and what the index says of them."""
+    from crossflow.files.hashes import content_sha256
     from crossflow.modalities.kl_autoencoder import KLAutoencoder
     from crossflow.modalities.latents import cache_folder
     from crossflow.modalities.text_embedders import LanguageModel, embedder_named
-    from crossflow.model.checkpoint import content_sha256
     from crossflow.sampling.text_to_image import AUTOENCODER
 
     embedder = embedder_named(text, text_encoder, device)
@@ -103,8 +103,8 @@ def _loaded(
 def _tower(config: str, weights: Path | None, device: str) -> tuple[FrozenSiglip, dict[str, str]]:
     """The network that makes image features, and what the index says of it."""
     from crossflow.errors import CrossFlowError
+    from crossflow.files.hashes import content_sha256
     from crossflow.losses.towers import FrozenSiglip
-    from crossflow.model.checkpoint import content_sha256
 
     if weights is None or not weights.is_file():
         raise CrossFlowError(

@@ -30,7 +30,7 @@ def from_image(
 
         from crossflow.errors import CrossFlowError
         from crossflow.files.images import read_image
-        from crossflow.model.checkpoint import replacing
+        from crossflow.files.writing import replacing
         from crossflow.sampling.from_image import FromImage
         from crossflow.sampling.text_to_image import prompt_seed
 
@@ -51,8 +51,8 @@ def _write(out: Path, file: Path, output: Any) -> dict[str, str]:
     """Write one output, and return its line of outputs.jsonl."""
     import numpy as np
 
+    from crossflow.files.writing import replacing
     from crossflow.modalities.pixels import grey
-    from crossflow.model.checkpoint import replacing
     from crossflow.sampling.samples import png
 
     row = {"image": file.name}

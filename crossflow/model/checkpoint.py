@@ -5,7 +5,6 @@ weights came to be. One key, because safetensors writes several in random order,
 The file is data: nothing in it is ever executed.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -16,11 +15,12 @@ from typing import Any
 
 import torch
 from pydantic import TypeAdapter, ValidationError
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from crossflow.errors import CrossFlowError
+from crossflow.files.hashes import file_sha256
 from crossflow.files.pretrained import is_pickle, load_tensors
+from crossflow.files.tensors import read_tensors, write_tensors
 from crossflow.model import authors as released
 from crossflow.model.config import FlowConfig, Sampling
 from crossflow.model.crossflow import CrossFlow, FlowModel, build_model
@@ -74,94 +74,6 @@ def convert(path: Path, out: Path, heads: int | None = None) -> list[str]:
 def _check_other(path: Path, out: Path) -> None:
     if os.path.isfile(path) and os.path.isfile(out) and out.samefile(path):
         raise CrossFlowError(f"{out} is the file to be read, which holds more than is kept of it: choose another name.")
-
-
-DTYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
-"""The names that safetensors gives to types, those of the widest numbers first, so that all are aligned."""
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    """Write a safetensors file, one tensor after the other: it is there whole or not at all."""
-    width = {dtype: torch.empty((), dtype=dtype).element_size() for dtype in DTYPES}
-    names = sorted(tensors, key=lambda name: (-width[tensors[name].dtype], name))
-    entries: dict[str, Any] = {"__metadata__": {"crossflow": json.dumps(header, sort_keys=True)}}
-    end = 0
-    for name in names:
-        tensor = tensors[name]
-        start, end = end, end + tensor.numel() * width[tensor.dtype]
-        entries[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
-    head = json.dumps(entries).encode()
-    head += b" " * (-len(head) % 8)
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        file.write(len(head).to_bytes(8, "little") + head)
-        for name in names:
-            flat = tensors[name].detach().cpu().contiguous().reshape(-1)
-            file.write(flat.view(torch.uint8).numpy().data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path in the folder of ``path``, made if need be; what was written there becomes ``path``.
-
-    An error leaves ``path`` as it was. One of the file system, such as a full disk, is raised as CrossFlowError.
-    """
-    temporary = path.with_name(f"{path.name}.tmp")
-    with written(path):
-        if path.exists() and not path.is_file():
-            raise CrossFlowError(f"{path} is there and is no file: choose another name.")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            yield temporary
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def written(path: Path) -> Iterator[None]:
-    """Turn an error of the file system into a CrossFlowError that names ``path``."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        raise CrossFlowError(f"{path} cannot be written ({error}): make room or choose another folder.") from error
-
-
-def read_header(path: Path) -> dict[str, Any]:
-    """Our header of a safetensors file, empty if it has none; CrossFlowError for any other file."""
-    return _read(path, whole=False)[0]
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Our header and the tensors of a safetensors file; CrossFlowError for any other file, a pickle above all."""
-    return _read(path, whole=True)
-
-
-def _read(path: Path, whole: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    if not os.path.isfile(path):  # path.is_file() raises on a name that is too long
-        raise CrossFlowError(f"There is no file {path}: give the path of a checkpoint.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get("crossflow", "{}")
-            tensors = {name: file.get_tensor(name) for name in (file.keys() if whole else ())}
-    except (SafetensorError, OSError) as error:
-        raise CrossFlowError(
-            f"{path} is not a whole safetensors file ({error}): it is truncated, or of another format such as a pickle."
-        ) from error
-    try:
-        return TypeAdapter(dict[str, Any]).validate_json(text), tensors
-    except ValidationError as error:
-        raise CrossFlowError(f"The header of {path} is damaged: it is not a JSON object.") from error
 
 
 def load_checkpoint(path: str | Path, device: str = "cpu") -> CrossFlow:
@@ -254,21 +166,6 @@ def _naming(path: str | Path) -> Iterator[None]:
         raise CrossFlowError(f"The config in the header of {path} cannot be used: {error}") from error
 
 
-def file_sha256(path: str | Path) -> str:
-    """The sha256 of a file's bytes, in hexadecimal."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def content_sha256(path: Path) -> str:
-    """The sha256 of a file, or of the names and hashes of all files in a folder."""
-    if path.is_file():
-        return file_sha256(path)
-    files = sorted(each for each in path.rglob("*") if each.is_file())
-    lines = [f"{each.relative_to(path).as_posix()} {file_sha256(each)}\n" for each in files]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
 def config_from_json(text: str, path: str | Path) -> FlowConfig:
     """A config from JSON. A field that is unknown, missing, or of the wrong type or range raises CrossFlowError."""
     try:
@@ -288,13 +185,3 @@ def _covered(given: Any, whole: Any) -> bool:
     if isinstance(given, dict) and isinstance(whole, dict):
         return given.keys() <= whole.keys() and all(_covered(value, whole[name]) for name, value in given.items())
     return type(given) is type(whole) and given == whole
-
-
-def usable_device(name: str) -> str:
-    """``name`` (cpu, cuda or cuda:N) if this machine has it; ``auto`` is cuda where there is one, else cpu."""
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    usable = ["cpu", *(["cuda"] if count else []), *(f"cuda:{index}" for index in range(count))]
-    name = usable[min(1, len(usable) - 1)] if name == "auto" else name
-    if name not in usable:
-        raise CrossFlowError(f"This machine has no device {name!r}: it has {', '.join(usable)}.")
-    return name

@@ -14,8 +14,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from crossflow.errors import CrossFlowError
+from crossflow.files.devices import usable_device
+from crossflow.files.hashes import file_sha256
 from crossflow.modalities.pixels import Pixels
-from crossflow.model.checkpoint import file_sha256, load_model, usable_device
+from crossflow.model.checkpoint import load_model
 from crossflow.model.config import Sampling
 from crossflow.model.crossflow import FlowModel
 from crossflow.networks.blocks import check_sizes

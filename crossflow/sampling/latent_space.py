@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from crossflow.errors import CrossFlowError
-from crossflow.model.checkpoint import replacing
+from crossflow.files.writing import replacing
 from crossflow.model.config import Sampling
 from crossflow.sampling.samples import grid, write_image
 from crossflow.sampling.text_to_image import TextToImage, prompt_seed

@@ -16,8 +16,10 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from crossflow.errors import CrossFlowError
+from crossflow.files.hashes import file_sha256
+from crossflow.files.tensors import read_tensors, write_tensors
 from crossflow.modalities.text_autoencoder import TextDecoder, TextDecoderConfig
-from crossflow.model.checkpoint import check_tensors, file_sha256, read_tensors, write_tensors
+from crossflow.model.checkpoint import check_tensors
 from crossflow.model.config import Sampling
 from crossflow.model.crossflow import CrossFlow, FlowModel
 from crossflow.sampling.from_image import check_images

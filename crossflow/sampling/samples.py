@@ -16,7 +16,7 @@ from PIL import Image
 
 from crossflow.errors import CrossFlowError
 from crossflow.files.images import read_image
-from crossflow.model.checkpoint import replacing, written
+from crossflow.files.writing import replacing, written
 from crossflow.model.config import Sampling
 from crossflow.sampling.text_to_image import TextToImage, prompt_seed
 

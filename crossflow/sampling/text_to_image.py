@@ -12,10 +12,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from crossflow.errors import CrossFlowError, named
+from crossflow.files.devices import usable_device
+from crossflow.files.hashes import content_sha256, file_sha256
 from crossflow.modalities.kl_autoencoder import KLAutoencoder
 from crossflow.modalities.latents import Autoencoder, KLConfig, MiniLM, TextEmbedder, cache_folder
 from crossflow.modalities.text_embedders import LanguageModel, embedder_named
-from crossflow.model.checkpoint import content_sha256, file_sha256, load_model, usable_device
+from crossflow.model.checkpoint import load_model
 from crossflow.model.config import Sampling
 from crossflow.model.crossflow import CrossFlow, FlowModel
 from crossflow.networks.blocks import check_sizes

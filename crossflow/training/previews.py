@@ -8,11 +8,11 @@ import numpy as np
 import torch
 
 from crossflow.errors import CrossFlowError
+from crossflow.files.writing import replacing
 from crossflow.modalities.kl_autoencoder import KLAutoencoder
 from crossflow.modalities.latents import Autoencoder, KLConfig, TextEmbedder, cache_folder
 from crossflow.modalities.pixels import grey
 from crossflow.modalities.text_embedders import embedder_named
-from crossflow.model.checkpoint import replacing
 from crossflow.model.crossflow import FlowModel
 from crossflow.recipes.recipe import SceneData, TrainConfig
 from crossflow.sampling.from_image import FromImage

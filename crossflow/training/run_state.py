@@ -12,8 +12,9 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from crossflow.errors import CrossFlowError
+from crossflow.files.tensors import read_tensors, write_tensors
 from crossflow.modalities.latents import PatchPCA
-from crossflow.model.checkpoint import TRAINING_ONLY, check_tensors, read_tensors, write_tensors
+from crossflow.model.checkpoint import TRAINING_ONLY, check_tensors
 from crossflow.model.crossflow import CrossFlow, FlowModel, Losses, build_model
 from crossflow.networks.dimr import DiMR
 from crossflow.networks.dit import DiT

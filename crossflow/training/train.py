@@ -13,8 +13,10 @@ import torch
 from accelerate import Accelerator
 
 from crossflow.errors import CrossFlowError
+from crossflow.files.devices import usable_device
+from crossflow.files.writing import replacing, written
 from crossflow.modalities.latents import MiniLM, PatchPCA
-from crossflow.model.checkpoint import replacing, save_checkpoint, usable_device, written
+from crossflow.model.checkpoint import save_checkpoint
 from crossflow.model.crossflow import FlowModel, Losses
 from crossflow.recipes.recipe import SceneData, TrainConfig
 from crossflow.training.data.folders import SourcePairs, open_pairs

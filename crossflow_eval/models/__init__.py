@@ -1,6 +1,6 @@
 """What is measured: our own checkpoints, a folder of outputs made elsewhere, or any object of another package.
 
-Only this package, and the suites of the embedded world, run ``crossflow``'s models; torch is imported only when one is built.
+Only this room, and the suites of the embedded world, run ``crossflow``'s models. Torch is imported when one is built.
 """
 
 from __future__ import annotations
@@ -169,7 +169,8 @@ def finished_training(checkpoint: Path, recipe: str, seed: int, steps: int | Non
     this is today, of another seed or number of steps, and for a file that is no checkpoint.
     """
     with mended_by_user():
-        from crossflow.model.checkpoint import load_model, model_config, read_header
+        from crossflow.files.tensors import read_header
+        from crossflow.model.checkpoint import load_model, model_config
         from crossflow.recipes.configs import CONFIGS
         from crossflow.scenes import VERSION as WORLD
 

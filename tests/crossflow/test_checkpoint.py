@@ -13,16 +13,10 @@ from safetensors.torch import load_file, save_file
 
 import crossflow
 from crossflow.errors import CrossFlowError
+from crossflow.files.devices import usable_device
+from crossflow.files.tensors import read_header, write_tensors
 from crossflow.model import checkpoint
-from crossflow.model.checkpoint import (
-    export_checkpoint,
-    load_checkpoint,
-    load_model,
-    read_header,
-    save_checkpoint,
-    usable_device,
-    write_tensors,
-)
+from crossflow.model.checkpoint import export_checkpoint, load_checkpoint, load_model, save_checkpoint
 from crossflow.model.config import Sampling
 from crossflow.model.crossflow import CrossFlow, build_model
 from crossflow.recipes.configs import CONFIGS

@@ -13,8 +13,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from crossflow.cli import app
+from crossflow.files.hashes import file_sha256
 from crossflow.modalities.kl_autoencoder import KLAutoencoder
-from crossflow.model.checkpoint import file_sha256, save_checkpoint
+from crossflow.model.checkpoint import save_checkpoint
 from crossflow.model.config import Sampling
 from crossflow.model.crossflow import build_model
 from crossflow.recipes.configs import CONFIGS

@@ -8,8 +8,9 @@ import torch
 from tiny_pipelines import Words, drawer, model_of
 
 from crossflow.errors import CrossFlowError
+from crossflow.files.tensors import read_header, write_tensors
 from crossflow.modalities.text_autoencoder import TextDecoder, TextDecoderConfig, numbered
-from crossflow.model.checkpoint import read_header, save_checkpoint, write_tensors
+from crossflow.model.checkpoint import save_checkpoint
 from crossflow.model.crossflow import build_model
 from crossflow.sampling.prompt_reader import PromptReader, load_decoder, save_decoder
 from crossflow.sampling.text_to_image import seeded_noise

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from crossflow.errors import CrossFlowError
+from crossflow.files.tensors import read_header
 from crossflow.model import authors as released
 from crossflow.model import checkpoint
 from crossflow.model.crossflow import build_model
@@ -170,7 +171,7 @@ def test_a_released_pickle_is_exported_with_other_sampling(tmp_path):
     sampling = replace(before.sampling, guidance_scale=3.0)
     checkpoint.export_checkpoint(tmp_path / "model.pth", tmp_path / "out.safetensors", sampling)
     assert checkpoint.load_checkpoint(tmp_path / "out.safetensors").config == replace(before, sampling=sampling)
-    assert checkpoint.read_header(tmp_path / "out.safetensors")["released"] == "model.pth"
+    assert read_header(tmp_path / "out.safetensors")["released"] == "model.pth"
 
 
 @pytest.mark.parametrize("file", ["model.PTH", "model", "model.bin"])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from crossflow.errors import CrossFlowError
-from crossflow.model.checkpoint import read_header, write_tensors
+from crossflow.files.tensors import read_header, write_tensors
 from crossflow.training.data import shards
 from crossflow.training.data.shards import Item, PairSource, Shard, Shards, shard_name, write_index, write_shard
 

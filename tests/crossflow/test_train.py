@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from crossflow.errors import CrossFlowError
+from crossflow.files.tensors import read_header
 from crossflow.modalities.latents import MiniLM
-from crossflow.model.checkpoint import load_checkpoint, read_header
+from crossflow.model.checkpoint import load_checkpoint
 from crossflow.model.config import Sampling
 from crossflow.model.crossflow import Losses
 from crossflow.recipes.configs import CONFIGS

@@ -10,8 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from crossflow.errors import CrossFlowError
+from crossflow.files.tensors import read_header
 from crossflow.modalities.kl_autoencoder import KLAutoencoder
-from crossflow.model.checkpoint import read_header
 from crossflow.model.config import Sampling
 from crossflow.recipes.configs import CONFIGS
 from crossflow.recipes.recipe import SceneData, TrainConfig

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from crossflow.model.checkpoint import file_sha256, save_checkpoint
+from crossflow.files.hashes import file_sha256
+from crossflow.model.checkpoint import save_checkpoint
 from crossflow.model.crossflow import build_model
 from crossflow.recipes.configs import CONFIGS
 from crossflow.sampling.prompt_reader import READER

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from crossflow.errors import CrossFlowError
 from crossflow.files.images import Pair, read_image, read_pairs
+from crossflow.files.tensors import read_header
 from crossflow.modalities.kl_autoencoder import center_crop
 from crossflow.modalities.latents import TextEmbedder
-from crossflow.model.checkpoint import read_header
 from crossflow.training.data.shards import Item, Shard, shard_name, write_index, write_shard
 
 CHUNK = 16

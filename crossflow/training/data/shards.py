@@ -21,7 +21,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from crossflow.errors import CrossFlowError
-from crossflow.model.checkpoint import file_sha256, read_header, write_tensors, written
+from crossflow.files.hashes import file_sha256
+from crossflow.files.tensors import read_header, write_tensors
+from crossflow.files.writing import written
 
 FORMAT = "crossflow-shards"
 VERSION = "1"

@@ -1,0 +1,19 @@
+"""The sha256 of files and folders."""
+
+import hashlib
+from pathlib import Path
+
+
+def file_sha256(path: str | Path) -> str:
+    """The sha256 of a file's bytes, in hexadecimal."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def content_sha256(path: Path) -> str:
+    """The sha256 of a file, or of the names and hashes of all files in a folder."""
+    if path.is_file():
+        return file_sha256(path)
+    files = sorted(each for each in path.rglob("*") if each.is_file())
+    lines = [f"{each.relative_to(path).as_posix()} {file_sha256(each)}\n" for each in files]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -1,0 +1,75 @@
+"""Safetensors files with a header of ours: written whole or not at all, read without trusting them."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from crossflow.errors import CrossFlowError
+from crossflow.files.writing import replacing
+
+DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+"""The names that safetensors gives to types, those of the widest numbers first, so that all are aligned."""
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Write a safetensors file, one tensor after the other: it is there whole or not at all."""
+    width = {dtype: torch.empty((), dtype=dtype).element_size() for dtype in DTYPES}
+    names = sorted(tensors, key=lambda name: (-width[tensors[name].dtype], name))
+    entries: dict[str, Any] = {"__metadata__": {"crossflow": json.dumps(header, sort_keys=True)}}
+    end = 0
+    for name in names:
+        tensor = tensors[name]
+        start, end = end, end + tensor.numel() * width[tensor.dtype]
+        entries[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    head = json.dumps(entries).encode()
+    head += b" " * (-len(head) % 8)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(len(head).to_bytes(8, "little") + head)
+        for name in names:
+            flat = tensors[name].detach().cpu().contiguous().reshape(-1)
+            file.write(flat.view(torch.uint8).numpy().data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """Our header of a safetensors file, empty if it has none; CrossFlowError for any other file."""
+    return _read(path, whole=False)[0]
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Our header and the tensors of a safetensors file; CrossFlowError for any other file, a pickle above all."""
+    return _read(path, whole=True)
+
+
+def _read(path: Path, whole: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if not os.path.isfile(path):  # path.is_file() raises on a name that is too long
+        raise CrossFlowError(f"There is no file {path}: give the path of a checkpoint.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get("crossflow", "{}")
+            tensors = {name: file.get_tensor(name) for name in (file.keys() if whole else ())}
+    except (SafetensorError, OSError) as error:
+        raise CrossFlowError(
+            f"{path} is not a whole safetensors file ({error}): it is truncated, or of another format such as a pickle."
+        ) from error
+    try:
+        return TypeAdapter(dict[str, Any]).validate_json(text), tensors
+    except ValidationError as error:
+        raise CrossFlowError(f"The header of {path} is damaged: it is not a JSON object.") from error
