@@ -16,7 +16,7 @@ from torch import Tensor
 
 from benchmarks.scenes_reader import START
 from crossflow.cli import SHIPPED
-from crossflow.modalities.latents import MiniLM
+from crossflow.modalities.minilm import MiniLM
 from crossflow.model.checkpoint import load_checkpoint
 from crossflow.model.config import Sampling
 from crossflow.sampling.text_to_image import TextToImage

@@ -25,7 +25,7 @@ from torch import Tensor
 from crossflow.files.tensors import read_tensors
 from crossflow.model.checkpoint import load_checkpoint
 from crossflow.model.crossflow import build_model
-from crossflow.recipes.configs import CONFIGS
+from crossflow.recipes import CONFIGS
 from crossflow.recipes.recipe import SceneData, TrainConfig
 from crossflow.sampling.from_image import FromImage
 from crossflow.sampling.text_to_image import TextToImage, prompt_seed

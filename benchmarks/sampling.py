@@ -26,7 +26,7 @@ from crossflow.files.devices import usable_device
 from crossflow.flow.solver import euler_official
 from crossflow.model.config import Sampling
 from crossflow.networks.dimr import DiMR, DiMRConfig, Stage
-from crossflow.recipes.configs import CONFIGS
+from crossflow.recipes import CONFIGS
 from crossflow.sampling.sampler import Sampler
 
 SCALE = 7.0

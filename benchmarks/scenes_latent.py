@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.scenes_reader import START, detections
 from crossflow.cli import SHIPPED
-from crossflow.modalities.latents import PatchPCA
+from crossflow.modalities.patch_pca import PatchPCA
 from crossflow.model.checkpoint import load_checkpoint
 from crossflow.scenes import example, read, render
 from crossflow.scenes.caption import TASKS

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from crossflow.modalities.text_autoencoder import NOTHING, TextAutoencoder, TextAutoencoderConfig
-from crossflow.recipes.configs import CONFIGS
+from crossflow.recipes import CONFIGS
 from crossflow.scenes.caption import describe
 from crossflow.scenes.splits import example
 from crossflow.training.optimizer import Optimizer

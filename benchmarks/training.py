@@ -34,7 +34,7 @@ from crossflow.flow.losses import Draws
 from crossflow.model.config import FlowConfig
 from crossflow.model.crossflow import Batch, CrossFlow
 from crossflow.networks.dimr import DiMR
-from crossflow.recipes.configs import CONFIGS
+from crossflow.recipes import CONFIGS
 from crossflow.sampling.sampler import compile_blocks
 from crossflow.sources.released import ReleasedEncoderConfig
 from crossflow.training.optimizer import Optimizer

@@ -32,7 +32,7 @@ def _list_configs(wanted: bool) -> bool:
     if not wanted:
         return wanted
     with one_sentence():
-        from crossflow.recipes.configs import CONFIGS
+        from crossflow.recipes import CONFIGS
 
         for name, config in CONFIGS.items():
             kind = "standard flow matching" if config.model.encoder is None else "CrossFlow"
@@ -79,7 +79,7 @@ def train(
         from dataclasses import replace
 
         from crossflow.errors import named
-        from crossflow.recipes.configs import CONFIGS
+        from crossflow.recipes import CONFIGS
 
         recipe = named("config", config, CONFIGS)
         own = {"steps": steps, "batch_size": batch_size, "accumulate": accumulate}

@@ -13,7 +13,7 @@ from crossflow.cli.console import Autoencoder, Device, TextEncoder, one_sentence
 if TYPE_CHECKING:
     from crossflow.losses.towers import FrozenSiglip
     from crossflow.modalities.kl_autoencoder import KLAutoencoder
-    from crossflow.modalities.latents import TextEmbedder
+    from crossflow.modalities.protocols import TextEmbedder
 
 
 def cache(
@@ -40,7 +40,7 @@ def cache(
     """
     with one_sentence():
         from crossflow.errors import CrossFlowError, named
-        from crossflow.recipes.configs import CONFIGS
+        from crossflow.recipes import CONFIGS
         from crossflow.recipes.recipe import PairData
         from crossflow.training.data.cache import cache as make
         from crossflow.training.data.folders import parts_read
@@ -85,9 +85,9 @@ def _loaded(
     text: str, text_encoder: Path | None, autoencoder: Path | None, device: str
 ) -> tuple[TextEmbedder, KLAutoencoder, dict[str, str]]:
     """Text encoder and autoencoder, and what the index says of them."""
+    from crossflow.files.folders import cache_folder
     from crossflow.files.hashes import content_sha256
     from crossflow.modalities.kl_autoencoder import KLAutoencoder
-    from crossflow.modalities.latents import cache_folder
     from crossflow.modalities.text_embedders import LanguageModel, embedder_named
     from crossflow.sampling.text_to_image import AUTOENCODER
 

@@ -52,7 +52,7 @@ def _write(out: Path, file: Path, output: Any) -> dict[str, str]:
     import numpy as np
 
     from crossflow.files.writing import replacing
-    from crossflow.modalities.pixels import grey
+    from crossflow.modalities.depth import grey
     from crossflow.sampling.samples import png
 
     row = {"image": file.name}

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 from crossflow.errors import CrossFlowError
 from crossflow.files.pretrained import load_tensors
+from crossflow.networks.adaptor import Adaptor
 from crossflow.networks.blocks import Block, Patches, at_least_float32, initialise
-from crossflow.sources.released import Adaptor
 
 SIGLIP = "vit_large_patch16_siglip_256"
 SIGLIP_SIDE = 256

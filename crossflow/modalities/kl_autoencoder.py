@@ -6,8 +6,9 @@ is scale * (mean + sd * noise), with the authors' scale 0.23010 (diffusers' own,
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -178,3 +179,14 @@ def _compvis_name(name: str, levels: int) -> str:
     for pattern, by in NAMES:
         name = re.sub(pattern, by, name)
     return re.sub(r"\bup\.(\d+)", lambda level: f"up.{levels - 1 - int(level[1])}", name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KLConfig:
+    """The Stable Diffusion autoencoder (KL, 8 pixels a cell), whose weights are a file of their own.
+
+    ``scale`` multiplies its latents; the released CrossFlow models use 0.23010, not the usual 0.18215.
+    """
+
+    scale: float = 0.23010
+    kind: Literal["kl"] = "kl"

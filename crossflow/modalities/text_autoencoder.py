@@ -18,8 +18,9 @@ from torch.nn import functional as F
 
 from crossflow.errors import CrossFlowError
 from crossflow.flow import losses
+from crossflow.flow.gaussian import Gaussian
 from crossflow.networks.blocks import Block, at_least_float32, check_sizes, initialise
-from crossflow.sources.encoders import EncoderConfig, Gaussian, VariationalEncoder
+from crossflow.networks.token_encoder import TokenEncoder, TokenEncoderConfig
 
 NOTHING = 0
 """The number of the places after a text's end; the words of the vocabulary follow from 1 on."""
@@ -120,8 +121,8 @@ class TextAutoencoder(nn.Module):
         self.config = config
         self.embed = nn.Embedding(1 + len(config.words), config.width)
         self.position = nn.Parameter(torch.randn(1, config.count, config.width) * 0.5)
-        own = EncoderConfig(width=config.width, depth=config.depth, heads=config.heads)
-        self.encoder = VariationalEncoder(own, shape, config.count, config.width)
+        own = TokenEncoderConfig(width=config.width, depth=config.depth, heads=config.heads)
+        self.encoder = TokenEncoder(own, shape, config.count, config.width)
         self.decoder = TextDecoder(config, shape)
 
     def number(self, captions: Sequence[str]) -> Int[Tensor, "b n"]:
@@ -130,7 +131,7 @@ class TextAutoencoder(nn.Module):
 
     def encode(self, words: Int[Tensor, "b n"]) -> Gaussian:
         """The posterior over latents of numbered words."""
-        posterior = self.encoder(self.embed(words) + self.position, words != NOTHING)
+        posterior = Gaussian(*self.encoder.moments(self.embed(words) + self.position, words != NOTHING))
         if self.config.kl_weight is None:
             posterior = Gaussian(posterior.mean, torch.full_like(posterior.mean, -torch.inf))
         return posterior

@@ -13,7 +13,8 @@ from torch import Tensor
 from crossflow.errors import CrossFlowError, named
 from crossflow.files.pretrained import load_pretrained, local_folder, quiet, readable
 from crossflow.modalities.caption_cleaning import clean_caption
-from crossflow.modalities.latents import MiniLM, TextEmbedder
+from crossflow.modalities.minilm import MiniLM
+from crossflow.modalities.protocols import TextEmbedder
 
 CHUNK = 64
 """Prompts embedded at once. It bounds the memory and changes nothing but the last bits."""

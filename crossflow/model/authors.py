@@ -18,11 +18,11 @@ from pathlib import Path
 from torch import Tensor
 
 from crossflow.errors import CrossFlowError
-from crossflow.modalities.latents import KLConfig
+from crossflow.modalities.kl_autoencoder import KLConfig
+from crossflow.model.authors_models import AUTHORS_MODELS, STAGE_WEIGHTS
 from crossflow.model.config import FlowConfig, Sampling
 from crossflow.networks.dimr import DiMRConfig, Stage
 from crossflow.networks.dit import DiTConfig
-from crossflow.recipes.configs import CONFIGS, STAGE_WEIGHTS
 from crossflow.sources.released import ReleasedEncoderConfig
 
 TRAINING_ONLY = ("open_clip.", "open_clip_output.")
@@ -71,8 +71,8 @@ def infer_config(path: str | Path, shapes: Shapes, heads: int | None = None) -> 
         ) from error
     except CrossFlowError as error:
         raise CrossFlowError(f"{path} cannot be read as a released checkpoint: {error}") from error
-    recipes = (recipe.model for recipe in CONFIGS.values())
-    return next((known for known in recipes if replace(config, null_rate=known.null_rate) == known), config)
+    released = AUTHORS_MODELS.values()
+    return next((known for known in released if replace(config, null_rate=known.null_rate) == known), config)
 
 
 def _config(shapes: Shapes, heads: int | None) -> FlowConfig:

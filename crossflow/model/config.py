@@ -8,14 +8,18 @@ from pydantic import Discriminator, Tag
 from crossflow.errors import CrossFlowError
 from crossflow.flow.guidance import check_scale
 from crossflow.flow.solver import solver_named
-from crossflow.modalities.latents import KLConfig, PatchPCAConfig
-from crossflow.modalities.pixels import DepthConfig, PixelsConfig
+from crossflow.modalities.depth import DepthConfig
+from crossflow.modalities.kl_autoencoder import KLConfig
+from crossflow.modalities.patch_pca import PatchPCAConfig
+from crossflow.modalities.pixels import PixelsConfig
 from crossflow.modalities.text_autoencoder import TextAutoencoderConfig
 from crossflow.networks import BackboneConfig
 from crossflow.networks.blocks import OWN, check_sizes, kind
 from crossflow.networks.dimr import DiMRConfig
-from crossflow.sources.encoders import EncoderConfig, ImageEncoderConfig, UpsampleConfig
+from crossflow.networks.token_encoder import TokenEncoderConfig
+from crossflow.sources.image import ImageEncoderConfig
 from crossflow.sources.released import ReleasedEncoderConfig
+from crossflow.sources.upsample import UpsampleConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +51,7 @@ class Sampling:
 
 
 SourceEncoderConfig = Annotated[
-    Annotated[EncoderConfig, Tag(OWN)]
+    Annotated[TokenEncoderConfig, Tag(OWN)]
     | Annotated[ReleasedEncoderConfig, Tag("released")]
     | Annotated[ImageEncoderConfig, Tag("image")]
     | Annotated[UpsampleConfig, Tag("upsample")],

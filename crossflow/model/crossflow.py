@@ -19,25 +19,22 @@ from crossflow.flow.guidance import indicator
 from crossflow.flow.losses import Draws
 from crossflow.flow.path import PATHS
 from crossflow.flow.solver import Velocity, solver_named
+from crossflow.losses.reconstruction import Reconstructor
 from crossflow.losses.towers import TOWERS
-from crossflow.modalities.latents import KLConfig, PatchPCA, PatchPCAConfig
-from crossflow.modalities.pixels import DepthConfig, LogDepth, Pixels, PixelsConfig
+from crossflow.modalities.depth import DepthConfig, LogDepth
+from crossflow.modalities.kl_autoencoder import KLConfig
+from crossflow.modalities.patch_pca import PatchPCA, PatchPCAConfig
+from crossflow.modalities.pixels import Pixels, PixelsConfig
 from crossflow.modalities.text_autoencoder import TextAutoencoder, TextAutoencoderConfig
 from crossflow.model.config import FlowConfig, Sampling
 from crossflow.networks import build_backbone
 from crossflow.networks.cross_attention import CrossAttentionTransformer
+from crossflow.networks.token_encoder import TokenEncoderConfig
 from crossflow.networks.transformer import Transformer, TransformerConfig
-from crossflow.sources.encoders import (
-    EncoderConfig,
-    ImageEncoder,
-    ImageEncoderConfig,
-    Reconstructor,
-    Upsample,
-    UpsampleConfig,
-    VariationalEncoder,
-    enlarged,
-)
+from crossflow.sources.image import ImageEncoder, ImageEncoderConfig
 from crossflow.sources.released import ReleasedEncoder, ReleasedEncoderConfig
+from crossflow.sources.upsample import Upsample, UpsampleConfig, enlarged
+from crossflow.sources.variational import VariationalEncoder
 
 Source = Float[Tensor, "b n d"] | Float[Tensor, "b k i j"]
 """Where a flow starts: the tokens of texts, or images in [-1, 1]."""
@@ -252,7 +249,7 @@ def _reached(autoencoder: nn.Module | None, batch: Batch, draws: Draws) -> tuple
 
 def _encoder(config: FlowConfig) -> VariationalEncoder | ReleasedEncoder | ImageEncoder | Upsample:
     match config.encoder:
-        case EncoderConfig():
+        case TokenEncoderConfig():
             return VariationalEncoder(config.encoder, config.shape, config.token_count, config.token_width)
         case ReleasedEncoderConfig():
             return ReleasedEncoder(config.encoder, config.shape, config.token_count, config.token_width)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from crossflow.errors import CrossFlowError
-from crossflow.modalities.latents import KLConfig
+from crossflow.modalities.kl_autoencoder import KLConfig
 from crossflow.model.config import FlowConfig
 
 

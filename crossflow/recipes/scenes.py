@@ -3,13 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from crossflow.modalities.latents import PatchPCAConfig
-from crossflow.modalities.pixels import DepthConfig, PixelsConfig
+from crossflow.modalities.depth import DepthConfig
+from crossflow.modalities.patch_pca import PatchPCAConfig
+from crossflow.modalities.pixels import PixelsConfig
 from crossflow.modalities.text_autoencoder import TextAutoencoderConfig
 from crossflow.model.config import FlowConfig, Sampling
+from crossflow.networks.token_encoder import TokenEncoderConfig
 from crossflow.networks.transformer import TransformerConfig
 from crossflow.recipes.recipe import SceneData, TrainConfig
-from crossflow.sources.encoders import EncoderConfig, ImageEncoderConfig, UpsampleConfig
+from crossflow.sources.image import ImageEncoderConfig
+from crossflow.sources.upsample import UpsampleConfig
 
 WORDS = (
     *("a", "an", "and", "at", "by", "day", "in", "is", "are", "of", "the", "there", "this", "to", ",", "night"),
@@ -77,7 +80,9 @@ def _trained(model: FlowConfig, data: SceneData, steps: int, batch_size: int = 6
     return TrainConfig(model=model, data=data, steps=steps, batch_size=batch_size, optimizer="muon", precision="fp32")
 
 
-def _scenes(backbone: TransformerConfig, encoder: EncoderConfig | None, steps: int, null_rate: float) -> TrainConfig:
+def _scenes(
+    backbone: TransformerConfig, encoder: TokenEncoderConfig | None, steps: int, null_rate: float
+) -> TrainConfig:
     """Text to 32-pixel scenes: 16 patches of 48 principal components each. No encoder is the baseline."""
     model = FlowConfig(
         shape=(48, 4, 4),
@@ -99,13 +104,13 @@ SCENES: Mapping[str, TrainConfig] = {
     "scenes-t2i": replace(
         _scenes(
             TransformerConfig(width=128, depth=6, heads=4, summaries=4),
-            EncoderConfig(width=128, depth=1, heads=4, readout="flat"),
+            TokenEncoderConfig(width=128, depth=1, heads=4, readout="flat"),
             steps=17_000,
             null_rate=0.2,
         ),
         data=SceneData(count=80_000),
     ),
-    "scenes-table1-crossflow": _scenes(_VANILLA, EncoderConfig(width=128, depth=1, heads=4), 1_500, 0.1),
+    "scenes-table1-crossflow": _scenes(_VANILLA, TokenEncoderConfig(width=128, depth=1, heads=4), 1_500, 0.1),
     "scenes-table1-standard": _scenes(_VANILLA, None, 1_500, 0.1),
     "scenes-caption": _caption(_VANILLA, _IMAGE),
     "scenes-caption-standard": _caption(replace(_VANILLA, depth=5), None),
@@ -116,7 +121,7 @@ SCENES: Mapping[str, TrainConfig] = {
     "scenes-tiny": replace(
         _scenes(
             TransformerConfig(width=32, depth=1, heads=1, summaries=1),
-            EncoderConfig(width=32, depth=1, heads=1, readout="flat"),
+            TokenEncoderConfig(width=32, depth=1, heads=1, readout="flat"),
             steps=20,
             null_rate=0.1,
         ),

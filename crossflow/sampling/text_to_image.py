@@ -13,9 +13,11 @@ from torch import Tensor
 
 from crossflow.errors import CrossFlowError, named
 from crossflow.files.devices import usable_device
+from crossflow.files.folders import cache_folder
 from crossflow.files.hashes import content_sha256, file_sha256
-from crossflow.modalities.kl_autoencoder import KLAutoencoder
-from crossflow.modalities.latents import Autoencoder, KLConfig, MiniLM, TextEmbedder, cache_folder
+from crossflow.modalities.kl_autoencoder import KLAutoencoder, KLConfig
+from crossflow.modalities.minilm import MiniLM
+from crossflow.modalities.protocols import Autoencoder, TextEmbedder
 from crossflow.modalities.text_embedders import LanguageModel, embedder_named
 from crossflow.model.checkpoint import load_model
 from crossflow.model.config import Sampling

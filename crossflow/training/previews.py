@@ -8,10 +8,11 @@ import numpy as np
 import torch
 
 from crossflow.errors import CrossFlowError
+from crossflow.files.folders import cache_folder
 from crossflow.files.writing import replacing
-from crossflow.modalities.kl_autoencoder import KLAutoencoder
-from crossflow.modalities.latents import Autoencoder, KLConfig, TextEmbedder, cache_folder
-from crossflow.modalities.pixels import grey
+from crossflow.modalities.depth import grey
+from crossflow.modalities.kl_autoencoder import KLAutoencoder, KLConfig
+from crossflow.modalities.protocols import Autoencoder, TextEmbedder
 from crossflow.modalities.text_embedders import embedder_named
 from crossflow.model.crossflow import FlowModel
 from crossflow.recipes.recipe import SceneData, TrainConfig

@@ -17,14 +17,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from crossflow.errors import CrossFlowError
-from crossflow.modalities.latents import MiniLM, TextEmbedder
+from crossflow.flow.gaussian import Gaussian
+from crossflow.modalities.minilm import MiniLM
+from crossflow.modalities.protocols import TextEmbedder
 from crossflow.modalities.text_autoencoder import TextDecoder, TextDecoderConfig, numbered
 from crossflow.model.checkpoint import load_checkpoint
 from crossflow.model.crossflow import CrossFlow
 from crossflow.recipes.scenes import WORDS
 from crossflow.sampling.prompt_reader import READER, save_decoder
 from crossflow.scenes.splits import example
-from crossflow.sources.encoders import Gaussian
 from crossflow.training.optimizer import Optimizer
 
 SHIPPED = Path(__file__).parents[1] / "weights" / "scenes-t2i.safetensors"

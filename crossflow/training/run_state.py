@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from crossflow.errors import CrossFlowError
 from crossflow.files.tensors import read_tensors, write_tensors
-from crossflow.modalities.latents import PatchPCA
+from crossflow.modalities.patch_pca import PatchPCA
 from crossflow.model.checkpoint import TRAINING_ONLY, check_tensors
 from crossflow.model.crossflow import CrossFlow, FlowModel, Losses, build_model
 from crossflow.networks.dimr import DiMR

@@ -15,7 +15,8 @@ from accelerate import Accelerator
 from crossflow.errors import CrossFlowError
 from crossflow.files.devices import usable_device
 from crossflow.files.writing import replacing, written
-from crossflow.modalities.latents import MiniLM, PatchPCA
+from crossflow.modalities.minilm import MiniLM
+from crossflow.modalities.patch_pca import PatchPCA
 from crossflow.model.checkpoint import save_checkpoint
 from crossflow.model.crossflow import FlowModel, Losses
 from crossflow.recipes.recipe import SceneData, TrainConfig

@@ -171,7 +171,7 @@ def finished_training(checkpoint: Path, recipe: str, seed: int, steps: int | Non
     with mended_by_user():
         from crossflow.files.tensors import read_header
         from crossflow.model.checkpoint import load_model, model_config
-        from crossflow.recipes.configs import CONFIGS
+        from crossflow.recipes import CONFIGS
         from crossflow.scenes import VERSION as WORLD
 
         if recipe not in CONFIGS:

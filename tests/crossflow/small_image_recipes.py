@@ -4,9 +4,9 @@ from dataclasses import replace
 
 from crossflow.modalities.text_autoencoder import TextAutoencoderConfig
 from crossflow.networks.transformer import TransformerConfig
-from crossflow.recipes.configs import CONFIGS
+from crossflow.recipes import CONFIGS
 from crossflow.recipes.recipe import TrainConfig
-from crossflow.sources.encoders import ImageEncoderConfig
+from crossflow.sources.image import ImageEncoderConfig
 
 
 def small(name: str) -> TrainConfig:

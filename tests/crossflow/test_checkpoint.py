@@ -19,7 +19,7 @@ from crossflow.model import checkpoint
 from crossflow.model.checkpoint import export_checkpoint, load_checkpoint, load_model, save_checkpoint
 from crossflow.model.config import Sampling
 from crossflow.model.crossflow import CrossFlow, build_model
-from crossflow.recipes.configs import CONFIGS
+from crossflow.recipes import CONFIGS
 
 CONFIG = CONFIGS["scenes-tiny"].model
 

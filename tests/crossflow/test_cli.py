@@ -18,7 +18,7 @@ from crossflow.modalities.kl_autoencoder import KLAutoencoder
 from crossflow.model.checkpoint import save_checkpoint
 from crossflow.model.config import Sampling
 from crossflow.model.crossflow import build_model
-from crossflow.recipes.configs import CONFIGS
+from crossflow.recipes import CONFIGS
 from crossflow.sampling.text_to_image import TextToImage, prompt_seed
 from crossflow.training.run_state import Run
 

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from crossflow.errors import CrossFlowError
-from crossflow.modalities.latents import KLConfig, PatchPCAConfig
+from crossflow.modalities.kl_autoencoder import KLConfig
+from crossflow.modalities.patch_pca import PatchPCAConfig
 from crossflow.model.crossflow import CrossFlow, build_model
 from crossflow.networks.dimr import DiMR
-from crossflow.recipes.configs import CONFIGS
+from crossflow.recipes import CONFIGS
 from crossflow.recipes.recipe import PairData, SceneData
 
 RATES = {

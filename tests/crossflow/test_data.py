@@ -9,7 +9,7 @@ import torch
 
 from crossflow.errors import CrossFlowError
 from crossflow.flow.losses import draw
-from crossflow.recipes.configs import CONFIGS
+from crossflow.recipes import CONFIGS
 from crossflow.training.data.scenes import CachedPairs, read_ahead, seed_of, shares
 
 TINY = replace(CONFIGS["scenes-tiny"], steps=3, batch_size=6, accumulate=2)

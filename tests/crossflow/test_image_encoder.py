@@ -6,11 +6,14 @@ import torch
 from PIL import Image
 
 from crossflow.errors import CrossFlowError
-from crossflow.modalities.pixels import DepthConfig, LogDepth, Pixels, grey
+from crossflow.losses.reconstruction import Reconstructor
+from crossflow.modalities.depth import DepthConfig, LogDepth, grey
+from crossflow.modalities.pixels import Pixels
 from crossflow.scenes.depth import low_res
 from crossflow.scenes.render import render
 from crossflow.scenes.splits import example
-from crossflow.sources.encoders import ImageEncoder, ImageEncoderConfig, Reconstructor, Upsample, UpsampleConfig
+from crossflow.sources.image import ImageEncoder, ImageEncoderConfig
+from crossflow.sources.upsample import Upsample, UpsampleConfig
 
 
 def test_upsampling_is_pillows():

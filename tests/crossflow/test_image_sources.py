@@ -18,14 +18,14 @@ from crossflow.flow.losses import draw
 from crossflow.model.checkpoint import load_model
 from crossflow.model.config import Sampling
 from crossflow.model.crossflow import Batch, CrossFlow, StandardFlow, build_model
-from crossflow.recipes.configs import CONFIGS
+from crossflow.recipes import CONFIGS
 from crossflow.sampling.from_image import GRAIN, FromImage
 from crossflow.sampling.text_to_image import TextToImage
 from crossflow.scenes.caption import describe
 from crossflow.scenes.depth import low_res
 from crossflow.scenes.render import render
 from crossflow.scenes.splits import example
-from crossflow.sources.encoders import UpsampleConfig
+from crossflow.sources.upsample import UpsampleConfig
 from crossflow.training.train import train
 
 TASKS = ("caption", "depth", "sr")

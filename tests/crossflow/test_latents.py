@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from crossflow.errors import CrossFlowError
-from crossflow.modalities.latents import Autoencoder, MiniLM, PatchPCA, PatchPCAConfig, TextEmbedder
+from crossflow.modalities.minilm import MiniLM
+from crossflow.modalities.patch_pca import PatchPCA, PatchPCAConfig
+from crossflow.modalities.protocols import Autoencoder, TextEmbedder
 from crossflow.recipes.scenes import SCENES
 from crossflow.training.data.scenes import scene_images
 
@@ -169,7 +171,7 @@ def test_a_damaged_row_is_named(minilm, tmp_path):
 def _put_many(folder, number):
     from pathlib import Path
 
-    from crossflow.modalities.latents import _Cache
+    from crossflow.modalities.minilm import _Cache
 
     cache = _Cache(Path(folder) / "shared.sqlite")
     for i in range(50):
@@ -177,7 +179,7 @@ def _put_many(folder, number):
 
 
 def test_two_processes_may_share_a_cache(tmp_path):
-    from crossflow.modalities.latents import _Cache
+    from crossflow.modalities.minilm import _Cache
 
     context = multiprocessing.get_context("fork")
     writers = [context.Process(target=_put_many, args=(str(tmp_path), number)) for number in range(2)]
@@ -193,7 +195,7 @@ def test_two_processes_may_share_a_cache(tmp_path):
 
 def test_embedding_is_silent(tmp_path):
     """No progress bar, no notice, no network: nothing on either stream."""
-    code = "from crossflow.modalities.latents import MiniLM; MiniLM().embed(['a photo of a ball', 'word ' * 700], 16)"
+    code = "from crossflow.modalities.protocols import MiniLM; MiniLM().embed(['a photo of a ball', 'word ' * 700], 16)"
     environment = {"PATH": "/usr/bin:/bin", "CROSSFLOW_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1", "HOME": "/nowhere"}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=tmp_path, check=False

@@ -11,24 +11,25 @@ from torch.nn import functional as F
 from crossflow.errors import CrossFlowError
 from crossflow.flow import losses
 from crossflow.flow.losses import Draws, draw
-from crossflow.modalities.latents import PatchPCAConfig
+from crossflow.modalities.patch_pca import PatchPCAConfig
 from crossflow.model.config import FlowConfig, Sampling
 from crossflow.model.crossflow import Batch, CrossFlow, StandardFlow, build_model
+from crossflow.networks.token_encoder import TokenEncoderConfig
 from crossflow.networks.transformer import TransformerConfig
-from crossflow.recipes.configs import CONFIGS
+from crossflow.recipes import CONFIGS
 from crossflow.recipes.recipe import TrainConfig
-from crossflow.sources.encoders import EncoderConfig, VariationalEncoder
+from crossflow.sources.variational import VariationalEncoder
 
 TINY = FlowConfig(
     shape=(6, 2, 3),
     backbone=TransformerConfig(width=16, depth=1, heads=2),
-    encoder=EncoderConfig(width=16, depth=1, heads=2),
+    encoder=TokenEncoderConfig(width=16, depth=1, heads=2),
     autoencoder=PatchPCAConfig(patch=2, components=6),
     token_count=5,
     token_width=8,
 )
 BASELINE = replace(TINY, encoder=None, contrastive_weight=0.0)
-FLAT = replace(TINY, encoder=EncoderConfig(width=16, depth=1, heads=2, readout="flat"))
+FLAT = replace(TINY, encoder=TokenEncoderConfig(width=16, depth=1, heads=2, readout="flat"))
 every_model = pytest.mark.parametrize("config", [TINY, FLAT, BASELINE], ids=["grid", "flat", "baseline"])
 
 
@@ -95,7 +96,7 @@ def test_the_text_is_read(config):
 
 @pytest.mark.parametrize("readout", ["grid", "flat"])
 def test_posterior_shapes_and_sampling(readout):
-    encoder = VariationalEncoder(EncoderConfig(width=16, depth=1, heads=2, readout=readout), (6, 2, 3), 5, 8)
+    encoder = VariationalEncoder(TokenEncoderConfig(width=16, depth=1, heads=2, readout=readout), (6, 2, 3), 5, 8)
     batch = batch_of(3)
     posterior = encoder(batch.source, batch.mask)
     assert posterior.mean.shape == posterior.log_var.shape == (3, 6, 2, 3)

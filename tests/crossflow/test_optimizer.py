@@ -6,7 +6,7 @@ from torch import nn
 
 from crossflow.networks.dimr import DiMR
 from crossflow.networks.dit import DiT
-from crossflow.recipes.configs import CONFIGS
+from crossflow.recipes import CONFIGS
 from crossflow.training.optimizer import Optimizer
 
 TINY = CONFIGS["t2i-tiny"]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from crossflow.errors import CrossFlowError
 from crossflow.flow.losses import draw
-from crossflow.recipes.configs import CONFIGS
+from crossflow.recipes import CONFIGS
 from crossflow.recipes.recipe import TrainConfig
 from crossflow.training.data.folders import SourcePairs, open_pairs
 from crossflow.training.data.scenes import Pairs, shares

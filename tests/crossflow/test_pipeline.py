@@ -6,10 +6,10 @@ import torch
 from tiny_pipelines import drawer
 
 from crossflow.errors import CrossFlowError
-from crossflow.modalities.latents import MiniLM
+from crossflow.modalities.minilm import MiniLM
 from crossflow.model.config import Sampling
 from crossflow.model.crossflow import build_model
-from crossflow.recipes.configs import CONFIGS
+from crossflow.recipes import CONFIGS
 from crossflow.sampling import text_to_image as module
 from crossflow.sampling.sampler import Sampler
 from crossflow.sampling.text_to_image import TextToImage, prompt_seed, seeded_noise

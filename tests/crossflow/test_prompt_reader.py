@@ -9,13 +9,13 @@ from tiny_pipelines import Words, drawer, model_of
 
 from crossflow.errors import CrossFlowError
 from crossflow.files.tensors import read_header, write_tensors
+from crossflow.flow.gaussian import Gaussian
 from crossflow.modalities.text_autoencoder import TextDecoder, TextDecoderConfig, numbered
 from crossflow.model.checkpoint import save_checkpoint
 from crossflow.model.crossflow import build_model
 from crossflow.sampling.prompt_reader import PromptReader, load_decoder, save_decoder
 from crossflow.sampling.text_to_image import seeded_noise
 from crossflow.scenes import example, render
-from crossflow.sources.encoders import Gaussian
 from crossflow.training.prompt_reader import posteriors, train
 
 PROMPTS = ["a photo of a ball", "a photo of two boxes", "a photo of a red cone and a blue ring"]

@@ -19,7 +19,7 @@ from crossflow.files.tensors import read_header
 from crossflow.model import authors as released
 from crossflow.model import checkpoint
 from crossflow.model.crossflow import build_model
-from crossflow.recipes.configs import CONFIGS
+from crossflow.recipes import CONFIGS
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 SMALL = ("dimr_small", "dit_small")

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from crossflow.errors import CrossFlowError
-from crossflow.sources.released import Adaptor, Norm, ReleasedEncoder, ReleasedEncoderConfig
+from crossflow.networks.adaptor import Adaptor
+from crossflow.sources.released import Norm, ReleasedEncoder, ReleasedEncoderConfig
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CLIP = ReleasedEncoderConfig(width=768, depth=11, hidden=1024)

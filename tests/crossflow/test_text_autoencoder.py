@@ -7,7 +7,7 @@ import torch
 
 from crossflow.errors import CrossFlowError
 from crossflow.modalities.text_autoencoder import TextAutoencoder, TextAutoencoderConfig
-from crossflow.recipes.configs import CONFIGS
+from crossflow.recipes import CONFIGS
 from crossflow.recipes.scenes import WORDS
 from crossflow.scenes.caption import describe
 from crossflow.scenes.splits import example

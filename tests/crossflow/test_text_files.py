@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from crossflow.errors import CrossFlowError
-from crossflow.modalities.latents import MiniLM
+from crossflow.modalities.minilm import MiniLM
 from crossflow.modalities.text_embedders import ClipText, T5Text, embedder_named
 
 PROMPTS = ["a photo of a ball", ""]

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from crossflow.errors import CrossFlowError
 from crossflow.files.tensors import read_header
-from crossflow.modalities.latents import MiniLM
+from crossflow.modalities.minilm import MiniLM
 from crossflow.model.checkpoint import load_checkpoint
 from crossflow.model.config import Sampling
 from crossflow.model.crossflow import Losses
-from crossflow.recipes.configs import CONFIGS
+from crossflow.recipes import CONFIGS
 from crossflow.recipes.recipe import SceneData
 from crossflow.training.previews import PHOTO_PROMPTS, SCENE_PROMPTS
 from crossflow.training.run_state import Run

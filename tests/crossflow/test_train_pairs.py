@@ -13,7 +13,7 @@ from crossflow.errors import CrossFlowError
 from crossflow.files.tensors import read_header
 from crossflow.modalities.kl_autoencoder import KLAutoencoder
 from crossflow.model.config import Sampling
-from crossflow.recipes.configs import CONFIGS
+from crossflow.recipes import CONFIGS
 from crossflow.recipes.recipe import SceneData, TrainConfig
 from crossflow.training import previews
 from crossflow.training.data.shards import Item, shard_name, write_index, write_shard

@@ -8,13 +8,13 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from crossflow.modalities.latents import TextEmbedder
+from crossflow.modalities.protocols import TextEmbedder
 from crossflow.model.config import Sampling
 from crossflow.model.crossflow import FlowModel, build_model
 from crossflow.networks.dimr import DiMRConfig, Stage
 from crossflow.networks.dit import DiTConfig
 from crossflow.networks.transformer import TransformerConfig
-from crossflow.recipes.configs import CONFIGS
+from crossflow.recipes import CONFIGS
 from crossflow.sampling.text_to_image import TextToImage
 from crossflow.training.data.scenes import scene_images
 

@@ -21,9 +21,9 @@ import crossflow.training.train
 from crossflow.flow import losses
 from crossflow.model.config import Sampling
 from crossflow.networks.dimr import DiMRConfig
-from crossflow.recipes.configs import CONFIGS
+from crossflow.networks.token_encoder import TokenEncoderConfig
+from crossflow.recipes import CONFIGS
 from crossflow.recipes.recipe import SceneData, TrainConfig
-from crossflow.sources.encoders import EncoderConfig
 from crossflow.training.data.shards import Item, shard_name, write_index, write_shard
 from crossflow.training.run_state import Run
 from crossflow.training.train import train
@@ -42,7 +42,9 @@ SMALL = replace(
     sample_every=4,
 )
 SHORT = replace(SMALL, steps=5, log_every=1)
-GRID = replace(SHORT, model=replace(SHORT.model, encoder=EncoderConfig(width=32, depth=1, heads=1, readout="grid")))
+GRID = replace(
+    SHORT, model=replace(SHORT.model, encoder=TokenEncoderConfig(width=32, depth=1, heads=1, readout="grid"))
+)
 BASELINE = replace(SHORT, model=replace(SHORT.model, encoder=None, contrastive_weight=0.0))
 QUIET = replace(SHORT, model=replace(SHORT.model, contrastive_weight=0.0))
 MUON = replace(SHORT, optimizer="muon", steps=2)

@@ -3,7 +3,7 @@
 import sys
 from dataclasses import replace
 
-from crossflow.recipes.configs import CONFIGS
+from crossflow.recipes import CONFIGS
 from crossflow.recipes.recipe import SceneData
 
 

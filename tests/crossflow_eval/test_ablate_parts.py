@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from scipy import stats as scipy_stats
 from typer.testing import CliRunner
 
-from crossflow.recipes.configs import CONFIGS
+from crossflow.recipes import CONFIGS
 from crossflow_eval import ablate as ablation
 from crossflow_eval import stats, tables
 from crossflow_eval.ablate import train

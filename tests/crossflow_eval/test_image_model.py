@@ -10,7 +10,7 @@ import torch
 from crossflow.files.hashes import file_sha256
 from crossflow.model.checkpoint import save_checkpoint
 from crossflow.model.crossflow import build_model
-from crossflow.recipes.configs import CONFIGS
+from crossflow.recipes import CONFIGS
 from crossflow.sampling.prompt_reader import READER
 from crossflow_eval.models import load_model
 from crossflow_eval.models.image_model import CrossFlowBackward, CrossFlowImageModel

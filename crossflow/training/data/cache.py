@@ -22,7 +22,7 @@ from crossflow.errors import CrossFlowError
 from crossflow.files.images import Pair, read_image, read_pairs
 from crossflow.files.tensors import read_header
 from crossflow.modalities.kl_autoencoder import center_crop
-from crossflow.modalities.latents import TextEmbedder
+from crossflow.modalities.protocols import TextEmbedder
 from crossflow.training.data.shards import Item, Shard, shard_name, write_index, write_shard
 
 CHUNK = 16

@@ -13,8 +13,7 @@ from torch import Tensor
 from crossflow.errors import CrossFlowError
 from crossflow.flow.losses import Draws
 from crossflow.losses.towers import SIGLIP_WIDTH, TOWERS
-from crossflow.modalities.kl_autoencoder import sample_moments
-from crossflow.modalities.latents import KLConfig
+from crossflow.modalities.kl_autoencoder import KLConfig, sample_moments
 from crossflow.model.crossflow import Batch
 from crossflow.recipes.recipe import TrainConfig
 from crossflow.training.data.authors_layout import PAIRS, OfficialFeatures

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from crossflow.errors import CrossFlowError
 from crossflow.flow.losses import Draws
-from crossflow.modalities.pixels import LogDepth, Pixels
+from crossflow.modalities.depth import LogDepth
+from crossflow.modalities.pixels import Pixels
 from crossflow.modalities.text_autoencoder import TextAutoencoder
 from crossflow.model.crossflow import Batch, FlowModel, Target
 from crossflow.recipes.recipe import SceneData, TrainConfig

@@ -25,7 +25,8 @@ from torch import Tensor
 from crossflow.errors import CrossFlowError
 from crossflow.files.tensors import read_tensors, write_tensors
 from crossflow.flow.losses import Draws, draw
-from crossflow.modalities.latents import PatchPCA, TextEmbedder
+from crossflow.modalities.patch_pca import PatchPCA
+from crossflow.modalities.protocols import TextEmbedder
 from crossflow.model.crossflow import Batch
 from crossflow.recipes.recipe import SceneData, TrainConfig
 from crossflow.scenes.render import render

@@ -24,7 +24,7 @@ MOST = (1 << 16) - 1
 
 def cache_folder(split: str, side: int) -> Path:
     """Where the renders of a split are kept, in ``CROSSFLOW_CACHE``; another world has another folder."""
-    from crossflow.modalities.latents import cache_folder as root
+    from crossflow.files.folders import cache_folder as root
     from crossflow.scenes import VERSION as WORLD
 
     return root() / f"scenes-v{WORLD}-{split}-{side}px"

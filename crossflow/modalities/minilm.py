@@ -1,149 +1,20 @@
-"""Between raw data and the tensors a flow sees: images <-> latents, prompts -> token embeddings."""
+"""Token embeddings of all-MiniLM-L6-v2, which comes with the package, and their cache."""
 
 import hashlib
 import importlib.util
-import math
-import os
 import sqlite3
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from crossflow.errors import CrossFlowError
+from crossflow.files.folders import cache_folder
 from crossflow.files.pretrained import load_pretrained
-from crossflow.networks.blocks import check_sizes
-
-
-@runtime_checkable
-class Autoencoder(Protocol):
-    """Images in uint8 RGB, channels last, to latents and back."""
-
-    def encode(self, images: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b c i j"]:
-        """Latents of about unit variance."""
-        ...
-
-    def decode(self, latents: Float[Tensor, "b c i j"]) -> UInt8[Tensor, "b h w 3"]:
-        """Images, rounded and clipped to [0, 255]."""
-        ...
-
-
-@runtime_checkable
-class TextEmbedder(Protocol):
-    """Prompts to the token embeddings of a frozen language model, ``width`` numbers a token."""
-
-    width: int
-
-    def embed(self, prompts: Sequence[str], count: int) -> tuple[Float[Tensor, "b n d"], Bool[Tensor, "b n"]]:
-        """``count`` tokens a prompt: longer prompts lose their last words but keep the end token."""
-        ...
-
-    def lengths(self, prompts: Sequence[str]) -> list[int]:
-        """How many tokens each prompt has before any is lost."""
-        ...
-
-
-def cache_folder() -> Path:
-    """The folder ``CROSSFLOW_CACHE``, by default ~/.cache/crossflow."""
-    return Path(os.environ.get("CROSSFLOW_CACHE", Path.home() / ".cache" / "crossflow"))
-
-
-@dataclass(frozen=True, kw_only=True)
-class PatchPCAConfig:
-    """``components`` numbers for every ``patch`` x ``patch`` RGB patch. ``power`` 0 keeps the variances' proportions
-    under one common scale, ``power`` 1 gives every component unit variance. ``sd`` is the standard deviation of the
-    latents: a small one moves the times at which a flow decides what goes where towards the middle of the path."""
-
-    patch: int = 8
-    components: int = 48
-    power: float = 0.5
-    sd: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_sizes(patch=self.patch, components=self.components)
-        if not 0 < self.sd < math.inf:
-            raise CrossFlowError(f"sd is {self.sd}; it must be a finite number above 0.")
-        if self.components > 3 * self.patch**2:
-            raise CrossFlowError(
-                f"components is {self.components}, but a patch of side {self.patch} has only {3 * self.patch**2}."
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class KLConfig:
-    """The Stable Diffusion autoencoder (KL, 8 pixels a cell), whose weights are a file of their own.
-
-    ``scale`` multiplies its latents; the released CrossFlow models use 0.23010, not the usual 0.18215.
-    """
-
-    scale: float = 0.23010
-    kind: Literal["kl"] = "kl"
-
-
-class PatchPCA(nn.Module):
-    """Principal components of image patches: linear, exact up to the components left out, fitted in seconds.
-
-    The fitted numbers are buffers, so they travel in the checkpoint of the model that was trained on them.
-    """
-
-    mean: Tensor
-    basis: Tensor
-    scale: Tensor
-
-    def __init__(self, config: PatchPCAConfig) -> None:
-        super().__init__()
-        self.config = config
-        width = 3 * config.patch**2
-        self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("basis", torch.zeros(width, config.components))
-        self.register_buffer("scale", torch.ones(config.components))
-
-    def fit(self, images: UInt8[Tensor, "b h w 3"]) -> None:
-        """Set mean, basis and scale from images; float64 inside."""
-        patches = self._patches(images).double().reshape(-1, len(self.mean))
-        mean = patches.mean(0)
-        variance, basis = torch.linalg.eigh((patches - mean).T @ (patches - mean) / (len(patches) - 1))
-        variance = variance.flip(0)[: self.config.components].clamp(min=1e-12)
-        basis = basis.flip(1)[:, : self.config.components]
-        basis = basis * _signs(basis)
-        scale = variance.pow(self.config.power / 2)
-        scale = scale * (variance / scale.square()).mean().sqrt() / self.config.sd
-        self.mean.copy_(mean)
-        self.basis.copy_(basis)
-        self.scale.copy_(scale)
-
-    def encode(self, images: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b c i j"]:
-        """One cell a patch; unit variance on average over the images it was fitted on."""
-        patches = self._patches(images).to(self.mean)
-        return ((patches - self.mean) @ self.basis / self.scale).permute(0, 3, 1, 2).contiguous()
-
-    def decode(self, latents: Float[Tensor, "b c i j"]) -> UInt8[Tensor, "b h w 3"]:
-        """Images, rounded and clipped."""
-        patches = (latents.permute(0, 2, 3, 1) * self.scale) @ self.basis.T + self.mean
-        b, rows, columns, _ = patches.shape
-        side = self.config.patch
-        pixels = patches.reshape(b, rows, columns, side, side, 3).transpose(2, 3)
-        pixels = pixels.reshape(b, rows * side, columns * side, 3)
-        return ((pixels + 0.5) * 255.0).round().clamp(0, 255).to(torch.uint8)
-
-    def _patches(self, images: Tensor) -> Tensor:
-        b, height, width, _ = images.shape
-        side = self.config.patch
-        if height % side or width % side:
-            raise CrossFlowError(f"Images of {height} x {width} do not divide into patches of side {side}.")
-        pixels = images.to(self.mean.dtype) / 255.0 - 0.5
-        pixels = pixels.reshape(b, height // side, side, width // side, side, 3).transpose(2, 3)
-        return pixels.reshape(b, height // side, width // side, -1)
-
-
-def _signs(basis: Tensor) -> Tensor:
-    """Signs that make each column's largest entry positive, so that a fit is the same on every machine."""
-    return basis.gather(0, basis.abs().argmax(0, keepdim=True)).sign()
 
 
 class MiniLM:

@@ -1,0 +1,64 @@
+"""The models that the authors released, as configs, and what they have in common with those of the paper."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from crossflow.modalities.kl_autoencoder import KLConfig
+from crossflow.model.config import FlowConfig, Sampling
+from crossflow.networks.dimr import DiMRConfig, Stage
+from crossflow.networks.dit import DiTConfig
+from crossflow.sources.released import ReleasedEncoderConfig
+
+STAGE_WEIGHTS: Mapping[int, tuple[float, ...]] = {1: (1.0,), 2: (0.25, 1.0), 3: (0.25, 0.5, 1.0)}
+"""The authors' weights of the flow loss at each resolution, by the number of resolutions."""
+
+
+def stages(width: int, depth: int, levels: int, heads: int = 16) -> DiMRConfig:
+    """A DiMR of the authors' proportions: a transformer, then ConvNeXts, each of half the width and (once) depth."""
+    low = Stage(block="transformer", width=width, hidden=2 * width, depth=depth, heads=heads, patch=2 ** (levels - 1))
+    fine = [
+        Stage(
+            block="convnext", width=width >> i, hidden=2 * width >> i, depth=depth // 2 + 1, patch=2 ** (levels - 1 - i)
+        )
+        for i in range(1, levels)
+    ]
+    return DiMRConfig(stages=(low, *fine))
+
+
+def text_to_image(
+    backbone: DiMRConfig | DiTConfig, size: int, text: Literal["clip-vit-l14", "t5-v1.1-xxl"], null_rate: float = 0.1
+) -> FlowConfig:
+    """A model of the authors' program for images of ``size`` pixels a side."""
+    t5 = text == "t5-v1.1-xxl"
+    levels = len(backbone.stages) if isinstance(backbone, DiMRConfig) else 1
+    return FlowConfig(
+        shape=(4, size // 8, size // 8),
+        backbone=backbone,
+        encoder=ReleasedEncoderConfig(
+            width=1024 if t5 else 768,
+            depth=11,
+            hidden=1024,
+            compress=t5,
+            adaptor=(4096, 32, 64) if size == 512 else None,
+        ),
+        autoencoder=KLConfig(),
+        token_count=77,
+        token_width=4096 if t5 else 768,
+        text=text,
+        null_rate=null_rate,
+        contrastive_scale="raw",
+        tower="siglip-l16",
+        stage_weights=STAGE_WEIGHTS[levels],
+        sampling=Sampling(solver="euler_official", steps=50, guidance_scale=7.0),
+    )
+
+
+AUTHORS_MODELS: Mapping[str, FlowConfig] = {
+    "t2i-256px-clip-dimr": text_to_image(stages(1024, 65, 2), 256, "clip-vit-l14"),
+    "t2i-256px-t5-dimr": text_to_image(stages(1024, 65, 2), 256, "t5-v1.1-xxl"),
+    "t2i-512px-clip-dimr": text_to_image(stages(1024, 65, 3), 512, "clip-vit-l14", null_rate=0.15),
+    "t2i-512px-t5-dimr": text_to_image(stages(1024, 65, 3), 512, "t5-v1.1-xxl", null_rate=0.15),
+    "t2i-512px-t5-dit": text_to_image(DiTConfig(width=1280, depth=36, heads=20, patch=2), 512, "t5-v1.1-xxl"),
+    "t2i-training-demo": text_to_image(stages(960, 29, 3), 512, "clip-vit-l14"),
+}
+"""The released models, by the names of their files; the demo is what the authors' program trains when it is tried."""

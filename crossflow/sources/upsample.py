@@ -1,0 +1,41 @@
+"""The enlarged image as the source: nothing is learned before the flow, and nothing is drawn."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from crossflow.flow.gaussian import Gaussian
+from crossflow.networks.blocks import check_sizes
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpsampleConfig:
+    """An image enlarged ``factor`` times, bicubic, is the source: nothing is learned and nothing drawn."""
+
+    factor: int
+    kind: Literal["upsample"] = "upsample"
+
+    def __post_init__(self) -> None:
+        check_sizes(factor=self.factor)
+
+
+class Upsample(nn.Module):
+    """Images -> themselves, enlarged: a Gaussian without variance. Bicubic as in Pillow (a = -0.5)."""
+
+    def __init__(self, config: UpsampleConfig) -> None:
+        super().__init__()
+        self.factor = config.factor
+
+    def forward(self, source: Float[Tensor, "b c i j"], mask: None = None) -> Gaussian:
+        """``mask`` is for texts: an image has no padding."""
+        mean = enlarged(source, (source.shape[-2] * self.factor, source.shape[-1] * self.factor))
+        return Gaussian(mean, torch.full_like(mean, -torch.inf))
+
+
+def enlarged(images: Float[Tensor, "b k i j"], size: tuple[int, int]) -> Float[Tensor, "b k h w"]:
+    """Images at another size (h, w), bicubic with antialiasing, whose kernel is Pillow's."""
+    return F.interpolate(images, size=size, mode="bicubic", antialias=True)
