@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from crossflow.cli import SHIPPED
+from crossflow import shipped
 from crossflow.sampling.prompt_reader import READER, PromptReader
 from crossflow.scenes import SceneExample, example, render
 from crossflow_eval.environment import hardware
@@ -34,7 +34,7 @@ def right(prompt: str, item: SceneExample) -> bool:
 
 def measure(items: Sequence[SceneExample]) -> list[str]:
     """The lines: what is read, prompts that come back word by word, and those with the right objects."""
-    reader = PromptReader.from_checkpoint(READER, SHIPPED)
+    reader = PromptReader.from_checkpoint(READER, shipped("t2i"))
     pipeline, sampling = reader.pipeline, reader.sampling()
     prompts, seeds = [item.prompt for item in items], list(range(len(items)))
     source = pipeline.source(prompts, seeds)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.scenes_reader import START
-from crossflow.cli import SHIPPED
+from crossflow import shipped
 from crossflow.modalities.minilm import MiniLM
 from crossflow.model.checkpoint import load_checkpoint
 from crossflow.model.config import Sampling
@@ -31,7 +31,7 @@ STEPS = (8, 16, 32, 64)
 
 def measure(images: list[np.ndarray]) -> list[str]:
     """The lines: solver, steps, evaluations each way, PSNR in the mean and at the least, error of the latents."""
-    model = load_checkpoint(SHIPPED).double()
+    model = load_checkpoint(shipped("t2i")).double()
     pipeline = TextToImage(model, MiniLM())
     latents = pipeline.autoencoder.encode(torch.from_numpy(np.stack(images)))
 

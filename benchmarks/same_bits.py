@@ -56,13 +56,10 @@ def digest(parts: Iterable[bytes]) -> str:
     return whole.hexdigest()[:16]
 
 
-def of_tensors(tensors: dict[str, Tensor]) -> str:
-    """The hash of names, types, shapes and numbers."""
-    return digest(
-        f"{name} {part.dtype} {list(part.shape)} ".encode()
-        + part.detach().contiguous().view(torch.uint8).numpy().tobytes()
-        for name, part in sorted((name, part.reshape(-1)) for name, part in tensors.items())
-    )
+def of_tensors(tensors: Iterable[Tensor]) -> str:
+    """The hash of types, shapes and numbers, whatever their names and order."""
+    flat = ((f"{part.dtype} {list(part.shape)} ".encode(), part.detach().reshape(-1).contiguous()) for part in tensors)
+    return digest(sorted(digest([head, part.view(torch.uint8).numpy().tobytes()]).encode() for head, part in flat))
 
 
 def of_outputs(outputs: Iterable[np.ndarray | str]) -> str:
@@ -107,8 +104,9 @@ def after_one_step(recipe: TrainConfig, out: Path, pairs: Path | None) -> str:
     """The hash of the losses and of all that a resumed run would read."""
     train(recipe, out, data=pairs, precision="fp32", device="cpu")
     log = json.loads((out / "log.jsonl").read_text())
-    losses = {name: log[name] for name in sorted(log) if log[name]}
-    return digest([json.dumps(losses).encode(), of_tensors(read_tensors(out / "state.safetensors")[1]).encode()])
+    losses = {name: log[name] for name in sorted(log) if log[name] and not name.startswith("posterior")}
+    state = read_tensors(out / "state.safetensors")[1]
+    return digest([json.dumps(losses).encode(), of_tensors(state.values()).encode()])
 
 
 def drawn_pairs(folder: Path) -> Path:
@@ -131,12 +129,13 @@ def drawn_pairs(folder: Path) -> Path:
 
 
 def weights() -> Iterator[tuple[str, Any]]:
-    """Names and shapes of the weights of every recipe, and how many numbers they are."""
+    """Names and shapes of the weights that are shipped of every recipe, and how many numbers training adds."""
     for name, recipe in CONFIGS.items():
         with torch.device("meta"):
-            state = build_model(recipe.model).state_dict()
-        lines = [f"{weight} {part.dtype} {list(part.shape)}".encode() for weight, part in sorted(state.items())]
-        yield f"weights {name}", f"{digest(lines)}, {sum(part.numel() for part in state.values())} numbers"
+            kept, whole = (build_model(recipe.model, training=each).state_dict() for each in (False, True))
+        lines = [f"{weight} {part.dtype} {list(part.shape)}".encode() for weight, part in sorted(kept.items())]
+        shipped, all_ = (sum(part.numel() for part in state.values()) for state in (kept, whole))
+        yield f"weights {name}", f"{digest(lines)}, {shipped} numbers, {all_ - shipped} in training only"
 
 
 def golden() -> Iterator[tuple[str, Any]]:
@@ -151,7 +150,7 @@ def golden() -> Iterator[tuple[str, Any]]:
             seen = model.backbone.velocities(given["velocity.x"], given["velocity.t"], ~given["velocity.unconditional"])
             drawn = model.sample(given["sample.z0"], solver="euler_official", steps=10, guidance_scale=7.0)
         parts = {"source": source, "drawn": drawn, **{f"velocity {i}": each for i, each in enumerate(seen)}}
-        yield f"golden {name}", of_tensors(parts)
+        yield f"golden {name}", of_tensors(parts.values())
 
 
 def measure() -> dict[str, Any]:

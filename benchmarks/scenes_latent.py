@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from benchmarks.scenes_reader import START, detections
-from crossflow.cli import SHIPPED
+from crossflow import shipped
 from crossflow.modalities.patch_pca import PatchPCA
 from crossflow.model.checkpoint import load_checkpoint
 from crossflow.scenes import example, read, render
@@ -28,9 +28,9 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=2000)
     parser.add_argument("--out", type=Path, default=Path("results/scenes/latent.md"))
     args = parser.parse_args()
-    autoencoder = load_checkpoint(SHIPPED).autoencoder
+    autoencoder = load_checkpoint(shipped("t2i")).autoencoder
     if not isinstance(autoencoder, PatchPCA):
-        sys.exit(f"{SHIPPED} has no principal components.")
+        sys.exit(f"{shipped('t2i')} has no principal components.")
     examples = [example("test", START + i) for i in range(args.n)]
     images = np.stack([render(item.scene) for item in examples])
     again = autoencoder.decode(autoencoder.encode(torch.from_numpy(images))).numpy()

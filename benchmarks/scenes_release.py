@@ -8,7 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from crossflow.cli import SHIPPED
+from crossflow import shipped
 from crossflow.files.tensors import read_header
 from crossflow.model.checkpoint import export_checkpoint
 from crossflow.model.config import Sampling
@@ -20,7 +20,7 @@ from crossflow_eval.types import Result
 
 SCALES = (1.5, 2.0, 3.0, 4.0)
 VALIDATION_PROMPTS = 240
-WEIGHTS = SHIPPED.parent
+WEIGHTS = shipped("t2i").parent
 RESULTS = Path("results/scenes/t2i.md")
 
 
@@ -48,10 +48,12 @@ def main() -> None:
     curve = search(checkpoint)
     best = max(curve, key=lambda scale: (curve[scale].values["geneval"].mean, -scale))
     default = TextToImage.from_checkpoint(checkpoint).defaults
-    export_checkpoint(checkpoint, SHIPPED, Sampling(solver=default.solver, steps=default.steps, guidance_scale=best))
+    export_checkpoint(
+        checkpoint, shipped("t2i"), Sampling(solver=default.solver, steps=default.steps, guidance_scale=best)
+    )
     tables = []
     for suite in ("scenes-t2i", "scenes-t2i-heldout"):
-        _, folder = measure(suite, SHIPPED)
+        _, folder = measure(suite, shipped("t2i"))
         write_page(folder)
         tables.append(report.render(entries([folder]), "md"))
     RESULTS.write_text(page(curve, best, tables), encoding="utf-8")
@@ -60,7 +62,7 @@ def main() -> None:
 
 def page(curve: dict[float, Result], best: float, tables: list[str]) -> str:
     """The whole of results/scenes/t2i.md."""
-    header, model = read_header(SHIPPED), TextToImage.from_checkpoint(SHIPPED).model
+    header, model = read_header(shipped("t2i")), TextToImage.from_checkpoint(shipped("t2i")).model
     sampling = model.config.sampling
     parameters = sum(part.numel() for part in model.parameters())
     size = sum(file.stat().st_size for file in WEIGHTS.glob("*.safetensors")) / 1e6

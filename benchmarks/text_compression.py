@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from crossflow.modalities.text_autoencoder import NOTHING, TextAutoencoder, TextAutoencoderConfig
+from crossflow.modalities.text_autoencoder import PAD, TextAutoencoder, TextAutoencoderConfig
 from crossflow.recipes import CONFIGS
 from crossflow.scenes.caption import describe
 from crossflow.scenes.splits import example
@@ -53,7 +53,7 @@ def learned(config: TextAutoencoderConfig, texts: list[str], steps: int, seed: i
     """An autoencoder of ``config``, trained by its own loss alone."""
     torch.manual_seed(seed)
     model = TextAutoencoder(config, SHAPE)
-    words = model.number(texts)
+    words = model.tokenize(texts)
     recipe = replace(RECIPE, steps=steps)
     optimizer = Optimizer(recipe.optimizer, model, recipe.betas, recipe.weight_decay)
     for step in range(steps):
@@ -69,13 +69,13 @@ def kept(
     """What is read of ``latents``, which were made of ``texts``."""
     right = model.decoder(latents).argmax(-1) == words
     whole = [read == text for read, text in zip(model.decode(model.config.scale * latents), texts, strict=True)]
-    return Kept(right[words != NOTHING].double().mean().item(), sum(whole) / len(whole))
+    return Kept(right[words != PAD].double().mean().item(), sum(whole) / len(whole))
 
 
 @torch.no_grad()
 def measure(model: TextAutoencoder, texts: list[str], seed: int) -> dict[str, Kept]:
     """From the posterior's mean, and where it has a variance from a sample of it."""
-    words = model.number(texts)
+    words = model.tokenize(texts)
     posterior = model.encode(words)
     found = {"mean": kept(model, texts, words, posterior.mean)}
     if model.config.kl_weight is not None:

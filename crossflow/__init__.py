@@ -3,17 +3,19 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from crossflow.files.folders import shipped
     from crossflow.model.checkpoint import load_checkpoint, save_checkpoint
     from crossflow.model.crossflow import CrossFlow
     from crossflow.sampling.text_to_image import TextToImage
 
 __version__ = "0.1.0"
-__all__ = ["CrossFlow", "TextToImage", "load_checkpoint", "save_checkpoint"]
+__all__ = ["CrossFlow", "TextToImage", "load_checkpoint", "save_checkpoint", "shipped"]
 _HOME = {
     "CrossFlow": "crossflow.model.crossflow",
     "TextToImage": "crossflow.sampling.text_to_image",
     "load_checkpoint": "crossflow.model.checkpoint",
     "save_checkpoint": "crossflow.model.checkpoint",
+    "shipped": "crossflow.files.folders",
 }
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from crossflow.cli.console import Autoencoder, Device, TextEncoder, one_sentence, to_stderr
+from crossflow.cli.console import one_sentence, to_stderr
+from crossflow.cli.options import Autoencoder, Device, TextEncoder
 
 if TYPE_CHECKING:
     from crossflow.losses.towers import FrozenSiglip

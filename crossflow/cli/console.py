@@ -4,16 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Annotated
 
 import typer
-
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-TextEncoder = Annotated[Path | None, typer.Option(help="Folder of CLIP or T5.", show_default="the hub's cache")]
-Autoencoder = Annotated[
-    Path | None, typer.Option(help="autoencoder_kl.pth or diffusers' folder.", show_default="in CROSSFLOW_CACHE")
-]
 
 
 @contextmanager

@@ -8,9 +8,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from crossflow.cli.console import Device, one_sentence
-
-WEIGHTS = Path(__file__).parents[1] / "weights"
+from crossflow.cli.console import one_sentence
+from crossflow.cli.options import Device
 
 
 def from_image(
@@ -29,12 +28,13 @@ def from_image(
         import numpy as np
 
         from crossflow.errors import CrossFlowError
+        from crossflow.files.folders import shipped
         from crossflow.files.images import read_image
         from crossflow.files.writing import replacing
         from crossflow.sampling.from_image import FromImage
         from crossflow.sampling.text_to_image import prompt_seed
 
-        model = FromImage.from_checkpoint(ckpt or WEIGHTS / f"scenes-{task}.safetensors", device, precision)
+        model = FromImage.from_checkpoint(ckpt or shipped(task), device, precision)
         if len({file.stem for file in files}) < len(files):
             raise CrossFlowError("Two of the images have one name: give them names of their own, for their outputs.")
         images = [np.asarray(read_image(file)) for file in files]

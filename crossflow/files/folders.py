@@ -3,7 +3,19 @@
 import os
 from pathlib import Path
 
+from crossflow.errors import named
+
 
 def cache_folder() -> Path:
     """The folder ``CROSSFLOW_CACHE``, by default ~/.cache/crossflow."""
     return Path(os.environ.get("CROSSFLOW_CACHE", Path.home() / ".cache" / "crossflow"))
+
+
+WEIGHTS = Path(__file__).parents[1] / "weights"
+"""The folder of the weights that come with the package."""
+TASKS = ("t2i", "caption", "depth", "sr")
+
+
+def shipped(task: str) -> Path:
+    """The shipped model of a task of the embedded world: t2i, caption, depth or sr. CrossFlowError for another name."""
+    return WEIGHTS / f"scenes-{named('shipped model', task, dict.fromkeys(TASKS, task))}.safetensors"

@@ -1,4 +1,4 @@
-"""Images and depth maps as latents with nothing learned: what models in pixel space are carried from and to."""
+"""Images as latents with nothing learned: the pixels themselves, for flows in pixel space."""
 
 from dataclasses import dataclass
 from typing import Literal

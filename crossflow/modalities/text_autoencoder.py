@@ -22,8 +22,8 @@ from crossflow.flow.gaussian import Gaussian
 from crossflow.networks.blocks import Block, at_least_float32, check_sizes, initialise
 from crossflow.networks.token_encoder import TokenEncoder, TokenEncoderConfig
 
-NOTHING = 0
-"""The number of the places after a text's end; the words of the vocabulary follow from 1 on."""
+PAD = 0
+"""The token of the places after a text's end; those of the words follow from 1 on."""
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 
@@ -59,10 +59,10 @@ class TextAutoencoderConfig(TextDecoderConfig):
     kind: Literal["text"] = "text"
 
 
-def numbered(captions: Sequence[str], config: TextDecoderConfig) -> Int[Tensor, "b n"]:
-    """The numbers of the captions' words, padded with 0. CrossFlowError for unknown words and for too many."""
+def tokenized(captions: Sequence[str], config: TextDecoderConfig) -> Int[Tensor, "b n"]:
+    """The tokens of the captions, one a word, padded with 0. CrossFlowError for unknown words and for too many."""
     known = {word: number for number, word in enumerate(config.words, 1)}
-    numbers = torch.full((len(captions), config.count), NOTHING)
+    numbers = torch.full((len(captions), config.count), PAD)
     for row, caption in zip(numbers, captions, strict=True):
         words = _WORD.findall(caption.lower())
         if unknown := [word for word in words if word not in known]:
@@ -86,9 +86,9 @@ class TextDecoder(nn.Module):
     def __init__(self, config: TextDecoderConfig, shape: tuple[int, int, int]) -> None:
         super().__init__()
         self.config = config
-        channels, height, breadth = shape
+        channels, rows, columns = shape
         self.embed = nn.Linear(channels, config.width)
-        self.position = nn.Parameter(torch.randn(1, height * breadth, config.width) * 0.02)
+        self.position = nn.Parameter(torch.randn(1, rows * columns, config.width) * 0.02)
         self.places = nn.Parameter(torch.randn(1, config.count, config.width) * 0.5)
         self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width)
@@ -107,7 +107,7 @@ class TextDecoder(nn.Module):
         """The likeliest word at every place, up to the first place that is likeliest empty."""
         texts = []
         for row in self(latents).argmax(-1).tolist():
-            words = row[: row.index(NOTHING)] if NOTHING in row else row
+            words = row[: row.index(PAD)] if PAD in row else row
             text = " ".join(self.config.words[word - 1] for word in words)
             texts.append(re.sub(r" ([^\w\s])", r"\1", text))
         return texts
@@ -125,13 +125,13 @@ class TextAutoencoder(nn.Module):
         self.encoder = TokenEncoder(own, shape, config.count, config.width)
         self.decoder = TextDecoder(config, shape)
 
-    def number(self, captions: Sequence[str]) -> Int[Tensor, "b n"]:
-        """The numbers of the captions' words; see ``numbered``."""
-        return numbered(captions, self.config)
+    def tokenize(self, captions: Sequence[str]) -> Int[Tensor, "b n"]:
+        """The tokens of captions; see ``tokenized``."""
+        return tokenized(captions, self.config)
 
     def encode(self, words: Int[Tensor, "b n"]) -> Gaussian:
-        """The posterior over latents of numbered words."""
-        posterior = Gaussian(*self.encoder.moments(self.embed(words) + self.position, words != NOTHING))
+        """The posterior over latents of tokens."""
+        posterior = Gaussian(*self.encoder.moments(self.embed(words) + self.position, words != PAD))
         if self.config.kl_weight is None:
             posterior = Gaussian(posterior.mean, torch.full_like(posterior.mean, -torch.inf))
         return posterior

@@ -39,7 +39,7 @@ from crossflow.sources.variational import VariationalEncoder
 Source = Float[Tensor, "b n d"] | Float[Tensor, "b k i j"]
 """Where a flow starts: the tokens of texts, or images in [-1, 1]."""
 Target = Float[Tensor, "b c h w"] | Int[Tensor, "b n"]
-"""Where a flow ends: latents, or the numbered words of texts, whose latents their autoencoder makes."""
+"""Where a flow ends: latents, or the tokens of texts, whose latents their autoencoder makes."""
 
 
 class Batch(NamedTuple):

@@ -122,17 +122,17 @@ class PatchTokens(nn.Module):
 
     def __init__(self, shape: tuple[int, int, int], patch: int, width: int) -> None:
         super().__init__()
-        channels, height, breadth = shape
-        if height % patch or breadth % patch:
-            raise CrossFlowError(f"Maps of {height} x {breadth} do not divide into patches of side {patch}.")
+        channels, rows, columns = shape
+        if rows % patch or columns % patch:
+            raise CrossFlowError(f"Maps of {rows} x {columns} do not divide into patches of side {patch}.")
         self.patch = patch
         self.embed = nn.Linear(channels * patch * patch, width)
-        self.position = nn.Parameter(torch.randn(1, height * breadth // patch**2, width) * 0.02)
+        self.position = nn.Parameter(torch.randn(1, rows * columns // patch**2, width) * 0.02)
 
     def forward(self, x: Float[Tensor, "b k h w"]) -> Float[Tensor, "b n d"]:
         """Split into patches and embed."""
-        (b, channels, height, breadth), p = x.shape, self.patch
-        x = x.reshape(b, channels, height // p, p, breadth // p, p)
+        (b, channels, rows, columns), p = x.shape, self.patch
+        x = x.reshape(b, channels, rows // p, p, columns // p, p)
         return self.embed(x.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)) + self.position
 
 
@@ -143,8 +143,8 @@ class Patches(PatchTokens):
     """
 
     def __init__(self, shape: tuple[int, int, int], patch: int, width: int, beside: int = 0) -> None:
-        channels, height, breadth = shape
-        super().__init__((channels + beside, height, breadth), patch, width)
+        channels, rows, columns = shape
+        super().__init__((channels + beside, rows, columns), patch, width)
         self.shape = shape
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, channels * patch * patch)
@@ -160,9 +160,9 @@ class Patches(PatchTokens):
 
 def unpatched(tokens: Float[Tensor, "b n d"], shape: tuple[int, int, int], patch: int) -> Float[Tensor, "b c h w"]:
     """Tokens that hold a patch each, d = c patch^2, as the map of ``shape`` (c, h, w) that they make up."""
-    channels, height, breadth = shape
-    x = tokens.reshape(-1, height // patch, breadth // patch, channels, patch, patch)
-    return x.permute(0, 3, 1, 4, 2, 5).reshape(-1, channels, height, breadth)
+    channels, rows, columns = shape
+    x = tokens.reshape(-1, rows // patch, columns // patch, channels, patch, patch)
+    return x.permute(0, 3, 1, 4, 2, 5).reshape(-1, channels, rows, columns)
 
 
 def at_least_float32(x: Tensor) -> Tensor:

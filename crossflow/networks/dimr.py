@@ -110,15 +110,15 @@ class StageNetwork(nn.Module):
 
     def __init__(self, stage: Stage, shape: tuple[int, int, int], below: Stage | None) -> None:
         super().__init__()
-        channels, height, breadth = shape
+        channels, rows, columns = shape
         width, patch = stage.width, stage.patch
-        if height % patch or breadth % patch:
-            raise CrossFlowError(f"Latents of {height} x {breadth} do not divide into patches of side {patch}.")
+        if rows % patch or columns % patch:
+            raise CrossFlowError(f"Latents of {rows} x {columns} do not divide into patches of side {patch}.")
         self.input_layer = nn.Sequential(
             nn.Identity(),
             nn.Conv2d(channels, width, patch, patch),
             ToPlaces(),
-            Positions(height // patch, breadth // patch, width),
+            Positions(rows // patch, columns // patch, width),
         )
         self.upsample = None
         if below is not None:
@@ -244,10 +244,10 @@ class Output(nn.ModuleList):
 class Positions(nn.Module):
     """Adds a learned vector to every place."""
 
-    def __init__(self, height: int, breadth: int, width: int) -> None:
+    def __init__(self, rows: int, columns: int, width: int) -> None:
         super().__init__()
-        self.sides = (height, breadth)
-        self.position_embeddings = nn.Embedding(height * breadth, width)
+        self.sides = (rows, columns)
+        self.position_embeddings = nn.Embedding(rows * columns, width)
 
     def forward(self, x: Float[Tensor, "b h w d"]) -> Float[Tensor, "b h w d"]:
         """Row by row."""

@@ -48,15 +48,15 @@ class DiT(nn.Module):
 
     def __init__(self, config: DiTConfig, shape: tuple[int, int, int]) -> None:
         super().__init__()
-        channels, height, breadth = shape
+        channels, rows, columns = shape
         width, patch = config.width, config.patch
-        if height % patch or breadth % patch:
-            raise CrossFlowError(f"Latents of {height} x {breadth} do not divide into patches of side {patch}.")
+        if rows % patch or columns % patch:
+            raise CrossFlowError(f"Latents of {rows} x {columns} do not divide into patches of side {patch}.")
         self.patch = patch
         self.x_embedder = PatchEmbedding(channels, width, patch)
         self.t_embedder = TimestepEmbedding(width)
         self.y_embedder = Indicator(width)
-        self.pos_embed = nn.Parameter(positions(height // patch, breadth // patch, width), requires_grad=False)
+        self.pos_embed = nn.Parameter(positions(rows // patch, columns // patch, width), requires_grad=False)
         self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.depth))
         self.final_layer = FinalLayer(width, channels * patch * patch)
         self._initialise()

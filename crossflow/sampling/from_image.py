@@ -1,6 +1,6 @@
 """From images to captions, depth maps and larger images: a flow with its target's autoencoder, each output by its seed.
 
-The counterpart of ``TextToImage`` for models whose sources are images. What comes out hangs on the model alone.
+The counterpart of ``TextToImage`` for models whose sources are images. What comes out depends on the model alone.
 """
 
 import copy

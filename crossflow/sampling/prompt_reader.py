@@ -16,6 +16,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from crossflow.errors import CrossFlowError
+from crossflow.files.folders import WEIGHTS
 from crossflow.files.hashes import file_sha256
 from crossflow.files.tensors import read_tensors, write_tensors
 from crossflow.modalities.text_autoencoder import TextDecoder, TextDecoderConfig
@@ -25,7 +26,7 @@ from crossflow.model.crossflow import CrossFlow, FlowModel
 from crossflow.sampling.from_image import check_images
 from crossflow.sampling.text_to_image import TextToImage
 
-READER = Path(__file__).parents[1] / "weights" / "scenes-t2i-reader.safetensors"
+READER = WEIGHTS / "scenes-t2i-reader.safetensors"
 """The decoder that is shipped, for the text-to-image model that is."""
 FORMAT = "crossflow-prompt-reader"
 VERSION = "1"

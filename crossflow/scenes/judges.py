@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crossflow.errors import CrossFlowError
+from crossflow.files.folders import WEIGHTS
 from crossflow.scenes.spec import CELLS, COLORS, SHAPES
 
-WEIGHTS = Path(__file__).parents[1] / "weights"
 SIDE = 32
 """Images of another side are resized to this one (bilinear, antialiased) before either judge sees them."""
 VERSION = "1"

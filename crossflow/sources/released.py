@@ -86,11 +86,11 @@ class ReleasedEncoder(nn.Module):
         self.linear = nn.Identity() if config.adaptor else nn.Linear(inputs, moments)
         self.adaptor = nn.Identity()
         if config.adaptor:
-            channels, height, breadth = shape
-            if height != breadth:
-                raise CrossFlowError(f"Latents are {height} x {breadth}, and an adaptor makes squares: set it to None.")
+            channels, rows, columns = shape
+            if rows != columns:
+                raise CrossFlowError(f"Latents are {rows} x {columns}, and an adaptor makes squares: set it to None.")
             hidden, first, second = config.adaptor
-            self.adaptor = Adaptor(inputs, 2 * channels, height, hidden, (first, second))
+            self.adaptor = Adaptor(inputs, 2 * channels, rows, hidden, (first, second))
 
     def forward(self, tokens: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"]) -> Gaussian:
         """Padding outside ``mask`` is never attended to, but what becomes of it is part of what the head reads.

@@ -17,10 +17,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from crossflow.errors import CrossFlowError
+from crossflow.files.folders import shipped
 from crossflow.flow.gaussian import Gaussian
 from crossflow.modalities.minilm import MiniLM
 from crossflow.modalities.protocols import TextEmbedder
-from crossflow.modalities.text_autoencoder import TextDecoder, TextDecoderConfig, numbered
+from crossflow.modalities.text_autoencoder import TextDecoder, TextDecoderConfig, tokenized
 from crossflow.model.checkpoint import load_checkpoint
 from crossflow.model.crossflow import CrossFlow
 from crossflow.recipes.scenes import WORDS
@@ -28,7 +29,7 @@ from crossflow.sampling.prompt_reader import READER, save_decoder
 from crossflow.scenes.splits import example
 from crossflow.training.optimizer import Optimizer
 
-SHIPPED = Path(__file__).parents[1] / "weights" / "scenes-t2i.safetensors"
+SHIPPED = shipped("t2i")
 CONFIG = TextDecoderConfig(words=WORDS, count=12, width=96, depth=2, heads=4)
 """The longest prompt, of two objects with their colours, has ten words."""
 STEPS, EXAMPLES, BATCH, RATE, WARMUP = 800, 12_000, 64, 2e-3, 100
@@ -81,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     row = {prompt: number for number, prompt in enumerate(distinct)}
     order = torch.tensor([row[prompt] for prompt in prompts])
     found = posteriors(model, MiniLM(), distinct)
-    decoder = train(found, numbered(distinct, CONFIG), order, CONFIG, args.steps, args.seed)
+    decoder = train(found, tokenized(distinct, CONFIG), order, CONFIG, args.steps, args.seed)
     command = (
         f"python -m crossflow.training.prompt_reader --steps {args.steps} --examples {args.examples} --seed {args.seed}"
     )

@@ -20,7 +20,8 @@ from crossflow.networks.dimr import DiMR
 from crossflow.networks.dit import DiT
 from crossflow.recipes.recipe import SceneData, TrainConfig
 from crossflow.scenes.spec import VERSION as WORLD
-from crossflow.training.data.scenes import Share, scene_images, seed_of
+from crossflow.training.data.pairs import Share, seed_of
+from crossflow.training.data.scenes import scene_images
 from crossflow.training.optimizer import Optimizer
 from crossflow.training.sharding import divide, share_like, whole
 
@@ -35,7 +36,7 @@ class Run:
     save memory and change no number, so a run may go on with or without them, and on any number of processes.
 
     Dropout is drawn from (seed, step, first item of the share), so a resumed run draws the same. It is the one thing
-    that hangs on the number of processes: without it any number gives the same losses, with it the same on average.
+    that depends on the number of processes: without it any number gives the same losses, with it the same on average.
     """
 
     def __init__(

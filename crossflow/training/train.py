@@ -21,8 +21,9 @@ from crossflow.model.checkpoint import save_checkpoint
 from crossflow.model.crossflow import FlowModel, Losses
 from crossflow.recipes.recipe import SceneData, TrainConfig
 from crossflow.training.data.folders import SourcePairs, open_pairs
+from crossflow.training.data.pairs import Pairs, read_ahead, shares
 from crossflow.training.data.scene_images import scene_image_pairs
-from crossflow.training.data.scenes import Pairs, read_ahead, scene_pairs, shares
+from crossflow.training.data.scenes import scene_pairs
 from crossflow.training.previews import PromptGrids, SceneAnswers
 from crossflow.training.run_state import Run
 

@@ -10,7 +10,8 @@ import torch
 from crossflow.errors import CrossFlowError
 from crossflow.flow.losses import draw
 from crossflow.recipes import CONFIGS
-from crossflow.training.data.scenes import CachedPairs, read_ahead, seed_of, shares
+from crossflow.training.data.pairs import read_ahead, seed_of, shares
+from crossflow.training.data.scenes import CachedPairs
 
 TINY = replace(CONFIGS["scenes-tiny"], steps=3, batch_size=6, accumulate=2)
 

@@ -36,7 +36,7 @@ def test_pairs_are_the_worlds(tmp_path, task):
     scenes = [example("train", index).scene for index in range(24)]
     assert np.array_equal(pairs.sources[7], low_res(scenes[7], 64)[0] if task == "sr" else render(scenes[7]))
     if task == "caption":
-        assert torch.equal(pairs.targets, model.autoencoder.number([describe(scene) for scene in scenes]))
+        assert torch.equal(pairs.targets, model.autoencoder.tokenize([describe(scene) for scene in scenes]))
     elif task == "depth":
         expected = np.clip(depth_map(scenes[7]), 1.5, 80)
         assert np.allclose(model.autoencoder.decode(pairs.targets[7:8])[0], expected, rtol=1e-5)

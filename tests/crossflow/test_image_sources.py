@@ -82,7 +82,7 @@ def test_the_flow_does_not_move_the_texts_latents():
     torch.manual_seed(0)
     model = build_model(config)
     torch.nn.init.normal_(model.backbone.patches.out.weight, std=0.1)
-    words = model.autoencoder.number(["a red ball by day", "a blue box at night"])
+    words = model.autoencoder.tokenize(["a red ball by day", "a blue box at night"])
     draws = draw(2, (8, 4, 4), 0.0, torch.Generator().manual_seed(0), sampled_targets=True)
     found = model(Batch(words, torch.rand(2, 3, 32, 32), None, torch.arange(2)), draws)
     found.total.backward()

@@ -17,7 +17,7 @@ from crossflow.flow.losses import draw
 from crossflow.recipes import CONFIGS
 from crossflow.recipes.recipe import TrainConfig
 from crossflow.training.data.folders import SourcePairs, open_pairs
-from crossflow.training.data.scenes import Pairs, shares
+from crossflow.training.data.pairs import Pairs, shares
 from crossflow.training.data.shards import Item, shard_name, write_index, write_shard
 
 TINY = CONFIGS["t2i-tiny"]

@@ -10,7 +10,7 @@ from tiny_pipelines import Words, drawer, model_of
 from crossflow.errors import CrossFlowError
 from crossflow.files.tensors import read_header, write_tensors
 from crossflow.flow.gaussian import Gaussian
-from crossflow.modalities.text_autoencoder import TextDecoder, TextDecoderConfig, numbered
+from crossflow.modalities.text_autoencoder import TextDecoder, TextDecoderConfig, tokenized
 from crossflow.model.checkpoint import save_checkpoint
 from crossflow.model.crossflow import build_model
 from crossflow.sampling.prompt_reader import PromptReader, load_decoder, save_decoder
@@ -46,7 +46,7 @@ def test_training_makes_a_decoder_that_reads_the_posteriors(monkeypatch):
     monkeypatch.setattr("crossflow.training.prompt_reader.BATCH", 16)
     generator = torch.Generator().manual_seed(0)
     found = Gaussian(torch.randn(3, 4, 2, 2, generator=generator), torch.full((3, 4, 2, 2), -3.0))
-    words, order = numbered(PROMPTS, CONFIG), torch.arange(3)
+    words, order = tokenized(PROMPTS, CONFIG), torch.arange(3)
     decoder = train(found, words, order, CONFIG, steps=300, seed=0)
     sample = Gaussian(*(part.repeat(4, 1, 1, 1) for part in found)).sample(
         torch.randn(12, 4, 2, 2, generator=generator)

@@ -111,7 +111,7 @@ def test_conversion_keeps_every_bit_and_drops_the_tower(name, tmp_path):
 MEASURE = """
 import resource, sys
 from pathlib import Path
-from crossflow import checkpoint
+from crossflow.model import checkpoint
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 checkpoint.convert(Path(sys.argv[1]), Path(sys.argv[3]), heads=4)
 before = peak()

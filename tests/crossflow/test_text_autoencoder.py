@@ -24,7 +24,7 @@ def test_every_caption_of_the_world_has_its_numbers(text):
     for index in range(120):
         item = example("train", index)
         for caption in (*item.captions, describe(item.scene)):
-            numbers = text.number([caption])[0]
+            numbers = text.tokenize([caption])[0]
             words = [text.config.words[number - 1] for number in numbers if number]
             assert " ".join(words).replace(" ,", ",") == caption
 
@@ -33,7 +33,7 @@ def test_the_longest_description_fits_the_recipe():
     own = CONFIGS["scenes-caption"].model
     autoencoder = TextAutoencoder(own.autoencoder, own.shape)
     four = next(e.scene for e in (example("train", i) for i in range(200)) if len(e.scene.objects) == 4)
-    assert autoencoder.number([describe(four)]).count_nonzero() == 17
+    assert autoencoder.tokenize([describe(four)]).count_nonzero() == 17
 
 
 @pytest.mark.parametrize(
@@ -41,11 +41,11 @@ def test_the_longest_description_fits_the_recipe():
 )
 def test_captions_that_do_not_fit(text, caption, said):
     with pytest.raises(CrossFlowError, match=said):
-        text.number([caption])
+        text.tokenize([caption])
 
 
 def test_the_autoencoders_loss_is_its_definition(text):
-    words = text.number(["a red ball by day", "a pink box, a blue ring and a cone"])
+    words = text.tokenize(["a red ball by day", "a pink box, a blue ring and a cone"])
     noise = torch.randn(2, 4, 2, 2)
     posterior = text.encode(words)
     latents = posterior.mean + (posterior.log_var / 2).exp() * noise
@@ -60,7 +60,7 @@ def test_the_autoencoders_loss_is_its_definition(text):
 
 def test_a_plain_encoder_has_no_variance(text):
     plain = TextAutoencoder(replace(text.config, kl_weight=None), (4, 2, 2))
-    words = plain.number(["a red ball"])
+    words = plain.tokenize(["a red ball"])
     one, other = (plain.learn(words, noise) for noise in torch.randn(2, 1, 4, 2, 2))
     assert torch.equal(one.latents, other.latents)
     assert torch.isfinite(one.loss)
@@ -68,7 +68,7 @@ def test_a_plain_encoder_has_no_variance(text):
 
 def test_padding_is_not_read(text):
     """What stands after a text's end changes no posterior."""
-    words = text.number(["a red ball"])
+    words = text.tokenize(["a red ball"])
     before = text.encode(words).mean
     with torch.no_grad():
         text.embed.weight[0] += 1.0
@@ -79,7 +79,7 @@ def test_a_text_autoencoder_learns_to_read_itself():
     torch.manual_seed(1)
     model = TextAutoencoder(TextAutoencoderConfig(words=WORDS, count=10, width=32, depth=1, heads=2), (8, 2, 2))
     captions = ["a red ball by day", "two boxes", "a picture of a pink cone, at night"]
-    words = model.number(captions)
+    words = model.tokenize(captions)
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     for _ in range(60):
         optimizer.zero_grad()

@@ -29,7 +29,7 @@ class Reading(TextAutoencoder):
 def test_shares_are_of_words_and_of_whole_captions(benchmark):
     config = replace(benchmark.own(), words=("a", "red", "blue", "ball"), count=5, width=4, heads=1, scale=0.5)
     model, texts = Reading(config), ["a red ball", "a ball", "a blue ball", "a red ball"]
-    words = model.number(texts)
+    words = model.tokenize(texts)
     heard = words.clone()
     heard[1, 1] = 0  # a ball that is lost
     heard[2, 3] = 1  # a word too many: the caption is wrong, its own words are right

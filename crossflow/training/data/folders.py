@@ -17,7 +17,7 @@ from crossflow.modalities.kl_autoencoder import KLConfig, sample_moments
 from crossflow.model.crossflow import Batch
 from crossflow.recipes.recipe import TrainConfig
 from crossflow.training.data.authors_layout import PAIRS, OfficialFeatures
-from crossflow.training.data.scenes import seed_of
+from crossflow.training.data.pairs import seed_of
 from crossflow.training.data.shards import INDEX, Item, PairSource, Shards, shard_name
 
 OFFICIAL: Mapping[str, Literal["clip", "t5"]] = {"clip-vit-l14": "clip", "t5-v1.1-xxl": "t5"}
@@ -91,7 +91,7 @@ class SourcePairs:
         self._item(0)
 
     def pick(self, step: int, count: int, generator: torch.Generator) -> Int[Tensor, "b 1"]:
-        """The numbers of a step's items, which hang on seed and step alone."""
+        """The numbers of a step's items, which depend on seed and step alone."""
         places = torch.arange(step * count, (step + 1) * count)
         epochs, within = places // len(self.source), places % len(self.source)
         return torch.cat([self._order(epoch)[within[epochs == epoch]] for epoch in epochs.unique().tolist()])[:, None]

@@ -27,12 +27,13 @@ from crossflow.scenes.render import render
 from crossflow.scenes.spec import VERSION as WORLD
 from crossflow.scenes.spec import Scene
 from crossflow.scenes.splits import example
-from crossflow.training.data.scenes import CHUNK, kept
+from crossflow.training.data.pairs import kept
+from crossflow.training.data.scenes import CHUNK
 
 
 @dataclass(frozen=True)
 class ImagePairs:
-    """Sources, and for each its target: numbered words, the latent of a depth map, or an image."""
+    """Sources, and for each its target: tokens, the latent of a depth map, or an image."""
 
     sources: UInt8[Tensor, "n s s 3"]
     targets: Int[Tensor, "n m"] | Float[Tensor, "n 1 h w"] | UInt8[Tensor, "n h w 3"]
@@ -90,7 +91,7 @@ def _targets(config: TrainConfig, model: FlowModel, scenes: list[Scene]) -> Tens
     size = config.data.size
     match model.autoencoder:
         case TextAutoencoder() as autoencoder:
-            return autoencoder.number([describe(scene) for scene in scenes])
+            return autoencoder.tokenize([describe(scene) for scene in scenes])
         case LogDepth() as autoencoder:
             return autoencoder.encode(torch.from_numpy(np.stack([depth_map(scene, size) for scene in scenes])))
         case _:

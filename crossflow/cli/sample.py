@@ -1,0 +1,97 @@
+"""The command ``sample``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from crossflow.cli.console import one_sentence, to_stderr
+from crossflow.cli.options import (
+    Autoencoder,
+    Checkpoint,
+    Device,
+    Guidance,
+    Precision,
+    Solver,
+    Steps,
+    TextEncoder,
+)
+
+
+def sample(
+    out: Annotated[Path, typer.Option(help="Folder for the images and samples.jsonl.", show_default=False)],
+    prompt: Annotated[list[str] | None, typer.Option(help="A prompt; may be repeated.", show_default=False)] = None,
+    prompts: Annotated[Path | None, typer.Option(help="A file of prompts, one a line.", show_default=False)] = None,
+    ckpt: Checkpoint = None,
+    per_prompt: Annotated[int, typer.Option(min=1, help="Images a prompt.")] = 1,
+    seed: Annotated[int, typer.Option(help="With prompt and copy it decides an image.")] = 0,
+    solver: Solver = None,
+    steps: Steps = None,
+    guidance_scale: Guidance = None,
+    text_encoder: TextEncoder = None,
+    autoencoder: Autoencoder = None,
+    precision: Precision = "auto",
+    device: Device = "auto",
+) -> None:
+    """Draw prompts into a folder. Give the same command again to go on where it was stopped."""
+    with one_sentence():
+        from crossflow.errors import CrossFlowError
+
+        if (prompt is None) == (prompts is None):
+            raise CrossFlowError("Give either --prompt TEXT, once or more, or --prompts FILE.")
+        count = len(prompt or ()) if prompts is None else _count(prompts)
+        from crossflow.files.folders import shipped
+        from crossflow.sampling.samples import draw_into
+        from crossflow.sampling.text_to_image import TextToImage
+
+        pipeline = TextToImage.from_checkpoint(ckpt or shipped("t2i"), device, text_encoder, autoencoder, precision)
+        sampling = pipeline.sampling(solver, steps, guidance_scale)
+        with _bar(None if count is None else count * per_prompt) as advance:
+            lines = iter(prompt or ()) if prompts is None else _lines(prompts)
+            drawn = draw_into(out, pipeline, lines, sampling, seed=seed, per_prompt=per_prompt, advance=advance)
+        if drawn.truncated:
+            limit = pipeline.model.config.token_count
+            typer.echo(f"{drawn.truncated} prompts are longer than {limit} tokens: their ends were not read.", err=True)
+        to_stderr(f"{drawn.new} images drawn, {drawn.kept} kept from before")
+        typer.echo(out / "samples.jsonl")
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """The prompts in a file of UTF-8 text, one a line, without blank lines; it is never read whole."""
+    from crossflow.errors import CrossFlowError
+
+    found = False
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            for line in file:
+                if text := line.strip():
+                    found = True
+                    yield text
+    except OSError as error:
+        raise CrossFlowError(f"The prompts {path} cannot be read ({error.strerror}): give a text file.") from error
+    except UnicodeDecodeError as error:
+        raise CrossFlowError(f"The prompts {path} are not UTF-8 text ({error.reason}): convert the file.") from error
+    if not found:
+        raise CrossFlowError(f"{path} holds no prompt: write one a line.")
+
+
+def _count(path: Path) -> int | None:
+    """The number of prompts in a file, which is so checked as a whole; None for a pipe, which can be read only once."""
+    return None if path.is_fifo() else sum(1 for _ in _lines(path))
+
+
+@contextmanager
+def _bar(total: int | None) -> Iterator[Callable[[int], None]]:
+    """A progress bar on stderr, where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("drawing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=total)
+        yield lambda count: progress.advance(task, count)

@@ -1,0 +1,90 @@
+"""The command ``train``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from crossflow.cli.console import one_sentence, to_stderr
+from crossflow.cli.options import (
+    Autoencoder,
+    TextEncoder,
+)
+
+
+def _list_configs(wanted: bool) -> bool:
+    if not wanted:
+        return wanted
+    with one_sentence():
+        from crossflow.recipes import CONFIGS
+
+        for name, config in CONFIGS.items():
+            kind = "standard flow matching" if config.model.encoder is None else "CrossFlow"
+            network = type(config.model.backbone).__name__.removesuffix("Config")
+            typer.echo(f"{name}: {kind}, {network}, {config.steps:,} steps of {config.batch_size}")
+    raise typer.Exit
+
+
+def train(
+    config: Annotated[str, typer.Argument(help="Name of a recipe; see --list.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder of the run.", show_default=False)],
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of crossflow cache, or of the authors' features.", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the weights and of every draw.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out was stopped.")] = False,
+    steps: Annotated[int | None, typer.Option(min=1, help="Number of steps.", show_default="the recipe's")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Items a step, over all processes.", show_default="the recipe's")
+    ] = None,
+    accumulate: Annotated[
+        int | None, typer.Option(min=1, help="Parts a step, one after the other.", show_default="the recipe's")
+    ] = None,
+    shard: Annotated[bool, typer.Option("--shard", help="Divide the weights among processes (FSDP2).")] = False,
+    checkpointing: Annotated[
+        bool, typer.Option("--checkpointing", help="Compute activations again and not keep them.")
+    ] = False,
+    text_encoder: TextEncoder = None,
+    autoencoder: Autoencoder = None,
+    precision: Annotated[str | None, typer.Option(help="auto, bf16 or fp32.", show_default="the recipe's")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    list_configs: Annotated[
+        bool, typer.Option("--list", callback=_list_configs, is_eager=True, help="List the recipes and exit.")
+    ] = False,
+) -> None:
+    """Train a recipe into a folder; the path of the checkpoint is printed.
+
+    The text encoder and the autoencoder draw the sample grids of recipes that read --data; without them there are none.
+
+    Several processes: torchrun --standalone --nproc-per-node 2 --no-python crossflow train CONFIG --out DIR
+    """
+    with one_sentence():
+        from dataclasses import replace
+
+        from crossflow.errors import named
+        from crossflow.recipes import CONFIGS
+
+        recipe = named("config", config, CONFIGS)
+        own = {"steps": steps, "batch_size": batch_size, "accumulate": accumulate}
+        recipe = replace(recipe, **{name: value for name, value in own.items() if value is not None})
+        from crossflow.training.train import train as run
+
+        path = run(
+            recipe,
+            out,
+            data=data,
+            seed=seed,
+            resume=resume,
+            precision=precision,
+            device=device,
+            shard=shard,
+            checkpointing=checkpointing,
+            text_encoder=text_encoder,
+            autoencoder=autoencoder,
+            progress=to_stderr,
+        )
+        if os.environ.get("RANK", "0") == "0":  # under torchrun one process speaks for all
+            typer.echo(path)
