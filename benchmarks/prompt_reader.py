@@ -35,7 +35,7 @@ def right(prompt: str, item: SceneExample) -> bool:
 def measure(items: Sequence[SceneExample]) -> list[str]:
     """The lines: what is read, prompts that come back word by word, and those with the right objects."""
     reader = PromptReader.from_checkpoint(READER, shipped("t2i"))
-    pipeline, sampling = reader.pipeline, reader.sampling()
+    pipeline, sampling = reader.pipeline, reader.defaults
     prompts, seeds = [item.prompt for item in items], list(range(len(items)))
     source = pipeline.source(prompts, seeds)
     read = {

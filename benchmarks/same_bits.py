@@ -24,7 +24,6 @@ from torch import Tensor
 
 from crossflow.files.tensors import read_tensors
 from crossflow.model.checkpoint import load_checkpoint
-from crossflow.model.crossflow import build_model
 from crossflow.recipes import CONFIGS
 from crossflow.recipes.recipe import SceneData, TrainConfig
 from crossflow.sampling.from_image import FromImage
@@ -32,7 +31,7 @@ from crossflow.sampling.text_to_image import TextToImage, prompt_seed
 from crossflow.scenes.depth import low_res
 from crossflow.scenes.render import render
 from crossflow.scenes.splits import example
-from crossflow.training.data.shards import Item, shard_name, write_index, write_shard
+from crossflow.training.data.shards import KeptPair, shard_name, write_index, write_shard
 from crossflow.training.train import train
 from crossflow_eval.environment import hardware
 from crossflow_eval.runs.launch import Request, evaluate
@@ -112,11 +111,12 @@ def after_one_step(recipe: TrainConfig, out: Path, pairs: Path | None) -> str:
 def drawn_pairs(folder: Path) -> Path:
     """Shards of sixteen pairs of random numbers, of the sizes of ``t2i-tiny``."""
     model, generator = CONFIGS["t2i-tiny"].model, torch.Generator().manual_seed(0)
-    mask = torch.arange(model.token_count) < 9
+    tokens = model.reads.shape
+    mask = torch.arange(tokens[0]) < 9
     items = [
-        Item(
+        KeptPair(
             torch.randn(2 * model.shape[0], *model.shape[1:], generator=generator),
-            torch.randn(model.token_count, model.token_width, generator=generator),
+            torch.randn(*tokens, generator=generator),
             mask,
             f"caption {index}",
             image=torch.randint(0, 256, (32, 32, 3), generator=generator).to(torch.uint8),
@@ -132,7 +132,7 @@ def weights() -> Iterator[tuple[str, Any]]:
     """Names and shapes of the weights that are shipped of every recipe, and how many numbers training adds."""
     for name, recipe in CONFIGS.items():
         with torch.device("meta"):
-            kept, whole = (build_model(recipe.model, training=each).state_dict() for each in (False, True))
+            kept, whole = (recipe.model.build(training=each).state_dict() for each in (False, True))
         lines = [f"{weight} {part.dtype} {list(part.shape)}".encode() for weight, part in sorted(kept.items())]
         shipped, all_ = (sum(part.numel() for part in state.values()) for state in (kept, whole))
         yield f"weights {name}", f"{digest(lines)}, {shipped} numbers, {all_ - shipped} in training only"

@@ -11,7 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -38,10 +38,7 @@ class Kept(NamedTuple):
 
 def own() -> TextAutoencoderConfig:
     """The autoencoder of the recipe."""
-    config = RECIPE.model.autoencoder
-    if not isinstance(config, TextAutoencoderConfig):
-        raise TypeError(f"The recipe's autoencoder is a {type(config).__name__}, not one of texts.")
-    return config
+    return cast(TextAutoencoderConfig, RECIPE.model.target)
 
 
 def captions(split: str, count: int) -> list[str]:
@@ -58,7 +55,7 @@ def learned(config: TextAutoencoderConfig, texts: list[str], steps: int, seed: i
     optimizer = Optimizer(recipe.optimizer, model, recipe.betas, recipe.weight_decay)
     for step in range(steps):
         picks = torch.randint(len(words), (BATCH,))
-        model.learn(words[picks], torch.randn(BATCH, *SHAPE)).loss.backward()
+        model.reach(words[picks], torch.randn(BATCH, *SHAPE)).loss.backward()
         optimizer.step(recipe.rate(step))
     return model.eval()
 

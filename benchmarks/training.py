@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -30,9 +30,12 @@ from benchmarks.plain import as_authors, in_turns, machine, matmul_rate, roundin
 from benchmarks.sampling import REDUCED
 from crossflow.files.devices import usable_device
 from crossflow.flow import losses
+from crossflow.flow.batch import Batch, Item
 from crossflow.flow.losses import Draws
+from crossflow.losses import KL
+from crossflow.losses.towers import IMAGE_FEATURES
 from crossflow.model.config import FlowConfig
-from crossflow.model.crossflow import Batch, CrossFlow
+from crossflow.model.crossflow import CrossFlow
 from crossflow.networks.dimr import DiMR
 from crossflow.recipes import CONFIGS
 from crossflow.sampling.sampler import compile_blocks
@@ -41,6 +44,7 @@ from crossflow.training.optimizer import Optimizer
 
 RECIPE = CONFIGS["t2i-256px-clip-dimr-image-features"]
 FEATURES = 1024
+KL_TERM = cast(KL, RECIPE.model.terms[0])
 ON_GPU = "Not measured on a GPU: `python -m benchmarks.training --device cuda` does, and writes training-cuda.md."
 
 
@@ -56,28 +60,36 @@ class Side(NamedTuple):
 
 
 def architecture(device: torch.device) -> FlowConfig:
+    model = cast(FlowConfig, RECIPE.model)
     if device.type == "cuda":
-        return RECIPE.model
+        return model
     encoder = ReleasedEncoderConfig(width=768, depth=1, hidden=1024)
-    return replace(RECIPE.model, backbone=REDUCED, encoder=encoder)
+    return replace(model, backbone=REDUCED, source=encoder)
 
 
 def batch_of(config: FlowConfig, count: int, seed: int, device: torch.device) -> tuple[Batch, Draws]:
     """Random pairs, and the draws of their step."""
     generator = torch.Generator().manual_seed(seed)
-    batch = Batch(
-        target=torch.randn(count, *config.shape, generator=generator),
-        source=torch.randn(count, config.token_count, config.token_width, generator=generator),
-        mask=torch.arange(config.token_count).expand(count, -1) < 20,
-        caption=torch.arange(count),
-        image_features=torch.randn(count, FEATURES, generator=generator),
-    )
-    return batch.to(device), losses.draw(count, config.shape, config.null_rate, generator).to(device)
+    tokens = config.reads.shape
+    items = {
+        config.target.name: Item(torch.randn(count, *config.shape, generator=generator)),
+        config.reads.name: Item(
+            torch.randn(count, *tokens, generator=generator), torch.arange(tokens[0]).expand(count, -1) < 20
+        ),
+        IMAGE_FEATURES: Item(torch.randn(count, FEATURES, generator=generator)),
+    }
+    batch = Batch(items, torch.arange(count))
+    return batch.to(device), losses.draw(count, config.shape, config.guidance.null_rate, generator).to(device)
+
+
+def tower_of(model: CrossFlow) -> Any:
+    return model.terms["contrastive"].tower
 
 
 def plain_step(model: CrossFlow, autocast: bool) -> Step:
     config = model.config
     assert isinstance(model.backbone, DiMR)
+    tower = tower_of(model)
     model.backbone = as_authors(model.backbone)
     model.backbone.checkpointing = True
     average = copy.deepcopy(model)
@@ -87,21 +99,21 @@ def plain_step(model: CrossFlow, autocast: bool) -> Step:
     optimizer = torch.optim.AdamW(groups, RECIPE.learning_rate, RECIPE.betas)
 
     def loss(batch: Batch, draws: Draws) -> Tensor:
-        assert model.tower is not None and batch.image_features is not None
-        posterior = model.encoder(batch.source, batch.mask)
+        target = batch[config.target.name].values
+        posterior = model.encoder(*batch[config.reads.name])
         x0 = posterior.sample(draws.noise)
-        seen = model.tower(batch.image_features)
-        xt, velocity = model.path.sample(x0, batch.target[draws.donor], draws.t)
+        seen = tower(batch[IMAGE_FEATURES].values)
+        xt, velocity = model.path.sample(x0, target[draws.donor], draws.t)
         flow = losses.flow_matching(
             model.backbone.velocities(xt, draws.t, draws.conditional), velocity, config.stage_weights
         )
-        kl = losses.kl(posterior.mean, posterior.log_var, config.kl_form)
-        contrast = losses.contrastive(x0, seen, model.tower.scale, batch.caption)
-        return (flow + config.kl_weight * kl).mean() + contrast
+        kl = losses.kl(posterior.mean, posterior.log_var, KL_TERM.form)
+        contrast = losses.contrastive(x0, seen, tower.scale, batch.same)
+        return (flow + KL_TERM.weight * kl).mean() + contrast
 
     def step(batch: Batch, draws: Draws) -> Tensor:
         optimizer.zero_grad()
-        with rounding(batch.target.device, autocast):
+        with rounding(batch.same.device, autocast):
             total = loss(batch, draws)
         total.backward()
         optimizer.step()
@@ -122,8 +134,8 @@ def our_step(model: CrossFlow, autocast: bool, compiled: bool = False) -> Step:
     optimizer = Optimizer("adamw", model, RECIPE.betas, RECIPE.weight_decay)
 
     def step(batch: Batch, draws: Draws) -> Tensor:
-        with rounding(batch.target.device, autocast):
-            total = model(batch, draws).total
+        with rounding(batch.same.device, autocast):
+            total = model(batch, draws)["total"]
         total.backward()
         optimizer.step(RECIPE.learning_rate)
         with torch.no_grad():
@@ -155,11 +167,11 @@ def forward_flops(config: FlowConfig) -> int:
     batch, draws = batch_of(config, 1, 0, torch.device("meta"))
     with torch.device("meta"):
         model = CrossFlow(config)
-        assert model.tower is not None and batch.image_features is not None
+        tower = tower_of(model)
         with FlopCounterMode(display=False) as counter:
-            model.encoder(batch.source, batch.mask)
-            model.tower(batch.image_features)
-            model.backbone.velocities(batch.target, draws.t, draws.conditional)
+            model.encoder(*batch[config.reads.name])
+            tower(batch[IMAGE_FEATURES].values)
+            model.backbone.velocities(batch[config.target.name].values, draws.t, draws.conditional)
     return counter.get_total_flops()
 
 

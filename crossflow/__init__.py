@@ -5,13 +5,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from crossflow.files.folders import shipped
     from crossflow.model.checkpoint import load_checkpoint, save_checkpoint
+    from crossflow.model.config import Override
     from crossflow.model.crossflow import CrossFlow
     from crossflow.sampling.text_to_image import TextToImage
 
 __version__ = "0.1.0"
-__all__ = ["CrossFlow", "TextToImage", "load_checkpoint", "save_checkpoint", "shipped"]
+__all__ = ["CrossFlow", "Override", "TextToImage", "load_checkpoint", "save_checkpoint", "shipped"]
 _HOME = {
     "CrossFlow": "crossflow.model.crossflow",
+    "Override": "crossflow.model.config",
     "TextToImage": "crossflow.sampling.text_to_image",
     "load_checkpoint": "crossflow.model.checkpoint",
     "save_checkpoint": "crossflow.model.checkpoint",

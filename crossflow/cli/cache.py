@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -14,7 +14,8 @@ from crossflow.cli.options import Autoencoder, Device, TextEncoder
 if TYPE_CHECKING:
     from crossflow.losses.towers import FrozenSiglip
     from crossflow.modalities.kl_autoencoder import KLAutoencoder
-    from crossflow.modalities.protocols import TextEmbedder
+    from crossflow.modalities.modality import TextEmbedder
+    from crossflow.modalities.tokens import TokensConfig
 
 
 def cache(
@@ -41,17 +42,17 @@ def cache(
     """
     with one_sentence():
         from crossflow.errors import CrossFlowError, named
+        from crossflow.modalities.tokens import TokensConfig
         from crossflow.recipes import CONFIGS
-        from crossflow.recipes.recipe import PairData
         from crossflow.training.data.cache import cache as make
         from crossflow.training.data.folders import parts_read
 
         recipe = named("config", config, CONFIGS)
-        if not isinstance(recipe.data, PairData):
+        if recipe.data.kind != "folder":
             raise CrossFlowError(f"{config} draws its own data: choose a recipe that reads pairs from a folder.")
         parts, device = parts_read(recipe), _own_device(device)
         tower, seen_by = _tower(config, image_tower, device) if "image_features" in parts else (None, {})
-        embedder, kl, made_by = _loaded(recipe.model.text, text_encoder, autoencoder, device)
+        embedder, kl, made_by = _loaded(cast(TokensConfig, recipe.model.reads), text_encoder, autoencoder, device)
         make(
             images,
             captions,
@@ -60,7 +61,7 @@ def cache(
             kl,
             recipe=made_by | seen_by,
             size=recipe.data.size,
-            token_count=recipe.model.token_count,
+            token_count=recipe.model.reads.shape[0],
             per_shard=per_shard,
             tokens_dtype="float16" if half else "float32",
             keep_images="image" in parts,
@@ -83,19 +84,19 @@ def _own_device(name: str) -> str:
 
 
 def _loaded(
-    text: str, text_encoder: Path | None, autoencoder: Path | None, device: str
+    reads: TokensConfig, text_encoder: Path | None, autoencoder: Path | None, device: str
 ) -> tuple[TextEmbedder, KLAutoencoder, dict[str, str]]:
     """Text encoder and autoencoder, and what the index says of them."""
     from crossflow.files.folders import cache_folder
     from crossflow.files.hashes import content_sha256
     from crossflow.modalities.kl_autoencoder import KLAutoencoder
-    from crossflow.modalities.text_embedders import LanguageModel, embedder_named
+    from crossflow.modalities.text_embedders import LanguageModel
     from crossflow.sampling.text_to_image import AUTOENCODER
 
-    embedder = embedder_named(text, text_encoder, device)
+    embedder = reads.embedder(text_encoder, device)
     source = autoencoder or cache_folder() / AUTOENCODER
     kl = KLAutoencoder.from_path(source, device=device)
-    made_by = {"text": text, "autoencoder_sha256": content_sha256(source)}
+    made_by = {"text": reads.model, "autoencoder_sha256": content_sha256(source)}
     if isinstance(embedder, LanguageModel):
         made_by["text_encoder_sha256"] = content_sha256(embedder.folder)
     return embedder, kl, made_by

@@ -31,6 +31,7 @@ def from_image(
         from crossflow.files.folders import shipped
         from crossflow.files.images import read_image
         from crossflow.files.writing import replacing
+        from crossflow.model.config import Override
         from crossflow.sampling.from_image import FromImage
         from crossflow.sampling.text_to_image import prompt_seed
 
@@ -39,7 +40,7 @@ def from_image(
             raise CrossFlowError("Two of the images have one name: give them names of their own, for their outputs.")
         images = [np.asarray(read_image(file)) for file in files]
         seeds = [prompt_seed(seed, file.name) for file in files]
-        outputs = model.generate(images, seeds, solver=solver, steps=steps)
+        outputs = model.generate(images, seeds, Override(solver=solver, steps=steps))
         rows = [_write(out, file, output) for file, output in zip(files, outputs, strict=True)]
         with replacing(out / "outputs.jsonl") as temporary:
             temporary.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")

@@ -38,11 +38,12 @@ def interpolate(
     """Walk on a line from one prompt's source to another's: frames, a grid and an animation."""
     with one_sentence():
         from crossflow.files.folders import shipped
+        from crossflow.model.config import Override
         from crossflow.sampling import latent_space
         from crossflow.sampling.text_to_image import TextToImage
 
         pipeline = TextToImage.from_checkpoint(ckpt or shipped("t2i"), device, text_encoder, autoencoder, precision)
-        sampling = pipeline.sampling(solver, steps, guidance_scale)
+        sampling = pipeline.defaults.but(Override(solver=solver, steps=steps, guidance_scale=guidance_scale))
         typer.echo(latent_space.draw_walk(pipeline, (first, last), frames, sampling, seed, out))
 
 
@@ -67,10 +68,11 @@ def arithmetic(
     """Add and subtract the sources of prompts: an image of each prompt, and of the sum."""
     with one_sentence():
         from crossflow.files.folders import shipped
+        from crossflow.model.config import Override
         from crossflow.sampling import latent_space
         from crossflow.sampling.text_to_image import TextToImage
 
         pipeline = TextToImage.from_checkpoint(ckpt or shipped("t2i"), device, text_encoder, autoencoder, precision)
-        sampling = pipeline.sampling(solver, steps, guidance_scale)
+        sampling = pipeline.defaults.but(Override(solver=solver, steps=steps, guidance_scale=guidance_scale))
         terms = latent_space.Sum(base=base, add=tuple(add or ()), subtract=tuple(subtract or ()), scale=scale)
         typer.echo(latent_space.draw_sum(pipeline, terms, sampling, seed, out))

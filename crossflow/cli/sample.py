@@ -45,16 +45,17 @@ def sample(
             raise CrossFlowError("Give either --prompt TEXT, once or more, or --prompts FILE.")
         count = len(prompt or ()) if prompts is None else _count(prompts)
         from crossflow.files.folders import shipped
+        from crossflow.model.config import Override
         from crossflow.sampling.samples import draw_into
         from crossflow.sampling.text_to_image import TextToImage
 
         pipeline = TextToImage.from_checkpoint(ckpt or shipped("t2i"), device, text_encoder, autoencoder, precision)
-        sampling = pipeline.sampling(solver, steps, guidance_scale)
+        sampling = pipeline.defaults.but(Override(solver=solver, steps=steps, guidance_scale=guidance_scale))
         with _bar(None if count is None else count * per_prompt) as advance:
             lines = iter(prompt or ()) if prompts is None else _lines(prompts)
             drawn = draw_into(out, pipeline, lines, sampling, seed=seed, per_prompt=per_prompt, advance=advance)
         if drawn.truncated:
-            limit = pipeline.model.config.token_count
+            limit = pipeline.model.config.reads.shape[0]
             typer.echo(f"{drawn.truncated} prompts are longer than {limit} tokens: their ends were not read.", err=True)
         to_stderr(f"{drawn.new} images drawn, {drawn.kept} kept from before")
         typer.echo(out / "samples.jsonl")

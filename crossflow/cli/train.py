@@ -22,9 +22,10 @@ def _list_configs(wanted: bool) -> bool:
         from crossflow.recipes import CONFIGS
 
         for name, config in CONFIGS.items():
-            kind = "standard flow matching" if config.model.encoder is None else "CrossFlow"
-            network = type(config.model.backbone).__name__.removesuffix("Config")
-            typer.echo(f"{name}: {kind}, {network}, {config.steps:,} steps of {config.batch_size}")
+            model = config.model
+            ends = f"{model.reads.name} to {model.target.name}"
+            network = f"{model.kind} on {model.backbone.kind}"
+            typer.echo(f"{name}: {ends}, {network}, {config.steps:,} steps of {config.batch_size}")
     raise typer.Exit
 
 

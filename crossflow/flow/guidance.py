@@ -5,14 +5,85 @@ Scale 1 is no guidance: only the better velocity is run. Scale 0 is the worse ve
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor
 
 from crossflow.errors import CrossFlowError
 from crossflow.flow.solver import Velocity
 
+
+@dataclass(frozen=True, kw_only=True)
+class NoGuidance:
+    """Nothing is trained without its source, and nothing guided."""
+
+    kind: Literal["none"] = "none"
+    null_rate: ClassVar[float] = 0.0
+    weaker: ClassVar[None] = None
+
+    def velocity(self, velocity_of: "IndicatorVelocity", scale: float, weaker: Velocity | None) -> Velocity:
+        """The velocity as it is; CrossFlowError for a ``scale`` other than 1."""
+        check_scale(scale)
+        if scale != 1:
+            raise CrossFlowError(f"guidance_scale is {scale}, and this model was trained without guidance: give 1.")
+        return indicator(velocity_of, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Indicator:
+    """Classifier-free guidance with an indicator: the share ``null_rate`` of items goes to a target not its own."""
+
+    null_rate: float = 0.1
+    kind: Literal["indicator"] = "indicator"
+    weaker: ClassVar[None] = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.null_rate <= 1:
+            raise CrossFlowError(f"null_rate is {self.null_rate}; it must be above 0 and at most 1 (0 is kind none).")
+
+    def velocity(self, velocity_of: "IndicatorVelocity", scale: float, weaker: Velocity | None) -> Velocity:
+        """See ``indicator``."""
+        return indicator(velocity_of, scale)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Autoguidance:
+    """Guidance by a worse version of the model: ``checkpoint`` is its file, named from the folder of the model's own.
+
+    Nothing is trained without its source.
+    """
+
+    checkpoint: str
+    kind: Literal["autoguidance"] = "autoguidance"
+    null_rate: ClassVar[float] = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.checkpoint or PurePath(self.checkpoint).name != self.checkpoint:
+            raise CrossFlowError(
+                f"checkpoint is {self.checkpoint!r}; it must be the name of a file in the folder of the model's own."
+            )
+
+    @property
+    def weaker(self) -> str:
+        """The file of the worse model."""
+        return self.checkpoint
+
+    def velocity(self, velocity_of: "IndicatorVelocity", scale: float, weaker: Velocity | None) -> Velocity:
+        """See ``autoguidance``; CrossFlowError where the worse model is needed and not there."""
+        good = indicator(velocity_of, 1.0)
+        if scale == 1:
+            return good
+        if weaker is None:
+            raise CrossFlowError(f"guidance_scale is {scale}, and the worse model {self.checkpoint} was not loaded.")
+        return autoguidance(good, weaker, scale)
+
+
+GuidanceConfig = Annotated[NoGuidance | Indicator | Autoguidance, Field(discriminator="kind")]
 IndicatorVelocity = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(x [b ...], t [b], conditional [b] bool) -> dx/dt [b ...]"""
 

@@ -113,10 +113,12 @@ def contrastive(
     other: Float[Tensor, "b c h w"],
     scale: Float[Tensor, ""],
     caption: Int[Tensor, " b"],
+    negatives: Float[Tensor, "b k c h w"] | None = None,
 ) -> Float[Tensor, ""]:
     """CLIP loss between source latents and image-tower latents, with negatives gathered over ranks.
 
-    Items with the same ``caption`` number are positives of one another, each with an equal share. Never in bfloat16,
+    Items with the same ``caption`` number are positives of one another, each with an equal share. ``negatives`` are
+    source latents of k captions that an item is not: its image has to prefer its own to these too. Never in bfloat16,
     whose rounding of a cosine, times the scale, is no longer small.
     """
     a, b = (gather(F.normalize(x.flatten(1), dim=-1)) for x in (source, other))
@@ -125,4 +127,10 @@ def contrastive(
         logits = scale * a @ b.T
         same = (captions[:, None] == captions[None, :]).to(logits.dtype)
         share = same / same.sum(1, keepdim=True)
-        return 0.5 * (F.cross_entropy(logits, share) + F.cross_entropy(logits.T, share))
+        if negatives is None:
+            return 0.5 * (F.cross_entropy(logits, share) + F.cross_entropy(logits.T, share))
+        harder = gather(F.normalize(negatives.flatten(2), dim=-1))
+        further = scale * torch.einsum("bkd,bd->bk", harder.to(b.dtype), b)
+        none = share.new_zeros(further.shape)
+        of_images = F.cross_entropy(torch.cat([logits.T, further], dim=1), torch.cat([share, none], dim=1))
+        return 0.5 * (F.cross_entropy(logits, share) + of_images)

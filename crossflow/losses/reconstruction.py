@@ -1,14 +1,90 @@
-"""Source latents read back as what they were made of: the paper's reconstruction loss, in training only."""
+"""Source latents read back as what they were made of: the paper's reconstruction losses, in training only."""
 
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crossflow.networks.blocks import PatchTokens, at_least_float32, initialise, unpatched
+from crossflow.errors import CrossFlowError
+from crossflow.losses.term import Step
+from crossflow.networks.blocks import Block, PatchTokens, at_least_float32, check_sizes, initialise, unpatched
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageReconstruction:
+    """The squared error of an image read back, ``patch`` by patch, from its source latent."""
+
+    weight: float
+    patch: int
+    kind: Literal["image-reconstruction"] = "image-reconstruction"
+    name: ClassVar[str] = "reconstruction"
+    reads: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        check_sizes(patch=self.patch)
+
+    def check(self, accepts: str, variance: str, guided: bool, learns: bool) -> None:
+        """CrossFlowError where no image is read."""
+        if accepts != "image":
+            raise CrossFlowError(f"An image is read back, and this source reads {accepts}.")
+
+    def build(self, reads: tuple[int, ...], shape: tuple[int, int, int]) -> "ReconstructionTerm":
+        """The term, with its decoder, for images (k, i, j), ``reads``, and latents of ``shape``."""
+        channels, height, width = reads
+        return ReconstructionTerm(Reconstructor(shape, (channels, height, width), self.patch))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextReconstruction:
+    """The squared error of token embeddings read back from the source latent: the paper's "T-T Recon".
+
+    The paper prints no sizes of the decoder. Ours: ``depth`` transformer blocks of ``width``, one query a token, which
+    look up what they need in the latent's places.
+    """
+
+    weight: float = 1.0
+    width: int = 96
+    depth: int = 1
+    heads: int = 4
+    kind: Literal["text-reconstruction"] = "text-reconstruction"
+    name: ClassVar[str] = "reconstruction"
+    reads: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        check_sizes(width=self.width, depth=self.depth, heads=self.heads)
+
+    def check(self, accepts: str, variance: str, guided: bool, learns: bool) -> None:
+        """CrossFlowError where no text is read."""
+        if accepts != "tokens":
+            raise CrossFlowError(f"Token embeddings are read back, and this source reads {accepts}.")
+
+    def build(self, reads: tuple[int, ...], shape: tuple[int, int, int]) -> "ReconstructionTerm":
+        """The term, with its decoder, for tokens (n, d), ``reads``, and latents of ``shape``."""
+        count, token_width = reads
+        return ReconstructionTerm(TokenReconstructor(self, shape, count, token_width))
+
+
+class ReconstructionTerm(nn.Module):
+    """The mean squared error of a decoder over all numbers that are no padding."""
+
+    def __init__(self, decoder: nn.Module) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, step: Step) -> Float[Tensor, ""]:
+        """Without the weight."""
+        error = (self.decoder(step.x0) - step.source.values).square()
+        if step.source.mask is None:
+            return error.mean()
+        real = step.source.mask[..., None].to(error.dtype)
+        return (error * real).sum() / (real.sum() * error.shape[-1])
 
 
 class Reconstructor(nn.Module):
-    """Source latents back to the images they were made of: the paper's reconstruction loss, in training only.
+    """Source latents back to the images they were made of.
 
     Two layers for every ``patch`` of the image by itself, so that the latent has to hold it in its place.
     """
@@ -24,3 +100,26 @@ class Reconstructor(nn.Module):
     def forward(self, x0: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k i j"]:
         """Read the image back."""
         return unpatched(at_least_float32(self.out(F.relu(self.patches(x0)))), self.image, self.patch)
+
+
+class TokenReconstructor(nn.Module):
+    """Source latents back to the token embeddings they were made of."""
+
+    def __init__(self, config: TextReconstruction, shape: tuple[int, int, int], count: int, token_width: int) -> None:
+        super().__init__()
+        channels, rows, columns = shape
+        self.embed = nn.Linear(channels, config.width)
+        self.position = nn.Parameter(torch.randn(1, rows * columns, config.width) * 0.5)
+        self.queries = nn.Parameter(torch.randn(1, count, config.width) * 0.5)
+        self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(config.width)
+        self.out = nn.Linear(config.width, token_width)
+        self.apply(initialise)
+
+    def forward(self, x0: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
+        """Read the tokens back."""
+        queries = self.queries.expand(len(x0), -1, -1)
+        x = torch.cat([queries, self.embed(x0.flatten(2).transpose(1, 2)) + self.position], dim=1)
+        for block in self.blocks:
+            x = block(x)
+        return at_least_float32(self.out(self.norm(x[:, : queries.shape[1]])))

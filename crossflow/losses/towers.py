@@ -6,6 +6,7 @@ frozen network instead, and ``latents`` the target latents: both change the reci
 """
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,18 +29,11 @@ LARGEST_PLAIN = 4096
 """Latents of more numbers than this come from an ``Adaptor`` and not a two-layer network, as in the authors' code."""
 
 
-class Tower(nn.Module):
-    """What the towers share: ``reads`` is the field of a batch that they take, ``scale`` multiplies the cosines.
+class LearnedScale(nn.Module):
+    """What multiplies the cosines of a contrast."""
 
-    With ``checkpointing`` a tower that can computes the activations inside its blocks again in the backward pass.
-    """
-
-    reads: Literal["target", "image", "image_features"]
-    checkpointing: bool = False
-
-    def __init__(self, shape: tuple[int, int, int], scale_form: Literal["exp", "raw"]) -> None:
+    def __init__(self, scale_form: Literal["exp", "raw"]) -> None:
         super().__init__()
-        self.shape = shape
         self.scale_form = scale_form
         self.log_scale = nn.Parameter(torch.full((1,), math.log(1 / 0.07)))
 
@@ -53,10 +47,18 @@ class Tower(nn.Module):
         return scale.squeeze()
 
 
+class Tower(LearnedScale):
+    """What the towers share. With ``checkpointing`` one that can computes the activations inside its blocks again."""
+
+    checkpointing: bool = False
+
+    def __init__(self, shape: tuple[int, int, int], scale_form: Literal["exp", "raw"]) -> None:
+        super().__init__(scale_form)
+        self.shape = shape
+
+
 class LatentTower(Tower):
     """A small transformer over target latents, for latents that are the pixels."""
-
-    reads = "target"
 
     def __init__(self, shape: tuple[int, int, int], scale_form: Literal["exp", "raw"]) -> None:
         super().__init__(shape, scale_form)
@@ -76,8 +78,6 @@ class LatentTower(Tower):
 class FeatureTower(Tower):
     """A head over image features of width 1024 that were computed beforehand: cheap, and another recipe."""
 
-    reads = "image_features"
-
     def __init__(self, shape: tuple[int, int, int], scale_form: Literal["exp", "raw"]) -> None:
         super().__init__(shape, scale_form)
         self.head = _head(shape)
@@ -89,8 +89,6 @@ class FeatureTower(Tower):
 
 class SiglipTower(Tower):
     """SigLIP-L/16 at 256 pixels through open_clip, from random weights, with its head: 336 million parameters."""
-
-    reads = "image"
 
     def __init__(self, shape: tuple[int, int, int], scale_form: Literal["exp", "raw"]) -> None:
         super().__init__(shape, scale_form)
@@ -164,3 +162,7 @@ TOWERS: dict[str, type[LatentTower] | type[FeatureTower] | type[SiglipTower]] = 
     "features": FeatureTower,
     "siglip-l16": SiglipTower,
 }
+PIXELS, IMAGE_FEATURES = "pixels", "image_features"
+"""The names in a batch of images, uint8 [b s s 3], and of their features [b f], for towers that read these."""
+READS: Mapping[str, tuple[str, ...]] = {"latents": (), "features": (IMAGE_FEATURES,), "siglip-l16": (PIXELS,)}
+"""What each tower takes of a batch; nothing is the latent of the target."""

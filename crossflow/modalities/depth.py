@@ -1,14 +1,17 @@
 """Depth maps as latents: the logarithm of depth, with nothing learned."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
+import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from crossflow.errors import CrossFlowError
+from crossflow.modalities.modality import Modality
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +20,16 @@ class DepthConfig:
 
     nearest: float = 1.5
     farthest: float = 80.0
+    name: Literal["depth"] = "depth"
     kind: Literal["depth"] = "depth"
+    drawn: ClassVar[bool] = False
+    external: ClassVar[bool] = False
+
+    def build(self, shape: tuple[int, int, int]) -> "LogDepth":
+        """The modality for latents of ``shape`` (1, h, w); CrossFlowError where they have more channels."""
+        if shape[0] != 1:
+            raise CrossFlowError(f"The latent of a depth map has one channel, and the shape is {list(shape)}.")
+        return LogDepth(self)
 
     def __post_init__(self) -> None:
         if not 0 < self.nearest < self.farthest < math.inf:
@@ -26,12 +38,16 @@ class DepthConfig:
             )
 
 
-class LogDepth(nn.Module):
+class LogDepth(Modality):
     """Depth maps [b h w] in metres to latents [b 1 h w] and back."""
 
     def __init__(self, config: DepthConfig) -> None:
         super().__init__()
         self.nearest, self.farthest = config.nearest, config.farthest
+
+    def prepare(self, raw: Sequence[np.ndarray]) -> Float[Tensor, "b 1 h w"]:
+        """Latents of depth maps in metres."""
+        return self.encode(torch.from_numpy(np.stack(raw)))
 
     def encode(self, depth: Float[Tensor, "b h w"]) -> Float[Tensor, "b 1 h w"]:
         """2 log(d / nearest) / log(farthest / nearest) - 1, of depths clipped to that range; inf is the farthest."""

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -18,12 +18,35 @@ from torch import Tensor, nn
 
 from crossflow.errors import CrossFlowError
 from crossflow.files.pretrained import load_pretrained, load_tensors, local_folder, some
+from crossflow.modalities.modality import Modality
 
 SCALE = 0.23010
 """Latents of about unit variance, in every config of the authors."""
 
 CHUNK = 10
 """Images encoded or decoded at once. It bounds the memory and changes nothing but the last bits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KLConfig:
+    """The Stable Diffusion autoencoder (KL, 8 pixels a cell), whose weights are a file of their own.
+
+    ``scale`` multiplies its latents; the released CrossFlow models use 0.23010, not the usual 0.18215.
+    """
+
+    scale: float = 0.23010
+    name: Literal["image"] = "image"
+    kind: Literal["kl"] = "kl"
+    drawn: ClassVar[bool] = True
+    external: ClassVar[bool] = True
+
+    def build(self, shape: tuple[int, int, int]) -> Modality:
+        """What travels with the model: nothing. ``load`` reads the autoencoder itself."""
+        return Modality()
+
+    def load(self, source: str | Path, device: str = "cpu") -> "KLAutoencoder":
+        """The autoencoder of the weights ``source``."""
+        return KLAutoencoder.from_path(source, self.scale, device)
 
 
 class KLAutoencoder(nn.Module):
@@ -179,14 +202,3 @@ def _compvis_name(name: str, levels: int) -> str:
     for pattern, by in NAMES:
         name = re.sub(pattern, by, name)
     return re.sub(r"\bup\.(\d+)", lambda level: f"up.{levels - 1 - int(level[1])}", name)
-
-
-@dataclass(frozen=True, kw_only=True)
-class KLConfig:
-    """The Stable Diffusion autoencoder (KL, 8 pixels a cell), whose weights are a file of their own.
-
-    ``scale`` multiplies its latents; the released CrossFlow models use 0.23010, not the usual 0.18215.
-    """
-
-    scale: float = 0.23010
-    kind: Literal["kl"] = "kl"

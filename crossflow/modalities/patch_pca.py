@@ -1,13 +1,17 @@
 """Images as the principal components of their patches: the latents of the embedded world."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from torch import Tensor, nn
+from torch import Tensor
 
 from crossflow.errors import CrossFlowError
+from crossflow.modalities.modality import Modality
 from crossflow.networks.blocks import check_sizes
 
 
@@ -21,6 +25,10 @@ class PatchPCAConfig:
     components: int = 48
     power: float = 0.5
     sd: float = 1.0
+    name: Literal["image"] = "image"
+    kind: Literal["patch-pca"] = "patch-pca"
+    drawn: ClassVar[bool] = False
+    external: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_sizes(patch=self.patch, components=self.components)
@@ -31,13 +39,20 @@ class PatchPCAConfig:
                 f"components is {self.components}, but a patch of side {self.patch} has only {3 * self.patch**2}."
             )
 
+    def build(self, shape: tuple[int, int, int]) -> "PatchPCA":
+        """The modality for latents of ``shape``; CrossFlowError where these have other channels."""
+        if shape[0] != self.components:
+            raise CrossFlowError(f"There are {self.components} components, and the latents {list(shape)} have others.")
+        return PatchPCA(self)
 
-class PatchPCA(nn.Module):
+
+class PatchPCA(Modality):
     """Principal components of image patches: linear, exact up to the components left out, fitted in seconds.
 
     The fitted numbers are buffers, so they travel in the checkpoint of the model that was trained on them.
     """
 
+    fits = True
     mean: Tensor
     basis: Tensor
     scale: Tensor
@@ -63,6 +78,10 @@ class PatchPCA(nn.Module):
         self.mean.copy_(mean)
         self.basis.copy_(basis)
         self.scale.copy_(scale)
+
+    def prepare(self, raw: Sequence[np.ndarray]) -> Float[Tensor, "b c i j"]:
+        """Latents of images."""
+        return self.encode(torch.from_numpy(np.stack(raw)))
 
     def encode(self, images: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b c i j"]:
         """One cell a patch; unit variance on average over the images it was fitted on."""

@@ -1,22 +1,61 @@
-"""Images as latents with nothing learned: the pixels themselves, for flows in pixel space."""
+"""Images as they are, with nothing learned: what flows that begin in an image read, and the latents of pixel space."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from torch import Tensor, nn
+from torch import Tensor
+
+from crossflow.modalities.modality import Modality
+from crossflow.networks.blocks import check_sizes
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageConfig:
+    """Images of ``shape`` (channels, height, width) in pixels, as what a flow reads.
+
+    The ``name`` is that in a batch: of a flow between two images one has to be called otherwise.
+    """
+
+    shape: tuple[int, int, int]
+    name: str = "image"
+    kind: Literal["image"] = "image"
+
+    def __post_init__(self) -> None:
+        check_sizes(**dict(zip(("channels", "height", "width"), self.shape, strict=True)))
+
+    def build(self) -> "Pixels":
+        """Between uint8 images and [-1, 1]."""
+        return Pixels()
 
 
 @dataclass(frozen=True, kw_only=True)
 class PixelsConfig:
     """Latents are the pixels themselves, in [-1, 1]."""
 
+    name: Literal["image"] = "image"
     kind: Literal["pixels"] = "pixels"
+    drawn: ClassVar[bool] = False
+    external: ClassVar[bool] = False
+
+    def build(self, shape: tuple[int, int, int]) -> "Pixels":
+        """The modality for latents of ``shape`` (c, h, w)."""
+        return Pixels()
 
 
-class Pixels(nn.Module):
+class Pixels(Modality):
     """uint8 images [b h w 3] to latents [b 3 h w] and back."""
+
+    def prepare(self, raw: Sequence[np.ndarray]) -> UInt8[Tensor, "b h w 3"]:
+        """Images are kept as they are."""
+        return torch.from_numpy(np.stack(raw))
+
+    def values(self, kept: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b 3 h w"]:
+        """Their latents."""
+        return self.encode(kept)
 
     def encode(self, images: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b 3 h w"]:
         """Scale 0 ... 255 to -1 ... 1, float32."""

@@ -9,7 +9,7 @@ would collapse to what is easy to reach.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from crossflow.errors import CrossFlowError
 from crossflow.flow import losses
 from crossflow.flow.gaussian import Gaussian
+from crossflow.modalities.modality import Modality, Reached
 from crossflow.networks.blocks import Block, at_least_float32, check_sizes, initialise
 from crossflow.networks.token_encoder import TokenEncoder, TokenEncoderConfig
 
@@ -56,7 +57,14 @@ class TextAutoencoderConfig(TextDecoderConfig):
 
     kl_weight: float | None = 1e-5
     scale: float = 1.0
+    name: Literal["text"] = "text"
     kind: Literal["text"] = "text"
+    drawn: ClassVar[bool] = True
+    external: ClassVar[bool] = False
+
+    def build(self, shape: tuple[int, int, int]) -> "TextAutoencoder":
+        """The modality for latents of ``shape`` (c, h, w)."""
+        return TextAutoencoder(self, shape)
 
 
 def tokenized(captions: Sequence[str], config: TextDecoderConfig) -> Int[Tensor, "b n"]:
@@ -71,13 +79,6 @@ def tokenized(captions: Sequence[str], config: TextDecoderConfig) -> Int[Tensor,
             raise CrossFlowError(f"A caption has {len(words)} words, and this model's have at most {len(row)}.")
         row[: len(words)] = torch.tensor([known[word] for word in words])
     return numbers
-
-
-class Learned(NamedTuple):
-    """Latents to carry to, without a gradient, and the loss that the autoencoder learns by."""
-
-    latents: Float[Tensor, "b c h w"]
-    loss: Float[Tensor, ""]
 
 
 class TextDecoder(nn.Module):
@@ -113,8 +114,10 @@ class TextDecoder(nn.Module):
         return texts
 
 
-class TextAutoencoder(nn.Module):
+class TextAutoencoder(Modality):
     """Captions to latents of ``shape`` and back."""
+
+    learns = True
 
     def __init__(self, config: TextAutoencoderConfig, shape: tuple[int, int, int]) -> None:
         super().__init__()
@@ -136,14 +139,18 @@ class TextAutoencoder(nn.Module):
             posterior = Gaussian(posterior.mean, torch.full_like(posterior.mean, -torch.inf))
         return posterior
 
-    def learn(self, words: Int[Tensor, "b n"], noise: Float[Tensor, "b c h w"]) -> Learned:
-        """One step's part: mean cross-entropy over all places of the texts, plus the weighted KL."""
-        posterior = self.encode(words)
-        latents = posterior.sample(noise)
-        loss = F.cross_entropy(self.decoder(latents).flatten(0, 1), words.flatten())
+    def prepare(self, raw: Sequence[str]) -> Int[Tensor, "b n"]:
+        """The tokens of captions."""
+        return self.tokenize(raw)
+
+    def reach(self, values: Int[Tensor, "b n"], noise: Float[Tensor, "b c h w"] | None) -> Reached:
+        """Latents of tokens, and one step's loss: mean cross-entropy over all places, plus the weighted KL."""
+        posterior = self.encode(values)
+        latents = posterior.mean if noise is None else posterior.sample(noise)
+        loss = F.cross_entropy(self.decoder(latents).flatten(0, 1), values.flatten())
         if self.config.kl_weight is not None:
             loss = loss + self.config.kl_weight * losses.kl(posterior.mean, posterior.log_var, "standard").mean()
-        return Learned(self.config.scale * latents.detach(), loss)
+        return Reached(self.config.scale * latents.detach(), loss)
 
     def decode(self, latents: Float[Tensor, "b c h w"]) -> list[str]:
         """The texts that latents, as a flow is given them, are read as."""

@@ -14,7 +14,7 @@ from crossflow.errors import CrossFlowError, named
 from crossflow.files.pretrained import load_pretrained, local_folder, quiet, readable
 from crossflow.modalities.caption_cleaning import clean_caption
 from crossflow.modalities.minilm import MiniLM
-from crossflow.modalities.protocols import TextEmbedder
+from crossflow.modalities.modality import TextEmbedder
 
 CHUNK = 64
 """Prompts embedded at once. It bounds the memory and changes nothing but the last bits."""

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from crossflow.errors import CrossFlowError
 from crossflow.modalities.kl_autoencoder import KLConfig
-from crossflow.model.authors_models import AUTHORS_MODELS, STAGE_WEIGHTS
+from crossflow.modalities.tokens import TokensConfig
+from crossflow.model.authors_models import AUTHORS_LOSSES, AUTHORS_MODELS, STAGE_WEIGHTS
 from crossflow.model.config import FlowConfig, Sampling
 from crossflow.networks.dimr import DiMRConfig, Stage
 from crossflow.networks.dit import DiTConfig
@@ -72,23 +73,22 @@ def infer_config(path: str | Path, shapes: Shapes, heads: int | None = None) -> 
     except CrossFlowError as error:
         raise CrossFlowError(f"{path} cannot be read as a released checkpoint: {error}") from error
     released = AUTHORS_MODELS.values()
-    return next((known for known in released if replace(config, null_rate=known.null_rate) == known), config)
+    return next((known for known in released if replace(config, guidance=known.guidance) == known), config)
 
 
 def _config(shapes: Shapes, heads: int | None) -> FlowConfig:
     encoder, token_count, token_width = _text_encoder(shapes)
     backbone, shape = _dimr(shapes, heads) if "stages.0.input_layer.1.weight" in shapes else _dit(shapes, heads)
-    stages = len(backbone.stages) if isinstance(backbone, DiMRConfig) else 1
+    stages = backbone.resolutions
     return FlowConfig(
         shape=shape,
+        reads=TokensConfig(
+            model="t5-v1.1-xxl" if encoder.compress else "clip-vit-l14", count=token_count, width=token_width
+        ),
+        source=encoder,
+        target=KLConfig(),
         backbone=backbone,
-        encoder=encoder,
-        autoencoder=KLConfig(),
-        token_count=token_count,
-        token_width=token_width,
-        text="t5-v1.1-xxl" if encoder.compress else "clip-vit-l14",
-        contrastive_scale="raw",
-        tower="siglip-l16",
+        losses=AUTHORS_LOSSES,
         stage_weights=STAGE_WEIGHTS.get(stages) or tuple(0.5 ** (stages - 1 - i) for i in range(stages)),
         sampling=Sampling(solver="euler_official", steps=50, guidance_scale=7.0),
     )

@@ -3,7 +3,10 @@
 from collections.abc import Mapping
 from typing import Literal
 
+from crossflow.flow.guidance import Indicator
+from crossflow.losses import KL, Contrast
 from crossflow.modalities.kl_autoencoder import KLConfig
+from crossflow.modalities.tokens import TokensConfig
 from crossflow.model.config import FlowConfig, Sampling
 from crossflow.networks.dimr import DiMRConfig, Stage
 from crossflow.networks.dit import DiTConfig
@@ -25,30 +28,30 @@ def stages(width: int, depth: int, levels: int, heads: int = 16) -> DiMRConfig:
     return DiMRConfig(stages=(low, *fine))
 
 
+AUTHORS_LOSSES = (KL(weight=1e-2), Contrast(weight=1.0, tower="siglip-l16", scale="raw"))
+"""What the authors' program adds to the flow loss."""
+
+
 def text_to_image(
     backbone: DiMRConfig | DiTConfig, size: int, text: Literal["clip-vit-l14", "t5-v1.1-xxl"], null_rate: float = 0.1
 ) -> FlowConfig:
     """A model of the authors' program for images of ``size`` pixels a side."""
     t5 = text == "t5-v1.1-xxl"
-    levels = len(backbone.stages) if isinstance(backbone, DiMRConfig) else 1
     return FlowConfig(
         shape=(4, size // 8, size // 8),
-        backbone=backbone,
-        encoder=ReleasedEncoderConfig(
+        reads=TokensConfig(model=text, count=77, width=4096 if t5 else 768),
+        source=ReleasedEncoderConfig(
             width=1024 if t5 else 768,
             depth=11,
             hidden=1024,
             compress=t5,
             adaptor=(4096, 32, 64) if size == 512 else None,
         ),
-        autoencoder=KLConfig(),
-        token_count=77,
-        token_width=4096 if t5 else 768,
-        text=text,
-        null_rate=null_rate,
-        contrastive_scale="raw",
-        tower="siglip-l16",
-        stage_weights=STAGE_WEIGHTS[levels],
+        target=KLConfig(),
+        backbone=backbone,
+        losses=AUTHORS_LOSSES,
+        guidance=Indicator(null_rate=null_rate),
+        stage_weights=STAGE_WEIGHTS[backbone.resolutions],
         sampling=Sampling(solver="euler_official", steps=50, guidance_scale=7.0),
     )
 

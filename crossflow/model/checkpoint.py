@@ -22,13 +22,16 @@ from crossflow.files.hashes import file_sha256
 from crossflow.files.pretrained import is_pickle, load_tensors
 from crossflow.files.tensors import read_tensors, write_tensors
 from crossflow.model import authors as released
-from crossflow.model.config import FlowConfig, Sampling
-from crossflow.model.crossflow import CrossFlow, FlowModel, build_model
+from crossflow.model.config import ModelConfig, Sampling
+from crossflow.model.crossflow import CrossFlow
+from crossflow.model.earlier import FIRST, migrated
+from crossflow.model.standard import FlowModel
 
 FORMAT = "crossflow"
-VERSION = "1"
-TRAINING_ONLY = ("tower.", "reconstructor.")
-"""Prefixes of weights that sampling does not need; they stay out of the file."""
+VERSION = "2"
+"""Files of version 1 are read too: see ``earlier``."""
+NOT_SHIPPED = ("terms.", "weaker.")
+"""Prefixes of weights that stay out of the file: what only training needs, and another model's."""
 
 
 def save_checkpoint(path: str | Path, model: FlowModel, notes: Mapping[str, Any] | None = None) -> None:
@@ -41,7 +44,8 @@ def export_checkpoint(path: Path, out: Path, sampling: Sampling) -> None:
     """Copy a checkpoint, ours or released, with ``sampling`` as what it recommends; noise, weights and notes stay."""
     _check_other(path, out)
     model = load_model(path)
-    model.config = replace(model.config, sampling=replace(sampling, noise=model.config.sampling.noise))
+    config: Any = replace(model.config, sampling=replace(sampling, noise=model.config.sampling.noise))
+    model.config = config
     save_checkpoint(out, model, _tensors(path)[0] or {"released": path.name})
 
 
@@ -90,6 +94,16 @@ def load_checkpoint(path: str | Path, device: str = "cpu") -> CrossFlow:
 
 def load_model(path: str | Path, device: str = "cpu") -> FlowModel:
     """Like ``load_checkpoint``, for the baseline too."""
+    model = _load(path, device)
+    if isinstance(model, CrossFlow) and (other := weaker_of(Path(path), model.config)) is not None:
+        weaker = _load(other, device)
+        if not isinstance(weaker, CrossFlow) or weaker.config.shape != model.config.shape:
+            raise CrossFlowError(f"{other} is no worse version of {path}: its latents or its kind are others.")
+        model.weaker = weaker
+    return model
+
+
+def _load(path: str | Path, device: str) -> FlowModel:
     header, tensors = _tensors(Path(path))
     if "format" in header:
         model = _blank(model_config(header, path), path)
@@ -98,6 +112,11 @@ def load_model(path: str | Path, device: str = "cpu") -> FlowModel:
         model, tensors, _ = _released(Path(path), tensors)
     model.load_state_dict(tensors, strict=False, assign=True)
     return model.to(device).eval()
+
+
+def weaker_of(path: Path, config: ModelConfig) -> Path | None:
+    """The file of the worse model by which that of ``config`` in ``path`` is guided; None where there is none."""
+    return None if config.guidance.weaker is None else path.parent / config.guidance.weaker
 
 
 def _tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -117,22 +136,24 @@ def _released(
     return model, {released.our_name(name): part for name, part in kept.items()}, dropped
 
 
-def _blank(config: FlowConfig, path: str | Path) -> FlowModel:
+def _blank(config: ModelConfig, path: str | Path) -> FlowModel:
     """The model of ``config`` without numbers: nothing is allocated before the weights are seen to be there."""
     with torch.device("meta"), _naming(path):
-        return build_model(config, training=False)
+        return config.build(training=False)
 
 
-def model_config(header: Mapping[str, Any], path: str | Path) -> FlowConfig:
+def model_config(header: Mapping[str, Any], path: str | Path) -> ModelConfig:
     """The config in a checkpoint's header; CrossFlowError where it is not one of ours, or of another version."""
     if header.get("format") != FORMAT or "config" not in header:
         raise CrossFlowError(f"{path} is a safetensors file, but not of a CrossFlow model: its header does not say so.")
-    if header.get("version") != VERSION:
+    if header.get("version") not in (FIRST, VERSION):
         raise CrossFlowError(
-            f"{path} is of format version {header.get('version')}, and this program reads version {VERSION}: "
+            f"{path} is of format version {header.get('version')}, and this program reads {FIRST} and {VERSION}: "
             "use the release that wrote it, or train again."
         )
-    return config_from_json(json.dumps(header["config"]), path)
+    with _naming(path):
+        config = migrated(header["config"], header["version"])
+    return config_from_json(json.dumps(config), path)
 
 
 def check_tensors(path: str | Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
@@ -154,7 +175,7 @@ def check_tensors(path: str | Path, found: Mapping[str, Tensor], expected: Mappi
 
 
 def _shipped(model: FlowModel) -> dict[str, Tensor]:
-    return {name: part for name, part in model.state_dict().items() if not name.startswith(TRAINING_ONLY)}
+    return {name: part for name, part in model.state_dict().items() if not name.startswith(NOT_SHIPPED)}
 
 
 @contextmanager
@@ -166,11 +187,11 @@ def _naming(path: str | Path) -> Iterator[None]:
         raise CrossFlowError(f"The config in the header of {path} cannot be used: {error}") from error
 
 
-def config_from_json(text: str, path: str | Path) -> FlowConfig:
+def config_from_json(text: str, path: str | Path) -> ModelConfig:
     """A config from JSON. A field that is unknown, missing, or of the wrong type or range raises CrossFlowError."""
     try:
         with _naming(path):
-            config = TypeAdapter(FlowConfig).validate_json(text)
+            config: ModelConfig = TypeAdapter(ModelConfig).validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the whole"
@@ -184,4 +205,6 @@ def _covered(given: Any, whole: Any) -> bool:
     """Whether ``given`` is in ``whole``, which may have more fields: those added since, at their defaults."""
     if isinstance(given, dict) and isinstance(whole, dict):
         return given.keys() <= whole.keys() and all(_covered(value, whole[name]) for name, value in given.items())
+    if isinstance(given, list) and isinstance(whole, list):
+        return len(given) == len(whole) and all(map(_covered, given, whole))
     return type(given) is type(whole) and given == whole

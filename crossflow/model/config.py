@@ -1,25 +1,36 @@
-"""What a model is, as data: the networks, the two ends, the weights of the loss, and how it is best sampled."""
+"""What a model is, as data: its two ends, the source, the network, the terms of the loss, how it is best sampled."""
 
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Discriminator, Tag
+from pydantic import Field
 
 from crossflow.errors import CrossFlowError
-from crossflow.flow.guidance import check_scale
+from crossflow.flow.guidance import GuidanceConfig, Indicator, check_scale
 from crossflow.flow.solver import solver_named
-from crossflow.modalities.depth import DepthConfig
-from crossflow.modalities.kl_autoencoder import KLConfig
-from crossflow.modalities.patch_pca import PatchPCAConfig
-from crossflow.modalities.pixels import PixelsConfig
-from crossflow.modalities.text_autoencoder import TextAutoencoderConfig
+from crossflow.losses import LossConfig
+from crossflow.modalities import ReadsConfig, TargetConfig
 from crossflow.networks import BackboneConfig
-from crossflow.networks.blocks import OWN, check_sizes, kind
-from crossflow.networks.dimr import DiMRConfig
-from crossflow.networks.token_encoder import TokenEncoderConfig
-from crossflow.sources.image import ImageEncoderConfig
-from crossflow.sources.released import ReleasedEncoderConfig
-from crossflow.sources.upsample import UpsampleConfig
+from crossflow.networks.blocks import check_sizes
+from crossflow.sources import SourceConfig
+
+if TYPE_CHECKING:
+    from crossflow.model.crossflow import CrossFlow
+    from crossflow.model.standard import StandardFlow
+
+
+@dataclass(frozen=True, kw_only=True)
+class Override:
+    """Sampling settings to use in place of a model's own; None leaves one as it is."""
+
+    solver: str | None = None
+    steps: int | None = None
+    guidance_scale: float | None = None
+    noise: float | None = None
+
+
+OWN = Override()
+"""Nothing in place of a model's own settings."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,94 +53,124 @@ class Sampling:
         if not 0 <= self.noise <= 1:
             raise CrossFlowError(f"noise is {self.noise}; it must be from 0 to 1.")
 
-    def but(
-        self, solver: str | None = None, steps: int | None = None, guidance_scale: float | None = None
-    ) -> "Sampling":
-        """These settings with those that are given in their place."""
-        given = {"solver": solver, "steps": steps, "guidance_scale": guidance_scale}
-        return replace(self, **{name: value for name, value in given.items() if value is not None})
+    def but(self, override: Override) -> "Sampling":
+        """These settings with those that ``override`` gives in their place."""
+        return replace(self, **{name: value for name, value in vars(override).items() if value is not None})
 
 
-SourceEncoderConfig = Annotated[
-    Annotated[TokenEncoderConfig, Tag(OWN)]
-    | Annotated[ReleasedEncoderConfig, Tag("released")]
-    | Annotated[ImageEncoderConfig, Tag("image")]
-    | Annotated[UpsampleConfig, Tag("upsample")],
-    Discriminator(kind),
-]
-AutoencoderConfig = Annotated[
-    Annotated[PatchPCAConfig, Tag(OWN)]
-    | Annotated[KLConfig, Tag("kl")]
-    | Annotated[PixelsConfig, Tag("pixels")]
-    | Annotated[DepthConfig, Tag("depth")]
-    | Annotated[TextAutoencoderConfig, Tag("text")],
-    Discriminator(kind),
-]
-Task = Literal["t2i", "caption", "depth", "sr"]
-_TASKS: dict[type, Task] = {DepthConfig: "depth", TextAutoencoderConfig: "caption", PixelsConfig: "sr"}
+Times = Literal["logit-normal", "uniform"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class FlowConfig:
-    """A model, whole. ``encoder`` None is the baseline: noise as the source, what it is made from as a condition.
+    """CrossFlow, whole: from what it ``reads``, by ``source``, to latents of ``shape`` (c, h, w) of the ``target``.
 
-    ``shape`` is that of the latents, (c, h, w), which ``autoencoder`` makes of the targets. Sources are images of the
-    shape ``image``, (k, i, j), or, where that is None, texts: ``token_count`` x ``token_width`` numbers, from the
-    language model ``text``. The baseline sees its ``condition`` by cross-attention or, images only, as further
-    ``channels`` beside its latents. ``times`` is how the times of training are drawn, ``null_rate`` the share of items
-    trained as unconditional. ``kl_weight`` multiplies the KL summed over latent dimensions; ``contrastive_weight`` the
-    image-text contrast with the image tower ``tower``, whose cosines are multiplied by the exponential of a learned
-    number (``exp``, as in CLIP) or, as in the authors' code, by the number itself (``raw``); ``reconstruction_weight``
-    the squared error of an image read back from its source latent. ``stage_weights`` weigh the flow loss of each
-    resolution.
+    ``losses`` are what is added to the flow loss. ``times`` is how the times of training are drawn. The network
+    predicts the velocity (the paper's ``parameterisation``) or the target itself, whose velocity is compared all the
+    same (arXiv 2511.13720). ``stage_weights`` weigh the flow loss of each resolution.
     """
 
     shape: tuple[int, int, int]
+    reads: ReadsConfig
+    source: SourceConfig
+    target: TargetConfig
     backbone: BackboneConfig
-    encoder: SourceEncoderConfig | None
-    autoencoder: AutoencoderConfig
-    image: tuple[int, int, int] | None = None
-    condition: Literal["attention", "channels"] = "attention"
-    token_count: int = 16
-    token_width: int = 384
-    text: Literal["minilm", "clip-vit-l14", "t5-v1.1-xxl"] = "minilm"
+    losses: tuple[LossConfig, ...] = ()
+    guidance: GuidanceConfig = field(default_factory=Indicator)
     path: Literal["linear", "sincos"] = "linear"
-    times: Literal["logit-normal", "uniform"] = "logit-normal"
-    null_rate: float = 0.1
-    kl_form: Literal["standard", "official"] = "official"
-    kl_weight: float = 1e-2
-    contrastive_weight: float = 1.0
-    contrastive_scale: Literal["exp", "raw"] = "exp"
-    tower: Literal["latents", "siglip-l16", "features"] = "latents"
-    reconstruction_weight: float = 0.0
+    times: Times = "logit-normal"
+    parameterisation: Literal["velocity", "target"] = "velocity"
     stage_weights: tuple[float, ...] = (1.0,)
     sampling: Sampling = field(default_factory=Sampling)
+    kind: Literal["crossflow"] = "crossflow"
 
     def __post_init__(self) -> None:
-        check_sizes(token_count=self.token_count, token_width=self.token_width)
-        check_sizes(**dict(zip(("channels", "height", "width"), self.shape, strict=True)))
-        if not 0 <= self.null_rate <= 1:
-            raise CrossFlowError(f"null_rate is {self.null_rate}; it must be from 0 to 1.")
-        stages = len(self.backbone.stages) if isinstance(self.backbone, DiMRConfig) else 1
-        if len(self.stage_weights) != stages:
-            raise CrossFlowError(f"There are {len(self.stage_weights)} stage_weights for {stages} stages.")
-        reads_image = isinstance(self.encoder, ImageEncoderConfig | UpsampleConfig)
-        if self.encoder is not None and reads_image != (self.image is not None):
-            raise CrossFlowError("An image encoder needs the shape of its images, and a text encoder has none.")
-        if self.image is None and self.condition == "channels":
-            raise CrossFlowError("A text is no condition in channels: condition must be attention.")
-        if self.reconstruction_weight and not isinstance(self.encoder, ImageEncoderConfig):
-            raise CrossFlowError("Only what an image encoder made is reconstructed: reconstruction_weight must be 0.")
-        text = isinstance(self.autoencoder, TextAutoencoderConfig)
-        if text and self.contrastive_weight and (self.null_rate or self.tower != "latents"):
-            raise CrossFlowError("A contrast with texts is with their latents, and has no null items: null_rate is 0.")
+        _check_ends(self)
+        if self.source.accepts != self.reads.kind:
+            raise CrossFlowError(f"The source {self.source.kind} reads {self.source.accepts}, not {self.reads.kind}.")
+        learns = self.target.drawn and not self.target.external
+        for term in self.losses:
+            term.check(self.source.accepts, self.source.variance, self.guidance.null_rate > 0, learns)
+        if len({term.name for term in self.losses}) < len(self.losses):
+            raise CrossFlowError("Two terms of the loss have one name in the log: leave one of them out.")
+        if self.parameterisation == "target" and self.backbone.resolutions > 1:
+            raise CrossFlowError("A network of several resolutions predicts velocities: parameterisation is velocity.")
+
+    def build(self, training: bool = True) -> "CrossFlow":
+        """The model; without what only training needs unless ``training``."""
+        from crossflow.model.crossflow import CrossFlow
+
+        return CrossFlow(self, training)
 
     @property
-    def task(self) -> Task:
-        """What the model does, as its two ends tell."""
-        return _TASKS.get(type(self.autoencoder), "t2i")
+    def terms(self) -> tuple[LossConfig, ...]:
+        """What is added to the flow loss."""
+        return self.losses
 
     @property
-    def draws_targets(self) -> bool:
-        """Whether targets are sampled from the autoencoder's Gaussians, afresh at every step."""
-        return isinstance(self.autoencoder, KLConfig | TextAutoencoderConfig)
+    def beside(self) -> tuple[str, ...]:
+        """What of a batch the terms of the loss read beside the two ends."""
+        return tuple(name for term in self.losses for name in term.reads)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StandardConfig:
+    """The paper's baseline: flow matching from N(0, I), with what it ``reads`` as a condition.
+
+    The network looks at the ``condition`` by cross-attention or, images only, has it in ``channels`` beside its
+    latents. The other fields are those of ``FlowConfig``; ``guidance`` drops the condition.
+    """
+
+    shape: tuple[int, int, int]
+    reads: ReadsConfig
+    target: TargetConfig
+    backbone: BackboneConfig
+    condition: Literal["attention", "channels"] = "attention"
+    guidance: GuidanceConfig = field(default_factory=Indicator)
+    path: Literal["linear", "sincos"] = "linear"
+    times: Times = "logit-normal"
+    parameterisation: Literal["velocity", "target"] = "velocity"
+    stage_weights: tuple[float, ...] = (1.0,)
+    sampling: Sampling = field(default_factory=Sampling)
+    kind: Literal["standard"] = "standard"
+
+    def __post_init__(self) -> None:
+        _check_ends(self)
+        if self.condition == "channels" and self.reads.kind != "image":
+            raise CrossFlowError(f"A condition in channels is an image, not {self.reads.kind}: let it be attention.")
+        if self.parameterisation == "target" and self.backbone.resolutions > 1:
+            raise CrossFlowError("A network of several resolutions predicts velocities: parameterisation is velocity.")
+
+    def build(self, training: bool = True) -> "StandardFlow":
+        """The model, which has the same parts in ``training``."""
+        from crossflow.model.standard import StandardFlow
+
+        return StandardFlow(self)
+
+    @property
+    def terms(self) -> tuple[LossConfig, ...]:
+        """What is added to the flow loss: nothing."""
+        return ()
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """What of a batch is read beside the two ends: nothing."""
+        return ()
+
+
+ModelConfig = Annotated[FlowConfig | StandardConfig, Field(discriminator="kind")]
+
+
+def _check_ends(config: FlowConfig | StandardConfig) -> None:
+    """CrossFlowError for what neither model can be."""
+    check_sizes(**dict(zip(("channels", "height", "width"), config.shape, strict=True)))
+    if config.reads.name == config.target.name:
+        raise CrossFlowError(f"Both ends are called {config.target.name}: give what is read another name.")
+    if len(config.stage_weights) != config.backbone.resolutions:
+        raise CrossFlowError(
+            f"There are {len(config.stage_weights)} stage_weights for {config.backbone.resolutions} stages."
+        )
+    if config.sampling.guidance_scale != 1 and config.guidance.kind == "none":
+        raise CrossFlowError(
+            f"guidance_scale is {config.sampling.guidance_scale}, and there is no guidance: let it be 1, or train some."
+        )

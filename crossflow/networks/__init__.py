@@ -1,30 +1,17 @@
-"""Velocity networks: ``forward(x [b c h w], t [b], conditional [b] bool) -> velocity [b c h w]``.
+"""Blocks, and velocity networks: ``forward(x [b c h w], t [b], conditional [b] bool) -> velocity [b c h w]``.
 
-``velocities`` takes the same and gives what training compares: a prediction for each resolution, the finest last.
+``velocities`` takes the same and gives what training compares: a prediction for each resolution, the finest last. A
+network's config builds it: ``config.build(shape)``, and for the baseline ``config.attending(...)``, which also looks at
+the source, or ``config.beside(...)``, which has the source in further channels.
 """
 
 from typing import Annotated
 
-from pydantic import Discriminator, Tag
+from pydantic import Field
 
-from crossflow.networks.blocks import OWN, kind
 from crossflow.networks.dimr import DiMR, DiMRConfig
 from crossflow.networks.dit import DiT, DiTConfig
 from crossflow.networks.transformer import Transformer, TransformerConfig
 
-BackboneConfig = Annotated[
-    Annotated[TransformerConfig, Tag(OWN)] | Annotated[DiMRConfig, Tag("dimr")] | Annotated[DiTConfig, Tag("dit")],
-    Discriminator(kind),
-]
+BackboneConfig = Annotated[TransformerConfig | DiMRConfig | DiTConfig, Field(discriminator="kind")]
 Backbone = Transformer | DiMR | DiT
-
-
-def build_backbone(config: BackboneConfig, shape: tuple[int, int, int]) -> Backbone:
-    """The network that ``config`` describes, for latents of ``shape`` (c, h, w)."""
-    match config:
-        case DiMRConfig():
-            return DiMR(config, shape)
-        case DiTConfig():
-            return DiT(config, shape)
-        case TransformerConfig():
-            return Transformer(config, shape)

@@ -4,7 +4,6 @@ Pre-norm attention and a ReLU MLP. ReLU rather than GELU because a small model o
 """
 
 import math
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -22,15 +21,6 @@ def check_sizes(**sizes: int) -> None:
     for name, size in sizes.items():
         if not 1 <= size <= LARGEST:
             raise CrossFlowError(f"{name} is {size}; it must be from 1 to {LARGEST}.")
-
-
-OWN = "own"
-"""The kind of the configs that do not say it: those of the embedded world, which were there first."""
-
-
-def kind(config: Any) -> str:
-    """Which of several configs one is, as JSON or built; for pydantic, which would try one after the other."""
-    return str(config.get("kind", OWN) if isinstance(config, dict) else getattr(config, "kind", OWN))
 
 
 class Attention(nn.Module):

@@ -18,6 +18,8 @@ class CrossAttentionTransformer(nn.Module):
     ``source`` is the shape (k, i, j) of the images, which are cut into as many patches as there are latent places.
     """
 
+    tabulates = False
+
     def __init__(
         self,
         config: TransformerConfig,
@@ -38,6 +40,17 @@ class CrossAttentionTransformer(nn.Module):
         )
         self.apply(initialise)
         nn.init.zeros_(self.patches.out.weight)
+
+    def velocities(
+        self,
+        x: Float[Tensor, "b c h w"],
+        t: Float[Tensor, " b"],
+        conditional: Bool[Tensor, " b"],
+        source: Float[Tensor, "b n d"] | Float[Tensor, "b k i j"],
+        mask: Bool[Tensor, "b n"] | None,
+    ) -> tuple[Float[Tensor, "b c h w"], ...]:
+        """The only resolution there is."""
+        return (self(x, t, conditional, source, mask),)
 
     def forward(
         self,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crossflow.errors import CrossFlowError
-from crossflow.networks.blocks import at_least_float32, check_sizes, self_attend
+from crossflow.networks.blocks import at_least_float32, attend, check_sizes, self_attend
 from crossflow.networks.time_dependent import Time, TimeDependent, TimeLayerNorm, TimeRMSNorm, recompute
 
 
@@ -63,6 +63,27 @@ class DiMRConfig:
         if not rising or patches[-1] != 1:
             raise CrossFlowError(f"The stages' patches are {patches}; each must be a multiple of the next, down to 1.")
 
+    @property
+    def resolutions(self) -> int:
+        """How many velocities it gives."""
+        return len(self.stages)
+
+    def build(self, shape: tuple[int, int, int]) -> "DiMR":
+        """The network for latents of ``shape`` (c, h, w)."""
+        return DiMR(self, shape)
+
+    def beside(self, shape: tuple[int, int, int], channels: int) -> "DiMR":
+        """Not there: CrossFlowError."""
+        raise CrossFlowError("A DiMR has no form with a condition in channels: let the condition be attention.")
+
+    def attending(
+        self, shape: tuple[int, int, int], token_width: int, image: tuple[int, int, int] | None
+    ) -> "AttendingDiMR":
+        """The network with cross-attention to tokens, for the baseline; CrossFlowError for an ``image``."""
+        if image is not None:
+            raise CrossFlowError("A DiMR attends to the tokens of texts alone: choose the plain transformer.")
+        return AttendingDiMR(self, shape, token_width)
+
 
 class DiMR(nn.Module):
     """Velocity of latents of ``shape`` (c, h, w). Time is t in [0, 1], or a step number once ``tabulate`` was called.
@@ -71,12 +92,13 @@ class DiMR(nn.Module):
     """
 
     checkpointing: bool = False
+    tabulates = True
 
-    def __init__(self, config: DiMRConfig, shape: tuple[int, int, int]) -> None:
+    def __init__(self, config: DiMRConfig, shape: tuple[int, int, int], context_width: int | None = None) -> None:
         super().__init__()
         below = (None, *config.stages)
         self.stages = nn.ModuleList(
-            StageNetwork(stage, shape, low) for stage, low in zip(config.stages, below, strict=False)
+            StageNetwork(stage, shape, low, context_width) for stage, low in zip(config.stages, below, strict=False)
         )
         self.apply(_initialise)
 
@@ -90,10 +112,14 @@ class DiMR(nn.Module):
         self, x: Float[Tensor, "b c h w"], t: Time, conditional: Bool[Tensor, " b"]
     ) -> tuple[Float[Tensor, "b c _ _"], ...]:
         """One velocity for every stage, [b c h/patch w/patch], low to high resolution."""
+        return self.given(x, t, conditional)
+
+    def given(self, x: Tensor, t: Time, conditional: Tensor, *context: Tensor) -> tuple[Tensor, ...]:
+        """``velocities``, where ``context`` is nothing, or tokens and which of them each item may attend to."""
         x = x.to(next(self.parameters()).dtype)
         features, velocities = [], []
         for stage in self.stages:
-            features, velocity = stage(x, t, conditional, features, self.checkpointing)
+            features, velocity = stage(x, t, conditional, features, self.checkpointing, *context)
             velocities.append(velocity)
         return tuple(velocities)
 
@@ -105,10 +131,52 @@ class DiMR(nn.Module):
                 module.tabulate(times)
 
 
+class AttendingDiMR(nn.Module):
+    """The baseline's DiMR: after every self-attention the places attend to the tokens of a text.
+
+    The paper describes it in one sentence and prints no details. Ours: keys and values of the token embeddings as they
+    are, queries after a time-dependent norm, the learned ``empty`` token where an item is not conditional.
+    """
+
+    tabulates = False
+
+    def __init__(self, config: DiMRConfig, shape: tuple[int, int, int], token_width: int) -> None:
+        super().__init__()
+        self.dimr = DiMR(config, shape, token_width)
+        self.empty = nn.Parameter(torch.randn(1, 1, token_width) * 0.02)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b c h w"],
+        t: Time,
+        conditional: Bool[Tensor, " b"],
+        source: Float[Tensor, "b n d"],
+        mask: Bool[Tensor, "b n"] | None,
+    ) -> Float[Tensor, "b c h w"]:
+        """The velocity at full resolution, given tokens and which of them are no padding."""
+        return self.velocities(x, t, conditional, source, mask)[-1]
+
+    def velocities(
+        self,
+        x: Float[Tensor, "b c h w"],
+        t: Time,
+        conditional: Bool[Tensor, " b"],
+        source: Float[Tensor, "b n d"],
+        mask: Bool[Tensor, "b n"] | None,
+    ) -> tuple[Float[Tensor, "b c _ _"], ...]:
+        """One velocity for every stage, given tokens and which of them are no padding."""
+        real = conditional.new_ones(source.shape[:2]) if mask is None else mask
+        context = torch.cat([self.empty.expand(len(source), -1, -1), source.to(self.empty.dtype)], dim=1)
+        seen = torch.cat([~conditional[:, None], real & conditional[:, None]], dim=1)
+        return self.dimr.given(x, t, conditional, context, seen)
+
+
 class StageNetwork(nn.Module):
     """Blocks in the form of a U: the second half reads, beside the stream, what the first half left behind."""
 
-    def __init__(self, stage: Stage, shape: tuple[int, int, int], below: Stage | None) -> None:
+    def __init__(
+        self, stage: Stage, shape: tuple[int, int, int], below: Stage | None, context_width: int | None = None
+    ) -> None:
         super().__init__()
         channels, rows, columns = shape
         width, patch = stage.width, stage.patch
@@ -127,7 +195,7 @@ class StageNetwork(nn.Module):
         if self.indicated:
             self.tensor_true = nn.Parameter(torch.full((1,), -1.0))  # unconditional
             self.tensor_false = nn.Parameter(torch.full((1,), 1.0))  # conditional
-        self.blocks = nn.ModuleList(Block(stage) for _ in range(stage.depth))
+        self.blocks = nn.ModuleList(Block(stage, context_width) for _ in range(stage.depth))
         self.skip_denses = nn.ModuleList(nn.Linear(2 * width, width) for _ in range(stage.depth // 2))
         self.output_layer = Output(width, channels)
 
@@ -138,12 +206,13 @@ class StageNetwork(nn.Module):
         conditional: Bool[Tensor, " b"],
         below: list[Tensor],
         checkpointing: bool,
+        *context: Tensor,
     ) -> tuple[list[Tensor], Float[Tensor, "b c _ _"]]:
         """The features, each [b h/patch w/patch width], and the velocity, given the features of the stage ``below``."""
         places = self.input_layer(x)
         if self.upsample is not None:
             places = places + recompute(checkpointing, self.upsample, t, *below)
-        features = self._features(self._open(places, conditional), t, checkpointing)
+        features = self._features(self._open(places, conditional), t, checkpointing, *context)
         if self.indicated:
             features = [feature[:, 1:].unflatten(1, places.shape[1:3]) for feature in features]
         return features, self.output_layer(features[-1], t)
@@ -155,21 +224,24 @@ class StageNetwork(nn.Module):
         indicator = torch.where(conditional, self.tensor_false, self.tensor_true)[:, None, None]
         return torch.cat([indicator.expand(-1, 1, places.shape[-1]), places.flatten(1, 2)], dim=1)
 
-    def _features(self, x: Tensor, t: Time, checkpointing: bool) -> list[Tensor]:
+    def _features(self, x: Tensor, t: Time, checkpointing: bool, *context: Tensor) -> list[Tensor]:
         """The stream before the first block and after every block."""
         features, half = [x], len(self.skip_denses)
         for i, block in enumerate(self.blocks):
             if i > half:
                 x = self.skip_denses[i - half - 1](torch.cat([x, features[2 * half + 1 - i]], dim=-1))
-            x = recompute(checkpointing, block, x, t)
+            x = recompute(checkpointing, block, x, t, *context)
             features.append(x)
         return features
 
 
 class Block(nn.Module):
-    """x + mixing(x), attention or a depthwise convolution, then x + MLP(x)."""
+    """x + mixing(x), attention or a depthwise convolution, then x + MLP(x).
 
-    def __init__(self, stage: Stage) -> None:
+    Given ``context_width`` a transformer's block attends to a context after it has attended to itself.
+    """
+
+    def __init__(self, stage: Stage, context_width: int | None = None) -> None:
         super().__init__()
         width, kernel = stage.width, stage.kernel
         self.attends = stage.block == "transformer"
@@ -178,11 +250,15 @@ class Block(nn.Module):
             if self.attends
             else nn.Sequential(ToMaps(), nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=width), ToPlaces())
         )
+        attends = self.attends and context_width is not None
+        self.cross = CrossAttention(width, stage.heads, context_width or 0) if attends else None
         self.block2 = GatedMLP(width, stage.hidden)
 
-    def forward(self, x: Float[Tensor, "b *places d"], t: Time) -> Float[Tensor, "b *places d"]:
+    def forward(self, x: Float[Tensor, "b *places d"], t: Time, *context: Tensor) -> Float[Tensor, "b *places d"]:
         """Tokens [b n d] of a transformer, places [b h w d] of a ConvNeXt."""
         x = x + (self.block1(x, t) if self.attends else self.block1(x))
+        if self.cross is not None:
+            x = x + self.cross(x, t, *context)
         return x + self.block2(x, t)
 
 
@@ -199,6 +275,26 @@ class Attention(nn.Module):
     def forward(self, x: Float[Tensor, "b n d"], t: Time) -> Float[Tensor, "b n d"]:
         """What is to be added to x."""
         return self.dense(self_attend(self.query_key_value(self.norm(x, t)), self.heads))
+
+
+class CrossAttention(nn.Module):
+    """Attention to a context after its norm."""
+
+    def __init__(self, width: int, heads: int, context_width: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = TimeRMSNorm(width)
+        self.query = nn.Linear(width, width, bias=False)
+        self.key_value = nn.Linear(context_width, 2 * width, bias=False)
+        self.dense = nn.Linear(width, width)
+
+    def forward(
+        self, x: Float[Tensor, "b n d"], t: Time, context: Float[Tensor, "b m e"], seen: Bool[Tensor, "b m"]
+    ) -> Float[Tensor, "b n d"]:
+        """What is to be added to x."""
+        query = self.query(self.norm(x, t)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        key, value = self.key_value(context).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return self.dense(attend(query, key, value, seen[:, None, None, :]).transpose(1, 2).flatten(2))
 
 
 class GatedMLP(nn.Module):

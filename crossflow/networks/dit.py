@@ -37,6 +37,23 @@ class DiTConfig:
         if self.width % self.heads or self.width % 4:
             raise CrossFlowError(f"width {self.width} must divide into {self.heads} heads, and by 4 for the positions.")
 
+    @property
+    def resolutions(self) -> int:
+        """How many velocities it gives."""
+        return 1
+
+    def build(self, shape: tuple[int, int, int]) -> "DiT":
+        """The network for latents of ``shape`` (c, h, w)."""
+        return DiT(self, shape)
+
+    def beside(self, shape: tuple[int, int, int], channels: int) -> "DiT":
+        """Not there: CrossFlowError."""
+        raise CrossFlowError("A DiT has no form for the baseline: choose the plain transformer, or a DiMR.")
+
+    def attending(self, shape: tuple[int, int, int], token_width: int, image: tuple[int, int, int] | None) -> "DiT":
+        """Not there: CrossFlowError."""
+        raise CrossFlowError("A DiT has no form for the baseline: choose the plain transformer, or a DiMR.")
+
 
 class DiT(nn.Module):
     """Velocity of latents of ``shape`` (c, h, w). Time is t in [0, 1], or a step number once ``tabulate`` was called.
@@ -45,6 +62,7 @@ class DiT(nn.Module):
     """
 
     checkpointing: bool = False
+    tabulates = True
 
     def __init__(self, config: DiTConfig, shape: tuple[int, int, int]) -> None:
         super().__init__()

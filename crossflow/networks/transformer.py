@@ -7,12 +7,16 @@ every place as well.
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from crossflow.networks.blocks import Block, Patches, TimeEmbedding, check_sizes, initialise
+
+if TYPE_CHECKING:
+    from crossflow.networks.cross_attention import CrossAttentionTransformer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,14 +32,38 @@ class TransformerConfig:
     heads: int
     patch: int = 1
     summaries: int = 0
+    kind: Literal["transformer"] = "transformer"
 
     def __post_init__(self) -> None:
         check_sizes(width=self.width, depth=self.depth, heads=self.heads, patch=self.patch)
         check_sizes(summaries=1 + self.summaries)
 
+    @property
+    def resolutions(self) -> int:
+        """How many velocities it gives."""
+        return 1
+
+    def build(self, shape: tuple[int, int, int]) -> "Transformer":
+        """The network for latents of ``shape`` (c, h, w)."""
+        return Transformer(self, shape)
+
+    def beside(self, shape: tuple[int, int, int], channels: int) -> "Transformer":
+        """The network that also reads ``channels`` beside the latents, for the baseline."""
+        return Transformer(self, shape, channels)
+
+    def attending(
+        self, shape: tuple[int, int, int], token_width: int, image: tuple[int, int, int] | None
+    ) -> "CrossAttentionTransformer":
+        """The network with cross-attention to tokens, or to the patches of an ``image`` (k, i, j), for the baseline."""
+        from crossflow.networks.cross_attention import CrossAttentionTransformer
+
+        return CrossAttentionTransformer(self, shape, token_width, image)
+
 
 class Transformer(nn.Module):
     """Velocity of latents of ``shape`` (c, h, w); ``beside`` more channels of x may hold what it is conditioned on."""
+
+    tabulates = False
 
     def __init__(self, config: TransformerConfig, shape: tuple[int, int, int], beside: int = 0) -> None:
         super().__init__()

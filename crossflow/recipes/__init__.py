@@ -14,7 +14,9 @@ from crossflow.recipes.scenes import SCENES
 
 def _with_image_features(recipe: TrainConfig) -> TrainConfig:
     """Contrast with image features that were computed once, in place of a SigLIP trained from random weights."""
-    return replace(recipe, model=replace(recipe.model, tower="features"))
+    kl, contrast = recipe.model.terms
+    losses = (kl, replace(contrast, tower="features"))
+    return replace(recipe, model=replace(recipe.model, losses=losses))
 
 
 CONFIGS: Mapping[str, TrainConfig] = {

@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+from crossflow.losses import KL, Contrast
 from crossflow.modalities.kl_autoencoder import KLConfig
+from crossflow.modalities.tokens import TokensConfig
 from crossflow.model.authors_models import AUTHORS_MODELS, STAGE_WEIGHTS
 from crossflow.model.config import FlowConfig, Sampling
 from crossflow.networks.dimr import DiMRConfig, Stage
@@ -40,11 +42,10 @@ TINY = TrainConfig(
                 Stage(block="convnext", width=16, hidden=32, depth=1, patch=1, kernel=3),
             )
         ),
-        encoder=ReleasedEncoderConfig(width=64, depth=1, hidden=64, compress=True),
-        autoencoder=KLConfig(),
-        token_count=77,
-        text="minilm",
-        contrastive_scale="raw",
+        reads=TokensConfig(count=77),
+        source=ReleasedEncoderConfig(width=64, depth=1, hidden=64, compress=True),
+        target=KLConfig(),
+        losses=(KL(weight=1e-2), Contrast(weight=1.0, scale="raw")),
         stage_weights=STAGE_WEIGHTS[2],
         sampling=Sampling(solver="euler_official", steps=10, guidance_scale=2.0),
     ),

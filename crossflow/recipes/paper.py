@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+from crossflow.losses import KL, Contrast
 from crossflow.model.authors_models import stages, text_to_image
 from crossflow.networks.dimr import DiMRConfig
 from crossflow.recipes.authors import authors_schedule
@@ -12,7 +13,8 @@ from crossflow.recipes.recipe import TrainConfig
 def _paper(backbone: DiMRConfig) -> TrainConfig:
     """The paper's recipe at 256 pixels: the ordinary KL at weight 1e-4, a learned temperature, 300,000 steps."""
     model = text_to_image(backbone, 256, "clip-vit-l14")
-    model = replace(model, kl_form="standard", kl_weight=1e-4, contrastive_scale="exp")
+    losses = (KL(weight=1e-4, form="standard"), Contrast(weight=1.0, tower="siglip-l16", scale="exp"))
+    model = replace(model, losses=losses)
     return replace(authors_schedule(model, 1e-4), steps=300_000)
 
 

@@ -18,8 +18,8 @@ from crossflow.files.devices import usable_device
 from crossflow.files.hashes import file_sha256
 from crossflow.modalities.pixels import Pixels
 from crossflow.model.checkpoint import load_model
-from crossflow.model.config import Sampling
-from crossflow.model.crossflow import FlowModel
+from crossflow.model.config import OWN, Override, Sampling
+from crossflow.model.standard import FlowModel
 from crossflow.networks.blocks import check_sizes
 from crossflow.sampling.text_to_image import BATCH, dtype_named, seeded_noise
 
@@ -36,7 +36,7 @@ class Decoder(Protocol):
 
 
 class FromImage:
-    """A model whose sources are images, ready to answer. ``task`` is ``caption``, ``depth`` or ``sr``.
+    """A model whose sources are images, ready to answer. ``ends`` names what it reads and what it gives.
 
     ``precision`` is float64 (auto) or float32. In float64 an output depends on its own image and seed alone: rounding
     differences between batch sizes stay far below what shows. In float32 that is so but for rounding.
@@ -47,13 +47,14 @@ class FromImage:
     def __init__(
         self, model: FlowModel, weights_sha256: str = "", precision: str = "auto", batch_size: int | None = None
     ) -> None:
-        self.task = model.config.task
-        if model.config.image is None:
-            raise CrossFlowError("This model reads texts and not images: load it with TextToImage.")
+        reads = model.config.reads
+        if reads.kind != "image":
+            raise CrossFlowError(f"This model reads {reads.name} and not images: load it with TextToImage.")
+        self.ends = (reads.name, model.config.target.name)
         self.device = next(model.parameters()).device
         self.dtype = dtype_named(precision, model, self.device)
         self.model = copy.deepcopy(model).to(self.dtype).eval()
-        self.size = model.config.image[1:]
+        self.size = reads.shape[1:]
         self.weights_sha256 = weights_sha256
         self.batch_size = BATCH if batch_size is None else batch_size
         check_sizes(batch_size=self.batch_size)
@@ -70,27 +71,19 @@ class FromImage:
         """Load a checkpoint onto auto, cpu, cuda or cuda:N; CrossFlowError where it or the device cannot be used."""
         return cls(load_model(path, usable_device(device)), file_sha256(path), precision, batch_size)
 
-    def sampling(
-        self, solver: str | None = None, steps: int | None = None, guidance_scale: float | None = None
-    ) -> Sampling:
-        """The sampling settings, where those left out are the checkpoint's own."""
-        return self.defaults.but(solver, steps, guidance_scale)
-
     @torch.no_grad()
     def generate(
         self,
         images: Sequence[np.ndarray],
         seeds: Sequence[int],
-        solver: str | None = None,
-        steps: int | None = None,
-        guidance_scale: float | None = None,
+        override: Override = OWN,
     ) -> list[str] | list[np.ndarray]:
         """One output an image, which is uint8 RGB [h w 3] of the size that the model was trained on.
 
         A caption is a str, a depth map float32 [h w] in metres, a larger image uint8 RGB [h w 3].
         """
         check_images(images, seeds, self.size)
-        sampling = self.sampling(solver, steps, guidance_scale)
+        sampling = self.defaults.but(override)
         outputs = []
         for start in range(0, len(images), self.batch_size):
             part = slice(start, start + self.batch_size)

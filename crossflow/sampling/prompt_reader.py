@@ -21,8 +21,9 @@ from crossflow.files.hashes import file_sha256
 from crossflow.files.tensors import read_tensors, write_tensors
 from crossflow.modalities.text_autoencoder import TextDecoder, TextDecoderConfig
 from crossflow.model.checkpoint import check_tensors
-from crossflow.model.config import Sampling
-from crossflow.model.crossflow import CrossFlow, FlowModel
+from crossflow.model.config import OWN, Override, Sampling
+from crossflow.model.crossflow import CrossFlow
+from crossflow.model.standard import FlowModel
 from crossflow.sampling.from_image import check_images
 from crossflow.sampling.text_to_image import TextToImage
 
@@ -39,7 +40,7 @@ class PromptReader:
     ``identity`` is all of this that can change an output, as plain JSON.
     """
 
-    task = "caption"
+    ends = ("image", "text")
 
     def __init__(self, pipeline: TextToImage, decoder: TextDecoder, decoder_sha256: str = "") -> None:
         self.pipeline = pipeline
@@ -65,23 +66,18 @@ class PromptReader:
         pipeline = TextToImage.from_checkpoint(checkpoint, device, precision=precision, batch_size=batch_size)
         return cls(pipeline, load_decoder(Path(decoder), pipeline.model), file_sha256(decoder))
 
-    def sampling(self, solver: str | None = None, steps: int | None = None) -> Sampling:
-        """The sampling settings, where those left out are the checkpoint's own, but for guidance, which is 1."""
-        return self.defaults.but(solver, steps)
-
     @torch.no_grad()
     def generate(
         self,
         images: Sequence[np.ndarray],
         seeds: Sequence[int],
-        solver: str | None = None,
-        steps: int | None = None,
+        override: Override = OWN,
     ) -> list[str]:
         """The prompt of every image, which is uint8 RGB [h w 3] of the model's size. No seed changes it."""
         check_images(images, seeds, self.size)
         if not images:
             return []
-        return self.decoder.texts(self.pipeline.to_source(images, self.sampling(solver, steps)))
+        return self.decoder.texts(self.pipeline.to_source(images, self.defaults.but(override)))
 
 
 def encoder_of(model: FlowModel) -> torch.nn.Module:

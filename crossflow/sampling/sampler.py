@@ -7,14 +7,15 @@ a GPU an evaluation is recorded once as a CUDA graph and replayed. The arithmeti
 
 import copy
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from crossflow.errors import CrossFlowError
-from crossflow.flow.guidance import indicator
-from crossflow.flow.solver import Solver, solver_named
+from crossflow.flow.guidance import IndicatorVelocity, indicator
+from crossflow.flow.solver import Solver, Velocity, solver_named
 from crossflow.model.config import Sampling
 from crossflow.networks.dimr import DiMR
 from crossflow.networks.dit import DiT
@@ -26,7 +27,9 @@ WARM_UP = 3
 
 
 class Sampler:
-    """One network with one solver of fixed steps and one guidance scale, from t = 0 to 1 or ``backward``.
+    """One network with one solver of fixed steps, from t = 0 to 1 or ``backward``.
+
+    ``guided`` makes the guided velocity of the network's own; None is by the indicator, at the sampling's scale.
 
     ``dtype`` is that of weights and activations; the latents between steps are float32. In the dtype that the network
     has, it is used itself and its tables are replaced; else a copy is. With ``compiled`` the blocks go through
@@ -38,6 +41,7 @@ class Sampler:
         self,
         backbone: DiMR | DiT,
         sampling: Sampling,
+        guided: Callable[[IndicatorVelocity], Velocity] | None = None,
         *,
         backward: bool = False,
         dtype: torch.dtype = torch.float32,
@@ -57,7 +61,7 @@ class Sampler:
             torch.compiler.reset()  # tables of another length are other code, and PyTorch keeps few versions of any
             compile_blocks(self.backbone)
         self._row = torch.zeros(1, dtype=torch.long, device=own.device)
-        self._velocity = indicator(self._at_row, sampling.guidance_scale)
+        self._velocity = (guided or partial(indicator, scale=sampling.guidance_scale))(self._at_row)
         self._recorded: _Recorded | None = None
 
     def _at_row(self, x: Tensor, _: Tensor, conditional: Tensor) -> Tensor:

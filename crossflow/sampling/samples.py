@@ -17,7 +17,7 @@ from PIL import Image
 from crossflow.errors import CrossFlowError
 from crossflow.files.images import read_image
 from crossflow.files.writing import replacing, written
-from crossflow.model.config import Sampling
+from crossflow.model.config import Override, Sampling
 from crossflow.sampling.text_to_image import TextToImage, prompt_seed
 
 
@@ -70,7 +70,7 @@ def draw_into(
             images = _draw(pipeline, part if pipeline.filled else todo, sampling) if todo else {}
             writer.put({out / row["file"]: images[row["file"]] for row in todo}, part[recorded:])
             lengths = pipeline.embedder.lengths([row["prompt"] for row in part if row["copy"] == 0])
-            truncated += sum(length > pipeline.model.config.token_count for length in lengths)
+            truncated += sum(length > pipeline.model.config.reads.shape[0] for length in lengths)
             new, kept = new + len(todo), kept + len(part) - len(todo)
             advance(len(part))
     return Drawn(new, kept, truncated)
@@ -78,8 +78,8 @@ def draw_into(
 
 def _draw(pipeline: TextToImage, rows: Sequence[dict[str, Any]], sampling: Sampling) -> dict[str, np.ndarray]:
     """The image of every row, by its file."""
-    chosen = (sampling.solver, sampling.steps, sampling.guidance_scale)
-    images = pipeline.generate([row["prompt"] for row in rows], [row["seed"] for row in rows], *chosen)
+    chosen = Override(**asdict(sampling))
+    images = pipeline.generate([row["prompt"] for row in rows], [row["seed"] for row in rows], chosen)
     return {row["file"]: image for row, image in zip(rows, images, strict=True)}
 
 

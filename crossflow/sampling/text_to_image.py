@@ -3,6 +3,7 @@
 import copy
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -15,13 +16,14 @@ from crossflow.errors import CrossFlowError, named
 from crossflow.files.devices import usable_device
 from crossflow.files.folders import cache_folder
 from crossflow.files.hashes import content_sha256, file_sha256
-from crossflow.modalities.kl_autoencoder import KLAutoencoder, KLConfig
-from crossflow.modalities.minilm import MiniLM
-from crossflow.modalities.protocols import Autoencoder, TextEmbedder
-from crossflow.modalities.text_embedders import LanguageModel, embedder_named
-from crossflow.model.checkpoint import load_model
-from crossflow.model.config import Sampling
-from crossflow.model.crossflow import CrossFlow, FlowModel
+from crossflow.modalities.kl_autoencoder import KLConfig
+from crossflow.modalities.modality import Autoencoder, TextEmbedder
+from crossflow.modalities.text_embedders import LanguageModel
+from crossflow.modalities.tokens import TokensConfig
+from crossflow.model.checkpoint import load_model, weaker_of
+from crossflow.model.config import OWN, Override, Sampling
+from crossflow.model.crossflow import CrossFlow
+from crossflow.model.standard import FlowModel
 from crossflow.networks.blocks import check_sizes
 from crossflow.networks.dimr import DiMR
 from crossflow.networks.dit import DiT
@@ -66,12 +68,12 @@ class TextToImage:
         self.dtype = dtype_named(precision, model, self.device)
         exact = self.dtype == torch.float64
         self.model = copy.deepcopy(model).to(torch.float64 if exact else torch.float32).eval()
-        found = autoencoder or self.model.autoencoder
-        if model.config.task != "t2i":
-            raise CrossFlowError(f"This model is for {model.config.task} and reads images: load it with FromImage.")
-        if found is None:
+        reads, target = model.config.reads, model.config.target
+        if reads.kind != "tokens" or target.name != "image":
+            raise CrossFlowError(f"This model makes {target.name} of {reads.name}: load it with FromImage.")
+        if autoencoder is None and target.external:
             raise CrossFlowError("This model has no autoencoder of its own: give the one it was trained with.")
-        self.autoencoder = cast(Autoencoder, found)
+        self.autoencoder = cast(Autoencoder, autoencoder or self.model.autoencoder)
         self.embedder = embedder
         self.weights_sha256 = weights_sha256
         self.batch_size = _batch_size(model, self.device) if batch_size is None else batch_size
@@ -108,39 +110,30 @@ class TextToImage:
         device = usable_device(device)
         model = load_model(path, device)
         config = model.config
-        embedder = MiniLM() if config.text == "minilm" else embedder_named(config.text, text_encoder, device)
+        if config.reads.kind != "tokens":
+            raise CrossFlowError(f"This model reads {config.reads.name}, and no texts: load it with FromImage.")
+        embedder = cast(TokensConfig, config.reads).embedder(text_encoder, device)
         vae, parts = None, {}
-        if embedder.width != config.token_width:
+        if embedder.width != config.reads.shape[1]:
             raise CrossFlowError(
-                f"This model reads tokens of width {config.token_width}, and those of the text encoder are "
+                f"This model reads tokens of width {config.reads.shape[1]}, and those of the text encoder are "
                 f"{embedder.width} wide: give the text encoder that it was trained with."
             )
         if isinstance(embedder, LanguageModel):
             parts["text_encoder_sha256"] = content_sha256(embedder.folder)
-        if isinstance(config.autoencoder, KLConfig):
+        if config.target.external:
             source = autoencoder or _own_autoencoder()
-            vae = KLAutoencoder.from_path(source, config.autoencoder.scale, device)
+            vae = cast(KLConfig, config.target).load(source, device)
             parts["autoencoder_sha256"] = content_sha256(source)
+        if (weaker := weaker_of(Path(path), config)) is not None:
+            parts["autoguidance_sha256"] = file_sha256(weaker)
         return cls(model, embedder, file_sha256(path), vae, precision, parts, batch_size, compiled)
 
-    def sampling(
-        self, solver: str | None = None, steps: int | None = None, guidance_scale: float | None = None
-    ) -> Sampling:
-        """The sampling settings, where those left out are the checkpoint's own."""
-        return self.defaults.but(solver, steps, guidance_scale)
-
-    def generate(
-        self,
-        prompts: Sequence[str],
-        seeds: Sequence[int],
-        solver: str | None = None,
-        steps: int | None = None,
-        guidance_scale: float | None = None,
-    ) -> list[np.ndarray]:
-        """Draw one image a prompt: uint8 RGB [h w 3]. Settings left out are the checkpoint's own defaults."""
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int], override: Override = OWN) -> list[np.ndarray]:
+        """Draw one image a prompt: uint8 RGB [h w 3]. What ``override`` leaves out is the checkpoint's own."""
         if len(prompts) != len(seeds):
             raise CrossFlowError(f"There are {len(prompts)} prompts but {len(seeds)} seeds; give one seed a prompt.")
-        sampling = self.sampling(solver, steps, guidance_scale)
+        sampling = self.defaults.but(override)
         images: list[np.ndarray] = []
         for items in self._batches(len(prompts)):
             images += self._draw([prompts[i] for i in items], [seeds[i] for i in items], sampling)
@@ -195,11 +188,13 @@ class TextToImage:
         """Latents to the other end of the flow, by tables where the network and the solver have them."""
         flow = self._flow()
         adaptive = sampling.solver in ADAPTIVE and self.dtype != torch.bfloat16
-        if not isinstance(flow.backbone, DiMR | DiT) or adaptive or self.dtype == torch.float64:
+        if not flow.backbone.tabulates or flow.weaker is not None or adaptive or self.dtype == torch.float64:
             return flow.sample(latents, sampling.solver, sampling.steps, sampling.guidance_scale, backward)
         if self._ready is None or self._ready[0] != (sampling, backward):
             self._ready = None
-            sampler = Sampler(flow.backbone, sampling, backward=backward, dtype=self.dtype, compiled=self.compiled)
+            velocity = partial(flow.config.guidance.velocity, scale=sampling.guidance_scale, weaker=None)
+            network, compiled = cast(DiMR | DiT, flow.backbone), self.compiled
+            sampler = Sampler(network, sampling, velocity, backward=backward, dtype=self.dtype, compiled=compiled)
             self._ready = (sampling, backward), sampler
         return self._ready[1](latents)
 
@@ -214,7 +209,7 @@ class TextToImage:
         return next(self.model.parameters())
 
     def _inputs(self, prompts: Sequence[str], seeds: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-        tokens, mask = self.embedder.embed(prompts, self.model.config.token_count)
+        tokens, mask = self.embedder.embed(prompts, self.model.config.reads.shape[0])
         noise = torch.stack([seeded_noise(seed, self.model.config.shape) for seed in seeds])
         return tokens.to(self._own), mask.to(self.device), noise.to(self._own)
 
@@ -224,17 +219,17 @@ class TextToImage:
 
 def dtype_named(precision: str, model: FlowModel, device: torch.device) -> torch.dtype:
     """The type that ``precision`` names for this model's network; see ``TextToImage``. Raises CrossFlowError."""
-    released = isinstance(model.config.autoencoder, KLConfig)
+    released = model.config.target.external
     if precision == "auto":
         return (torch.bfloat16 if device.type == "cuda" else torch.float32) if released else torch.float64
     dtype = named("precision", precision, DTYPES)
-    if dtype == torch.bfloat16 and not isinstance(model.backbone, DiMR | DiT):
+    if dtype == torch.bfloat16 and not model.backbone.tabulates:
         raise CrossFlowError("This network gains nothing from bfloat16, and has no such form: use float32 or float64.")
     return dtype
 
 
 def _batch_size(model: FlowModel, device: torch.device) -> int:
-    return RELEASED_BATCH[device.type] if isinstance(model.config.autoencoder, KLConfig) else BATCH
+    return RELEASED_BATCH[device.type] if model.config.target.external else BATCH
 
 
 def _own_autoencoder() -> Path:

@@ -5,7 +5,7 @@ transformer, each of whose patches becomes the moments of its own part of the la
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -25,9 +25,16 @@ class ImageEncoderConfig:
     heads: int
     patch: int
     kind: Literal["image"] = "image"
+    accepts: ClassVar[str] = "image"
+    variance: ClassVar[str] = "learned"
 
     def __post_init__(self) -> None:
         check_sizes(width=self.width, depth=self.depth, heads=self.heads, patch=self.patch)
+
+    def build(self, reads: tuple[int, ...], shape: tuple[int, int, int]) -> "ImageEncoder":
+        """The encoder of images (k, i, j), ``reads``, to latents of ``shape`` (c, h, w)."""
+        channels, height, width = reads
+        return ImageEncoder(self, shape, (channels, height, width))
 
 
 class ImageEncoder(nn.Module):
@@ -36,7 +43,7 @@ class ImageEncoder(nn.Module):
     def __init__(self, config: ImageEncoderConfig, shape: tuple[int, int, int], source: tuple[int, int, int]) -> None:
         super().__init__()
         rows, columns = (side // config.patch for side in source[1:])
-        self.shape, self.source, self.part = shape, source, shape[1] // max(rows, 1)
+        self.shape, self.part = shape, shape[1] // max(rows, 1)
         if (rows * self.part, columns * self.part) != shape[1:]:
             raise CrossFlowError(
                 f"{rows} x {columns} patches of an image do not divide latents of {shape[1]} x {shape[2]} evenly."

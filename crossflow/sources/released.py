@@ -12,7 +12,7 @@ projection: the halving layers, and the convolutional head.
 import copy
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -43,6 +43,8 @@ class ReleasedEncoderConfig:
     adaptor: tuple[int, int, int] | None = None
     dropout: float = 0.1
     kind: Literal["released"] = "released"
+    accepts: ClassVar[str] = "tokens"
+    variance: ClassVar[str] = "learned"
 
     def __post_init__(self) -> None:
         check_sizes(width=self.width, depth=self.depth, hidden=self.hidden, heads=self.heads)
@@ -55,6 +57,11 @@ class ReleasedEncoderConfig:
             )
         if not 0 <= self.dropout < 1:
             raise CrossFlowError(f"dropout is {self.dropout}; it must be at least 0 and below 1.")
+
+    def build(self, reads: tuple[int, ...], shape: tuple[int, int, int]) -> "ReleasedEncoder":
+        """The encoder of tokens (n, d), ``reads``, to latents of ``shape`` (c, h, w)."""
+        count, width = reads
+        return ReleasedEncoder(self, shape, count, width)
 
     @property
     def widths(self) -> list[int]:

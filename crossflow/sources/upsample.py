@@ -1,13 +1,14 @@
 """The enlarged image as the source: nothing is learned before the flow, and nothing is drawn."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from crossflow.errors import CrossFlowError
 from crossflow.flow.gaussian import Gaussian
 from crossflow.networks.blocks import check_sizes
 
@@ -18,9 +19,18 @@ class UpsampleConfig:
 
     factor: int
     kind: Literal["upsample"] = "upsample"
+    accepts: ClassVar[str] = "image"
+    variance: ClassVar[str] = "none"
 
     def __post_init__(self) -> None:
         check_sizes(factor=self.factor)
+
+    def build(self, reads: tuple[int, ...], shape: tuple[int, int, int]) -> "Upsample":
+        """The enlargement of images (k, i, j), ``reads``; CrossFlowError where it has not the latents' ``shape``."""
+        channels, height, width = reads
+        if (channels, height * self.factor, width * self.factor) != shape:
+            raise CrossFlowError(f"Images of {list(reads)} enlarged {self.factor} times are no latents {list(shape)}.")
+        return Upsample(self)
 
 
 class Upsample(nn.Module):

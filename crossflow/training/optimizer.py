@@ -54,8 +54,17 @@ class Optimizer:
             part.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Tensor]:
-        """What is kept, by names made of the parameter's own; complete after the first step."""
-        return {slot.name: slot.part.state[slot.parameter][slot.key] for slot in self._slots()}
+        """What is kept, by names made of the parameter's own; zero where a parameter was never stepped."""
+        kept = {}
+        for slot in self._slots():
+            found = slot.part.state.get(slot.parameter, {})
+            kept[slot.name] = found[slot.key] if slot.key in found else self._zero(slot)
+        return kept
+
+    @staticmethod
+    def _zero(slot: "_Slot") -> Tensor:
+        """What a part begins with."""
+        return torch.zeros((), dtype=torch.float32) if slot.key == "step" else torch.zeros_like(slot.parameter)
 
     def blank_state(self) -> dict[str, Tensor]:
         """Tensors, without numbers, of the names, shapes and types that ``load_state`` expects."""

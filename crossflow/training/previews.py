@@ -1,8 +1,8 @@
 """What a training run shows of itself on the way: images drawn for fixed prompts, or answers to fixed images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -11,19 +11,16 @@ from crossflow.errors import CrossFlowError
 from crossflow.files.folders import cache_folder
 from crossflow.files.writing import replacing
 from crossflow.modalities.depth import grey
-from crossflow.modalities.kl_autoencoder import KLAutoencoder, KLConfig
-from crossflow.modalities.protocols import Autoencoder, TextEmbedder
-from crossflow.modalities.text_embedders import embedder_named
-from crossflow.model.crossflow import FlowModel
-from crossflow.recipes.recipe import SceneData, TrainConfig
+from crossflow.modalities.kl_autoencoder import KLConfig
+from crossflow.modalities.modality import Autoencoder, TextEmbedder
+from crossflow.modalities.tokens import TokensConfig
+from crossflow.model.standard import FlowModel
+from crossflow.recipes.recipe import TrainConfig
 from crossflow.sampling.from_image import FromImage
 from crossflow.sampling.samples import grid
 from crossflow.sampling.text_to_image import AUTOENCODER, TextToImage
-from crossflow.scenes.caption import describe
-from crossflow.scenes.depth import depth_map
-from crossflow.scenes.render import render
 from crossflow.scenes.splits import example
-from crossflow.training.data.scene_images import scene_source
+from crossflow.training.data.scenes import OF_SCENE
 
 SCENE_PROMPTS = (
     "a photo of a ball",
@@ -43,6 +40,8 @@ PHOTO_PROMPTS = (
     "a photo of a red bowl and a blue vase",
 )
 """The same for recipes that do not draw scenes."""
+PROMPTS: Mapping[str, tuple[str, ...]] = {"scenes": SCENE_PROMPTS, "folder": PHOTO_PROMPTS}
+"""By the kind of a recipe's data."""
 COLUMNS = 8
 
 
@@ -63,16 +62,16 @@ class PromptGrids:
         say: Callable[[str], None],
     ) -> None:
         self.device = device
-        self.prompts = SCENE_PROMPTS if isinstance(config.data, SceneData) else PHOTO_PROMPTS
+        self.prompts = PROMPTS[config.data.kind]
         self.parts: tuple[TextEmbedder, Autoencoder | None] | None = None
-        model = config.model
+        reads, target = cast(TokensConfig, config.model.reads), config.model.target
         try:
-            embedder, vae = embedder_named(model.text, text_encoder), None
-            if isinstance(model.autoencoder, KLConfig):
+            embedder, vae = reads.embedder(text_encoder), None
+            if target.external:
                 source = autoencoder or cache_folder() / AUTOENCODER
                 if not (autoencoder or source.exists()):
                     raise CrossFlowError(f"they need the autoencoder {source}, which is not there: give --autoencoder.")
-                vae = KLAutoencoder.from_path(source, model.autoencoder.scale, str(device))
+                vae = cast(KLConfig, target).load(source, str(device))
             self.parts = (embedder, vae)
         except CrossFlowError as error:
             if text_encoder or autoencoder:
@@ -99,16 +98,9 @@ class SceneAnswers:
 
     def __init__(self, config: TrainConfig) -> None:
         scenes = [example("val", index).scene for index in range(COLUMNS)]
-        size = config.data.size
-        self.sources = [scene_source(config, scene) for scene in scenes]
-        self.truths: list[str] | list[np.ndarray]
-        match config.model.task:
-            case "caption":
-                self.truths = [describe(scene) for scene in scenes]
-            case "depth":
-                self.truths = [depth_map(scene, size) for scene in scenes]
-            case _:
-                self.truths = [render(scene, size) for scene in scenes]
+        size, model = config.data.size, config.model
+        self.sources: list[np.ndarray] = [OF_SCENE[model.reads.name](scene, size, model) for scene in scenes]
+        self.truths: list[Any] = [OF_SCENE[model.target.name](scene, size, model) for scene in scenes]
 
     def draw(self, model: FlowModel, path: Path) -> None:
         """Draw them into ``path``, or write them beside it."""
@@ -129,3 +121,19 @@ def _shown(picture: np.ndarray | str, side: int) -> np.ndarray:
     image = grey(image) if image.ndim == 2 else image
     times = side // image.shape[0]
     return image.repeat(times, axis=0).repeat(times, axis=1)
+
+
+Previews = PromptGrids | SceneAnswers
+
+
+def previews_of(
+    config: TrainConfig,
+    text_encoder: Path | None,
+    autoencoder: Path | None,
+    device: torch.device,
+    say: Callable[[str], None],
+) -> Previews:
+    """What a training of ``config`` shows of itself; the arguments are those of ``PromptGrids``."""
+    if config.model.reads.name == "text":
+        return PromptGrids(config, text_encoder, autoencoder, device, say)
+    return SceneAnswers(config)

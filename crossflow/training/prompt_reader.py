@@ -20,7 +20,7 @@ from crossflow.errors import CrossFlowError
 from crossflow.files.folders import shipped
 from crossflow.flow.gaussian import Gaussian
 from crossflow.modalities.minilm import MiniLM
-from crossflow.modalities.protocols import TextEmbedder
+from crossflow.modalities.modality import TextEmbedder
 from crossflow.modalities.text_autoencoder import TextDecoder, TextDecoderConfig, tokenized
 from crossflow.model.checkpoint import load_checkpoint
 from crossflow.model.crossflow import CrossFlow
@@ -38,7 +38,7 @@ STEPS, EXAMPLES, BATCH, RATE, WARMUP = 800, 12_000, 64, 2e-3, 100
 @torch.no_grad()
 def posteriors(model: CrossFlow, embedder: TextEmbedder, prompts: Sequence[str]) -> Gaussian:
     """What the encoder of ``model`` makes of ``prompts``."""
-    return model.encoder(*embedder.embed(prompts, model.config.token_count))
+    return model.encoder(*embedder.embed(prompts, model.config.reads.shape[0]))
 
 
 def train(

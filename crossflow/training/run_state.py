@@ -14,12 +14,10 @@ from torch import Tensor, nn
 from crossflow.errors import CrossFlowError
 from crossflow.files.tensors import read_tensors, write_tensors
 from crossflow.modalities.patch_pca import PatchPCA
-from crossflow.model.checkpoint import TRAINING_ONLY, check_tensors
-from crossflow.model.crossflow import CrossFlow, FlowModel, Losses, build_model
-from crossflow.networks.dimr import DiMR
-from crossflow.networks.dit import DiT
-from crossflow.recipes.recipe import SceneData, TrainConfig
-from crossflow.scenes.spec import VERSION as WORLD
+from crossflow.model.checkpoint import NOT_SHIPPED, check_tensors
+from crossflow.model.crossflow import Losses
+from crossflow.model.standard import FlowModel
+from crossflow.recipes.recipe import SceneData, Stage, TrainConfig
 from crossflow.training.data.pairs import Share, seed_of
 from crossflow.training.data.scenes import scene_images
 from crossflow.training.optimizer import Optimizer
@@ -58,6 +56,8 @@ class Run:
                 f"A batch of {config.batch_size} does not divide into {config.accumulate} parts "
                 f"over {processes} processes."
             )
+        if config.stages and processes > 1:
+            raise CrossFlowError("A recipe of several stages is trained by one process: start it without torchrun.")
         self.model = _fresh_model(config, seed).train()
         if checkpointing:
             _checkpoint(self.model)
@@ -66,26 +66,36 @@ class Run:
             divide(self.model, device)
         self.wrapped: nn.Module = self.model if self.sharded else accelerator.prepare_model(self.model.to(device))
         self.weights = dict(self.model.named_parameters())
+        self.trained = {name for name, part in self.weights.items() if part.requires_grad}
         self.averages = {
-            name: part.detach().clone() for name, part in self.weights.items() if not name.startswith(TRAINING_ONLY)
+            name: part.detach().clone() for name, part in self.weights.items() if not name.startswith(NOT_SHIPPED)
         }
         self.optimizer = Optimizer(config.optimizer, self.model, config.betas, config.weight_decay)
 
     def advance(self, shares: Iterator[Share]) -> Losses:
         """One optimiser step; returns the losses of the whole batch, averaged over processes and parts."""
-        config, device = self.config, self.accelerator.device
-        losses = []
+        config, device, stage = self.config, self.accelerator.device, self.config.stage(self.step)
+        if config.stages:
+            self._train_only(stage)
+        losses: list[Losses] = []
         for part in range(config.accumulate):
             share = next(shares)
             torch.manual_seed(seed_of(self.seed, self.step, "dropout", share.start))
             synchronised = self.sharded or part == config.accumulate - 1
             with contextlib.nullcontext() if synchronised else self.accelerator.no_sync(self.wrapped):
                 with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                    found: Losses = self.wrapped(share.batch.to(device), share.draws.to(device))
-                self.accelerator.backward(found.total / config.accumulate)
-            losses.append(torch.stack([value.detach().float() for value in found]))
+                    found: Losses = self.wrapped(share.batch.to(device), share.draws.to(device), stage.losses)
+                self.accelerator.backward(found["total"] / config.accumulate)
+            losses.append({name: value.detach().float() for name, value in found.items()})
         self._update()
-        return Losses(*cast(Tensor, self.accelerator.reduce(torch.stack(losses).mean(0), reduction="mean")))
+        stacked = torch.stack([torch.stack(list(each.values())) for each in losses]).mean(0)
+        reduced = cast(Tensor, self.accelerator.reduce(stacked, reduction="mean"))
+        return dict(zip(losses[0], reduced, strict=True))
+
+    def _train_only(self, stage: Stage) -> None:
+        """Freeze what the stage does not train."""
+        for name, part in self.weights.items():
+            part.requires_grad_(name in self.trained and stage.trained(name))
 
     def _update(self) -> None:
         """Clip, step, and let the moving average follow; it follows faster at first, when there is little to keep."""
@@ -102,20 +112,24 @@ class Run:
     def average(self) -> FlowModel | None:
         """What sampling needs, with averaged weights; for the main process alone, but all have to ask for it."""
         held: dict[str, Tensor] = {**self.model.state_dict(), **self.averages}
-        needed = {name: part for name, part in held.items() if not name.startswith(TRAINING_ONLY)}
+        needed = {name: part for name, part in held.items() if not name.startswith(NOT_SHIPPED)}
         parts = whole(needed, keep=self.accelerator.is_main_process)
         if not self.accelerator.is_main_process:
             return None
         with torch.device("meta"):
-            model = build_model(self.config.model, training=False)
+            model = self.config.model.build(training=False)
         model.load_state_dict(parts, assign=True)
         return model.eval()
 
     def notes(self) -> dict[str, Any]:
         """What the header of the checkpoint says of its training, beside the model's config."""
-        training = dataclasses.asdict(self.config) | {"world": WORLD}
-        del training["model"]
-        notes = {"step": self.step, "seed": self.seed, "precision": self.precision, "training": training}
+        notes = {
+            "step": self.step,
+            "seed": self.seed,
+            "precision": self.precision,
+            "training": self.config.plain(),
+            "digest": self.config.digest(self.seed),
+        }
         return notes if self.data is None else notes | {"data": self.data}
 
     def save(self, path: Path) -> None:
@@ -150,16 +164,17 @@ class Run:
 def _fresh_model(config: TrainConfig, seed: int) -> FlowModel:
     """The model at step 0: its weights drawn with ``seed``, its autoencoder fitted."""
     torch.manual_seed(seed)
-    model = build_model(config.model)
-    if isinstance(config.data, SceneData) and isinstance(model.autoencoder, PatchPCA):
-        model.autoencoder.fit(scene_images("train", min(PCA_IMAGES, config.data.count), config.data.size))
+    model = config.model.build()
+    if model.autoencoder.fits:
+        data = cast(SceneData, config.data)
+        cast(PatchPCA, model.autoencoder).fit(scene_images("train", min(PCA_IMAGES, data.count), data.size))
     return model
 
 
 def _checkpoint(model: FlowModel) -> None:
-    """Keep no activations inside the blocks of backbone and image tower."""
-    if not isinstance(model.backbone, DiMR | DiT):
+    """Keep no activations inside the blocks of the network and of the terms' towers."""
+    if not any(hasattr(module, "checkpointing") for module in model.backbone.modules()):
         raise CrossFlowError("This recipe's network is small and keeps its activations: leave --checkpointing out.")
-    model.backbone.checkpointing = True
-    if isinstance(model, CrossFlow) and model.tower is not None:
-        model.tower.checkpointing = True
+    for module in model.modules():
+        if hasattr(module, "checkpointing"):
+            module.checkpointing = True  # pyright: ignore[reportArgumentType]

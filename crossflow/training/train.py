@@ -1,13 +1,13 @@
 """Training: one loop, every step a pure function of the seed and the step's number.
 
 A run that was stopped anywhere goes on to the same bits. Any number of processes or parts trains on the same batches
-(``crossflow.training.data.scenes.shares``), and a state that some processes saved is taken up by any others.
+(``crossflow.training.data.pairs.shares``), and a state that some processes saved is taken up by any others.
 """
 
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -15,16 +15,12 @@ from accelerate import Accelerator
 from crossflow.errors import CrossFlowError
 from crossflow.files.devices import usable_device
 from crossflow.files.writing import replacing, written
-from crossflow.modalities.minilm import MiniLM
-from crossflow.modalities.patch_pca import PatchPCA
 from crossflow.model.checkpoint import save_checkpoint
-from crossflow.model.crossflow import FlowModel, Losses
-from crossflow.recipes.recipe import SceneData, TrainConfig
-from crossflow.training.data.folders import SourcePairs, open_pairs
-from crossflow.training.data.pairs import Pairs, read_ahead, shares
-from crossflow.training.data.scene_images import scene_image_pairs
-from crossflow.training.data.scenes import scene_pairs
-from crossflow.training.previews import PromptGrids, SceneAnswers
+from crossflow.model.crossflow import Losses
+from crossflow.recipes.recipe import TrainConfig
+from crossflow.training.data import open_data
+from crossflow.training.data.pairs import read_ahead, shares
+from crossflow.training.previews import previews_of
 from crossflow.training.run_state import Run
 
 
@@ -59,16 +55,15 @@ def train(
     state = out / "state.safetensors"
     if state.exists() and not resume:
         raise CrossFlowError(f"{out} already holds a training run: add --resume to go on, or choose another --out.")
-    pairs = _folder_pairs(config, data, seed)
+    found = open_data(config, data, seed)
     with written(out):
         out.mkdir(parents=True, exist_ok=True)
-    fingerprint = None if pairs is None else pairs.source.fingerprint
     run = Run(
         config,
         accelerator,
         seed,
         _precision(precision or config.precision, accelerator.device),
-        fingerprint,
+        found.fingerprint,
         shard,
         checkpointing,
     )
@@ -77,8 +72,7 @@ def train(
         say(f"resuming after step {run.step} of {config.steps}")
     record = _Record(out, run, text_encoder, autoencoder, say)
     with accelerator.main_process_first():  # the first process makes the cache, the others read it
-        if pairs is None:
-            pairs = _scene_pairs(config, run.model, out / "cache", say)
+        pairs = found.pairs(run.model, out / "cache", say)
     place = (accelerator.process_index, accelerator.num_processes)
     ahead = read_ahead(shares(pairs, config, seed, run.step, *place))
     while run.step < config.steps:
@@ -103,25 +97,6 @@ def _precision(name: str, device: torch.device) -> str:
     return name
 
 
-def _folder_pairs(config: TrainConfig, folder: Path | None, seed: int) -> SourcePairs | None:
-    """The pairs in ``folder``; None for a recipe that draws its own."""
-    if isinstance(config.data, SceneData):
-        if folder is not None:
-            raise CrossFlowError(f"This recipe draws its own data and does not read {folder}: leave --data out.")
-        return None
-    if folder is None:
-        raise CrossFlowError("This recipe reads image-text pairs from a folder: give it as --data.")
-    return SourcePairs(open_pairs(folder, config), config, seed)
-
-
-def _scene_pairs(config: TrainConfig, model: FlowModel, cache: Path, say: Callable[[str], None]) -> Pairs:
-    """The pairs that a recipe of the embedded world draws."""
-    if config.model.image is not None:
-        return scene_image_pairs(config, model, cache, say)
-    fitted = cast(PatchPCA, model.autoencoder)
-    return scene_pairs(cast(SceneData, config.data), config.model.token_count, fitted, MiniLM(), cache, say)
-
-
 class _Record:
     """What a run leaves in its folder, when it is due; written by the main process, with the others called along."""
 
@@ -133,11 +108,7 @@ class _Record:
         self.main = run.accelerator.is_main_process
         if self.main:
             self.log = _Log(out / "log.jsonl", run.step)
-            self.previews = (
-                PromptGrids(run.config, text_encoder, autoencoder, run.accelerator.device, say)
-                if run.config.model.image is None
-                else SceneAnswers(run.config)
-            )
+            self.previews = previews_of(run.config, text_encoder, autoencoder, run.accelerator.device, say)
 
     def write(self, losses: Losses) -> None:
         """Write what is due after a step. A loss that is not finite ends the run before it is saved."""
@@ -146,15 +117,18 @@ class _Record:
             step % every == 0 or step == config.steps
             for every in (config.log_every, config.sample_every, config.save_every)
         )
-        if (log_now or save_now) and not losses.total.isfinite():
-            raise CrossFlowError(f"The loss is {losses.total.item()} at step {step}: use a lower learning rate.")
+        if (log_now or save_now) and not losses["total"].isfinite():
+            raise CrossFlowError(f"The loss is {losses['total'].item()} at step {step}: use a lower learning rate.")
         if log_now and self.main:
             self.say(self.log.write(step, config.rate(step - 1), losses))
-        average = run.average() if sample_now or save_now else None
+        keep_now = step in config.keep_at
+        average = run.average() if sample_now or save_now or keep_now else None
         if sample_now and average is not None:
             self.previews.draw(average, self.out / "samples" / f"step-{step:06d}.png")
         if save_now and average is not None:
             save_checkpoint(self.model, average, run.notes())
+        if keep_now and average is not None:
+            save_checkpoint(self.out / f"model-{step:06d}.safetensors", average, run.notes())
         if save_now:
             run.save(self.out / "state.safetensors")
 
@@ -179,7 +153,7 @@ class _Log:
 
     def write(self, step: int, rate: float, losses: Losses) -> str:
         """Append a line and return it in words."""
-        values = {name: float(value) for name, value in losses._asdict().items()}
+        values = {name: float(value) for name, value in losses.items()}
         row: dict[str, Any] = {"step": step, "learning_rate": rate, **values}
         with written(self.path), self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from crossflow.errors import CrossFlowError
 from crossflow.modalities.kl_autoencoder import SCALE, KLAutoencoder, sample_moments
-from crossflow.modalities.protocols import Autoencoder
+from crossflow.modalities.modality import Autoencoder
 
 WIDTHS = [32, 64, 64, 64]
 BLOCKS = 2

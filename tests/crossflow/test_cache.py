@@ -11,7 +11,7 @@ from PIL import Image
 
 from crossflow.errors import CrossFlowError
 from crossflow.modalities.kl_autoencoder import center_crop
-from crossflow.modalities.protocols import TextEmbedder
+from crossflow.modalities.modality import TextEmbedder
 from crossflow.training.data import cache as engine
 from crossflow.training.data import shards
 from crossflow.training.data.cache import CHUNK, Moments, cache

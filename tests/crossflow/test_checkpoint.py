@@ -27,7 +27,7 @@ CONFIG = CONFIGS["scenes-tiny"].model
 @pytest.fixture(scope="module")
 def model() -> CrossFlow:
     torch.manual_seed(0)
-    model = build_model(CONFIG)
+    model = CONFIG.build()
     assert isinstance(model, CrossFlow)
     return model
 

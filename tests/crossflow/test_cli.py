@@ -17,7 +17,6 @@ from crossflow.files.hashes import file_sha256
 from crossflow.modalities.kl_autoencoder import KLAutoencoder
 from crossflow.model.checkpoint import save_checkpoint
 from crossflow.model.config import Sampling
-from crossflow.model.crossflow import build_model
 from crossflow.recipes import CONFIGS
 from crossflow.sampling.text_to_image import TextToImage, prompt_seed
 from crossflow.training.run_state import Run
@@ -30,7 +29,7 @@ def place(tmp_path, monkeypatch):
     """The current folder, with a small checkpoint in it."""
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    save_checkpoint("model.safetensors", build_model(CONFIG), {"step": 3, "training": {"steps": 20}})
+    save_checkpoint("model.safetensors", CONFIG.build(), {"step": 3, "training": {"steps": 20}})
     return tmp_path
 
 

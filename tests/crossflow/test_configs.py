@@ -8,7 +8,7 @@ import torch
 from crossflow.errors import CrossFlowError
 from crossflow.modalities.kl_autoencoder import KLConfig
 from crossflow.modalities.patch_pca import PatchPCAConfig
-from crossflow.model.crossflow import CrossFlow, build_model
+from crossflow.model.crossflow import CrossFlow
 from crossflow.networks.dimr import DiMR
 from crossflow.recipes import CONFIGS
 from crossflow.recipes.recipe import PairData, SceneData
@@ -70,7 +70,7 @@ def test_the_papers_recipes(name):
 @pytest.mark.parametrize("name", TOTALS)
 def test_training_has_the_authors_parameters(name):
     with torch.device("meta"):
-        training = build_model(CONFIGS[name].model)
+        training = CONFIGS[name].model.build()
     assert isinstance(training, CrossFlow)
     assert sum(part.numel() for part in training.parameters()) == TOTALS[name]
 

@@ -3,18 +3,17 @@
 import numpy as np
 import pytest
 import torch
+from crossflow.training.data.scene_images import ImagePairs, scene_image_pairs
 from small_image_recipes import small
 
 from crossflow.errors import CrossFlowError
 from crossflow.flow.losses import draw
 from crossflow.modalities.pixels import Pixels
-from crossflow.model.crossflow import build_model
 from crossflow.scenes.caption import describe
 from crossflow.scenes.depth import depth_map, low_res
 from crossflow.scenes.render import render
 from crossflow.scenes.spec import CELLS
 from crossflow.scenes.splits import example
-from crossflow.training.data.scene_images import ImagePairs, scene_image_pairs
 
 
 def test_descriptions_are_read_row_by_row():
@@ -31,7 +30,7 @@ def test_descriptions_are_read_row_by_row():
 @pytest.mark.parametrize("task", ["caption", "depth", "sr"])
 def test_pairs_are_the_worlds(tmp_path, task):
     config = small(f"scenes-{task}")
-    model = build_model(config.model)
+    model = config.model.build()
     pairs = scene_image_pairs(config, model, tmp_path, lambda line: None)
     scenes = [example("train", index).scene for index in range(24)]
     assert np.array_equal(pairs.sources[7], low_res(scenes[7], 64)[0] if task == "sr" else render(scenes[7]))
@@ -48,7 +47,7 @@ def test_pairs_are_the_worlds(tmp_path, task):
 
 def test_a_damaged_cache_is_said(tmp_path):
     config = small("scenes-depth")
-    model = build_model(config.model)
+    model = config.model.build()
     scene_image_pairs(config, model, tmp_path, lambda line: None)
     next(tmp_path.iterdir()).write_bytes(b"damaged")
     with pytest.raises(CrossFlowError, match="remove it, and it is made again"):

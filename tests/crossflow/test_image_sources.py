@@ -17,7 +17,7 @@ from crossflow.errors import CrossFlowError
 from crossflow.flow.losses import draw
 from crossflow.model.checkpoint import load_model
 from crossflow.model.config import Sampling
-from crossflow.model.crossflow import Batch, CrossFlow, StandardFlow, build_model
+from crossflow.model.crossflow import Batch, CrossFlow, StandardFlow
 from crossflow.recipes import CONFIGS
 from crossflow.sampling.from_image import GRAIN, FromImage
 from crossflow.sampling.text_to_image import TextToImage
@@ -50,7 +50,7 @@ def sources(task: str, count: int = 5) -> list[np.ndarray]:
 def test_the_loss_of_super_resolution_is_its_definition():
     config = small("scenes-sr").model
     torch.manual_seed(0)
-    model = build_model(config)
+    model = config.build()
     torch.nn.init.normal_(model.backbone.patches.out.weight, std=0.1)
     low, high = torch.rand(3, 3, 16, 16), torch.rand(3, 3, 64, 64)
     draws = draw(3, (3, 64, 64), 0.0, torch.Generator().manual_seed(0), times="uniform")
@@ -66,7 +66,7 @@ def test_the_loss_of_super_resolution_is_its_definition():
 def test_the_loss_of_depth_has_a_reconstruction():
     config = small("scenes-depth").model
     torch.manual_seed(0)
-    model = build_model(config)
+    model = config.build()
     image, depth = torch.rand(3, 3, 32, 32), torch.rand(3, 1, 32, 32)
     draws = draw(3, (1, 32, 32), 0.0, torch.Generator().manual_seed(0))
     found = model(Batch(depth, image, None, torch.arange(3)), draws)
@@ -80,7 +80,7 @@ def test_the_flow_does_not_move_the_texts_latents():
     """The text autoencoder learns by its own loss alone."""
     config = small("scenes-caption").model
     torch.manual_seed(0)
-    model = build_model(config)
+    model = config.build()
     torch.nn.init.normal_(model.backbone.patches.out.weight, std=0.1)
     words = model.autoencoder.tokenize(["a red ball by day", "a blue box at night"])
     draws = draw(2, (8, 4, 4), 0.0, torch.Generator().manual_seed(0), sampled_targets=True)
@@ -98,7 +98,7 @@ def test_the_baselines_see_their_condition(name):
     """Another image gives another velocity, from the same noise."""
     config = small(name).model
     torch.manual_seed(0)
-    model = build_model(config)
+    model = config.build()
     assert isinstance(model, StandardFlow)
     torch.nn.init.normal_(model.backbone.patches.out.weight, std=0.3)
     noise = torch.randn(2, *config.shape)
@@ -109,7 +109,7 @@ def test_the_baselines_see_their_condition(name):
 @pytest.mark.parametrize("task", TASKS)
 def test_recipe_and_baseline_are_of_like_size(task):
     ours, theirs = (
-        sum(part.numel() for part in build_model(CONFIGS[f"scenes-{task}{row}"].model, training=False).parameters())
+        sum(part.numel() for part in CONFIGS[f"scenes-{task}{row}"].model.build(training=False).parameters())
         for row in ("", "-standard")
     )
     assert theirs / 1.5 < ours < theirs * 1.1
@@ -191,7 +191,7 @@ def test_models_are_not_taken_for_one_another(trained):
     with pytest.raises(CrossFlowError, match="load it with FromImage"):
         TextToImage.from_checkpoint(trained["scenes-depth"])
     with pytest.raises(CrossFlowError, match="load it with TextToImage"):
-        FromImage(build_model(CONFIGS["scenes-tiny"].model))
+        FromImage(CONFIGS["scenes-tiny"].model.build())
 
 
 @pytest.mark.parametrize(

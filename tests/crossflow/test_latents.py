@@ -13,8 +13,8 @@ import torch
 
 from crossflow.errors import CrossFlowError
 from crossflow.modalities.minilm import MiniLM
+from crossflow.modalities.modality import Autoencoder, TextEmbedder
 from crossflow.modalities.patch_pca import PatchPCA, PatchPCAConfig
-from crossflow.modalities.protocols import Autoencoder, TextEmbedder
 from crossflow.recipes.scenes import SCENES
 from crossflow.training.data.scenes import scene_images
 
@@ -195,7 +195,7 @@ def test_two_processes_may_share_a_cache(tmp_path):
 
 def test_embedding_is_silent(tmp_path):
     """No progress bar, no notice, no network: nothing on either stream."""
-    code = "from crossflow.modalities.protocols import MiniLM; MiniLM().embed(['a photo of a ball', 'word ' * 700], 16)"
+    code = "from crossflow.modalities.modality import MiniLM; MiniLM().embed(['a photo of a ball', 'word ' * 700], 16)"
     environment = {"PATH": "/usr/bin:/bin", "CROSSFLOW_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1", "HOME": "/nowhere"}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=tmp_path, check=False

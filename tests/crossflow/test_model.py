@@ -51,7 +51,7 @@ def draws_of(count: int, null_rate: float = 0.5, dtype: torch.dtype = torch.floa
 
 def unzeroed(config: FlowConfig) -> CrossFlow | StandardFlow:
     """A model whose output layer is not zero, as after some training."""
-    model = build_model(config)
+    model = config.build()
     torch.nn.init.normal_(model.backbone.patches.out.weight, std=0.3)
     return model
 
@@ -59,7 +59,7 @@ def unzeroed(config: FlowConfig) -> CrossFlow | StandardFlow:
 @every_model
 def test_a_fresh_model_stands_still(config):
     """The output layer starts at zero, so every velocity is zero and sampling returns the source."""
-    model, batch = build_model(config), batch_of(4)
+    model, batch = config.build(), batch_of(4)
     noise = torch.randn(4, *config.shape)
     drawn = model.generate(batch.source, batch.mask, noise, Sampling(solver="heun", steps=2, guidance_scale=3.0))
     source = model.source(batch.source, batch.mask, noise) if isinstance(model, CrossFlow) else noise

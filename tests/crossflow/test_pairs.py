@@ -18,7 +18,7 @@ from crossflow.recipes import CONFIGS
 from crossflow.recipes.recipe import TrainConfig
 from crossflow.training.data.folders import SourcePairs, open_pairs
 from crossflow.training.data.pairs import Pairs, shares
-from crossflow.training.data.shards import Item, shard_name, write_index, write_shard
+from crossflow.training.data.shards import KeptPair, shard_name, write_index, write_shard
 
 TINY = CONFIGS["t2i-tiny"]
 TINY = replace(TINY, model=replace(TINY.model, null_rate=0.6), batch_size=8, steps=3)
@@ -28,7 +28,7 @@ def with_tower(config: TrainConfig, tower: str) -> TrainConfig:
     return replace(config, model=replace(config.model, tower=tower))
 
 
-def item(number: int, **changes: object) -> Item:
+def item(number: int, **changes: object) -> KeptPair:
     generator = torch.Generator().manual_seed(number)
     parts = {
         "moments": torch.randn(8, 4, 4, generator=generator),
@@ -38,7 +38,7 @@ def item(number: int, **changes: object) -> Item:
         "image": torch.randint(256, (32, 32, 3), generator=generator, dtype=torch.uint8),
         "image_features": torch.randn(1024, generator=generator).half(),
     }
-    return Item(**(parts | changes))
+    return KeptPair(**(parts | changes))
 
 
 class Source:
@@ -52,7 +52,7 @@ class Source:
     def __len__(self) -> int:
         return self.count
 
-    def item(self, index: int) -> Item:
+    def item(self, index: int) -> KeptPair:
         self.asked.append(index)
         return item(index)
 
@@ -243,14 +243,14 @@ def test_items_of_other_sizes_are_refused(tmp_path, changes, said):
     """The first when the data is opened, a later one when it is read."""
     config = with_tower(TINY, "siglip-l16")
     source = open_pairs(written_shards(tmp_path, [item(0, **changes)]), config)
-    assert f"Pair 0 of the training data has {said}" in refused(SourcePairs, source, config, 0)
+    assert f"KeptPair 0 of the training data has {said}" in refused(SourcePairs, source, config, 0)
 
     class Later(Source):
-        def item(self, index: int) -> Item:
+        def item(self, index: int) -> KeptPair:
             return item(index, **changes) if index == 4 else item(index)
 
     pairs = SourcePairs(Later(), config, 0)
-    assert "Pair 4 of the training data has" in refused(list, shares(pairs, config, 0))
+    assert "KeptPair 4 of the training data has" in refused(list, shares(pairs, config, 0))
 
 
 def test_shards_of_another_text_encoder_are_refused(tmp_path):

@@ -8,7 +8,6 @@ from tiny_pipelines import drawer
 from crossflow.errors import CrossFlowError
 from crossflow.modalities.minilm import MiniLM
 from crossflow.model.config import Sampling
-from crossflow.model.crossflow import build_model
 from crossflow.recipes import CONFIGS
 from crossflow.sampling import text_to_image as module
 from crossflow.sampling.sampler import Sampler
@@ -153,7 +152,7 @@ def test_everything_runs_in_float64(pipeline):
 
 
 def test_the_model_it_was_given_is_left_alone():
-    model = build_model(CONFIGS["scenes-tiny"].model).train()
+    model = CONFIGS["scenes-tiny"].model.build().train()
     TextToImage(model, MiniLM())
     assert model.training
     assert {part.dtype for part in model.parameters()} == {torch.float32}

@@ -18,7 +18,6 @@ from crossflow.errors import CrossFlowError
 from crossflow.files.tensors import read_header
 from crossflow.model import authors as released
 from crossflow.model import checkpoint
-from crossflow.model.crossflow import build_model
 from crossflow.recipes import CONFIGS
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -69,7 +68,7 @@ def test_every_released_key_is_used_or_dropped(name):
     config = released.infer_config(name, {key: shape for key, shape in KEYS[name].items() if "open_clip" not in key})
     assert config == CONFIGS[name.replace("_", "-")].model
     with torch.device("meta"):
-        state = build_model(config, training=False).state_dict()
+        state = config.build(training=False).state_dict()
     ours = {released.released_name(key): list(part.shape) for key, part in state.items()}
     assert all(released.our_name(released.released_name(key)) == key for key in state)
     tensors = {key: torch.empty(shape, device="meta") for key, shape in KEYS[name].items()}

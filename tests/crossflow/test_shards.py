@@ -13,16 +13,16 @@ from safetensors.torch import load_file, save_file
 from crossflow.errors import CrossFlowError
 from crossflow.files.tensors import read_header, write_tensors
 from crossflow.training.data import shards
-from crossflow.training.data.shards import Item, PairSource, Shard, Shards, shard_name, write_index, write_shard
+from crossflow.training.data.shards import KeptPair, PairSource, Shard, Shards, shard_name, write_index, write_shard
 
 CAPTIONS = ("a cat", "", "zwölf Boxkämpfer", "two\nlines", "😀" * 30)
 COUNTS = (3, 0, 2)
 HEADER = {"skipped": ["bad.png"], "recipe": {"name": "test"}}
 
 
-def item(seed: int, images: bool = False, dtype: torch.dtype = torch.float32) -> Item:
+def item(seed: int, images: bool = False, dtype: torch.dtype = torch.float32) -> KeptPair:
     generator = torch.Generator().manual_seed(seed)
-    return Item(
+    return KeptPair(
         moments=torch.randn(8, 2, 2, generator=generator),
         tokens=torch.randn(5, 6, generator=generator).to(dtype),
         mask=torch.rand(5, generator=generator) < 0.5,
@@ -52,7 +52,7 @@ def folder(made, tmp_path):
     return shutil.copytree(made, tmp_path / "shards")
 
 
-def same(found: Item, expected: Item) -> bool:
+def same(found: KeptPair, expected: KeptPair) -> bool:
     def equal(a, b) -> bool:
         return torch.equal(a, b) and a.dtype == b.dtype if isinstance(b, torch.Tensor) else a == b
 
@@ -165,7 +165,7 @@ def test_a_byte_changed_anywhere_is_found(folder):
             try:
                 assert same(shard.item(row), item(3 + row))
             except CrossFlowError as error:
-                assert f"Item {row} of {path} was altered" in str(error)
+                assert f"KeptPair {row} of {path} was altered" in str(error)
                 found = before + 1
         data[place] ^= 1
     assert found >= (len(data) - start) // 3 - 3  # but for an end of the last caption that lies beyond the file's

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from crossflow.errors import CrossFlowError
-from crossflow.modalities.protocols import TextEmbedder
+from crossflow.modalities.modality import TextEmbedder
 from crossflow.modalities.text_embedders import CHUNK, ClipText, T5Text
 
 PROMPTS = [

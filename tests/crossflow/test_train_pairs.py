@@ -16,7 +16,7 @@ from crossflow.model.config import Sampling
 from crossflow.recipes import CONFIGS
 from crossflow.recipes.recipe import SceneData, TrainConfig
 from crossflow.training import previews
-from crossflow.training.data.shards import Item, shard_name, write_index, write_shard
+from crossflow.training.data.shards import KeptPair, shard_name, write_index, write_shard
 from crossflow.training.train import train
 
 TINY = CONFIGS["t2i-tiny"]
@@ -31,7 +31,7 @@ def shards(folder: Path, seed: int) -> Path:
     generator = torch.Generator().manual_seed(seed)
     parts = [(torch.randn(8, 4, 4, generator=generator), torch.randn(77, 384, generator=generator)) for _ in range(8)]
     mask = torch.arange(77) < 9
-    write_shard(folder / shard_name(0), [Item(*both, mask, "a caption") for both in parts], {"skipped": []})
+    write_shard(folder / shard_name(0), [KeptPair(*both, mask, "a caption") for both in parts], {"skipped": []})
     write_index(folder, 1, {}, "0")
     return folder
 

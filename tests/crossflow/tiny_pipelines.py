@@ -8,9 +8,9 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from crossflow.modalities.protocols import TextEmbedder
+from crossflow.modalities.modality import TextEmbedder
 from crossflow.model.config import Sampling
-from crossflow.model.crossflow import FlowModel, build_model
+from crossflow.model.crossflow import FlowModel
 from crossflow.networks.dimr import DiMRConfig, Stage
 from crossflow.networks.dit import DiTConfig
 from crossflow.networks.transformer import TransformerConfig
@@ -38,7 +38,7 @@ def model_of(name: str) -> FlowModel:
     """One of CHANGES: its velocity is not zero, its latents are those of scenes."""
     torch.manual_seed(0)
     config = replace(CONFIGS["scenes-tiny"].model, sampling=Sampling(solver="midpoint", steps=3), **CHANGES[name])
-    model = build_model(config)
+    model = config.build()
     if name in ("dimr", "dit"):
         move(model.backbone)
     else:

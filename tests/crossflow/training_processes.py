@@ -24,7 +24,7 @@ from crossflow.networks.dimr import DiMRConfig
 from crossflow.networks.token_encoder import TokenEncoderConfig
 from crossflow.recipes import CONFIGS
 from crossflow.recipes.recipe import SceneData, TrainConfig
-from crossflow.training.data.shards import Item, shard_name, write_index, write_shard
+from crossflow.training.data.shards import KeptPair, shard_name, write_index, write_shard
 from crossflow.training.run_state import Run
 from crossflow.training.train import train
 
@@ -248,7 +248,8 @@ def make_pairs(folder: Path) -> Path:
         return torch.randn(shape, generator=generator)
 
     items = [
-        Item(numbers(8, 4, 4), numbers(77, 384), torch.arange(77) < 5 + i, f"caption {max(i, 1)}") for i in range(10)
+        KeptPair(numbers(8, 4, 4), numbers(77, 384), torch.arange(77) < 5 + i, f"caption {max(i, 1)}")
+        for i in range(10)
     ]
     write_shard(folder / shard_name(0), items, {"skipped": []})
     write_index(folder, 1, {"text": "minilm"}, "0")

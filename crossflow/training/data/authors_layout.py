@@ -30,7 +30,7 @@ from crossflow.errors import CrossFlowError
 from crossflow.files.arrays import read_arrays
 from crossflow.files.images import read_image
 from crossflow.modalities.kl_autoencoder import center_crop
-from crossflow.training.data.shards import Item
+from crossflow.training.data.shards import KeptPair
 
 PAIRS = "img_text_pair.jsonl"
 TOKENS = 77
@@ -60,7 +60,7 @@ class OfficialFeatures:
     def __len__(self) -> int:
         return len(self._starts)
 
-    def item(self, index: int) -> Item:
+    def item(self, index: int) -> KeptPair:
         """Item ``index``, as it stands in the list."""
         if not 0 <= index < len(self):
             raise IndexError(f"There is no item {index}: {self.pairs} lists {len(self)}.")
@@ -83,7 +83,7 @@ class OfficialFeatures:
     def _cropped(self, image: Path) -> Tensor:
         return torch.from_numpy(np.array(center_crop(read_image(image), self.size)))
 
-    def _item(self, path: Path, prompt: str, image: Tensor | None) -> Item:
+    def _item(self, path: Path, prompt: str, image: Tensor | None) -> KeptPair:
         found, side = read_arrays(path), self.size // 8
         mask = _array(path, found, f"token_mask_{self.text}", MASKS, (TOKENS,))
         if not mask.any() or ((mask != 0) & (mask != 1)).any():
@@ -91,7 +91,7 @@ class OfficialFeatures:
         moments = _array(path, found, f"image_latent_{self.size}", FLOATS, (8, side, side))
         tokens = _array(path, found, f"token_embedding_{self.text}", FLOATS, (TOKENS, WIDTHS[self.text]))
         text = found.get("batch_caption")
-        return Item(
+        return KeptPair(
             moments=torch.from_numpy(moments),
             tokens=torch.from_numpy(tokens),
             mask=torch.from_numpy(mask.astype(bool)),

@@ -22,8 +22,8 @@ from crossflow.errors import CrossFlowError
 from crossflow.files.images import Pair, read_image, read_pairs
 from crossflow.files.tensors import read_header
 from crossflow.modalities.kl_autoencoder import center_crop
-from crossflow.modalities.protocols import TextEmbedder
-from crossflow.training.data.shards import Item, Shard, shard_name, write_index, write_shard
+from crossflow.modalities.modality import TextEmbedder
+from crossflow.training.data.shards import KeptPair, Shard, shard_name, write_index, write_shard
 
 CHUNK = 16
 """Images or captions computed at once; the last ones of a shard are filled up to it."""
@@ -154,7 +154,7 @@ class _Maker:
     skip_bad: bool
 
     @torch.inference_mode()
-    def items(self, pairs: Sequence[Pair]) -> tuple[list[Item], list[str]]:
+    def items(self, pairs: Sequence[Pair]) -> tuple[list[KeptPair], list[str]]:
         """The items of one shard, and the images that were left out. An image of several captions is encoded once."""
         moments: dict[str, Tensor] = {}
         pixels: dict[str, Tensor] = {}
@@ -177,7 +177,7 @@ class _Maker:
                 if not (moments[image].isfinite().all() and row.isfinite().all()):
                     raise CrossFlowError(f"{image} or its caption '{caption}' gave numbers that are not finite.")
                 seen = pixels.get(image), features.get(image)
-                items.append(Item(moments[image], row, mask[i].cpu(), caption, *seen))
+                items.append(KeptPair(moments[image], row, mask[i].cpu(), caption, *seen))
         return items, [name for name in names if name not in moments]
 
     def _read(self, name: str) -> Tensor | None:

@@ -11,14 +11,15 @@ from jaxtyping import Int
 from torch import Tensor
 
 from crossflow.errors import CrossFlowError
+from crossflow.flow.batch import Batch, Item
 from crossflow.flow.losses import Draws
-from crossflow.losses.towers import SIGLIP_WIDTH, TOWERS
+from crossflow.losses.towers import IMAGE_FEATURES, PIXELS, SIGLIP_WIDTH
 from crossflow.modalities.kl_autoencoder import KLConfig, sample_moments
-from crossflow.model.crossflow import Batch
+from crossflow.modalities.tokens import TokensConfig
 from crossflow.recipes.recipe import TrainConfig
 from crossflow.training.data.authors_layout import PAIRS, OfficialFeatures
 from crossflow.training.data.pairs import seed_of
-from crossflow.training.data.shards import INDEX, Item, PairSource, Shards, shard_name
+from crossflow.training.data.shards import INDEX, KeptPair, PairSource, Shards, shard_name
 
 OFFICIAL: Mapping[str, Literal["clip", "t5"]] = {"clip-vit-l14": "clip", "t5-v1.1-xxl": "t5"}
 """Our names of the text encoders in the authors' layout, and theirs."""
@@ -26,13 +27,14 @@ OFFICIAL: Mapping[str, Literal["clip", "t5"]] = {"clip-vit-l14": "clip", "t5-v1.
 
 def open_pairs(folder: Path, config: TrainConfig) -> PairSource:
     """The pairs in ``folder``, in either layout; CrossFlowError where they are not those that the recipe reads."""
+    reads = cast(TokensConfig, config.model.reads)
     if any((folder / name).exists() for name in (INDEX, shard_name(0))):
         source = Shards(folder)
-        made = source.recipe.get("text", config.model.text)
-        if made != config.model.text:
+        made = source.recipe.get("text", reads.model)
+        if made != reads.model:
             raise CrossFlowError(
                 f"The shards in {folder} hold embeddings of {made}, and this recipe reads those of "
-                f"{config.model.text}: make them with that text encoder, or choose another recipe."
+                f"{reads.model}: make them with that text encoder, or choose another recipe."
             )
     elif (folder / PAIRS).exists():
         source = _official(folder, config)
@@ -47,30 +49,31 @@ def open_pairs(folder: Path, config: TrainConfig) -> PairSource:
 
 
 def _official(folder: Path, config: TrainConfig) -> OfficialFeatures:
-    size, text = config.data.size, OFFICIAL.get(config.model.text)
+    reads = cast(TokensConfig, config.model.reads)
+    size, text = config.data.size, OFFICIAL.get(reads.model)
     if size not in (256, 512) or text is None:
         raise CrossFlowError(
             f"{folder} is of the authors' layout, for 256 or 512 pixels and CLIP or T5, and this recipe reads "
-            f"{size} pixels and {config.model.text}: make shards with crossflow cache, or choose another recipe."
+            f"{size} pixels and {reads.model}: make shards with crossflow cache, or choose another recipe."
         )
     return OfficialFeatures(folder, size, text, images="image" in parts_read(config))
 
 
+OF_BATCH: Mapping[str, str] = {PIXELS: "image", IMAGE_FEATURES: "image_features"}
+"""The name in a batch of what terms of the loss read, and that of the part of an item that holds it."""
+
+
 def parts_read(config: TrainConfig) -> dict[str, tuple[int, ...]]:
-    """The parts of an item that a recipe reads, and their shapes."""
+    """The parts of an item that a recipe reads, and their shapes. CrossFlowError for what no folder of pairs holds."""
     model = config.model
     channels, height, width = model.shape
-    shapes = {
-        "moments": (2 * channels, height, width),
-        "tokens": (model.token_count, model.token_width),
-        "mask": (model.token_count,),
-    }
-    reads = TOWERS[model.tower].reads if model.encoder is not None and model.contrastive_weight else "target"
-    if reads == "image":
-        shapes["image"] = (config.data.size, config.data.size, 3)
-    if reads == "image_features":
-        shapes["image_features"] = (SIGLIP_WIDTH,)
-    return shapes
+    tokens = model.reads.shape
+    known = {"image": (config.data.size, config.data.size, 3), "image_features": (SIGLIP_WIDTH,)}
+    further = [OF_BATCH[name] for name in model.beside if name in OF_BATCH]
+    if unknown := [name for name in model.beside if name not in OF_BATCH]:
+        raise CrossFlowError(f"This recipe reads {unknown[0]}, which folders of pairs do not hold: choose another one.")
+    shapes = {"moments": (2 * channels, height, width), "tokens": tokens, "mask": tokens[:1]}
+    return shapes | {name: known[name] for name in further}
 
 
 class SourcePairs:
@@ -84,8 +87,8 @@ class SourcePairs:
 
     def __init__(self, source: PairSource, config: TrainConfig, seed: int) -> None:
         self.source, self.seed = source, seed
-        self.scale = cast(KLConfig, config.model.autoencoder).scale
-        self._shapes = parts_read(config)
+        self.scale = cast(KLConfig, config.model.target).scale
+        self._model, self._shapes = config.model, parts_read(config)
         self._order = lru_cache(2)(self._permutation)
         self._readers = ThreadPoolExecutor()
         self._item(0)
@@ -106,22 +109,23 @@ class SourcePairs:
         target_of = dict(zip(rows, targets, strict=True))
         own = [items[row] for row in range(start, stop)]
         parts = {name: torch.stack([getattr(item, name) for item in own]) for name in self._shapes if name != "moments"}
-        features = parts.get("image_features")
-        return Batch(
-            target=torch.stack([target_of[row] for row in range(start, stop)]),
-            source=parts["tokens"].float(),
-            mask=parts["mask"],
-            caption=torch.tensor([seed_of(item.caption) for item in own]),
-            goal=torch.stack([target_of[row] for row in donors]),
-            image=parts.get("image"),
-            image_features=None if features is None else features.float(),
-        )
+        reads, target = self._model.reads.name, self._model.target.name
+        held = {
+            reads: Item(parts["tokens"].float(), parts["mask"]),
+            target: Item(torch.stack([target_of[row] for row in range(start, stop)])),
+        }
+        if "image" in parts:
+            held[PIXELS] = Item(parts["image"])
+        if "image_features" in parts:
+            held[IMAGE_FEATURES] = Item(parts["image_features"].float())
+        same = torch.tensor([seed_of(item.caption) for item in own])
+        return Batch(held, same, torch.stack([target_of[row] for row in donors]))
 
     def _permutation(self, epoch: int) -> Int[Tensor, " n"]:
         generator = torch.Generator().manual_seed(seed_of(self.seed, "epoch", epoch))
         return torch.randperm(len(self.source), generator=generator)
 
-    def _item(self, index: int) -> Item:
+    def _item(self, index: int) -> KeptPair:
         item = self.source.item(index)
         for name, shape in self._shapes.items():
             found = getattr(item, name)

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from crossflow.errors import CrossFlowError
 from crossflow.files.tensors import read_tensors, write_tensors
+from crossflow.flow.batch import Batch
 from crossflow.flow.losses import Draws, draw
-from crossflow.model.crossflow import Batch
 from crossflow.recipes.recipe import TrainConfig
 
 T = TypeVar("T")
@@ -53,7 +53,8 @@ def shares(
     for step in range(first, config.steps):
         generator = torch.Generator().manual_seed(seed_of(seed, step))
         picks = pairs.pick(step, config.batch_size, generator)
-        draws = draw(config.batch_size, model.shape, model.null_rate, generator, model.draws_targets, model.times)
+        null_rate, drawn = model.guidance.null_rate, model.target.drawn
+        draws = draw(config.batch_size, model.shape, null_rate, generator, drawn, model.times)
         for part in range(config.accumulate):
             start = (part * processes + process) * size
             yield Share(start, pairs.load(picks, draws, start, start + size), draws.rows(start, start + size))
@@ -74,8 +75,8 @@ def seed_of(*parts: int | str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode(errors="surrogatepass")).digest()[:8], "big") >> 1
 
 
-def kept(folder: Path, settings: Mapping[str, Any], kind: Callable[..., T], make: Callable[[], T]) -> T:
-    """The pairs of ``settings`` in the cache ``folder``, read as ``kind``, or made by ``make`` and put there.
+def kept(folder: Path, settings: Mapping[str, Any], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors of ``settings`` in the cache ``folder``, or made by ``make`` and put there.
 
     The file's name is a digest of the settings, which are all that decides its content, so that a cache is never taken
     for another. CrossFlowError where a file is not whole.
@@ -84,9 +85,9 @@ def kept(folder: Path, settings: Mapping[str, Any], kind: Callable[..., T], make
     path = folder / f"pairs-{digest}.safetensors"
     if path.exists():
         try:
-            return kind(**read_tensors(path)[1])
-        except (CrossFlowError, TypeError) as error:
+            return read_tensors(path)[1]
+        except CrossFlowError as error:
             raise CrossFlowError(f"The cache {path} cannot be read: remove it, and it is made again.") from error
-    pairs = make()
-    write_tensors(path, vars(pairs), settings)
-    return pairs
+    tensors = make()
+    write_tensors(path, tensors, settings)
+    return tensors

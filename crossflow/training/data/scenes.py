@@ -1,27 +1,33 @@
-"""The text-image pairs of the embedded world.
+"""The pairs of the embedded world: of each modality, what a scene has of it.
 
-They are computed once and kept as one safetensors file: target latents, and a table of distinct captions that items
-point into.
+Pairs are computed once and kept as one safetensors file. Of texts that are read it holds a table of the distinct ones,
+which items point into; of all else one row an item.
 """
 
-import dataclasses
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from torch import Tensor
 
+from crossflow.flow.batch import Batch, Item
 from crossflow.flow.losses import Draws
-from crossflow.modalities.patch_pca import PatchPCA
-from crossflow.modalities.protocols import TextEmbedder
-from crossflow.model.crossflow import Batch
-from crossflow.recipes.recipe import SceneData
+from crossflow.modalities.modality import Modality
+from crossflow.modalities.pixels import ImageConfig
+from crossflow.modalities.tokens import TokensConfig
+from crossflow.model.config import ModelConfig
+from crossflow.model.standard import FlowModel
+from crossflow.recipes.recipe import SceneData, TrainConfig
+from crossflow.scenes.caption import describe
+from crossflow.scenes.depth import depth_map, low_res
 from crossflow.scenes.render import render
 from crossflow.scenes.spec import VERSION as WORLD
+from crossflow.scenes.spec import Scene
 from crossflow.scenes.splits import example
 from crossflow.training.data.pairs import kept
 
@@ -29,10 +35,30 @@ CHUNK = 4096
 """Scenes or captions computed at once."""
 
 
-@dataclass(frozen=True)
-class CachedPairs:
-    """Targets, and for each item the rows of its captions in the tables ``tokens`` and ``mask``."""
+def scene_images(split: str, count: int, size: int) -> UInt8[Tensor, "n s s 3"]:
+    """The first ``count`` renders of a split."""
+    return torch.from_numpy(np.stack([render(example(split, i).scene, size) for i in range(count)]))
 
+
+def _small(scene: Scene, size: int, model: ModelConfig) -> np.ndarray:
+    return low_res(scene, size, size // model.reads.shape[1])[0]
+
+
+OF_SCENE: Mapping[str, Callable[[Scene, int, ModelConfig], Any]] = {
+    "image": lambda scene, size, model: render(scene, size),
+    "small image": _small,
+    "depth": lambda scene, size, model: depth_map(scene, size),
+    "text": lambda scene, size, model: describe(scene),
+}
+"""What a scene, drawn at ``size`` pixels, has of each modality, raw. Text is the description that names all objects."""
+
+
+@dataclass(frozen=True)
+class TextPairs:
+    """Texts and targets; for each item the rows of its captions in the tables ``tokens`` and ``mask``."""
+
+    reads: str
+    reaches: str
     targets: Float[Tensor, "n c h w"]
     captions: Int[Tensor, "n k"]
     tokens: Float[Tensor, "v m d"]
@@ -47,55 +73,97 @@ class CachedPairs:
     def load(self, picks: Int[Tensor, "b 2"], draws: Draws, start: int, stop: int) -> Batch:
         """The items from ``start`` to ``stop`` of a step's ``picks``, each with what the flow is to carry it to."""
         rows, caption = picks[start:stop].unbind(1)
+        text = Item(self.tokens[caption].float(), self.mask[caption])
         goal = self.targets[picks[draws.donor[start:stop], 0]]
-        return Batch(self.targets[rows], self.tokens[caption].float(), self.mask[caption], caption, goal)
+        return Batch({self.reads: text, self.reaches: Item(self.targets[rows])}, caption, goal)
 
 
-def scene_images(split: str, count: int, size: int) -> UInt8[Tensor, "n s s 3"]:
-    """The first ``count`` renders of a split."""
-    return torch.from_numpy(np.stack([render(example(split, i).scene, size) for i in range(count)]))
+@dataclass(frozen=True)
+class ImagePairs:
+    """Images and targets, each as its modality keeps them."""
+
+    reads: str
+    reaches: str
+    read: Modality
+    target: Modality
+    sources: UInt8[Tensor, "n s s 3"]
+    targets: Shaped[Tensor, "n *dims"]
+
+    def pick(self, step: int, count: int, generator: torch.Generator) -> Int[Tensor, "b 1"]:
+        """Draw ``count`` items with replacement."""
+        return torch.randint(len(self.sources), (count, 1), generator=generator)
+
+    def load(self, picks: Int[Tensor, "b 1"], draws: Draws, start: int, stop: int) -> Batch:
+        """The items from ``start`` to ``stop`` of a step's ``picks``, each with what the flow is to carry it to."""
+        rows = picks[start:stop, 0]
+        goal = self.target.values(self.targets[picks[draws.donor[start:stop], 0]])
+        items = {
+            self.reads: Item(self.read.values(self.sources[rows])),
+            self.reaches: Item(self.target.values(self.targets[rows])),
+        }
+        return Batch(items, rows, goal)
 
 
-def scene_pairs(
-    data: SceneData,
-    token_count: int,
-    autoencoder: PatchPCA,
-    embedder: TextEmbedder,
-    folder: Path,
-    progress: Callable[[str], None],
-) -> CachedPairs:
-    """The training pairs of the embedded world, from the cache in ``folder`` or made and put there."""
-    settings = {
+def text_pairs(recipe: TrainConfig, model: FlowModel, folder: Path, progress: Callable[[str], None]) -> TextPairs:
+    """The training pairs of a model that reads texts, from the cache in ``folder`` or made and put there."""
+    made = partial(_texts, recipe, model, progress)
+    found = kept(folder, _settings(recipe), made)
+    return TextPairs(recipe.model.reads.name, recipe.model.target.name, **found)
+
+
+def image_pairs(recipe: TrainConfig, model: FlowModel, folder: Path, progress: Callable[[str], None]) -> ImagePairs:
+    """The training pairs of a model that reads images, from the cache in ``folder`` or made and put there."""
+    reads = cast(ImageConfig, recipe.model.reads)
+    found = kept(folder, _settings(recipe), partial(_images, recipe, model, progress))
+    return ImagePairs(reads.name, recipe.model.target.name, reads.build(), model.autoencoder, **found)
+
+
+def _settings(recipe: TrainConfig) -> dict[str, Any]:
+    """All that decides the content of the pairs of scenes."""
+    config = recipe.model
+    return {
         "world": WORLD,
-        "data": dataclasses.asdict(data),
-        "token_count": token_count,
-        "autoencoder": dataclasses.asdict(autoencoder.config),
+        "data": asdict(recipe.data),
+        "reads": asdict(config.reads),
+        "target": asdict(config.target),
+        "shape": config.shape,
     }
-    make = partial(_computed, data, token_count, autoencoder, embedder, progress)
-    return kept(folder, settings, CachedPairs, make)
 
 
-def _computed(
-    data: SceneData,
-    token_count: int,
-    autoencoder: PatchPCA,
-    embedder: TextEmbedder,
-    progress: Callable[[str], None],
-) -> CachedPairs:
+def _texts(recipe: TrainConfig, model: FlowModel, progress: Callable[[str], None]) -> dict[str, Tensor]:
+    config, data = recipe.model, cast(SceneData, recipe.data)
+    embedder = cast(TokensConfig, config.reads).embedder()
     targets: list[Tensor] = []
     texts: list[list[str]] = []
     for start in range(0, data.count, CHUNK):
         examples = [example("train", i) for i in range(start, min(start + CHUNK, data.count))]
-        images = np.stack([render(each.scene, data.size) for each in examples])
-        targets.append(autoencoder.encode(torch.from_numpy(images)))
+        targets.append(_prepared(model.autoencoder, [each.scene for each in examples], data, config))
         texts.extend([each.captions[k] for k in data.captions] for each in examples)
         progress(f"drew {len(texts)} of {data.count} scenes")
     table = {text: row for row, text in enumerate(sorted({text for item in texts for text in item}))}
     captions, tokens, masks = list(table), [], []
     for start in range(0, len(captions), CHUNK):
-        part, mask = embedder.embed(captions[start : start + CHUNK], token_count)
+        part, mask = embedder.embed(captions[start : start + CHUNK], config.reads.shape[0])
         tokens.append(part.half())
         masks.append(mask)
         progress(f"embedded {min(start + CHUNK, len(captions))} of {len(captions)} captions")
     rows = torch.tensor([[table[text] for text in item] for item in texts])
-    return CachedPairs(torch.cat(targets), rows, torch.cat(tokens), torch.cat(masks))
+    return {"targets": torch.cat(targets), "captions": rows, "tokens": torch.cat(tokens), "mask": torch.cat(masks)}
+
+
+def _images(recipe: TrainConfig, model: FlowModel, progress: Callable[[str], None]) -> dict[str, Tensor]:
+    config, data = recipe.model, cast(SceneData, recipe.data)
+    sources, targets = [], []
+    for start in range(0, data.count, CHUNK):
+        stop = min(start + CHUNK, data.count)
+        scenes = [example("train", i).scene for i in range(start, stop)]
+        of_source = OF_SCENE[config.reads.name]
+        sources.append(torch.from_numpy(np.stack([of_source(scene, data.size, config) for scene in scenes])))
+        targets.append(_prepared(model.autoencoder, scenes, data, config))
+        progress(f"drew {stop} of {data.count} scenes")
+    return {"sources": torch.cat(sources), "targets": torch.cat(targets)}
+
+
+def _prepared(target: Modality, scenes: Sequence[Scene], data: SceneData, config: ModelConfig) -> Tensor:
+    """The targets of scenes as their modality keeps them."""
+    return target.prepare([OF_SCENE[config.target.name](scene, data.size, config) for scene in scenes])

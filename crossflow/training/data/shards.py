@@ -32,7 +32,7 @@ OPEN = 8
 """Shards kept open, that is mapped into memory, at once."""
 
 
-class Item(NamedTuple):
+class KeptPair(NamedTuple):
     """One training pair as kept on disk.
 
     ``moments`` are mean and log-variance of the image's latent, not scaled (8 x 32 x 32 at 256 pixels); ``tokens`` the
@@ -48,7 +48,7 @@ class Item(NamedTuple):
     image_features: Float[Tensor, " f"] | None = None
 
 
-TENSORS = tuple(name for name in Item._fields if name != "caption")
+TENSORS = tuple(name for name in KeptPair._fields if name != "caption")
 
 
 @runtime_checkable
@@ -59,7 +59,7 @@ class PairSource(Protocol):
         """How many items there are."""
         ...
 
-    def item(self, index: int) -> Item:
+    def item(self, index: int) -> KeptPair:
         """Item ``index``; CrossFlowError where it is damaged or missing."""
         ...
 
@@ -92,7 +92,7 @@ def shard_name(number: int) -> str:
     return f"shard-{number:05d}.safetensors"
 
 
-def write_shard(path: Path, items: Sequence[Item], header: Mapping[str, Any]) -> None:
+def write_shard(path: Path, items: Sequence[KeptPair], header: Mapping[str, Any]) -> None:
     """Write one shard, whole or not at all. Equal items and headers give equal bytes.
 
     ``header``, plain JSON values, is kept beside the number of items and their sha256. Shapes and types must be the
@@ -150,7 +150,7 @@ class Shards:
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
-    def item(self, index: int) -> Item:
+    def item(self, index: int) -> KeptPair:
         """Item ``index``, in memory of its own."""
         if not 0 <= index < len(self):
             raise IndexError(f"There is no item {index}: the shards in {self.folder} hold {len(self)}.")
@@ -177,10 +177,10 @@ class Shard:
         self._file = safe_open(path, framework="pt")
         self._names = self._file.keys()
 
-    def item(self, row: int) -> Item:
+    def item(self, row: int) -> KeptPair:
         """The item in ``row``, checked against its digest; CrossFlowError where it differs."""
         try:
-            item = Item(**{name: self._row(name, row) for name in TENSORS}, caption=self._caption(row))
+            item = KeptPair(**{name: self._row(name, row) for name in TENSORS}, caption=self._caption(row))
             whole = _digest(item) == self._row("digests", row).numpy().tobytes()
         except (SafetensorError, UnicodeDecodeError, IndexError, TypeError, AttributeError) as error:
             raise self._altered(row) from error
@@ -203,7 +203,7 @@ class Shard:
         )
 
 
-def _digest(item: Item) -> bytes:
+def _digest(item: KeptPair) -> bytes:
     """The sha256 of an item, each field with its name, type and shape."""
     digest = hashlib.sha256(repr(item.caption).encode())
     for name in TENSORS:
@@ -214,7 +214,7 @@ def _digest(item: Item) -> bytes:
     return digest.digest()
 
 
-def _stacked(name: str, items: Sequence[Item]) -> Tensor:
+def _stacked(name: str, items: Sequence[KeptPair]) -> Tensor:
     return torch.stack([getattr(item, name) for item in items])
 
 

@@ -1,0 +1,125 @@
+"""Contrasts of source latents: with the other side of the pair, or with the text itself.
+
+The paper's "I-T Contrast" (the one it keeps) and "T-T Contrast" (section 3.3, Table 3b).
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from crossflow.errors import CrossFlowError
+from crossflow.flow import losses
+from crossflow.losses.term import Step
+from crossflow.losses.towers import READS, TOWERS, LearnedScale
+from crossflow.networks.blocks import check_sizes
+from crossflow.networks.token_encoder import TokenEncoder, TokenEncoderConfig
+
+NEGATIVES = "negatives"
+"""The name in a batch of further captions that an item is not, k an item: tokens [b k n d] with their mask [b k n]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contrast:
+    """CLIP's loss between source latents and the other side of the pair, as the image tower ``tower`` embeds it.
+
+    Cosines are multiplied by the exponential of a learned number (``exp``, as in CLIP) or, as in the authors' code, by
+    the number itself (``raw``). With ``hard_negatives`` an image has to prefer its own caption to those that the data
+    say it is not, such as the caption with two colours exchanged.
+    """
+
+    weight: float = 1.0
+    tower: Literal["latents", "siglip-l16", "features"] = "latents"
+    scale: Literal["exp", "raw"] = "exp"
+    hard_negatives: bool = False
+    kind: Literal["contrast"] = "contrast"
+    name: ClassVar[str] = "contrastive"
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """What of a batch it takes beside the two ends."""
+        return (*READS[self.tower], *((NEGATIVES,) if self.hard_negatives else ()))
+
+    def check(self, accepts: str, variance: str, guided: bool, learns: bool) -> None:
+        """CrossFlowError where the tower cannot see the items' own targets, or the negatives are no texts."""
+        if learns and (guided or self.tower != "latents"):
+            raise CrossFlowError(
+                "A contrast with latents that are learned along is by the tower latents, and without null items: "
+                "let guidance be none."
+            )
+        if self.hard_negatives and accepts != "tokens":
+            raise CrossFlowError(f"Hard negatives are further captions, and this source reads {accepts}.")
+
+    def build(self, reads: tuple[int, ...], shape: tuple[int, int, int]) -> "ContrastTerm":
+        """The term, with its tower, for latents of ``shape``."""
+        return ContrastTerm(self, shape)
+
+
+class ContrastTerm(nn.Module):
+    """See ``crossflow.flow.losses.contrastive``."""
+
+    def __init__(self, config: Contrast, shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.config = config
+        self.tower = TOWERS[config.tower](shape, config.scale)
+
+    def forward(self, step: Step) -> Float[Tensor, ""]:
+        """The loss of the batch of all processes, without the weight."""
+        seen = self.tower(step.batch[READS[self.config.tower][0]].values if READS[self.config.tower] else step.own)
+        negatives = self._negatives(step) if self.config.hard_negatives else None
+        return losses.contrastive(step.x0, seen, self.tower.scale, step.batch.same, negatives)
+
+    def _negatives(self, step: Step) -> Float[Tensor, "b k c h w"]:
+        """Source latents of the captions that an item is not, sampled by the item's own noise."""
+        values, mask = step.batch[NEGATIVES]
+        if mask is None:
+            raise CrossFlowError("The negatives of a batch have no mask, which those of texts need.")
+        b, k = values.shape[:2]
+        posterior = step.encode(values.flatten(0, 1), mask.flatten(0, 1))
+        return posterior.sample(step.noise.repeat_interleave(k, dim=0)).unflatten(0, (b, k))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextContrast:
+    """CLIP's loss between source latents and a simple encoder of the same text: the paper's "T-T Contrast"."""
+
+    weight: float = 1.0
+    width: int = 96
+    depth: int = 1
+    heads: int = 4
+    scale: Literal["exp", "raw"] = "exp"
+    kind: Literal["text-contrast"] = "text-contrast"
+    name: ClassVar[str] = "text_contrastive"
+    reads: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        check_sizes(width=self.width, depth=self.depth, heads=self.heads)
+
+    def check(self, accepts: str, variance: str, guided: bool, learns: bool) -> None:
+        """CrossFlowError where no text is read."""
+        if accepts != "tokens":
+            raise CrossFlowError(f"A contrast with the text needs a source that reads tokens, not {accepts}.")
+
+    def build(self, reads: tuple[int, ...], shape: tuple[int, int, int]) -> "TextContrastTerm":
+        """The term, with its encoder, for tokens (n, d), ``reads``, and latents of ``shape``."""
+        return TextContrastTerm(self, reads, shape)
+
+
+class TextContrastTerm(nn.Module):
+    """See ``crossflow.flow.losses.contrastive``."""
+
+    def __init__(self, config: TextContrast, reads: tuple[int, ...], shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        count, token_width = reads
+        own = TokenEncoderConfig(width=config.width, depth=config.depth, heads=config.heads)
+        self.encoder = TokenEncoder(own, shape, count, token_width)
+        self.scaled = LearnedScale(config.scale)
+
+    def forward(self, step: Step) -> Float[Tensor, ""]:
+        """The loss of the batch of all processes, without the weight."""
+        mask = step.source.mask
+        if mask is None:
+            raise CrossFlowError("The texts of a batch have no mask.")
+        seen, _ = self.encoder.moments(step.source.values, mask)
+        return losses.contrastive(step.x0, seen, self.scaled.scale, step.batch.same)

@@ -1,0 +1,18 @@
+"""Latents that a codec of another modality made: what a flow reads whose source they are."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from crossflow.networks.blocks import check_sizes
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentsConfig:
+    """Latents of ``shape`` (c, h, w), in a batch by the ``name`` of their modality."""
+
+    shape: tuple[int, int, int]
+    name: str
+    kind: Literal["latents"] = "latents"
+
+    def __post_init__(self) -> None:
+        check_sizes(**dict(zip(("channels", "height", "width"), self.shape, strict=True)))

@@ -1,0 +1,32 @@
+"""Texts as the token embeddings of a frozen language model: what flows that begin in text read."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from crossflow.modalities.modality import TextEmbedder
+from crossflow.modalities.text_embedders import embedder_named
+from crossflow.networks.blocks import check_sizes
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokensConfig:
+    """``count`` tokens a text, ``width`` numbers a token, of the language model ``model``."""
+
+    model: Literal["minilm", "clip-vit-l14", "t5-v1.1-xxl"] = "minilm"
+    count: int = 16
+    width: int = 384
+    name: Literal["text"] = "text"
+    kind: Literal["tokens"] = "tokens"
+
+    def __post_init__(self) -> None:
+        check_sizes(count=self.count, width=self.width)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(tokens, numbers a token)."""
+        return (self.count, self.width)
+
+    def embedder(self, source: Path | None = None, device: str = "cpu") -> TextEmbedder:
+        """The language model; ``source`` is the folder of its weights, None where they are looked for."""
+        return embedder_named(self.model, source, device)

@@ -1,0 +1,48 @@
+"""The latent of another modality's codec as the source, with noise of a fixed deviation about it."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from crossflow.errors import CrossFlowError
+from crossflow.flow.gaussian import Gaussian
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodecConfig:
+    """Latents as they are read, and noise of the standard deviation ``sd`` about them; 0 is none."""
+
+    sd: float = 0.0
+    kind: Literal["codec"] = "codec"
+    accepts: ClassVar[str] = "latents"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.sd < math.inf:
+            raise CrossFlowError(f"sd is {self.sd}; it must be a finite number of at least 0.")
+
+    @property
+    def variance(self) -> str:
+        """Whether there is any."""
+        return "fixed" if self.sd else "none"
+
+    def build(self, reads: tuple[int, ...], shape: tuple[int, int, int]) -> "CodecSource":
+        """The source; CrossFlowError where the latents that are read have not the target's ``shape``."""
+        if reads != shape:
+            raise CrossFlowError(f"Latents {list(reads)} are read, and the flow passes through {list(shape)}.")
+        return CodecSource(self)
+
+
+class CodecSource(nn.Module):
+    """Latents [b c h w] -> a Gaussian about them."""
+
+    def __init__(self, config: CodecConfig) -> None:
+        super().__init__()
+        self.log_var = 2 * math.log(config.sd) if config.sd else -math.inf
+
+    def forward(self, values: Float[Tensor, "b c h w"], mask: None = None) -> Gaussian:
+        """``mask`` is for texts: latents have no padding."""
+        return Gaussian(values, torch.full_like(values, self.log_var))
