@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from crossflow.errors import CrossFlowError
 from crossflow.model.standard import FlowModel
@@ -15,6 +15,7 @@ from crossflow.training.data.scenes import image_pairs, text_pairs
 Say = Callable[[str], None]
 
 
+@runtime_checkable
 class Data(Protocol):
     """Training data, found and checked. ``fingerprint`` tells data from outside apart; None where none are read."""
 

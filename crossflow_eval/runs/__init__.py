@@ -1,0 +1,1 @@
+"""Runs: their folder, making and scoring outputs, starting them from options, comparing two."""

@@ -1,0 +1,48 @@
+"""Files of earlier releases: their configs are today's recipes, and what is damaged is named."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+
+from crossflow.errors import CrossFlowError
+from crossflow.files.folders import TASKS, shipped
+from crossflow.files.tensors import read_header
+from crossflow.model.checkpoint import load_model, model_config
+from crossflow.model.config import ModelConfig
+from crossflow.model.earlier import migrated
+from crossflow.recipes import CONFIGS
+
+FIRST: dict[str, dict[str, Any]] = json.loads(
+    gzip.decompress((Path(__file__).parents[1] / "golden" / "configs_version_1.json.gz").read_bytes())
+)
+"""The model of every recipe there was, as the release before the ends of a flow were objects wrote it."""
+
+
+@pytest.mark.parametrize("name", FIRST)
+def test_every_recipe_of_the_first_version_is_still_the_recipe(name):
+    assert TypeAdapter(ModelConfig).validate_python(migrated(FIRST[name], "1")) == CONFIGS[name].model
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_shipped_files_are_of_the_first_version_and_load(task):
+    header = read_header(shipped(task))
+    assert header["version"] == "1"
+    assert load_model(shipped(task)).config == model_config(header, shipped(task))
+
+
+def test_todays_configs_stay_as_they_are():
+    assert migrated({"shape": [1, 2, 3]}, "2") == {"shape": [1, 2, 3]}
+
+
+@pytest.mark.parametrize("change", [{"encoder": ...}, {"backbone": 3}, {"autoencoder": None}, {"image": 5}, {"odd": 1}])
+def test_what_is_no_config_of_the_first_version_is_refused(change):
+    config = {**FIRST["scenes-t2i"], **change}
+    if config["encoder"] is ...:
+        del config["encoder"]
+    header = {"format": "crossflow", "version": "1", "config": config}
+    with pytest.raises(CrossFlowError, match=r"The config in the header of model\.safetensors"):
+        model_config(header, "model.safetensors")

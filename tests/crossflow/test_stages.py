@@ -1,0 +1,141 @@
+"""Stages of a training, checkpoints that are kept, and the digest that names a training."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from crossflow.errors import CrossFlowError
+from crossflow.files.tensors import read_header, read_tensors
+from crossflow.model.checkpoint import load_checkpoint
+from crossflow.model.config import Sampling
+from crossflow.recipes import CONFIGS
+from crossflow.recipes.recipe import SceneData, Stage, TrainConfig
+from crossflow.training.train import train
+
+TINY = CONFIGS["scenes-tiny"]
+SMALL = replace(
+    TINY,
+    model=replace(TINY.model, sampling=Sampling(solver="euler", steps=1)),
+    data=SceneData(count=32),
+    batch_size=4,
+    steps=4,
+    log_every=1,
+    save_every=2,
+    sample_every=4,
+)
+TWO = (Stage(steps=2, trains="source", losses=("kl", "contrastive")), Stage(steps=2, trains="flow", losses=("flow",)))
+
+
+def trained(recipe: TrainConfig, out: Path, **options: object) -> dict[str, Tensor]:
+    """The weights in the state that a training leaves."""
+    train(recipe, out, precision="fp32", device="cpu", **options)
+    tensors = read_tensors(out / "state.safetensors")[1]
+    return {name.removeprefix("model."): part for name, part in tensors.items() if name.startswith("model.")}
+
+
+def moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
+    """The parts of the model whose weights differ."""
+    return {name.split(".")[0] for name, part in after.items() if not torch.equal(part, before[name])}
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory) -> dict[str, Tensor]:
+    """The weights that every training of the recipe begins with."""
+    still = replace(SMALL, steps=1, learning_rate=0.0)
+    return trained(still, tmp_path_factory.mktemp("start") / "run")
+
+
+def test_a_stage_trains_its_own_part_alone(start, tmp_path):
+    source = replace(SMALL, steps=2, stages=TWO[:1])
+    assert moved(start, trained(source, tmp_path / "source")) == {"encoder", "terms"}
+    flow = replace(SMALL, steps=2, stages=TWO[1:])
+    assert moved(start, trained(flow, tmp_path / "flow")) == {"backbone"}
+
+
+def test_stages_follow_each_other_and_resume_to_the_same_bits(start, tmp_path):
+    both = replace(SMALL, stages=TWO)
+    whole = trained(both, tmp_path / "whole")
+    assert moved(start, whole) == {"encoder", "terms", "backbone"}
+    first = replace(both, save_every=1)  # stopped by force after any step, it leaves the state of that step
+    stopped = tmp_path / "stopped"
+    with pytest.raises(RuntimeError, match="stopped"):
+        trained(first, stopped, progress=stop_after(3))
+    again = trained(first, stopped, resume=True)
+    assert all(torch.equal(part, whole[name]) for name, part in again.items())
+
+
+def stop_after(step: int):
+    def progress(line: str) -> None:
+        if line.startswith(f"step {step}:"):
+            raise RuntimeError("stopped")
+
+    return progress
+
+
+def test_the_flow_is_not_run_where_it_does_not_count(tmp_path):
+    import json
+
+    trained(replace(SMALL, stages=TWO), tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert ["flow" in row for row in rows] == [False, False, True, True]
+    assert ["kl" in row for row in rows] == [True, True, False, False]
+
+
+def test_checkpoints_are_kept_at_named_steps(tmp_path):
+    trained(replace(SMALL, keep_at=(1, 3)), tmp_path)
+    kept = sorted(path.name for path in tmp_path.glob("model-*.safetensors"))
+    assert kept == ["model-000001.safetensors", "model-000003.safetensors"]
+    assert [read_header(tmp_path / name)["step"] for name in kept] == [1, 3]
+    assert load_checkpoint(tmp_path / kept[0]).config == load_checkpoint(tmp_path / "model.safetensors").config
+
+
+def test_a_checkpoint_that_is_kept_is_that_of_a_shorter_run_at_a_constant_rate(tmp_path):
+    constant = replace(SMALL, final_learning_rate=1.0, keep_at=(2,))
+    trained(constant, tmp_path / "long")
+    trained(replace(constant, steps=2, keep_at=()), tmp_path / "short")
+    long, short = (
+        read_tensors(tmp_path / name)[1] for name in ("long/model-000002.safetensors", "short/model.safetensors")
+    )
+    assert long.keys() == short.keys()
+    assert all(torch.equal(part, short[name]) for name, part in long.items())
+
+
+def test_a_constant_rate_rises_and_stays():
+    constant = replace(SMALL, steps=500, warmup=100, final_learning_rate=1.0)
+    rates = [constant.rate(step) for step in (0, 49, 99, 100, 499)]
+    assert rates == pytest.approx([2e-5, 1e-3, 2e-3, 2e-3, 2e-3])
+
+
+@pytest.mark.parametrize(
+    ("stages", "said"),
+    [
+        ((Stage(steps=3),), "let them add up"),
+        ((Stage(steps=4, losses=("flow", "reconstruction")),), "counts the loss 'reconstruction'"),
+    ],
+)
+def test_stages_that_do_not_fit_are_refused(stages, said):
+    with pytest.raises(CrossFlowError, match=said):
+        replace(SMALL, stages=stages)
+
+
+def test_stages_that_train_nothing_are_refused():
+    for wrong in ({"steps": 0}, {"steps": 1, "losses": ()}, {"steps": 1, "trains": "flow", "losses": ("kl",)}):
+        with pytest.raises(CrossFlowError):
+            Stage(**wrong)
+    with pytest.raises(CrossFlowError, match="keep_at"):
+        replace(SMALL, keep_at=(5,))
+
+
+def test_the_digest_names_recipe_and_seed_and_stands_in_the_checkpoint(tmp_path):
+    trained(replace(SMALL, steps=1), tmp_path, seed=3)
+    recipe = replace(SMALL, steps=1)
+    assert read_header(tmp_path / "model.safetensors")["digest"] == recipe.digest(3)
+    others = [
+        recipe.digest(4),
+        replace(recipe, learning_rate=1e-3).digest(3),
+        replace(recipe, model=replace(recipe.model, times="uniform")).digest(3),
+    ]
+    assert len({recipe.digest(3), *others}) == 4
