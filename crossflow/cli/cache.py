@@ -41,13 +41,13 @@ def cache(
     Several processes: torchrun --standalone --nproc-per-node 2 --no-python crossflow cache CONFIG ...
     """
     with one_sentence():
-        from crossflow.errors import CrossFlowError, named
+        from crossflow.errors import CrossFlowError
         from crossflow.modalities.tokens import TokensConfig
-        from crossflow.recipes import CONFIGS
+        from crossflow.recipes import recipe_named
         from crossflow.training.data.cache import cache as make
         from crossflow.training.data.folders import parts_read
 
-        recipe = named("config", config, CONFIGS)
+        recipe = recipe_named(config)
         if recipe.data.kind != "folder":
             raise CrossFlowError(f"{config} draws its own data: choose a recipe that reads pairs from a folder.")
         parts, device = parts_read(recipe), _own_device(device)

@@ -65,10 +65,9 @@ def train(
     with one_sentence():
         from dataclasses import replace
 
-        from crossflow.errors import named
-        from crossflow.recipes import CONFIGS
+        from crossflow.recipes import recipe_named
 
-        recipe = named("config", config, CONFIGS)
+        recipe = recipe_named(config)
         own = {"steps": steps, "batch_size": batch_size, "accumulate": accumulate}
         recipe = replace(recipe, **{name: value for name, value in own.items() if value is not None})
         from crossflow.training.train import train as run

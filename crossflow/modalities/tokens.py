@@ -11,9 +11,9 @@ from crossflow.networks.blocks import check_sizes
 
 @dataclass(frozen=True, kw_only=True)
 class TokensConfig:
-    """``count`` tokens a text, ``width`` numbers a token, of the language model ``model``."""
+    """``count`` tokens a text, ``width`` numbers a token, of the language model ``model`` (see ``EMBEDDERS``)."""
 
-    model: Literal["minilm", "clip-vit-l14", "t5-v1.1-xxl"] = "minilm"
+    model: str = "minilm"
     count: int = 16
     width: int = 384
     name: Literal["text"] = "text"

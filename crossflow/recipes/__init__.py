@@ -3,9 +3,10 @@
 ``scenes`` has the embedded world, ``authors`` the authors' program, ``paper`` the paper.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
+from importlib import metadata
 
+from crossflow.errors import named
 from crossflow.recipes.authors import AUTHORS, TINY
 from crossflow.recipes.paper import PAPER
 from crossflow.recipes.recipe import TrainConfig
@@ -19,7 +20,7 @@ def _with_image_features(recipe: TrainConfig) -> TrainConfig:
     return replace(recipe, model=replace(recipe.model, losses=losses))
 
 
-CONFIGS: Mapping[str, TrainConfig] = {
+CONFIGS: dict[str, TrainConfig] = {
     **SCENES,
     "t2i-tiny": TINY,
     **AUTHORS,
@@ -34,3 +35,12 @@ The two of Table 1 differ in the source and in where the text comes in; they mat
 parameters, the encoder counted. ``scenes-tiny``, and ``t2i-tiny`` for pairs in a folder, are for tests and first steps:
 they run in seconds and learn nothing.
 """
+ENTRY_POINTS = "crossflow.recipes"
+
+
+def recipe_named(name: str) -> TrainConfig:
+    """The recipe of that name, ours or an installed package's (an entry point). CrossFlowError for another name."""
+    for entry in metadata.entry_points(group=ENTRY_POINTS):
+        if entry.name == name and name not in CONFIGS:
+            CONFIGS[name] = entry.load()
+    return named("config", name, CONFIGS)

@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from crossflow_eval.stats import Comparison, compare
 from crossflow_eval.runs.store import Store
+from crossflow_eval.stats import Comparison, compare
 from crossflow_eval.types import Result, Row, SetupError
 
 SCORES = (bool, int, float)

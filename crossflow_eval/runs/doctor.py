@@ -9,10 +9,10 @@ from typing import Literal
 from crossflow_eval.environment import environment, hardware
 from crossflow_eval.judges.java import find_java
 from crossflow_eval.judges.local_weights import checked_sha256, home
+from crossflow_eval.judges.weights import PUBLISHED, EvaluatorWeights
 from crossflow_eval.runs.run import make_metrics
 from crossflow_eval.suites import load_suite, suite_names
 from crossflow_eval.types import SetupError
-from crossflow_eval.judges.weights import PUBLISHED, EvaluatorWeights
 
 
 @dataclass(frozen=True, kw_only=True)

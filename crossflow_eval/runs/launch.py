@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Literal
 
 from crossflow_eval import models, report
-from crossflow_eval.runs import run
 from crossflow_eval.judges.features import keep_features
-from crossflow_eval.models.image_model import CrossFlowImageModel
 from crossflow_eval.models import CrossFlowModel, FolderModel, Lookup
-from crossflow_eval.names import unknown
+from crossflow_eval.models.image_model import CrossFlowImageModel
 from crossflow_eval.models.predictions import PredictedCaptions
+from crossflow_eval.names import unknown
 from crossflow_eval.report.pictures import picture
+from crossflow_eval.runs import run
 from crossflow_eval.runs.store import Store
 from crossflow_eval.suites import depth, geneval, load_suite, references, t2i
 from crossflow_eval.suites.scenes import tasks as scene_tasks

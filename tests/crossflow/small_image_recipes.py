@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from crossflow.modalities.text_autoencoder import TextAutoencoderConfig
+from crossflow.model.config import FlowConfig
 from crossflow.networks.transformer import TransformerConfig
 from crossflow.recipes import CONFIGS
 from crossflow.recipes.recipe import TrainConfig
@@ -15,9 +16,9 @@ def small(name: str) -> TrainConfig:
     model = recipe.model
     backbone = TransformerConfig(width=16, depth=1, heads=2, patch=model.backbone.patch)
     model = replace(model, backbone=backbone)
-    if isinstance(model.encoder, ImageEncoderConfig):
-        model = replace(model, encoder=replace(model.encoder, width=16, depth=1, heads=2))
-    if isinstance(model.autoencoder, TextAutoencoderConfig):
-        model = replace(model, autoencoder=replace(model.autoencoder, width=16, heads=2))
+    if isinstance(model, FlowConfig) and isinstance(model.source, ImageEncoderConfig):
+        model = replace(model, source=replace(model.source, width=16, depth=1, heads=2))
+    if isinstance(model.target, TextAutoencoderConfig):
+        model = replace(model, target=replace(model.target, width=16, heads=2))
     data = replace(recipe.data, count=24)
     return replace(recipe, model=model, data=data, steps=4, batch_size=4, log_every=1, save_every=2, sample_every=4)

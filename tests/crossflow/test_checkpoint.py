@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_pipelines import baseline_of
 
 import crossflow
 from crossflow.errors import CrossFlowError
@@ -18,7 +19,7 @@ from crossflow.files.tensors import read_header, write_tensors
 from crossflow.model import checkpoint
 from crossflow.model.checkpoint import export_checkpoint, load_checkpoint, load_model, save_checkpoint
 from crossflow.model.config import Sampling
-from crossflow.model.crossflow import CrossFlow, build_model
+from crossflow.model.crossflow import CrossFlow
 from crossflow.recipes import CONFIGS
 
 CONFIG = CONFIGS["scenes-tiny"].model
@@ -72,11 +73,11 @@ def with_config(file, **changes: object):
 def test_a_round_trip_is_bit_equal(model, file):
     loaded = load_checkpoint(file)
     assert loaded.config == CONFIG
-    assert loaded.tower is None
+    assert len(loaded.terms) == 0
     assert not loaded.training
     state = model.state_dict()
     kept = loaded.state_dict()
-    assert kept.keys() == {name for name in state if not name.startswith("tower.")}
+    assert kept.keys() == {name for name in state if not name.startswith("terms.")}
     assert all(torch.equal(state[name], tensor) for name, tensor in kept.items())
     assert all(part.requires_grad for part in loaded.parameters())
     assert read_header(file)["step"] == 7
@@ -105,8 +106,9 @@ def test_an_export_with_an_unknown_solver_writes_nothing(file, tmp_path):
 
 
 def test_the_image_tower_is_trained_and_never_shipped(model, file):
-    assert any(name.startswith("tower.") and part.requires_grad for name, part in model.named_parameters())
-    assert not any("tower" in name for name in load_file(file))
+    tower = "terms.contrastive.tower."
+    assert any(name.startswith(tower) and part.requires_grad for name, part in model.named_parameters())
+    assert not any("tower" in name or name.startswith("terms.") for name in load_file(file))
 
 
 def test_what_is_no_file_is_never_replaced(model, tmp_path):
@@ -126,7 +128,7 @@ def test_others_may_read_it(file, tmp_path):
 
 
 def test_the_baseline_is_another_kind(tmp_path):
-    baseline = build_model(replace(CONFIG, encoder=None, contrastive_weight=0.0))
+    baseline = baseline_of(CONFIG).build()
     save_checkpoint(tmp_path / "b.safetensors", baseline)
     assert load_model(tmp_path / "b.safetensors").config == baseline.config
     with pytest.raises(CrossFlowError, match="standard flow-matching baseline"):
@@ -162,9 +164,9 @@ def test_another_safetensors_file(file):
     assert "is no CrossFlow checkpoint, neither ours nor a released one" in refused(file)
 
 
-@pytest.mark.parametrize("version", ["2", "", None])
+@pytest.mark.parametrize("version", ["3", "", None])
 def test_another_version(file, version):
-    assert "this program reads version 1" in refused(rewritten(file, version=version))
+    assert "this program reads 1 and 2" in refused(rewritten(file, version=version))
 
 
 def test_a_missing_an_unknown_and_a_misshapen_weight(file):
@@ -198,21 +200,22 @@ def test_a_config_that_is_none(file, config):
         ({"backbone__width": 10**12}, "width is 1000000000000; it must be from 1 to 4096"),
         ({"backbone__depth": 10**9}, "depth is 1000000000"),
         ({"backbone__depth": 50}, "misses weight"),
-        ({"encoder__width": 4096}, "its config asks for"),
-        ({"encoder__depth": 0}, "depth is 0"),
-        ({"autoencoder__patch": 4096}, "its config asks for"),
-        ({"shape": [4096, 4096, 4096]}, "its config asks for"),
+        ({"source__width": 4096}, "its config asks for"),
+        ({"source__depth": 0}, "depth is 0"),
+        ({"target__patch": 4096}, "its config asks for"),
+        ({"shape": [4096, 4096, 4096]}, "There are 48 components, and the latents [4096, 4096, 4096] have others"),
+        ({"shape": [48, 4096, 4096]}, "its config asks for"),
         ({"shape": [48, 4]}, "cannot be read"),
         ({"backbone__heads": 3}, "does not divide into 3 heads"),
-        ({"backbone__width": "wide"}, "backbone.own.width"),
+        ({"backbone__width": "wide"}, "backbone.width"),
         ({"backbone__width": "32"}, "fields are not today's"),
-        ({"backbone__width": None}, "backbone.own.width"),
+        ({"backbone__width": None}, "backbone.width"),
         ({"backbone__surprise": 1}, "fields are not today's"),
         ({"path": "spiral"}, "path"),
         ({"sampling__solver": "magic"}, "Unknown solver 'magic'"),
         ({"sampling__steps": -1}, "steps is -1"),
-        ({"null_rate": 7}, "null_rate is 7"),
-        ({"encoder__readout": "poem"}, "readout"),
+        ({"guidance__null_rate": 7}, "null_rate is 7"),
+        ({"source__readout": "poem"}, "readout"),
     ],
     ids=str,
 )
@@ -222,7 +225,7 @@ def test_a_hostile_config_is_refused_before_anything_is_allocated(file, change, 
 
 def test_fields_added_since_have_their_defaults(file):
     """Files of earlier releases stay readable."""
-    assert load_checkpoint(with_config(file, tower=None, stage_weights=None)).config == load_checkpoint(file).config
+    assert load_checkpoint(with_config(file, parameterisation=None, stage_weights=None)).config == CONFIG
 
 
 def test_every_recipe_passes_through_a_header():

@@ -127,7 +127,7 @@ def test_wrong_checkpoints_and_settings(place):
 def test_info_tells_what_a_checkpoint_is(place):
     found = json.loads(succeeded("info", "model.safetensors").stdout)
     assert found["sha256"] == file_sha256("model.safetensors")
-    assert (found["format"], found["version"], found["step"]) == ("crossflow", "1", 3)
+    assert (found["format"], found["version"], found["step"]) == ("crossflow", "2", 3)
     assert found["training"] == {"steps": 20}
     assert found["config"]["backbone"]["width"] == CONFIG.backbone.width
     assert "There is no file none" in refused("info", "none")

@@ -43,12 +43,13 @@ def test_the_authors_recipes(name):
     assert recipe.batch_size == (4 if "demo" in name else 1024)
     assert recipe.data == PairData(size=size)
     assert model.shape == (4, size // 8, size // 8)
-    assert (model.text, model.token_count, model.token_width) == (
+    assert (model.reads.model, *model.reads.shape) == (
         ("t5-v1.1-xxl", 77, 4096) if "t5" in name else ("clip-vit-l14", 77, 768)
     )
-    assert (model.kl_form, model.kl_weight, model.contrastive_weight) == ("official", 1e-2, 1.0)
-    assert (model.contrastive_scale, model.tower) == ("raw", "siglip-l16")
-    assert model.null_rate == (0.15 if name.startswith("t2i-512px") and "dimr" in name else 0.1)
+    kl, contrast = model.losses
+    assert (kl.form, kl.weight, contrast.weight) == ("official", 1e-2, 1.0)
+    assert (contrast.scale, contrast.tower) == ("raw", "siglip-l16")
+    assert model.guidance.null_rate == (0.15 if name.startswith("t2i-512px") and "dimr" in name else 0.1)
     stages = {"t2i-512px-t5-dit": (1.0,), "t2i-256px-clip-dimr": (0.25, 1.0), "t2i-256px-t5-dimr": (0.25, 1.0)}
     assert model.stage_weights == stages.get(name, (0.25, 0.5, 1.0))
     assert (model.sampling.solver, model.sampling.steps, model.sampling.guidance_scale) == ("euler_official", 50, 7.0)
@@ -62,7 +63,8 @@ def test_the_papers_recipes(name):
     with torch.device("meta"):
         backbone = DiMR(model.backbone, model.shape)
     assert sum(part.numel() for part in backbone.parameters()) == pytest.approx(SIZES[name], rel=0.03)
-    assert (model.kl_form, model.kl_weight, model.contrastive_scale, model.null_rate) == ("standard", 1e-4, "exp", 0.1)
+    kl, contrast = model.losses
+    assert (kl.form, kl.weight, contrast.scale, model.guidance.null_rate) == ("standard", 1e-4, "exp", 0.1)
     assert (recipe.learning_rate, recipe.warmup, recipe.batch_size, recipe.steps) == (1e-4, 5_000, 1024, 300_000)
     assert (recipe.betas, recipe.weight_decay) == ((0.9, 0.9), 0.03)
 
@@ -79,8 +81,10 @@ def test_image_features_are_another_recipe():
     """Named as one, and different in nothing but the tower."""
     for name in [*RATES, *SIZES]:
         recipe, other = CONFIGS[name], CONFIGS[f"{name}-image-features"]
-        assert other.model.tower == "features"
-        assert replace(other, model=replace(other.model, tower=recipe.model.tower)) == recipe
+        kl, contrast = other.model.losses
+        assert contrast.tower == "features"
+        losses = (kl, replace(contrast, tower=recipe.model.losses[1].tower))
+        assert replace(other, model=replace(other.model, losses=losses)) == recipe
 
 
 def test_the_rate_of_the_authors_rises_and_stays():
@@ -96,6 +100,6 @@ def test_parts_that_do_not_fit_are_refused():
     with pytest.raises(CrossFlowError, match="Pairs in a folder are encoded by the KL autoencoder"):
         replace(tiny, data=SceneData())
     with pytest.raises(CrossFlowError, match="Pairs in a folder are encoded by the KL autoencoder"):
-        replace(scenes, model=replace(scenes.model, autoencoder=KLConfig()))
+        replace(scenes, model=replace(scenes.model, target=KLConfig()))
     with pytest.raises(CrossFlowError, match="Pairs in a folder are encoded by the KL autoencoder"):
-        replace(tiny, model=replace(tiny.model, autoencoder=PatchPCAConfig(patch=8, components=4)))
+        replace(tiny, model=replace(tiny.model, target=PatchPCAConfig(patch=8, components=4)))

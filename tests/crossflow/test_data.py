@@ -11,16 +11,17 @@ from crossflow.errors import CrossFlowError
 from crossflow.flow.losses import draw
 from crossflow.recipes import CONFIGS
 from crossflow.training.data.pairs import read_ahead, seed_of, shares
-from crossflow.training.data.scenes import CachedPairs
+from crossflow.training.data.scenes import TextPairs
 
 TINY = replace(CONFIGS["scenes-tiny"], steps=3, batch_size=6, accumulate=2)
 
 
 @pytest.fixture
-def pairs() -> CachedPairs:
+def pairs() -> TextPairs:
     torch.manual_seed(0)
     mask = torch.ones(4, 16, dtype=torch.bool)
-    return CachedPairs(torch.randn(9, 48, 4, 4), torch.randint(4, (9, 2)), torch.randn(4, 16, 384).half(), mask)
+    targets, captions, tokens = torch.randn(9, 48, 4, 4), torch.randint(4, (9, 2)), torch.randn(4, 16, 384).half()
+    return TextPairs("text", "image", targets, captions, tokens, mask)
 
 
 def test_the_next_value_is_made_while_one_is_used():
@@ -55,11 +56,11 @@ def test_a_step_is_drawn_from_its_number(pairs):
     for step in range(3):
         generator = torch.Generator().manual_seed(seed_of(5, step))
         picks = pairs.pick(step, 6, generator)
-        draws = draw(6, (48, 4, 4), TINY.model.null_rate, generator)
+        draws = draw(6, (48, 4, 4), TINY.model.guidance.null_rate, generator)
         for part in range(2):
             start, batch, mine = found[2 * step + part]
             assert start == 3 * part
-            assert torch.equal(batch.target, pairs.targets[picks[start : start + 3, 0]])
+            assert torch.equal(batch["image"].values, pairs.targets[picks[start : start + 3, 0]])
             assert torch.equal(mine.noise, draws.noise[start : start + 3])
     later = list(shares(pairs, TINY, seed=5, first=2))
     assert len(later) == 2

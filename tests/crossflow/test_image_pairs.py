@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from crossflow.training.data.scene_images import ImagePairs, scene_image_pairs
 from small_image_recipes import small
 
 from crossflow.errors import CrossFlowError
@@ -14,6 +13,7 @@ from crossflow.scenes.depth import depth_map, low_res
 from crossflow.scenes.render import render
 from crossflow.scenes.spec import CELLS
 from crossflow.scenes.splits import example
+from crossflow.training.data.scenes import ImagePairs, image_pairs
 
 
 def test_descriptions_are_read_row_by_row():
@@ -31,7 +31,7 @@ def test_descriptions_are_read_row_by_row():
 def test_pairs_are_the_worlds(tmp_path, task):
     config = small(f"scenes-{task}")
     model = config.model.build()
-    pairs = scene_image_pairs(config, model, tmp_path, lambda line: None)
+    pairs = image_pairs(config, model, tmp_path, lambda line: None)
     scenes = [example("train", index).scene for index in range(24)]
     assert np.array_equal(pairs.sources[7], low_res(scenes[7], 64)[0] if task == "sr" else render(scenes[7]))
     if task == "caption":
@@ -41,17 +41,18 @@ def test_pairs_are_the_worlds(tmp_path, task):
         assert np.allclose(model.autoencoder.decode(pairs.targets[7:8])[0], expected, rtol=1e-5)
     else:
         assert np.array_equal(pairs.targets[7], render(scenes[7], 64))
-    again = scene_image_pairs(config, model, tmp_path, lambda line: pytest.fail("made again"))
-    assert all(torch.equal(one, other) for one, other in zip(vars(pairs).values(), vars(again).values(), strict=True))
+    again = image_pairs(config, model, tmp_path, lambda line: pytest.fail("made again"))
+    assert torch.equal(pairs.sources, again.sources)
+    assert torch.equal(pairs.targets, again.targets)
 
 
 def test_a_damaged_cache_is_said(tmp_path):
     config = small("scenes-depth")
     model = config.model.build()
-    scene_image_pairs(config, model, tmp_path, lambda line: None)
+    image_pairs(config, model, tmp_path, lambda line: None)
     next(tmp_path.iterdir()).write_bytes(b"damaged")
     with pytest.raises(CrossFlowError, match="remove it, and it is made again"):
-        scene_image_pairs(config, model, tmp_path, lambda line: None)
+        image_pairs(config, model, tmp_path, lambda line: None)
 
 
 def test_null_items_are_carried_to_their_donors():
@@ -59,7 +60,8 @@ def test_null_items_are_carried_to_their_donors():
     draws = draw(6, (3, 64, 64), 0.9, torch.Generator().manual_seed(0))
     images = [low_res(example("train", i).scene, 64) for i in range(6)]
     low, high = (torch.from_numpy(np.stack(each)) for each in zip(*images, strict=True))
-    batch = ImagePairs(low, high).load(torch.arange(6)[:, None], draws, 0, 6)
+    pairs = ImagePairs("small image", "image", Pixels(), Pixels(), low, high)
+    batch = pairs.load(torch.arange(6)[:, None], draws, 0, 6)
     assert not draws.conditional.all()
     assert torch.equal(batch.goal, Pixels().encode(high)[draws.donor])
-    assert torch.equal(batch.source, Pixels().encode(low))
+    assert torch.equal(batch["small image"].values, Pixels().encode(low))

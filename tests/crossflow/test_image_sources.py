@@ -14,10 +14,13 @@ from typer.testing import CliRunner
 
 from crossflow.cli import app
 from crossflow.errors import CrossFlowError
+from crossflow.flow.batch import Batch, Item
 from crossflow.flow.losses import draw
+from crossflow.modalities.tokens import TokensConfig
 from crossflow.model.checkpoint import load_model
 from crossflow.model.config import Sampling
-from crossflow.model.crossflow import Batch, CrossFlow, StandardFlow
+from crossflow.model.crossflow import CrossFlow
+from crossflow.model.standard import StandardFlow
 from crossflow.recipes import CONFIGS
 from crossflow.sampling.from_image import GRAIN, FromImage
 from crossflow.sampling.text_to_image import TextToImage
@@ -29,6 +32,7 @@ from crossflow.sources.upsample import UpsampleConfig
 from crossflow.training.train import train
 
 TASKS = ("caption", "depth", "sr")
+ENDS = {"caption": ("image", "text"), "depth": ("image", "depth"), "sr": ("small image", "image")}
 ROWS = [f"scenes-{task}{row}" for task in TASKS for row in ("", "-standard")]
 
 
@@ -58,9 +62,9 @@ def test_the_loss_of_super_resolution_is_its_definition():
     t = draws.t[:, None, None, None]
     xt = (1 - (1 - 1e-5) * t) * x0 + t * high
     expected = (model.backbone(xt, draws.t, draws.conditional) - (high - (1 - 1e-5) * x0)).square().mean()
-    found = model(Batch(high, low, None, torch.arange(3)), draws)
-    assert torch.allclose(found.total, expected, rtol=1e-5)
-    assert found.kl == 0 and found.posterior_sd == 0
+    found = model(Batch({"small image": Item(low), "image": Item(high)}, torch.arange(3)), draws)
+    assert torch.allclose(found["total"], expected, rtol=1e-5)
+    assert "kl" not in found and found["posterior_sd"] == 0
 
 
 def test_the_loss_of_depth_has_a_reconstruction():
@@ -69,11 +73,12 @@ def test_the_loss_of_depth_has_a_reconstruction():
     model = config.build()
     image, depth = torch.rand(3, 3, 32, 32), torch.rand(3, 1, 32, 32)
     draws = draw(3, (1, 32, 32), 0.0, torch.Generator().manual_seed(0))
-    found = model(Batch(depth, image, None, torch.arange(3)), draws)
+    found = model(Batch({"image": Item(image), "depth": Item(depth)}, torch.arange(3)), draws)
     x0 = model.encoder(image).sample(draws.noise)
-    error = (model.reconstructor(x0) - image).square().mean()
-    assert torch.allclose(found.reconstruction, 0.1 * error)
-    assert torch.allclose(found.total, found.flow + found.reconstruction + config.kl_weight * found.kl)
+    error = (model.terms["reconstruction"].decoder(x0) - image).square().mean()
+    assert torch.allclose(found["reconstruction"], error)
+    assert {term.name: term.weight for term in config.terms} == {"kl": 1e-5, "reconstruction": 0.1}
+    assert torch.allclose(found["total"], found["flow"] + 0.1 * found["reconstruction"] + 1e-5 * found["kl"])
 
 
 def test_the_flow_does_not_move_the_texts_latents():
@@ -84,11 +89,11 @@ def test_the_flow_does_not_move_the_texts_latents():
     torch.nn.init.normal_(model.backbone.patches.out.weight, std=0.1)
     words = model.autoencoder.tokenize(["a red ball by day", "a blue box at night"])
     draws = draw(2, (8, 4, 4), 0.0, torch.Generator().manual_seed(0), sampled_targets=True)
-    found = model(Batch(words, torch.rand(2, 3, 32, 32), None, torch.arange(2)), draws)
-    found.total.backward()
+    batch = Batch({"image": Item(torch.rand(2, 3, 32, 32)), "text": Item(words)}, torch.arange(2))
+    model(batch, draws)["total"].backward()
     together = [part.grad.clone() for part in model.autoencoder.parameters()]
     model.zero_grad()
-    model.autoencoder.learn(words, draws.target_noise).loss.backward()
+    model.autoencoder.reach(words, draws.target_noise).loss.backward()
     for one, other in zip(together, (part.grad for part in model.autoencoder.parameters()), strict=True):
         assert torch.allclose(one, other, atol=1e-7)
 
@@ -102,7 +107,7 @@ def test_the_baselines_see_their_condition(name):
     assert isinstance(model, StandardFlow)
     torch.nn.init.normal_(model.backbone.patches.out.weight, std=0.3)
     noise = torch.randn(2, *config.shape)
-    one, other = (model.generate(torch.rand(2, *config.image), None, noise, Sampling(steps=1)) for _ in range(2))
+    one, other = (model.generate(torch.rand(2, *config.reads.shape), None, noise, Sampling(steps=1)) for _ in range(2))
     assert not torch.allclose(one, other)
 
 
@@ -118,17 +123,17 @@ def test_recipe_and_baseline_are_of_like_size(task):
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("name", "change"),
     [
-        {"image": None},
-        {"encoder": CONFIGS["scenes-t2i"].model.encoder},
-        {"encoder": None, "image": None, "condition": "channels"},
-        {"encoder": UpsampleConfig(factor=1)},  # it has nothing to reconstruct from
+        ("scenes-depth", {"reads": TokensConfig()}),
+        ("scenes-depth", {"source": CONFIGS["scenes-t2i"].model.source}),
+        ("scenes-depth-standard", {"reads": TokensConfig()}),  # its condition is in channels
+        ("scenes-depth", {"source": UpsampleConfig(factor=1)}),  # it has no variance for the KL
     ],
 )
-def test_parts_that_do_not_fit_are_refused(change):
+def test_parts_that_do_not_fit_are_refused(name, change):
     with pytest.raises(CrossFlowError):
-        replace(CONFIGS["scenes-depth"].model, **change)
+        replace(CONFIGS[name].model, **change)
 
 
 # Training and answering
@@ -138,7 +143,7 @@ def test_parts_that_do_not_fit_are_refused(change):
 def test_what_was_trained_answers(trained, name):
     task = name.split("-")[1]
     model = FromImage.from_checkpoint(trained[name])
-    assert model.task == task
+    assert model.ends == ENDS[task]
     answers = model.generate(sources(task), range(5))
     if task == "caption":
         assert all(isinstance(answer, str) for answer in answers)
@@ -163,7 +168,7 @@ def test_an_answer_depends_on_its_image_and_seed_alone(trained, name):
 
 def test_only_what_sampling_needs_is_shipped(trained):
     model = load_model(trained["scenes-depth"])
-    assert isinstance(model, CrossFlow) and model.reconstructor is None
+    assert isinstance(model, CrossFlow) and len(model.terms) == 0
 
 
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):

@@ -11,11 +11,12 @@ from PIL import Image
 from tiny_pipelines import drawer
 
 from crossflow.errors import CrossFlowError
-from crossflow.model.config import Sampling
+from crossflow.model.config import Override, Sampling
 from crossflow.sampling.latent_space import Sum, arithmetic, draw_sum, draw_walk, interpolate
 from crossflow.sampling.text_to_image import TextToImage, prompt_seed
 
 SAMPLING = Sampling(solver="euler", steps=2)
+OVERRIDE = Override(solver="euler", steps=2)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,7 @@ def test_a_walk_in_files(pipeline, tmp_path):
     frames = [f"frame-00{k}.png" for k in range(4)]
     assert sorted(path.name for path in (tmp_path / "walk").iterdir()) == [*frames, "grid.png", "walk.gif"]
     images = [read(tmp_path / "walk" / name) for name in frames]
-    drawn = pipeline.generate(ends, [prompt_seed(5, prompt) for prompt in ends], "euler", 2)
+    drawn = pipeline.generate(ends, [prompt_seed(5, prompt) for prompt in ends], OVERRIDE)
     assert np.array_equal([images[0], images[-1]], drawn)
     assert len({image.tobytes() for image in images}) == 4
     with Image.open(shown.with_name("walk.gif")) as moving:
@@ -90,7 +91,7 @@ def test_a_sum_in_files(pipeline, tmp_path):
     assert {path.stem for path in tmp_path.iterdir()} == {*names, "grid"}
     images = [read(tmp_path / f"{name}.png") for name in names]
     seeds = [prompt_seed(3, prompt) for prompt in terms.prompts]
-    assert np.array_equal(images[:4], pipeline.generate(terms.prompts, seeds, "euler", 2))
+    assert np.array_equal(images[:4], pipeline.generate(terms.prompts, seeds, OVERRIDE))
     base, add, *subtract = pipeline.source(terms.prompts, seeds)
     total = arithmetic(base, [add], subtract, 0.5)
     assert np.array_equal(images[4], pipeline.from_source(total[None], SAMPLING)[0])

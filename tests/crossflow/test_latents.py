@@ -68,11 +68,11 @@ def _patches(images: torch.Tensor) -> np.ndarray:
     )
 
 
-@pytest.mark.parametrize("name", [name for name in SCENES if SCENES[name].model.task == "t2i"])
+@pytest.mark.parametrize("name", [name for name in SCENES if SCENES[name].model.reads.name == "text"])
 def test_scenes_survive_the_components_of_each_recipe(name):
     """Renders that it was not fitted on come back with at least 40 dB."""
     config = SCENES[name]
-    pca = fitted(scene_images("train", 400, config.data.size), **asdict(config.model.autoencoder))
+    pca = fitted(scene_images("train", 400, config.data.size), **asdict(config.model.target))
     images = scene_images("val", 100, config.data.size)
     latents = pca.encode(images)
     assert latents.shape[1:] == config.model.shape
@@ -195,7 +195,7 @@ def test_two_processes_may_share_a_cache(tmp_path):
 
 def test_embedding_is_silent(tmp_path):
     """No progress bar, no notice, no network: nothing on either stream."""
-    code = "from crossflow.modalities.modality import MiniLM; MiniLM().embed(['a photo of a ball', 'word ' * 700], 16)"
+    code = "from crossflow.modalities.minilm import MiniLM; MiniLM().embed(['a photo of a ball', 'word ' * 700], 16)"
     environment = {"PATH": "/usr/bin:/bin", "CROSSFLOW_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1", "HOME": "/nowhere"}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=tmp_path, check=False

@@ -4,32 +4,36 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tiny_pipelines import baseline_of
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 
 from crossflow.errors import CrossFlowError
 from crossflow.flow import losses
+from crossflow.flow.batch import Batch, Item
 from crossflow.flow.losses import Draws, draw
+from crossflow.losses import KL, Contrast
 from crossflow.modalities.patch_pca import PatchPCAConfig
-from crossflow.model.config import FlowConfig, Sampling
-from crossflow.model.crossflow import Batch, CrossFlow, StandardFlow, build_model
-from crossflow.networks.token_encoder import TokenEncoderConfig
+from crossflow.modalities.tokens import TokensConfig
+from crossflow.model.config import FlowConfig, ModelConfig, Sampling
+from crossflow.model.crossflow import CrossFlow
+from crossflow.model.standard import FlowModel
 from crossflow.networks.transformer import TransformerConfig
 from crossflow.recipes import CONFIGS
 from crossflow.recipes.recipe import TrainConfig
-from crossflow.sources.variational import VariationalEncoder
+from crossflow.sources.variational import VariationalConfig, VariationalEncoder
 
 TINY = FlowConfig(
     shape=(6, 2, 3),
+    reads=TokensConfig(count=5, width=8),
+    source=VariationalConfig(width=16, depth=1, heads=2),
+    target=PatchPCAConfig(patch=2, components=6),
     backbone=TransformerConfig(width=16, depth=1, heads=2),
-    encoder=TokenEncoderConfig(width=16, depth=1, heads=2),
-    autoencoder=PatchPCAConfig(patch=2, components=6),
-    token_count=5,
-    token_width=8,
+    losses=(KL(), Contrast()),
 )
-BASELINE = replace(TINY, encoder=None, contrastive_weight=0.0)
-FLAT = replace(TINY, encoder=TokenEncoderConfig(width=16, depth=1, heads=2, readout="flat"))
+BASELINE = baseline_of(TINY)
+FLAT = replace(TINY, source=VariationalConfig(width=16, depth=1, heads=2, readout="flat"))
 every_model = pytest.mark.parametrize("config", [TINY, FLAT, BASELINE], ids=["grid", "flat", "baseline"])
 
 
@@ -41,7 +45,8 @@ def seeded():
 def batch_of(count: int, dtype: torch.dtype = torch.float32) -> Batch:
     mask = torch.arange(5) < torch.randint(2, 6, (count, 1))
     tokens = torch.randn(count, 5, 8, dtype=dtype)
-    return Batch(torch.randn(count, 6, 2, 3, dtype=dtype), tokens, mask, torch.arange(count))
+    target = torch.randn(count, 6, 2, 3, dtype=dtype)
+    return Batch({"text": Item(tokens, mask), "image": Item(target)}, torch.arange(count))
 
 
 def draws_of(count: int, null_rate: float = 0.5, dtype: torch.dtype = torch.float32) -> Draws:
@@ -49,7 +54,7 @@ def draws_of(count: int, null_rate: float = 0.5, dtype: torch.dtype = torch.floa
     return Draws(drawn.noise.to(dtype), drawn.t.to(dtype), drawn.conditional, drawn.donor)
 
 
-def unzeroed(config: FlowConfig) -> CrossFlow | StandardFlow:
+def unzeroed(config: ModelConfig) -> FlowModel:
     """A model whose output layer is not zero, as after some training."""
     model = config.build()
     torch.nn.init.normal_(model.backbone.patches.out.weight, std=0.3)
@@ -61,15 +66,15 @@ def test_a_fresh_model_stands_still(config):
     """The output layer starts at zero, so every velocity is zero and sampling returns the source."""
     model, batch = config.build(), batch_of(4)
     noise = torch.randn(4, *config.shape)
-    drawn = model.generate(batch.source, batch.mask, noise, Sampling(solver="heun", steps=2, guidance_scale=3.0))
-    source = model.source(batch.source, batch.mask, noise) if isinstance(model, CrossFlow) else noise
+    drawn = model.generate(*batch["text"], noise, Sampling(solver="heun", steps=2, guidance_scale=3.0))
+    source = model.source(*batch["text"], noise) if isinstance(model, CrossFlow) else noise
     assert torch.equal(drawn, source)
 
 
 @every_model
 def test_the_loss_reaches_every_trainable_parameter(config):
     model = unzeroed(config)
-    model(batch_of(8), draws_of(8)).total.backward()
+    model(batch_of(8), draws_of(8))["total"].backward()
     idle = [name for name, part in model.named_parameters() if part.grad is None or not part.grad.abs().sum() > 0]
     assert idle == []
 
@@ -78,27 +83,28 @@ def test_the_loss_reaches_every_trainable_parameter(config):
 def test_padding_is_never_read(config):
     """Numbers outside the mask change nothing."""
     model, batch = unzeroed(config).double(), batch_of(3, torch.float64)
-    other = batch.source.masked_fill(~batch.mask[..., None], 1e6)
+    tokens, mask = batch["text"]
+    other = tokens.masked_fill(~mask[..., None], 1e6)
     noise = torch.randn(3, *config.shape, dtype=torch.float64)
     sampling = Sampling(steps=2)
-    assert (~batch.mask).any()
-    drawn = [model.generate(tokens, batch.mask, noise, sampling) for tokens in (batch.source, other)]
+    assert (~mask).any()
+    drawn = [model.generate(each, mask, noise, sampling) for each in (tokens, other)]
     assert torch.equal(*drawn)
 
 
 @every_model
 def test_the_text_is_read(config):
     model, batch = unzeroed(config), batch_of(2)
+    tokens, mask = batch["text"]
     noise = torch.randn(2, *config.shape)
-    drawn = [model.generate(tokens, batch.mask, noise, Sampling(steps=2)) for tokens in (batch.source, -batch.source)]
+    drawn = [model.generate(each, mask, noise, Sampling(steps=2)) for each in (tokens, -tokens)]
     assert not torch.allclose(*drawn, atol=1e-3)
 
 
 @pytest.mark.parametrize("readout", ["grid", "flat"])
 def test_posterior_shapes_and_sampling(readout):
-    encoder = VariationalEncoder(TokenEncoderConfig(width=16, depth=1, heads=2, readout=readout), (6, 2, 3), 5, 8)
-    batch = batch_of(3)
-    posterior = encoder(batch.source, batch.mask)
+    encoder = VariationalEncoder(VariationalConfig(width=16, depth=1, heads=2, readout=readout), (6, 2, 3), 5, 8)
+    posterior = encoder(*batch_of(3)["text"])
     assert posterior.mean.shape == posterior.log_var.shape == (3, 6, 2, 3)
     noise = torch.randn(3, 6, 2, 3)
     assert torch.allclose(posterior.sample(noise), posterior.mean + posterior.log_var.exp().sqrt() * noise, atol=1e-6)
@@ -172,46 +178,52 @@ def test_contrastive_shares_equal_captions_against_a_plain_loop():
 
 def test_the_loss_of_crossflow_is_its_parts():
     """Written again from the paper's formulas: the straight path at t, x1 of the donors, weights of the config."""
-    model = unzeroed(replace(TINY, kl_weight=0.3, contrastive_weight=0.7)).double()
+    model = unzeroed(replace(TINY, losses=(KL(weight=0.3), Contrast(weight=0.7)))).double()
     assert isinstance(model, CrossFlow)
-    assert model.tower is not None
+    tower = model.terms["contrastive"].tower
     batch, draws = batch_of(8, torch.float64), draws_of(8, dtype=torch.float64)
     assert (~draws.conditional).sum() > 1
     found = model(batch, draws)
-    mean, log_var = model.encoder(batch.source, batch.mask)
+    target = batch["image"].values
+    mean, log_var = model.encoder(*batch["text"])
     x0 = mean + (0.5 * log_var).exp() * draws.noise
-    x1, t = batch.target[draws.donor], draws.t[:, None, None, None]
+    x1, t = target[draws.donor], draws.t[:, None, None, None]
     predicted = model.backbone(t * x1 + (1 - (1 - 1e-5) * t) * x0, draws.t, draws.conditional)
     flow = (predicted - (x1 - (1 - 1e-5) * x0)).square().mean()
-    contrast = losses.contrastive(x0, model.tower(batch.target), model.tower.scale, batch.caption)
-    total = flow + 0.3 * losses.kl(mean, log_var, "official").mean() + 0.7 * contrast
-    assert torch.allclose(found.flow, flow, rtol=1e-12)
-    assert torch.allclose(found.total, total, rtol=1e-12)
-    assert torch.allclose(found.posterior_mean_square, mean.square().mean(), rtol=1e-12)
+    contrast = losses.contrastive(x0, tower(target), tower.scale, batch.same)
+    kl = losses.kl(mean, log_var, "official").mean()
+    assert torch.allclose(found["flow"], flow, rtol=1e-12)
+    assert torch.allclose(found["kl"], kl, rtol=1e-12)
+    assert torch.allclose(found["contrastive"], contrast, rtol=1e-12)
+    assert torch.allclose(found["total"], flow + 0.3 * kl + 0.7 * contrast, rtol=1e-12)
+    assert torch.allclose(found["posterior_mean_square"], mean.square().mean(), rtol=1e-12)
 
 
 def test_the_baseline_keeps_its_target_and_loses_its_text():
     model = unzeroed(BASELINE).double()
     batch, draws = batch_of(6, torch.float64), draws_of(6, null_rate=1.0, dtype=torch.float64)
     found = model(batch, draws)
-    t = draws.t[:, None, None, None]
-    xt = t * batch.target + (1 - (1 - 1e-5) * t) * draws.noise
-    predicted = model.backbone(xt, draws.t, draws.conditional, torch.zeros_like(batch.source), batch.mask)
-    flow = (predicted - (batch.target - (1 - 1e-5) * draws.noise)).square().mean()
-    assert torch.allclose(found.total, flow, rtol=1e-12)
+    (tokens, mask), target, t = batch["text"], batch["image"].values, draws.t[:, None, None, None]
+    xt = t * target + (1 - (1 - 1e-5) * t) * draws.noise
+    predicted = model.backbone(xt, draws.t, draws.conditional, torch.zeros_like(tokens), mask)
+    flow = (predicted - (target - (1 - 1e-5) * draws.noise)).square().mean()
+    assert torch.allclose(found["total"], flow, rtol=1e-12)
 
 
 @every_model
 def test_shares_of_a_batch_give_the_gradients_of_the_whole(config):
     """Contrast off, null targets from the whole: the mean over parts is the loss of the batch, and so its gradients."""
-    model = unzeroed(replace(config, contrastive_weight=0.0)).double()
+    model = unzeroed(config if config == BASELINE else replace(config, losses=(KL(),))).double()
     batch, draws = batch_of(8, torch.float64), draws_of(8, null_rate=0.8, dtype=torch.float64)
     crossing = (draws.donor // 4 != torch.arange(8) // 4).sum()
     assert crossing > 0
-    whole = torch.autograd.grad(model(batch, draws).total, list(model.parameters()))
-    goals = batch.target[draws.donor]
-    shares = [Batch(*(part[i : i + 4] for part in batch[:4]), goals[i : i + 4]) for i in (0, 4)]
-    parts = [model(share, draws.rows(i, i + 4)).total / 2 for i, share in zip((0, 4), shares, strict=True)]
+    whole = torch.autograd.grad(model(batch, draws)["total"], list(model.parameters()))
+    (tokens, mask), target = batch["text"], batch["image"].values
+    goals, parts = target[draws.donor], []
+    for rows in (slice(0, 4), slice(4, 8)):
+        items = {"text": Item(tokens[rows], mask[rows]), "image": Item(target[rows])}
+        share = Batch(items, batch.same[rows], goals[rows])
+        parts.append(model(share, draws.rows(rows.start, rows.stop))["total"] / 2)
     for one, other in zip(whole, torch.autograd.grad(sum(parts), list(model.parameters())), strict=True):
         assert torch.allclose(one, other, rtol=1e-10, atol=1e-12)
 
@@ -221,7 +233,7 @@ def test_guidance_through_the_model(config):
     """v = v_u + w (v_c - v_u), with the two velocities run apart."""
     model, batch = unzeroed(config).double(), batch_of(3, torch.float64)
     x, t = torch.randn(3, *config.shape, dtype=torch.float64), torch.rand(3, dtype=torch.float64)
-    text = () if isinstance(model, CrossFlow) else (batch.source, batch.mask)
+    text = () if isinstance(model, CrossFlow) else batch["text"]
     on, off = (model.backbone(x, t, torch.full((3,), flag), *text) for flag in (True, False))
     assert not torch.allclose(on, off)
     assert torch.allclose(model.velocity(2.5, *text)(x, t), off + 2.5 * (on - off), rtol=1e-9, atol=1e-12)
@@ -231,7 +243,7 @@ def test_guidance_through_the_model(config):
 def test_crossflow_runs_backward_to_its_source():
     model, batch = unzeroed(TINY).double(), batch_of(2, torch.float64)
     assert isinstance(model, CrossFlow)
-    x0 = model.source(batch.source, batch.mask, torch.randn(2, *TINY.shape, dtype=torch.float64))
+    x0 = model.source(*batch["text"], torch.randn(2, *TINY.shape, dtype=torch.float64))
     x1 = model.sample(x0, "heun", 200, 1.0)
     assert torch.allclose(model.sample(x1, "heun", 200, 1.0, backward=True), x0, atol=1e-3)
     assert not torch.allclose(x1, x0, atol=1e-2)
@@ -245,9 +257,9 @@ def test_absurd_sizes_are_refused(change):
 
 def test_sizes_that_do_not_divide_are_refused():
     with pytest.raises(CrossFlowError, match="does not divide into 3 heads"):
-        build_model(replace(TINY, backbone=TransformerConfig(width=16, depth=1, heads=3)))
+        replace(TINY, backbone=TransformerConfig(width=16, depth=1, heads=3)).build()
     with pytest.raises(CrossFlowError, match="do not divide into patches of side 2"):
-        build_model(replace(TINY, backbone=TransformerConfig(width=16, depth=1, heads=2, patch=2)))
+        replace(TINY, backbone=TransformerConfig(width=16, depth=1, heads=2, patch=2)).build()
 
 
 def test_an_unknown_solver_is_refused_with_a_suggestion():
@@ -266,5 +278,5 @@ def test_the_learning_rate_rises_then_falls():
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_recipe_builds(name):
     with torch.device("meta"):
-        model = build_model(CONFIGS[name].model, training=name.startswith("scenes"))
+        model = CONFIGS[name].model.build(training=name.startswith("scenes"))
     assert sum(part.numel() for part in model.parameters()) > 0

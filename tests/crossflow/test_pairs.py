@@ -13,6 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from crossflow.errors import CrossFlowError
+from crossflow.flow.batch import Batch
+from crossflow.flow.guidance import Indicator
 from crossflow.flow.losses import draw
 from crossflow.recipes import CONFIGS
 from crossflow.recipes.recipe import TrainConfig
@@ -21,11 +23,19 @@ from crossflow.training.data.pairs import Pairs, shares
 from crossflow.training.data.shards import KeptPair, shard_name, write_index, write_shard
 
 TINY = CONFIGS["t2i-tiny"]
-TINY = replace(TINY, model=replace(TINY.model, null_rate=0.6), batch_size=8, steps=3)
+TINY = replace(TINY, model=replace(TINY.model, guidance=Indicator(null_rate=0.6)), batch_size=8, steps=3)
 
 
 def with_tower(config: TrainConfig, tower: str) -> TrainConfig:
-    return replace(config, model=replace(config.model, tower=tower))
+    kl, contrast = config.model.losses
+    return replace(config, model=replace(config.model, losses=(kl, replace(contrast, tower=tower))))
+
+
+def tensors(batch: Batch) -> dict[str, Tensor]:
+    """All that a batch holds."""
+    parts = {f"{name} {part}": values for name, item in batch.items() for part, values in item._asdict().items()}
+    parts |= {"same": batch.same, "goal": batch.goal}
+    return {name: values for name, values in parts.items() if values is not None}
 
 
 def item(number: int, **changes: object) -> KeptPair:
@@ -105,20 +115,19 @@ def test_a_batch_is_its_items(source):
         return 0.23010 * (mean + (log_var / 2).exp() * draws.target_noise[row].double())
 
     for row in range(8):
-        assert torch.allclose(batch.target[row].double(), target(row), rtol=1e-5, atol=1e-7)
+        assert torch.allclose(batch["image"].values[row].double(), target(row), rtol=1e-5, atol=1e-7)
         assert torch.allclose(batch.goal[row].double(), target(int(draws.donor[row])), rtol=1e-5, atol=1e-7)
-        assert torch.equal(batch.source[row], items[row].tokens)
-        assert torch.equal(batch.mask[row], items[row].mask)
+        assert torch.equal(batch["text"].values[row], items[row].tokens)
+        assert torch.equal(batch["text"].mask[row], items[row].mask)
     same = [[a.caption == b.caption for b in items] for a in items]
-    assert ((batch.caption[:, None] == batch.caption[None, :]) == torch.tensor(same)).all()
-    assert batch.image is None
-    assert batch.image_features is None
+    assert ((batch.same[:, None] == batch.same[None, :]) == torch.tensor(same)).all()
+    assert set(batch) == {"text", "image"}
 
 
 def test_captions_have_the_same_numbers_in_every_run(source):
     """They are compared across processes, so they are the first 63 bits of the text's sha256."""
     _, picks, _, batch = whole_step(source)
-    for i, number in zip(picks, batch.caption, strict=True):
+    for i, number in zip(picks, batch.same, strict=True):
         digest = hashlib.sha256(f"caption {int(i) % 5}".encode()).hexdigest()
         assert int(number) == int(digest[:16], 16) // 2
 
@@ -128,8 +137,9 @@ def test_shares_are_the_rows_of_the_batch_and_read_nothing_else(source):
     for start, stop in ((0, 1), (1, 4), (4, 8), (7, 8)):
         source.asked.clear()
         share = pairs.load(picks, draws, start, stop)
-        for mine, all_of_it in zip(share, batch, strict=True):
-            assert (mine is None and all_of_it is None) or torch.equal(mine, all_of_it[start:stop])
+        mine, all_of_it = tensors(share), tensors(batch)
+        assert mine.keys() == all_of_it.keys()
+        assert all(torch.equal(mine[name], all_of_it[name][start:stop]) for name in mine)
         needed = {*range(start, stop), *draws.donor[start:stop].tolist()}
         assert sorted(source.asked) == sorted(int(picks[row]) for row in needed)
 
@@ -139,11 +149,11 @@ def test_what_the_tower_reads_comes_along(source, tower):
     _, picks, _, batch = whole_step(source, with_tower(TINY, tower))
     items = [item(int(i)) for i in picks]
     if tower == "features":
-        assert batch.image is None
-        assert torch.equal(batch.image_features, torch.stack([each.image_features.float() for each in items]))
+        assert "pixels" not in batch
+        assert torch.equal(batch["image_features"].values, torch.stack([each.image_features.float() for each in items]))
     else:
-        assert batch.image_features is None
-        assert torch.equal(batch.image, torch.stack([each.image for each in items]))
+        assert "image_features" not in batch
+        assert torch.equal(batch["pixels"].values, torch.stack([each.image for each in items]))
 
 
 @pytest.mark.parametrize(("processes", "accumulate"), [(2, 1), (4, 2), (8, 1)])
@@ -193,11 +203,12 @@ def test_both_layouts_give_the_released_recipe_its_batches(tmp_path):
     source = open_pairs(official(tmp_path / "theirs"), config)
     again = open_pairs(written_shards(tmp_path / "ours", [source.item(i) for i in range(3)]), config)
     theirs, ours = (next(shares(SourcePairs(each, config, 0), config, 0)).batch for each in (source, again))
-    assert theirs.target.shape == (3, 4, 32, 32)
-    assert theirs.source.shape == (3, 77, 768)
-    assert theirs.image.shape == (3, 256, 256, 3)
-    for one, other in zip(theirs, ours, strict=True):
-        assert (one is None and other is None) or torch.equal(one, other)
+    assert theirs["image"].values.shape == (3, 4, 32, 32)
+    assert theirs["text"].values.shape == (3, 77, 768)
+    assert theirs["pixels"].values.shape == (3, 256, 256, 3)
+    one, other = tensors(theirs), tensors(ours)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def refused(call, *arguments, **options) -> str:
@@ -243,14 +254,14 @@ def test_items_of_other_sizes_are_refused(tmp_path, changes, said):
     """The first when the data is opened, a later one when it is read."""
     config = with_tower(TINY, "siglip-l16")
     source = open_pairs(written_shards(tmp_path, [item(0, **changes)]), config)
-    assert f"KeptPair 0 of the training data has {said}" in refused(SourcePairs, source, config, 0)
+    assert f"Pair 0 of the training data has {said}" in refused(SourcePairs, source, config, 0)
 
     class Later(Source):
         def item(self, index: int) -> KeptPair:
             return item(index, **changes) if index == 4 else item(index)
 
     pairs = SourcePairs(Later(), config, 0)
-    assert "KeptPair 4 of the training data has" in refused(list, shares(pairs, config, 0))
+    assert "Pair 4 of the training data has" in refused(list, shares(pairs, config, 0))
 
 
 def test_shards_of_another_text_encoder_are_refused(tmp_path):

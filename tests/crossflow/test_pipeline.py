@@ -7,7 +7,7 @@ from tiny_pipelines import drawer
 
 from crossflow.errors import CrossFlowError
 from crossflow.modalities.minilm import MiniLM
-from crossflow.model.config import Sampling
+from crossflow.model.config import Override, Sampling
 from crossflow.recipes import CONFIGS
 from crossflow.sampling import text_to_image as module
 from crossflow.sampling.sampler import Sampler
@@ -39,37 +39,39 @@ def filled(cache_folder, request) -> TextToImage:
 def test_images_are_byte_equal_alone_in_batches_and_in_any_order(kind, solver, guidance_scale, request, monkeypatch):
     drawer = request.getfixturevalue(kind)
     seeds = list(range(len(PROMPTS)))
-    drawn = drawer.generate(PROMPTS, seeds, solver, 3, guidance_scale)
+    override = Override(solver=solver, steps=3, guidance_scale=guidance_scale)
+    drawn = drawer.generate(PROMPTS, seeds, override)
     assert all(image.shape == (32, 32, 3) and image.dtype == np.uint8 for image in drawn)
     assert len({image.tobytes() for image in drawn}) == len(PROMPTS)
     order = np.random.default_rng(0).permutation(len(PROMPTS))
-    mixed = drawer.generate([PROMPTS[i] for i in order], [seeds[i] for i in order], solver, 3, guidance_scale)
+    mixed = drawer.generate([PROMPTS[i] for i in order], [seeds[i] for i in order], override)
     for place, i in enumerate(order):
         assert np.array_equal(mixed[place], drawn[i])
     monkeypatch.setattr(drawer, "batch_size", 5)
-    assert np.array_equal(drawer.generate(PROMPTS, seeds, solver, 3, guidance_scale), drawn)
-    [alone] = drawer.generate(PROMPTS[2:3], seeds[2:3], solver, 3, guidance_scale)
+    assert np.array_equal(drawer.generate(PROMPTS, seeds, override), drawn)
+    [alone] = drawer.generate(PROMPTS[2:3], seeds[2:3], override)
     assert np.array_equal(alone, drawn[2])
 
 
 def test_filled_batches_make_images_independent(filled):
     """At its place an image is byte-equal whatever stands beside it; at another it is within one grey level."""
-    drawn = filled.generate(PROMPTS[:4], range(4), guidance_scale=3.0)
+    drawn = filled.generate(PROMPTS[:4], range(4), Override(guidance_scale=3.0))
     assert len({image.tobytes() for image in drawn}) == 4
-    alone = filled.generate(PROMPTS[3:4], [3], guidance_scale=3.0)
+    alone = filled.generate(PROMPTS[3:4], [3], Override(guidance_scale=3.0))
     assert np.array_equal(alone, drawn[3:])
-    beside = filled.generate([PROMPTS[0], "x", "y"], [0, 8, 9], guidance_scale=3.0)
+    beside = filled.generate([PROMPTS[0], "x", "y"], [0, 8, 9], Override(guidance_scale=3.0))
     assert np.array_equal(beside[0], drawn[0])
-    [moved] = filled.generate(PROMPTS[2:3], [2], guidance_scale=3.0)
+    [moved] = filled.generate(PROMPTS[2:3], [2], Override(guidance_scale=3.0))
     assert np.abs(moved.astype(int) - drawn[2]).max() <= 1
 
 
 def test_the_parts_of_drawing_fill_their_batches_too(filled):
     """Prompts to sources to images, in pieces of any size, are the images drawn at once."""
-    drawn = filled.generate(PROMPTS[:4], range(4), "euler", 2, 3.0)
+    override = Override(solver="euler", steps=2, guidance_scale=3.0)
+    drawn = filled.generate(PROMPTS[:4], range(4), override)
     source = filled.source(PROMPTS[:4], range(4))
     assert torch.equal(filled.source(PROMPTS[:2], range(2)), source[:2])
-    again = filled.from_source(source, filled.sampling("euler", 2, 3.0))
+    again = filled.from_source(source, filled.defaults.but(override))
     assert np.array_equal(again, drawn)
 
 
@@ -82,8 +84,9 @@ def test_what_can_change_an_image_is_in_the_identity(pipeline, filled):
 @pytest.mark.parametrize("name", ["dimr", "dit"])
 def test_precisions_agree(cache_folder, name):
     """float32 to one grey level of float64; bfloat16 to 30 dB of it, in images with the range of a byte."""
+    override = Override(solver="heun", steps=4)
     exact, single, half = (
-        np.array(drawer(name, precision=precision, batch_size=4).generate(PROMPTS[:4], range(4), "heun", 4))
+        np.array(drawer(name, precision=precision, batch_size=4).generate(PROMPTS[:4], range(4), override))
         for precision in ("float64", "float32", "bfloat16")
     )
     assert np.abs(single.astype(int) - exact).max() <= 1
@@ -117,13 +120,16 @@ def test_precisions_that_cannot_be(cache_folder):
     with pytest.raises(CrossFlowError, match="batch_size is 0"):
         drawer("dimr", batch_size=0)
     with pytest.raises(CrossFlowError, match="dopri5 chooses its times"):
-        drawer("dimr", precision="bfloat16", batch_size=1).generate(["x"], [0], "dopri5")
+        drawer("dimr", precision="bfloat16", batch_size=1).generate(["x"], [0], Override(solver="dopri5"))
 
 
 def test_a_solver_that_chooses_its_times_draws_without_tables(cache_folder):
     """In float32 within two grey levels of many fixed steps: the tolerance of dopri5 is 1e-5 a step."""
     drawn = drawer("dit", precision="float32", batch_size=1)
-    adaptive, fixed = drawn.generate(["x"], [0], "dopri5")[0], drawn.generate(["x"], [0], "heun", 40)[0]
+    adaptive, fixed = (
+        drawn.generate(["x"], [0], override)[0]
+        for override in (Override(solver="dopri5"), Override(solver="heun", steps=40))
+    )
     assert np.abs(adaptive.astype(int) - fixed).max() <= 2
 
 
@@ -159,11 +165,12 @@ def test_the_model_it_was_given_is_left_alone():
 
 
 def test_settings_left_out_are_the_checkpoints_own(pipeline):
-    assert pipeline.sampling() == pipeline.defaults == Sampling(solver="midpoint", steps=3)
-    assert pipeline.sampling(steps=7) == Sampling(solver="midpoint", steps=7)
-    own, said = pipeline.generate(["x"], [1]), pipeline.generate(["x"], [1], "midpoint", 3, 1.0)
+    assert pipeline.defaults.but(Override()) == pipeline.defaults == Sampling(solver="midpoint", steps=3)
+    assert pipeline.defaults.but(Override(steps=7)) == Sampling(solver="midpoint", steps=7)
+    every = Override(solver="midpoint", steps=3, guidance_scale=1.0, noise=1.0)
+    own, said = pipeline.generate(["x"], [1]), pipeline.generate(["x"], [1], every)
     assert np.array_equal(own, said)
-    assert not np.array_equal(own, pipeline.generate(["x"], [1], guidance_scale=4.0))
+    assert not np.array_equal(own, pipeline.generate(["x"], [1], Override(guidance_scale=4.0)))
 
 
 def test_no_prompts_are_no_images(pipeline):
@@ -174,9 +181,9 @@ def test_wrong_calls(pipeline):
     with pytest.raises(CrossFlowError, match="2 prompts but 1 seeds"):
         pipeline.generate(["a", "b"], [1])
     with pytest.raises(CrossFlowError, match=r"Unknown solver 'eular'\. Did you mean 'euler'"):
-        pipeline.generate(["a"], [1], solver="eular")
+        pipeline.generate(["a"], [1], Override(solver="eular"))
     with pytest.raises(CrossFlowError, match="guidance_scale is -1"):
-        pipeline.generate(["a"], [1], guidance_scale=-1.0)
+        pipeline.generate(["a"], [1], Override(guidance_scale=-1.0))
 
 
 def test_noise_and_seeds_are_what_they_ever_were():

@@ -12,7 +12,7 @@ from crossflow.files.tensors import read_header, write_tensors
 from crossflow.flow.gaussian import Gaussian
 from crossflow.modalities.text_autoencoder import TextDecoder, TextDecoderConfig, tokenized
 from crossflow.model.checkpoint import save_checkpoint
-from crossflow.model.crossflow import build_model
+from crossflow.model.config import Override
 from crossflow.sampling.prompt_reader import PromptReader, load_decoder, save_decoder
 from crossflow.sampling.text_to_image import seeded_noise
 from crossflow.scenes import example, render
@@ -72,21 +72,23 @@ def test_a_prompt_is_what_is_read_at_the_flows_other_end(decoder):
     sampling = replace(model_of("crossflow").config.sampling, solver="heun", steps=2, guidance_scale=1.0)
     expected = decoder.texts(pipeline.to_source(IMAGES, sampling).float())
     assert len(set(expected)) == 3
-    assert reader.generate(IMAGES, [1, 2, 3], solver="heun", steps=2) == expected
-    assert [reader.generate([image], [9], "heun", 2)[0] for image in IMAGES] == expected
+    override = Override(solver="heun", steps=2)
+    assert reader.generate(IMAGES, [1, 2, 3], override) == expected
+    assert [reader.generate([image], [9], override)[0] for image in IMAGES] == expected
     assert reader.generate([], []) == []
 
 
 def test_guidance_is_never_on(decoder):
     pipeline = drawer("crossflow")
     pipeline.defaults = replace(pipeline.defaults, guidance_scale=3.0)
-    assert PromptReader(pipeline, decoder).sampling(steps=7) == replace(pipeline.defaults, guidance_scale=1.0, steps=7)
+    sampling = PromptReader(pipeline, decoder).defaults.but(Override(steps=7))
+    assert sampling == replace(pipeline.defaults, guidance_scale=1.0, steps=7)
 
 
 def test_files_come_back(decoder, files):
     reader = PromptReader.from_checkpoint(*files)
     assert read_header(files[0])["seed"] == 0
-    assert reader.task == "caption" and reader.size == (32, 32)
+    assert reader.ends == ("image", "text") and reader.size == (32, 32)
     assert reader.generate(IMAGES, [0, 0, 0]) == PromptReader(drawer("crossflow"), decoder).generate(IMAGES, [0, 0, 0])
     assert all(torch.equal(part, reader.decoder.state_dict()[n].float()) for n, part in decoder.state_dict().items())
 
@@ -102,13 +104,13 @@ def test_the_identity_tells_decoders_apart(files, tmp_path, decoder):
 def test_a_decoder_of_another_encoder_is_refused(files):
     torch.manual_seed(1)
     with pytest.raises(CrossFlowError, match="another text encoder"):
-        load_decoder(files[0], build_model(model_of("crossflow").config))
+        load_decoder(files[0], model_of("crossflow").config.build())
     with pytest.raises(CrossFlowError, match="starts from noise"):
         load_decoder(files[0], model_of("baseline"))
 
 
 def test_a_change_of_sampling_is_no_other_encoder(files):
-    model = build_model(model_of("crossflow").config)
+    model = model_of("crossflow").config.build()
     model.load_state_dict(model_of("crossflow").state_dict())
     model.config = replace(model.config, sampling=replace(model.config.sampling, steps=1))
     load_decoder(files[0], model)

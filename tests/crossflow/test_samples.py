@@ -53,7 +53,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def draw(pipeline: TextToImage, out: Path, prompts: list[str] = TEN, **options: object):
-    return draw_into(out, pipeline, iter(prompts), options.pop("sampling", pipeline.sampling()), **options)
+    return draw_into(out, pipeline, iter(prompts), options.pop("sampling", pipeline.defaults), **options)
 
 
 def test_a_folder_of_samples(pipeline, tmp_path):
@@ -191,7 +191,7 @@ def test_prompts_are_taken_as_a_stream(pipeline, tmp_path, monkeypatch):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        draw_into(tmp_path, pipeline, endless(), pipeline.sampling(), advance=stop_at_six)
+        draw_into(tmp_path, pipeline, endless(), pipeline.defaults, advance=stop_at_six)
     assert len((tmp_path / "samples.jsonl").read_text().splitlines()) == 6
 
 
@@ -239,7 +239,7 @@ def test_a_long_stream_of_prompts_takes_no_more_memory_than_a_short_one(pipeline
     monkeypatch.setattr(samples, "_write_all", lambda images: None)
     tracemalloc.start()
     prompts = (f"a photo of {number} balls" for number in range(count))
-    drawn = draw_into(tmp_path, pipeline, prompts, pipeline.sampling(), advance=advance)
+    drawn = draw_into(tmp_path, pipeline, prompts, pipeline.defaults, advance=advance)
     tracemalloc.stop()
     assert drawn == (count, 0, 0)
     assert len(held) == 3

@@ -165,7 +165,7 @@ def test_a_byte_changed_anywhere_is_found(folder):
             try:
                 assert same(shard.item(row), item(3 + row))
             except CrossFlowError as error:
-                assert f"KeptPair {row} of {path} was altered" in str(error)
+                assert f"Item {row} of {path} was altered" in str(error)
                 found = before + 1
         data[place] ^= 1
     assert found >= (len(data) - start) // 3 - 3  # but for an end of the last caption that lies beyond the file's

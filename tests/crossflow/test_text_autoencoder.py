@@ -31,7 +31,7 @@ def test_every_caption_of_the_world_has_its_numbers(text):
 
 def test_the_longest_description_fits_the_recipe():
     own = CONFIGS["scenes-caption"].model
-    autoencoder = TextAutoencoder(own.autoencoder, own.shape)
+    autoencoder = TextAutoencoder(own.target, own.shape)
     four = next(e.scene for e in (example("train", i) for i in range(200)) if len(e.scene.objects) == 4)
     assert autoencoder.tokenize([describe(four)]).count_nonzero() == 17
 
@@ -52,7 +52,7 @@ def test_the_autoencoders_loss_is_its_definition(text):
     kl = 0.5 * (posterior.mean**2 + posterior.log_var.exp() - 1 - posterior.log_var).sum((1, 2, 3)).mean()
     scores = text.decoder(latents).log_softmax(-1)
     entropy = -scores.gather(2, words[..., None]).mean()
-    learned = text.learn(words, noise)
+    learned = text.reach(words, noise)
     assert torch.allclose(learned.loss, entropy + 1e-3 * kl, atol=1e-6)
     assert torch.allclose(learned.latents, 0.35 * latents)
     assert not learned.latents.requires_grad
@@ -61,7 +61,7 @@ def test_the_autoencoders_loss_is_its_definition(text):
 def test_a_plain_encoder_has_no_variance(text):
     plain = TextAutoencoder(replace(text.config, kl_weight=None), (4, 2, 2))
     words = plain.tokenize(["a red ball"])
-    one, other = (plain.learn(words, noise) for noise in torch.randn(2, 1, 4, 2, 2))
+    one, other = (plain.reach(words, noise) for noise in torch.randn(2, 1, 4, 2, 2))
     assert torch.equal(one.latents, other.latents)
     assert torch.isfinite(one.loss)
 
@@ -83,6 +83,6 @@ def test_a_text_autoencoder_learns_to_read_itself():
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     for _ in range(60):
         optimizer.zero_grad()
-        model.learn(words, torch.randn(3, 8, 2, 2)).loss.backward()
+        model.reach(words, torch.randn(3, 8, 2, 2)).loss.backward()
         optimizer.step()
     assert model.decode(model.encode(words).mean) == captions

@@ -19,7 +19,6 @@ from crossflow.files.tensors import read_header
 from crossflow.modalities.minilm import MiniLM
 from crossflow.model.checkpoint import load_checkpoint
 from crossflow.model.config import Sampling
-from crossflow.model.crossflow import Losses
 from crossflow.recipes import CONFIGS
 from crossflow.recipes.recipe import SceneData
 from crossflow.training.previews import PHOTO_PROMPTS, SCENE_PROMPTS
@@ -158,13 +157,14 @@ def test_a_run_leaves_a_model_a_log_and_samples(run):
     assert (header["step"], header["seed"], header["precision"]) == (4, 0, "fp32")
     assert header["training"]["learning_rate"] == SMALL.learning_rate
     assert [row["step"] for row in rows(run)] == [2, 4]
-    assert rows(run)[0].keys() == {"step", "learning_rate", *Losses._fields}
+    parts = {"total", "flow", "kl", "contrastive", "posterior_sd", "posterior_mean_square"}
+    assert rows(run)[0].keys() == {"step", "learning_rate", *parts}
     with Image.open(io.BytesIO((run / "samples" / "step-000004.png").read_bytes())) as image:
         assert image.size == (3 * (8 * 34 - 2), 3 * (6 * 34 - 2))
     assert not any("tower" in name for name in load_file(run / "model.safetensors"))
     state = load_file(run / "state.safetensors")
-    assert any(name.startswith("optimizer.tower.") for name in state)
-    assert not torch.equal(state["model.tower.patches.out.weight"], torch.zeros(48, 96))
+    assert any(name.startswith("optimizer.terms.contrastive.tower.") for name in state)
+    assert not torch.equal(state["model.terms.contrastive.tower.patches.out.weight"], torch.zeros(48, 96))
 
 
 def test_a_finished_run_is_left_as_it_is(run):
@@ -180,7 +180,8 @@ def test_a_run_is_not_begun_again_over_another(run):
     assert "its seed differs" in refused(SMALL, run, seed=1, resume=True)
     assert "its training differs" in refused(replace(SMALL, steps=5), run, resume=True)
     assert "its precision differs" in refused(SMALL, run, precision="bf16", resume=True)
-    other = replace(SMALL, model=replace(SMALL.model, kl_weight=0.5))
+    kl, contrast = SMALL.model.losses
+    other = replace(SMALL, model=replace(SMALL.model, losses=(replace(kl, weight=0.5), contrast)))
     assert "its config differs" in refused(other, run, resume=True)
     (run / "state.safetensors").write_bytes((run / "state.safetensors").read_bytes()[:-100])
     assert "not a whole safetensors file" in refused(SMALL, run, resume=True)
@@ -261,4 +262,5 @@ def test_wrong_settings(tmp_path):
 def test_prompts_of_the_grid_fit():
     """They are read whole by the models of every recipe."""
     longest = max(MiniLM().lengths(SCENE_PROMPTS + PHOTO_PROMPTS))
-    assert all(config.model.token_count >= longest for config in CONFIGS.values())
+    read = [config.model.reads for config in CONFIGS.values() if config.model.reads.name == "text"]
+    assert all(reads.count >= longest for reads in read)

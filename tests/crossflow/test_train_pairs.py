@@ -11,6 +11,7 @@ from torch import Tensor
 
 from crossflow.errors import CrossFlowError
 from crossflow.files.tensors import read_header
+from crossflow.modalities import tokens
 from crossflow.modalities.kl_autoencoder import KLAutoencoder
 from crossflow.model.config import Sampling
 from crossflow.recipes import CONFIGS
@@ -101,11 +102,11 @@ class Grey:
 def test_sample_grids_are_drawn_where_the_weights_are_there(data, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(previews, "COLUMNS", 2)
-    monkeypatch.setattr(previews, "embedder_named", lambda *given: asked.append(given) or Ones())
+    monkeypatch.setattr(tokens, "embedder_named", lambda *given: asked.append(given) or Ones())
     monkeypatch.setattr(KLAutoencoder, "from_path", lambda *given: asked.append(given) or Grey())
     text, images = tmp_path / "text", tmp_path / "kl.pth"
     trained(TINY, tmp_path / "run", data=data, text_encoder=text, autoencoder=images)
-    assert asked == [("minilm", text), (images, 0.23010, "cpu")]
+    assert asked == [("minilm", text, "cpu"), (images, 0.23010, "cpu")]
     with Image.open(tmp_path / "run" / "samples" / "step-000002.png") as image:
         assert image.size == (3 * (2 * 34 - 2), 3 * (6 * 34 - 2))
         assert image.getpixel((50, 50)) == (99, 99, 99)

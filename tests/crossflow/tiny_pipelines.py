@@ -2,15 +2,15 @@
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache
 
 import torch
 from torch import Tensor, nn
 
 from crossflow.modalities.modality import TextEmbedder
-from crossflow.model.config import Sampling
-from crossflow.model.crossflow import FlowModel
+from crossflow.model.config import FlowConfig, ModelConfig, Sampling, StandardConfig
+from crossflow.model.standard import FlowModel
 from crossflow.networks.dimr import DiMRConfig, Stage
 from crossflow.networks.dit import DiTConfig
 from crossflow.networks.transformer import TransformerConfig
@@ -22,23 +22,30 @@ LOW = Stage(block="transformer", width=16, hidden=24, depth=3, patch=2, heads=2)
 HIGH = Stage(block="convnext", width=8, hidden=12, depth=1, patch=1)
 CHANGES = {
     "crossflow": {},
-    "baseline": {
-        "encoder": None,
-        "contrastive_weight": 0.0,
-        "backbone": TransformerConfig(width=32, depth=1, heads=1),
-    },
+    "baseline": {"backbone": TransformerConfig(width=32, depth=1, heads=1)},
     "dimr": {"backbone": DiMRConfig(stages=(LOW, HIGH)), "stage_weights": (0.25, 1.0)},
     "dit": {"backbone": DiTConfig(width=16, depth=2, heads=2, patch=2)},
 }
-"""What a model has that scenes-tiny has not."""
+"""What a model has that scenes-tiny, or its baseline, has not."""
+
+
+def baseline_of(config: FlowConfig) -> StandardConfig:
+    """The baseline with the ends, the network and the settings of a CrossFlow model."""
+    shared = {field.name for field in fields(StandardConfig)} - {"condition", "kind"}
+    return StandardConfig(**{name: getattr(config, name) for name in shared})
+
+
+def config_of(name: str) -> ModelConfig:
+    """The config of one of CHANGES."""
+    tiny = replace(CONFIGS["scenes-tiny"].model, sampling=Sampling(solver="midpoint", steps=3))
+    return replace(baseline_of(tiny) if name == "baseline" else tiny, **CHANGES[name])
 
 
 @cache
 def model_of(name: str) -> FlowModel:
     """One of CHANGES: its velocity is not zero, its latents are those of scenes."""
     torch.manual_seed(0)
-    config = replace(CONFIGS["scenes-tiny"].model, sampling=Sampling(solver="midpoint", steps=3), **CHANGES[name])
-    model = config.build()
+    model = config_of(name).build()
     if name in ("dimr", "dit"):
         move(model.backbone)
     else:

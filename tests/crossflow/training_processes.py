@@ -19,11 +19,12 @@ from accelerate.state import AcceleratorState
 
 import crossflow.training.train
 from crossflow.flow import losses
-from crossflow.model.config import Sampling
+from crossflow.flow.guidance import Indicator
+from crossflow.model.config import Sampling, StandardConfig
 from crossflow.networks.dimr import DiMRConfig
-from crossflow.networks.token_encoder import TokenEncoderConfig
 from crossflow.recipes import CONFIGS
 from crossflow.recipes.recipe import SceneData, TrainConfig
+from crossflow.sources.variational import VariationalConfig
 from crossflow.training.data.shards import KeptPair, shard_name, write_index, write_shard
 from crossflow.training.run_state import Run
 from crossflow.training.train import train
@@ -42,11 +43,19 @@ SMALL = replace(
     sample_every=4,
 )
 SHORT = replace(SMALL, steps=5, log_every=1)
-GRID = replace(
-    SHORT, model=replace(SHORT.model, encoder=TokenEncoderConfig(width=32, depth=1, heads=1, readout="grid"))
+GRID = replace(SHORT, model=replace(SHORT.model, source=VariationalConfig(width=32, depth=1, heads=1, readout="grid")))
+BASELINE = replace(
+    SHORT,
+    model=StandardConfig(
+        shape=SHORT.model.shape,
+        reads=SHORT.model.reads,
+        target=SHORT.model.target,
+        backbone=SHORT.model.backbone,
+        guidance=SHORT.model.guidance,
+        sampling=SHORT.model.sampling,
+    ),
 )
-BASELINE = replace(SHORT, model=replace(SHORT.model, encoder=None, contrastive_weight=0.0))
-QUIET = replace(SHORT, model=replace(SHORT.model, contrastive_weight=0.0))
+QUIET = replace(SHORT, model=replace(SHORT.model, losses=SHORT.model.losses[:1]))  # the KL alone
 MUON = replace(SHORT, optimizer="muon", steps=2)
 
 PAIRS = CONFIGS["t2i-tiny"]
@@ -56,8 +65,8 @@ PAIRS = replace(
     model=replace(
         PAIRS.model,
         backbone=DiMRConfig(stages=(replace(low, depth=1), high)),
-        encoder=replace(PAIRS.model.encoder, reductions=1, dropout=0.0),
-        null_rate=0.6,
+        source=replace(PAIRS.model.source, reductions=1, dropout=0.0),
+        guidance=Indicator(null_rate=0.6),
     ),
     batch_size=4,
     steps=6,
@@ -66,9 +75,9 @@ PAIRS = replace(
     save_every=6,
 )
 """The released architecture on pairs in a folder; two processes have batches of two."""
-QUIET_PAIRS = replace(PAIRS, model=replace(PAIRS.model, contrastive_weight=0.0))
+QUIET_PAIRS = replace(PAIRS, model=replace(PAIRS.model, losses=PAIRS.model.losses[:1]))
 SAVED_PAIRS = replace(PAIRS, save_every=2)
-DROPPING = replace(SAVED_PAIRS, model=replace(PAIRS.model, encoder=replace(PAIRS.model.encoder, dropout=0.1)))
+DROPPING = replace(SAVED_PAIRS, model=replace(PAIRS.model, source=replace(PAIRS.model.source, dropout=0.1)))
 
 
 def start(action: Callable[[], object]) -> int:

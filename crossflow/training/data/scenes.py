@@ -4,7 +4,7 @@ Pairs are computed once and kept as one safetensors file. Of texts that are read
 which items point into; of all else one row an item.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -44,13 +44,15 @@ def _small(scene: Scene, size: int, model: ModelConfig) -> np.ndarray:
     return low_res(scene, size, size // model.reads.shape[1])[0]
 
 
-OF_SCENE: Mapping[str, Callable[[Scene, int, ModelConfig], Any]] = {
+OF_SCENE: dict[str, Callable[[Scene, int, ModelConfig], Any]] = {
     "image": lambda scene, size, model: render(scene, size),
     "small image": _small,
     "depth": lambda scene, size, model: depth_map(scene, size),
     "text": lambda scene, size, model: describe(scene),
 }
-"""What a scene, drawn at ``size`` pixels, has of each modality, raw. Text is the description that names all objects."""
+"""What a scene, drawn at ``size`` pixels, has of each modality, raw. Text is the description that names all objects.
+
+Another package enters here what a modality of its own is given."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,67 @@
+"""Configs by their kind: what a room has of its own, and what other packages add to it.
+
+A room keeps one table of its configs, such as ``crossflow.sources.SOURCES``. Another package adds to it by an entry
+point in the table's group (its name the kind, its object the config's class), or in code by ``add``.
+"""
+
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from typing import Any
+
+from pydantic import PlainValidator, TypeAdapter
+
+from crossflow.errors import CrossFlowError
+
+
+class Kinds(Mapping[str, type]):
+    """The classes of configs that there are of one sort, by their ``kind``. ``group`` is that of the entry points."""
+
+    def __init__(self, sort: str, group: str, *own: type) -> None:
+        self.sort, self.group = sort, group
+        self._own = {_kind_of(each): each for each in own}
+
+    def add(self, config: type) -> type:
+        """Add a class, which is returned, so that this is a decorator too. CrossFlowError for a kind there is."""
+        kind = _kind_of(config)
+        if kind in self._own and self._own[kind] is not config:
+            raise CrossFlowError(f"There is a {self.sort} of the kind {kind!r} already: give it another kind.")
+        self._own[kind] = config
+        return config
+
+    def remove(self, kind: str) -> None:
+        """Take back what ``add`` did."""
+        del self._own[kind]
+
+    def __getitem__(self, kind: str) -> type:
+        if kind in self._own:
+            return self._own[kind]
+        for entry in metadata.entry_points(group=self.group):
+            if entry.name == kind:
+                return self.add(entry.load())
+        raise KeyError(kind)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys([*self._own, *(entry.name for entry in metadata.entry_points(group=self.group))]))
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    @property
+    def reader(self) -> PlainValidator:
+        """For pydantic: plain values become the config of their kind; what is a config already stays."""
+        return PlainValidator(self._read)
+
+    def _read(self, value: Any) -> Any:
+        if type(value) in (self[kind] for kind in self):
+            return value
+        if not isinstance(value, Mapping):
+            raise ValueError(f"it is {type(value).__name__}, not the config of a {self.sort}")
+        kind = value.get("kind")
+        if not isinstance(kind, str) or kind not in self:
+            raise ValueError(f"kind is {kind!r}, and there are {', '.join(self)}")
+        return TypeAdapter(self[kind]).validate_python(dict(value))
+
+
+def _kind_of(config: type) -> str:
+    """The default of the field ``kind``."""
+    return str(config.kind)
