@@ -8,6 +8,7 @@ It answers the calls that the baseline (``standard``) answers too: ``forward(bat
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from crossflow.errors import CrossFlowError
 from crossflow.flow import losses
 from crossflow.flow.batch import Batch
 from crossflow.flow.field import Field, field_of
@@ -48,6 +49,8 @@ class CrossFlow(nn.Module):
 
         Of the flow loss and the terms only those in ``counted`` are computed; None is all.
         """
+        if len(self.terms) < len(self.config.losses):
+            raise CrossFlowError("This model was built for sampling, without the terms of its loss: build it to train.")
         config, read, own = self.config, batch[self.config.reads.name], batch[self.config.target.name].values
         posterior = self.encoder(read.values, read.mask)
         x0 = posterior.sample(draws.noise)

@@ -77,7 +77,7 @@ class Transformer(nn.Module):
         nn.init.zeros_(self.patches.out.weight)
 
     def velocities(
-        self, x: Float[Tensor, "b c h w"], t: Float[Tensor, " b"], conditional: Bool[Tensor, " b"]
+        self, x: Float[Tensor, "b k h w"], t: Float[Tensor, " b"], conditional: Bool[Tensor, " b"]
     ) -> tuple[Float[Tensor, "b c h w"], ...]:
         """The only resolution there is."""
         return (self(x, t, conditional),)

@@ -75,6 +75,8 @@ class PromptReader:
     ) -> list[str]:
         """The prompt of every image, which is uint8 RGB [h w 3] of the model's size. No seed changes it."""
         check_images(images, seeds, self.size)
+        if override.guidance_scale not in (None, 1):
+            raise CrossFlowError("Images are read without guidance: leave guidance_scale out.")
         if not images:
             return []
         return self.decoder.texts(self.pipeline.to_source(images, self.defaults.but(override)))

@@ -202,6 +202,12 @@ def test_only_what_is_counted_is_computed():
     assert all(part.grad is None for part in model.backbone.parameters())
 
 
+def test_a_model_built_for_sampling_has_no_loss():
+    model = flow(guidance=NoGuidance()).build(training=False)
+    with pytest.raises(CrossFlowError, match="built for sampling"):
+        model(batch(), drawn(model, 6))
+
+
 def test_texts_without_a_mask_are_refused():
     model, items = built(losses=(TextContrast(weight=1.0, width=8, heads=1),)), batch()
     without = Batch({**items, "text": Item(items["text"].values)}, items.same)
