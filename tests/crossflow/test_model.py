@@ -206,8 +206,7 @@ def test_shares_of_a_batch_give_the_gradients_of_the_whole(config):
     """Contrast off, null targets from the whole: the mean over parts is the loss of the batch, and so its gradients."""
     model = unzeroed(replace(config, contrastive_weight=0.0)).double()
     batch, draws = batch_of(8, torch.float64), draws_of(8, null_rate=0.8, dtype=torch.float64)
-    crossing = (draws.donor // 4 != torch.arange(8) // 4).sum()
-    assert crossing > 0
+    assert (draws.donor // 4 != torch.arange(8) // 4).any(), "null targets must cross the parts"
     whole = torch.autograd.grad(model(batch, draws).total, list(model.parameters()))
     goals = batch.target[draws.donor]
     shares = [Batch(*(part[i : i + 4] for part in batch[:4]), goals[i : i + 4]) for i in (0, 4)]
@@ -267,4 +266,4 @@ def test_the_learning_rate_rises_then_falls():
 def test_every_recipe_builds(name):
     with torch.device("meta"):
         model = build_model(CONFIGS[name].model, training=name.startswith("scenes"))
-    assert sum(part.numel() for part in model.parameters()) > 0
+    assert type(model) is (StandardFlow if CONFIGS[name].model.encoder is None else CrossFlow)

@@ -76,9 +76,9 @@ def test_a_frozen_siglip_is_open_clips_file(tmp_path, monkeypatch):
     trained = Recorder()
     state = {f"visual.{name}": part for name, part in trained.state_dict().items()} | {"logit_scale": torch.ones(1)}
     save_file(state, tmp_path / "open_clip_model.safetensors")
-    images = torch.randint(0, 256, (2, 300, 300, 3), dtype=torch.uint8)
+    images = torch.randint(0, 256, (2, 256, 256, 3), dtype=torch.uint8)
     found = FrozenSiglip(tmp_path / "open_clip_model.safetensors").features(images)
-    assert torch.equal(found, trained(module._pixels(images)).detach())
+    assert torch.equal(found, trained(images.permute(0, 3, 1, 2) / 127.5 - 1).detach())
     save_file({"visual.other": torch.ones(1)}, tmp_path / "other.safetensors")
     with pytest.raises(CrossFlowError, match=r"other\.safetensors does not hold the image side of .*: give open_clip"):
         FrozenSiglip(tmp_path / "other.safetensors")

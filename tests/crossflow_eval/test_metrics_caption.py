@@ -85,8 +85,6 @@ def test_the_corpus_has_pycocoevalcaps_scores(whole):
     assert {name: value.mean for name, value in whole[0].items()} == pytest.approx(GOLDEN["corpus"], rel=1e-12)
     for value in whole[0].values():
         assert value.n == len(PAIRS)
-        assert value.ci_low is not None
-        assert value.ci_high is not None
         assert value.ci_low < value.mean < value.ci_high
 
 

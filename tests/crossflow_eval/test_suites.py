@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from crossflow import scenes as world
 from crossflow_eval import report, suites
 from crossflow_eval.runs import launch
 from crossflow_eval.suites import load_suite, suite_names
@@ -16,6 +17,7 @@ from crossflow_eval.types import Example, SetupError, Suite
 
 EXAMPLE = Example(id="a", source="a")
 BLACK = np.zeros((32, 32, 3), np.uint8)
+SCENE = types.SimpleNamespace(scene=None)
 
 
 @pytest.mark.parametrize("name", scenes.SPLIT_OF)
@@ -32,7 +34,8 @@ def test_references_prompts_and_fid_share_no_scene(monkeypatch):
     drawn = {}
     for role, reference in scenes.references("scenes-t2i").items():
         seen: list[int] = []
-        monkeypatch.setattr(scenes, "_render", lambda split, index, seen=seen: seen.append(index) or BLACK)
+        monkeypatch.setattr(world, "example", lambda split, index, seen=seen: seen.append(index) or SCENE)
+        monkeypatch.setattr(world, "render", lambda scene, side: BLACK)
         for number in range(scenes.PROMPTS):
             reference.read(f"test-{number:06d}", 0)
         drawn[role] = set(seen)
