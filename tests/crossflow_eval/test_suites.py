@@ -73,7 +73,7 @@ def test_a_run_of_the_embedded_suite_stands_between_its_references(tmp_path, mon
     """End to end with stand-ins for the learned judges: three runs, one table, and all of it found again."""
     judge = Brightness()
     monkeypatch.setattr(scenes, "feature_judge", lambda: judge)
-    monkeypatch.setattr(scenes, "_clip_score", lambda: _clip_score(judge))
+    monkeypatch.setattr("crossflow.scenes.judges.load_clip", lambda: judge)
     monkeypatch.setattr(scenes, "FID_REFERENCES", range(1000, 1050))
     monkeypatch.setattr(scenes, "_reference_features", scenes._reference_features.__wrapped__)
     (tmp_path / "grey_of_test_suites.py").write_text(
@@ -99,12 +99,6 @@ def test_a_run_of_the_embedded_suite_stands_between_its_references(tmp_path, mon
     launch.score_again(folder)
     assert len(before) == 3
     assert {path: path.read_bytes() for path in folder.rglob("result.json")} == before
-
-
-def _clip_score(judge):
-    from crossflow_eval.metrics.scenes import SceneCLIPScore
-
-    return SceneCLIPScore(judge, judge.embed_texts)
 
 
 def test_image_statistics_are_what_they_are_named():
