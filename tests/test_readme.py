@@ -1,4 +1,4 @@
-"""The README's promises: its example runs, and every command that it shows is one, with its options and its names."""
+"""What is written beside the code is true: the README's example runs, and commands, files and rooms named exist."""
 
 import re
 import shlex
@@ -16,7 +16,8 @@ from crossflow_eval.cli import app as crossflow_eval
 from crossflow_eval.suites import suite_names
 from crossflow_eval.tables import table_names
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 APPS = {"crossflow": get_command(crossflow), "crossflow-eval": get_command(crossflow_eval)}
 SHELL = [line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
 PRINTED = [line.split("#")[0].strip() for line in SHELL if line.startswith("crossflow")]
@@ -77,3 +78,20 @@ def test_the_ten_lines_run(tmp_path):
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
     with Image.open(tmp_path / "grid.png") as image:
         assert image.size == (3 * (3 * 32 + 2 * 2), 3 * (4 * 32 + 3 * 2))
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/design.md"])
+def test_every_module_named_exists(document):
+    folders = ("crossflow", "crossflow_eval", "tests", "benchmarks")
+    modules = {path.relative_to(ROOT).as_posix() for folder in folders for path in (ROOT / folder).rglob("*.py")}
+    named = set(re.findall(r"`([\w/]+\.py)`", (ROOT / document).read_text(encoding="utf-8")))
+    assert named
+    assert not {name for name in named if not any(f"/{module}".endswith(f"/{name}") for module in modules)}
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/design.md"])
+@pytest.mark.parametrize("package", ["crossflow", "crossflow_eval"])
+def test_every_room_has_its_line(document, package):
+    rooms = {path.parent.name for path in (ROOT / package).glob("*/__init__.py")}
+    rows = re.findall(r"^\| (`.*?) \|", (ROOT / document).read_text(encoding="utf-8"), re.MULTILINE)
+    assert not {room for room in rooms if not any(f"`{room}/`" in row for row in rows)}
