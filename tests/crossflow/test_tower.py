@@ -8,7 +8,6 @@ from safetensors.torch import save_file
 from torch import nn
 
 from crossflow.errors import CrossFlowError
-from crossflow.losses import towers as module
 from crossflow.losses.towers import FeatureTower, FrozenSiglip, LatentTower, SiglipTower
 
 SHAPE = (4, 8, 8)
@@ -32,7 +31,7 @@ class Recorder(nn.Module):
 
 @pytest.fixture
 def siglip(monkeypatch) -> SiglipTower:
-    monkeypatch.setattr(module, "_siglip", Recorder)
+    monkeypatch.setattr("open_clip.timm_model.TimmModel", lambda *given, **how: Recorder())
     torch.manual_seed(0)
     return SiglipTower(SHAPE, "raw")
 
@@ -71,7 +70,7 @@ def test_siglip_is_the_authors_network():
 
 def test_a_frozen_siglip_is_open_clips_file(tmp_path, monkeypatch):
     """Its image side alone is read, and nothing else stands in for it."""
-    monkeypatch.setattr(module, "_siglip", Recorder)
+    monkeypatch.setattr("open_clip.timm_model.TimmModel", lambda *given, **how: Recorder())
     torch.manual_seed(0)
     trained = Recorder()
     state = {f"visual.{name}": part for name, part in trained.state_dict().items()} | {"logit_scale": torch.ones(1)}
