@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from crossflow import scenes as world
 from crossflow_eval import report, suites
 from crossflow_eval.runs import launch
 from crossflow_eval.suites import load_suite, suite_names
@@ -34,8 +33,8 @@ def test_references_prompts_and_fid_share_no_scene(monkeypatch):
     drawn = {}
     for role, reference in scenes.references("scenes-t2i").items():
         seen: list[int] = []
-        monkeypatch.setattr(world, "example", lambda split, index, seen=seen: seen.append(index) or SCENE)
-        monkeypatch.setattr(world, "render", lambda scene, side: BLACK)
+        monkeypatch.setattr("crossflow.scenes.example", lambda split, index, seen=seen: seen.append(index) or SCENE)
+        monkeypatch.setattr("crossflow.scenes.render", lambda scene, side: BLACK)
         for number in range(scenes.PROMPTS):
             reference.read(f"test-{number:06d}", 0)
         drawn[role] = set(seen)
