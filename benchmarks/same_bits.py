@@ -10,6 +10,7 @@ differs and ends with 1 where anything does.
 import argparse
 import hashlib
 import json
+import lzma
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor
 
 from crossflow.files.tensors import read_tensors
@@ -138,11 +139,13 @@ def weights() -> Iterator[tuple[str, Any]]:
         yield f"weights {name}", f"{digest(lines)}, {shipped} numbers, {all_ - shipped} in training only"
 
 
-def golden() -> Iterator[tuple[str, Any]]:
+def golden(scratch: Path) -> Iterator[tuple[str, Any]]:
     """What the released files give: source, velocities and ten guided steps."""
     for name in ("dimr_small", "dit_small"):
-        model = load_checkpoint(GOLDEN / f"{name}.weights.safetensors")
-        given = load_file(GOLDEN / f"{name}.tensors.safetensors")
+        unpacked = scratch / f"{name}.weights.safetensors"
+        unpacked.write_bytes(lzma.decompress((GOLDEN / f"{unpacked.name}.xz").read_bytes()))
+        model = load_checkpoint(unpacked)
+        given = load(lzma.decompress((GOLDEN / f"{name}.tensors.safetensors.xz").read_bytes()))
         with torch.no_grad():
             source = model.encoder(given["ve.text"], given["ve.mask"].bool()).sample(
                 given["ve.noise"].view(-1, 4, 32, 32)
@@ -160,7 +163,7 @@ def measure() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         parts: tuple[Callable[[], Iterator[tuple[str, Any]]], ...] = (
             weights,
-            golden,
+            lambda: golden(Path(scratch)),
             shipped,
             lambda: steps(Path(scratch) / "steps"),
             lambda: demo(Path(scratch) / "demo"),

@@ -1,17 +1,14 @@
-"""What the project promises as a whole: quick help, import directions, few hard dependencies, small files."""
+"""What the project promises as a whole: quick help, import directions, few hard dependencies."""
 
-import ast
+import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
-FILES = sorted(file for package in ("crossflow", "crossflow_eval") for file in (ROOT / package).rglob("*.py"))
-each_file = pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(ROOT).as_posix())
 
 
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
@@ -22,15 +19,16 @@ def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("program", ["crossflow", "crossflow-eval"])
-def test_help_comes_within_a_second(program: str) -> None:
-    """Best of three, since other tests run beside it."""
+def test_help_takes_less_than_a_second_of_cpu(program: str) -> None:
+    """The best of three, since a first run may compile; CPU time, since other tests run beside it."""
     seconds = []
     for _ in range(3):
-        start = time.perf_counter()
+        before = os.times()
         done = run(BIN / program, "--help")
-        seconds.append(time.perf_counter() - start)
+        after = os.times()
+        seconds.append(after.children_user + after.children_system - before.children_user - before.children_system)
         assert "Usage" in done.stdout
-    assert min(seconds) < 1
+    assert 0.01 < min(seconds) < 1
 
 
 @pytest.mark.parametrize("package", ["crossflow", "crossflow_eval"])
@@ -93,19 +91,3 @@ for name in found:
         importlib.import_module(name)
 """,
     )
-
-
-@each_file
-def test_no_file_is_over_300_lines(file: Path) -> None:
-    assert len(file.read_text().splitlines()) <= 300
-
-
-@each_file
-def test_no_function_is_over_60_lines(file: Path) -> None:
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            assert (node.end_lineno or node.lineno) - node.lineno < 60, f"{node.name}, line {node.lineno}"
-
-
-def test_the_files_are_found() -> None:
-    assert {"solver.py", "types.py"} <= {file.name for file in FILES}

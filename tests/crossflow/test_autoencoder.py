@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from compvis_files import compvis_state
 from PIL import Image
 from torch.nn import functional as F
 
@@ -12,57 +13,6 @@ from crossflow.modalities.modality import Autoencoder
 
 WIDTHS = [32, 64, 64, 64]
 BLOCKS = 2
-
-
-def compvis_state() -> dict[str, torch.Tensor]:
-    """Random weights under CompVis' names, the norms' away from one and zero."""
-    generator = torch.Generator().manual_seed(0)
-    state = {}
-
-    def add(name: str, *shape: int) -> None:
-        fan_in = torch.Size(shape[1:]).numel()
-        state[f"{name}.weight"] = torch.randn(shape, generator=generator) / fan_in**0.5
-        state[f"{name}.bias"] = 0.1 * torch.randn(shape[0], generator=generator)
-
-    def block(name: str, inner: int, outer: int) -> None:
-        add(f"{name}.norm1", inner)
-        add(f"{name}.conv1", outer, inner, 3, 3)
-        add(f"{name}.norm2", outer)
-        add(f"{name}.conv2", outer, outer, 3, 3)
-        if inner != outer:
-            add(f"{name}.nin_shortcut", outer, inner, 1, 1)
-
-    def middle(name: str) -> None:
-        block(f"{name}.block_1", WIDTHS[-1], WIDTHS[-1])
-        add(f"{name}.attn_1.norm", WIDTHS[-1])
-        for part in ["q", "k", "v", "proj_out"]:
-            add(f"{name}.attn_1.{part}", WIDTHS[-1], WIDTHS[-1], 1, 1)
-        block(f"{name}.block_2", WIDTHS[-1], WIDTHS[-1])
-
-    add("encoder.conv_in", WIDTHS[0], 3, 3, 3)
-    inner = WIDTHS[0]
-    for level, width in enumerate(WIDTHS):
-        for number in range(BLOCKS):
-            block(f"encoder.down.{level}.block.{number}", inner, width)
-            inner = width
-        if level < len(WIDTHS) - 1:
-            add(f"encoder.down.{level}.downsample.conv", width, width, 3, 3)
-    middle("encoder.mid")
-    add("encoder.norm_out", WIDTHS[-1])
-    add("encoder.conv_out", 8, WIDTHS[-1], 3, 3)
-    add("quant_conv", 8, 8, 1, 1)
-    add("post_quant_conv", 4, 4, 1, 1)
-    add("decoder.conv_in", WIDTHS[-1], 4, 3, 3)
-    middle("decoder.mid")
-    for level in reversed(range(len(WIDTHS))):
-        for number in range(BLOCKS + 1):
-            block(f"decoder.up.{level}.block.{number}", inner, WIDTHS[level])
-            inner = WIDTHS[level]
-        if level:
-            add(f"decoder.up.{level}.upsample.conv", inner, inner, 3, 3)
-    add("decoder.norm_out", WIDTHS[0])
-    add("decoder.conv_out", 3, WIDTHS[0], 3, 3)
-    return state
 
 
 class Oracle:
@@ -115,7 +65,7 @@ class Oracle:
 
 @pytest.fixture(scope="module")
 def state():
-    return compvis_state()
+    return compvis_state(WIDTHS, BLOCKS)
 
 
 @pytest.fixture(scope="module")

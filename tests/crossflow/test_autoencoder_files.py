@@ -4,25 +4,23 @@ import os
 
 import pytest
 import torch
+from compvis_files import compvis_state
 
 from crossflow.errors import CrossFlowError
-from crossflow.modalities.kl_autoencoder import KLAutoencoder, _compvis_name
+from crossflow.modalities.kl_autoencoder import KLAutoencoder
 
 
 @pytest.fixture(scope="module")
-def autoencoder():
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-
-    torch.manual_seed(0)
-    levels = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
-    return KLAutoencoder(AutoencoderKL(block_out_channels=[32, 64], **levels))
+def state():
+    return compvis_state([32, 64], 1)
 
 
 @pytest.fixture(scope="module")
-def state(autoencoder):
-    """Its weights in CompVis' format, whose names test_autoencoder.py holds to an own forward."""
-    weights = {_compvis_name(name, 2): value for name, value in autoencoder.vae.state_dict().items()}
-    return {name: v[..., None, None] if ".attn_1." in name and v.ndim == 2 else v for name, v in weights.items()}
+def autoencoder(state, tmp_path_factory):
+    """Of the bare weights, whose reading test_autoencoder.py holds to a forward of its own."""
+    path = tmp_path_factory.mktemp("autoencoder") / "bare.pth"
+    torch.save(state, path)
+    return KLAutoencoder.from_path(path)
 
 
 def some_images() -> torch.Tensor:

@@ -1,13 +1,12 @@
 """DiMR against the authors' program: the same keys, the same numbers, and time by table as by formula."""
 
-import gzip
 import json
 from copy import deepcopy
-from pathlib import Path
 
 import jaxtyping
 import pytest
 import torch
+from golden_files import golden_file
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
@@ -18,7 +17,6 @@ from crossflow.flow.guidance import indicator
 from crossflow.flow.solver import euler_official
 from crossflow.networks.dimr import DiMR, DiMRConfig, Stage
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 SMALL = DiMRConfig(
     stages=(
         Stage(block="transformer", width=64, hidden=128, depth=5, patch=2, heads=4),
@@ -53,14 +51,14 @@ DEMO = released(960, 29, (4, 2, 1)), (4, 64, 64), [293_822_406, 80_442_724, 14_6
 
 @pytest.fixture(scope="module")
 def golden() -> dict[str, Tensor]:
-    return load_file(GOLDEN / "dimr_small.tensors.safetensors")
+    return load_file(golden_file("dimr_small.tensors.safetensors"))
 
 
 @pytest.fixture(scope="module")
 def small() -> DiMR:
     """The authors' reduced network: its keys are ours."""
     model = DiMR(SMALL, (4, 32, 32))
-    weights = load_file(GOLDEN / "dimr_small.weights.safetensors")
+    weights = load_file(golden_file("dimr_small.weights.safetensors"))
     model.load_state_dict({key: value for key, value in weights.items() if not key.startswith("context_encoder.")})
     return model.eval()
 
@@ -117,7 +115,7 @@ def test_released_sizes_have_the_released_keys_and_counts(name, architecture):
     with torch.device("meta"):
         model = DiMR(config, shape)
     ours = {key: list(value.shape) for key, value in model.state_dict().items()}
-    keys = json.loads(gzip.decompress((GOLDEN / "released_keys.json.gz").read_bytes()))[name]
+    keys = json.loads(golden_file("released_keys.json").read_text())[name]
     assert ours == {key: shape for key, shape in keys.items() if not key.startswith(("context_encoder.", "open_clip"))}
     assert [sum(part.numel() for part in stage.parameters()) for stage in model.stages] == counts
 

@@ -1,11 +1,10 @@
 """Files of earlier releases: their configs are today's recipes, and what is damaged is named."""
 
-import gzip
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
+from golden_files import golden_file
 from pydantic import TypeAdapter
 
 from crossflow.errors import CrossFlowError
@@ -16,9 +15,7 @@ from crossflow.model.config import ModelConfig
 from crossflow.model.earlier import migrated
 from crossflow.recipes import CONFIGS
 
-FIRST: dict[str, dict[str, Any]] = json.loads(
-    gzip.decompress((Path(__file__).parents[1] / "golden" / "configs_version_1.json.gz").read_bytes())
-)
+FIRST: dict[str, dict[str, Any]] = json.loads(golden_file("configs_version_1.json").read_bytes())
 """The model of every recipe there was, as the release before the ends of a flow were objects wrote it."""
 
 

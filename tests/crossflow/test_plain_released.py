@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from pathlib import Path
 
 import plain_released as plain
 import pytest
 import torch
+from golden_files import golden_file
 from released_files import Shapes, dimr_shapes, dit_shapes, numbers, text_shapes
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -20,8 +20,6 @@ from crossflow.model.checkpoint import convert, load_checkpoint
 from crossflow.model.config import Sampling
 from crossflow.model.crossflow import CrossFlow
 from crossflow.sampling.sampler import Sampler
-
-GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def error(found: Tensor, expected: Tensor) -> float:
@@ -92,8 +90,8 @@ CASES = {
 @pytest.mark.parametrize("name", ["dimr_small", "dit_small"])
 def test_the_plain_models_are_the_authors(name):
     """The golden numbers are in single precision, so within 1e-6."""
-    weights = {key: part.double() for key, part in load_file(GOLDEN / f"{name}.weights.safetensors").items()}
-    golden = {key: part.double() for key, part in load_file(GOLDEN / f"{name}.tensors.safetensors").items()}
+    weights = {key: part.double() for key, part in load_file(golden_file(f"{name}.weights.safetensors")).items()}
+    golden = {key: part.double() for key, part in load_file(golden_file(f"{name}.tensors.safetensors")).items()}
     null = {key: part.bool() for key, part in golden.items() if key.endswith("unconditional")}
     forward = partial(plain.dimr if name == "dimr_small" else plain.dit, weights, heads=4)
 

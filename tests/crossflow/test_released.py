@@ -1,6 +1,5 @@
 """The authors' files become our models by their shapes alone, and nothing else does."""
 
-import gzip
 import json
 import os
 import subprocess
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from golden_files import golden_file
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -20,16 +20,15 @@ from crossflow.model import authors as released
 from crossflow.model import checkpoint
 from crossflow.recipes import CONFIGS
 
-GOLDEN = Path(__file__).parent.parent / "golden"
 SMALL = ("dimr_small", "dit_small")
-KEYS: dict[str, dict[str, list[int]]] = json.loads(gzip.decompress((GOLDEN / "released_keys.json.gz").read_bytes()))
+KEYS: dict[str, dict[str, list[int]]] = json.loads(golden_file("released_keys.json").read_text())
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:No file says how many attention heads")
 
 
 def weights_of(name: str) -> dict[str, Tensor]:
-    return load_file(GOLDEN / f"{name}.weights.safetensors")
+    return load_file(golden_file(f"{name}.weights.safetensors"))
 
 
 def refused(path: Path) -> str:
@@ -45,8 +44,8 @@ def refused(path: Path) -> str:
 @pytest.mark.parametrize("name", SMALL)
 def test_a_released_file_samples_as_the_authors_do(name):
     """Source, every resolution's velocity, and ten guided steps of their sampler, from the file alone."""
-    model = checkpoint.load_checkpoint(GOLDEN / f"{name}.weights.safetensors")
-    golden = load_file(GOLDEN / f"{name}.tensors.safetensors")
+    model = checkpoint.load_checkpoint(golden_file(f"{name}.weights.safetensors"))
+    golden = load_file(golden_file(f"{name}.tensors.safetensors"))
 
     def error(found: Tensor, kind: str) -> float:
         return float((found - golden[kind].view_as(found)).abs().max() / golden[kind].abs().max())
@@ -131,7 +130,7 @@ def test_conversion_needs_little_memory(tmp_path):
 
 @pytest.mark.parametrize("name", SMALL)
 def test_heads_that_are_not_known_are_said_or_warned_of(name, tmp_path):
-    path, out = GOLDEN / f"{name}.weights.safetensors", tmp_path / "out.safetensors"
+    path, out = golden_file(f"{name}.weights.safetensors"), tmp_path / "out.safetensors"
     with pytest.warns(UserWarning, match="64 is not a width of the authors': 4 are taken"):
         checkpoint.load_checkpoint(path)
     checkpoint.convert(path, out, heads=2)
@@ -159,7 +158,7 @@ def test_a_file_is_never_written_over_itself(tmp_path):
 
 def test_only_released_files_are_converted(tmp_path):
     out = tmp_path / "ours.safetensors"
-    checkpoint.convert(GOLDEN / "dit_small.weights.safetensors", out)
+    checkpoint.convert(golden_file("dit_small.weights.safetensors"), out)
     with pytest.raises(CrossFlowError, match="is one of ours already: give a file that the authors released"):
         checkpoint.convert(out, tmp_path / "again.safetensors")
 

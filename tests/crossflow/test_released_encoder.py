@@ -1,11 +1,10 @@
 """The released text encoder against the authors' program, and what its parts promise."""
 
-import gzip
 import json
-from pathlib import Path
 
 import pytest
 import torch
+from golden_files import golden_file
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -13,7 +12,6 @@ from crossflow.errors import CrossFlowError
 from crossflow.networks.adaptor import Adaptor
 from crossflow.sources.released import Norm, ReleasedEncoder, ReleasedEncoderConfig
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 CLIP = ReleasedEncoderConfig(width=768, depth=11, hidden=1024)
 T5 = ReleasedEncoderConfig(width=1024, depth=11, hidden=1024, compress=True)
 CLIP_512 = ReleasedEncoderConfig(width=768, depth=11, hidden=1024, adaptor=(4096, 32, 64))
@@ -41,8 +39,8 @@ def relative(ours: Tensor, theirs: Tensor) -> float:
 @pytest.mark.parametrize("name", ["dimr_small", "dit_small"])
 def test_the_posterior_and_its_sample_are_the_official_ones(name):
     """Within 1e-5 of the largest value in float32; the keys are ours after a prefix."""
-    golden = load_file(GOLDEN / f"{name}.tensors.safetensors")
-    weights = load_file(GOLDEN / f"{name}.weights.safetensors")
+    golden = load_file(golden_file(f"{name}.tensors.safetensors"))
+    weights = load_file(golden_file(f"{name}.weights.safetensors"))
     prefix = "context_encoder."
     encoder = ReleasedEncoder(ReleasedEncoderConfig(width=64, depth=2, hidden=96), (4, 32, 32), 16, 64).eval()
     encoder.load_state_dict({key.removeprefix(prefix): weights[key] for key in weights if key.startswith(prefix)})
@@ -69,7 +67,7 @@ def test_released_sizes_have_the_released_keys_and_counts(name, config, side, co
     with torch.device("meta"):
         encoder = ReleasedEncoder(config, (4, side, side), 77, 4096 if config.compress else 768)
         head = Adaptor(1024, 4, 64)
-    keys = json.loads(gzip.decompress((GOLDEN / "released_keys.json.gz").read_bytes()))[name]
+    keys = json.loads(golden_file("released_keys.json").read_text())[name]
     parts = {"context_encoder.": encoder} | ({"open_clip_output.": head} if config.adaptor else {})
     for prefix, module in parts.items():
         ours = {prefix + key: list(value.shape) for key, value in module.state_dict().items()}

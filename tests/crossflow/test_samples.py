@@ -236,7 +236,7 @@ def test_a_long_stream_of_prompts_takes_no_more_memory_than_a_short_one(pipeline
 
     monkeypatch.setattr(pipeline, "generate", lambda prompts, *rest: [grey] * len(prompts))
     monkeypatch.setattr(pipeline, "embedder", SimpleNamespace(lengths=lambda prompts: [3] * len(prompts)))
-    monkeypatch.setattr(samples, "_write_all", lambda images: None)
+    monkeypatch.setattr(samples, "write_image", lambda path, image: None)
     tracemalloc.start()
     prompts = (f"a photo of {number} balls" for number in range(count))
     drawn = draw_into(tmp_path, pipeline, prompts, pipeline.defaults, advance=advance)

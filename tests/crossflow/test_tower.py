@@ -8,7 +8,6 @@ from safetensors.torch import save_file
 from torch import nn
 
 from crossflow.errors import CrossFlowError
-from crossflow.losses import towers as module
 from crossflow.losses.towers import FeatureTower, FrozenSiglip, LatentTower, SiglipTower
 
 SHAPE = (4, 8, 8)
@@ -32,7 +31,7 @@ class Recorder(nn.Module):
 
 @pytest.fixture
 def siglip(monkeypatch) -> SiglipTower:
-    monkeypatch.setattr(module, "_siglip", Recorder)
+    monkeypatch.setattr("open_clip.timm_model.TimmModel", lambda *given, **how: Recorder())
     torch.manual_seed(0)
     return SiglipTower(SHAPE, "raw")
 
@@ -71,14 +70,14 @@ def test_siglip_is_the_authors_network():
 
 def test_a_frozen_siglip_is_open_clips_file(tmp_path, monkeypatch):
     """Its image side alone is read, and nothing else stands in for it."""
-    monkeypatch.setattr(module, "_siglip", Recorder)
+    monkeypatch.setattr("open_clip.timm_model.TimmModel", lambda *given, **how: Recorder())
     torch.manual_seed(0)
     trained = Recorder()
     state = {f"visual.{name}": part for name, part in trained.state_dict().items()} | {"logit_scale": torch.ones(1)}
     save_file(state, tmp_path / "open_clip_model.safetensors")
-    images = torch.randint(0, 256, (2, 300, 300, 3), dtype=torch.uint8)
+    images = torch.randint(0, 256, (2, 256, 256, 3), dtype=torch.uint8)
     found = FrozenSiglip(tmp_path / "open_clip_model.safetensors").features(images)
-    assert torch.equal(found, trained(module._pixels(images)).detach())
+    assert torch.equal(found, trained(images.permute(0, 3, 1, 2) / 127.5 - 1).detach())
     save_file({"visual.other": torch.ones(1)}, tmp_path / "other.safetensors")
     with pytest.raises(CrossFlowError, match=r"other\.safetensors does not hold the image side of .*: give open_clip"):
         FrozenSiglip(tmp_path / "other.safetensors")

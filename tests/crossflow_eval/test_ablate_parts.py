@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -16,11 +17,12 @@ from crossflow.recipes import CONFIGS
 from crossflow_eval import ablate as ablation
 from crossflow_eval import stats, tables
 from crossflow_eval.ablate import train
+from crossflow_eval.ablate.plan import Plan
 from crossflow_eval.cli import app
 from crossflow_eval.models import shipped_checkpoint
 from crossflow_eval.suites import load_suite, references
 from crossflow_eval.suites.scenes import references as scene_references
-from crossflow_eval.tables import Ablation
+from crossflow_eval.tables import Ablation, Table
 from crossflow_eval.types import Result, Settings, SetupError, Value
 
 
@@ -75,21 +77,28 @@ def test_a_table_that_would_choose_on_what_it_reports_is_refused():
             update={"validation": "toy-test"}))  # fmt: skip
 
 
-def test_a_training_s_folder_is_held_by_its_process(tmp_path):
-    """The lock outlives the ablation in the child it was passed to; here it is passed to nobody, so it ends."""
-    with (
-        train._held(tmp_path) as lock,
-        pytest.raises(SetupError, match="Another process is training"),
-        train._held(tmp_path),
-    ):
-        raise AssertionError(lock)
-    with train._held(tmp_path) as lock:
-        child = os.dup(lock)
-    with pytest.raises(SetupError, match="Another process is training"), train._held(tmp_path):
-        pass
-    os.close(child)
-    with train._held(tmp_path):
-        pass
+def test_a_training_s_folder_is_held_by_its_process(tmp_path, monkeypatch):
+    """What a training began, a sleep here, keeps others out when the ablation has ended, for as long as it lives."""
+    table = Table(name="toy", title="Toy", columns=())
+    toy = Ablation(name="toy", recipes={"plain": "scenes-tiny"}, seeds=1, test="scenes-t2i")
+    plan = Plan(table=table, ablation=toy, out=tmp_path, rows=("plain",), seeds=1)
+    begins = "import subprocess; print(subprocess.Popen(['sleep', '600'], close_fds=False).pid)"
+    monkeypatch.setattr(train, "TRAIN", (sys.executable, "-c", begins))
+    with pytest.raises(SetupError, match="ended with exit code 0"):
+        train.train_all(plan, 1)
+    sleeping = int((plan.parts[0].folder / "train.log").read_text())
+    try:
+        with pytest.raises(SetupError, match="Another process is training"):
+            train.train_all(plan, 1)
+    finally:
+        os.kill(sleeping, signal.SIGKILL)
+    monkeypatch.setattr(train, "TRAIN", (sys.executable, "-c", ""))
+    said = "Another process is training"
+    while "Another process is training" in said:  # it may take a moment to die
+        with pytest.raises(SetupError) as caught:
+            train.train_all(plan, 1)
+        said = str(caught.value)
+    assert "ended with exit code 0" in said
 
 
 @pytest.mark.parametrize(

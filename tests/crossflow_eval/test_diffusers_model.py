@@ -19,6 +19,7 @@ from crossflow_eval.types import Model, SetupError
 
 PROMPTS, SEEDS = ["a dog", "two cats on a mat", "a dog"], [1, 2**63 - 1, 3]
 UNET = "unet/diffusion_pytorch_model.safetensors"
+VAE = "vae/diffusion_pytorch_model.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -214,10 +215,12 @@ def test_what_the_pipeline_refuses_is_one_sentence(pipeline):
         DiffusersModel(pipeline, "tiny", size=20).generate(["a dog"], [1])
 
 
-def test_numbers_that_are_none_are_no_black_image(model, monkeypatch):
-    monkeypatch.setattr(model._pipeline.vae.decoder.conv_out.bias, "data", torch.full((3,), torch.nan))
+def test_numbers_that_are_none_are_no_black_image(pipeline, tmp_path):
+    damaged = shutil.copytree(pipeline, tmp_path / "damaged")
+    weights = load_file(damaged / VAE)
+    save_file(weights | {"decoder.conv_out.bias": torch.full((3,), torch.nan)}, damaged / VAE)
     with pytest.raises(SetupError, match="not finite; try --precision float32"):
-        model.generate(["a dog"], [1])
+        DiffusersModel(damaged, "tiny").generate(["a dog"], [1])
 
 
 @pytest.fixture

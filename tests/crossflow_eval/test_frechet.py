@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchmetrics.image.fid import _compute_fid
 
-from crossflow_eval.metrics.frechet import Moments, _nuclear_norm, frechet_distance, rank_warning
+from crossflow_eval.metrics.frechet import Moments, frechet_distance, rank_warning
 from crossflow_eval.stats import jackknife
 
 
@@ -102,18 +102,22 @@ def test_the_sum_of_singular_values_is_exact_enough_by_whichever_way(smallest: f
     generator = np.random.default_rng(0)
     scales = np.geomspace(1, smallest, 120)
     first, second = (np.linalg.qr(generator.normal(size=(400, 120)) * scales, mode="r") for _ in range(2))
-    product = first[:rows] @ second.T
-    exact = np.linalg.svd(product, compute_uv=False).sum()
+    exact = np.linalg.svd(first[:rows] @ second.T, compute_uv=False).sum()
     whole = (first[:rows] ** 2).sum() + (second**2).sum()
-    assert abs(_nuclear_norm(product, whole) - exact) <= 0.5e-11 * (whole - 2 * exact) + 1e-14 * exact
+    mean = np.zeros(120)
+    found = frechet_distance(Moments(mean, first[:rows]), Moments(mean, second))
+    assert abs(found - (whole - 2 * exact)) <= 1e-11 * (whole - 2 * exact) + 2e-14 * exact
 
 
 @pytest.mark.parametrize(("n", "m"), [(500, 400), (40, 40), (40, 50), (40, 500)])
 def test_sets_of_features_need_no_singular_values(n: int, m: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They would take most of the time, at full rank and below."""
+    """They would take most of the time, at full rank and below; the distance is that of the singular values."""
     x, y = sample(n, 64, 11), sample(m, 64, 12)
+    first, second = ((z - z.mean(0)) / np.sqrt(len(z) - 1) for z in (x, y))
+    roots = np.linalg.svd(first @ second.T, compute_uv=False).sum()
+    expected = ((x.mean(0) - y.mean(0)) ** 2).sum() + (first**2).sum() + (second**2).sum() - 2 * roots
     monkeypatch.setattr(np.linalg, "svd", None)
-    assert of_features(x, y) > 0
+    assert of_features(x, y) == pytest.approx(expected, rel=1e-10)
 
 
 def test_nearly_dependent_features_get_the_root_of_their_rows() -> None:

@@ -1,12 +1,11 @@
 """The decision rules against GenEval's own, case by case, and the laws that the cases may not reach."""
 
-import gzip
 import json
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
+from golden_files import golden_file
 
 from crossflow_eval.metrics.geneval import (
     MAX_OBJECTS,
@@ -16,7 +15,6 @@ from crossflow_eval.metrics.geneval import (
     relations,
 )
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "geneval_rules.jsonl.gz"
 RING = Detection("ring", 1.0, (10, 10, 20, 20), color="cyan")
 ONE_RING = {"tag": "single_object", "include": [{"class": "ring", "count": 1}]}
 
@@ -28,7 +26,7 @@ def unordered(reason: str) -> list[str]:
 
 
 def test_every_golden_case_has_the_original_verdict_and_reason() -> None:
-    cases = [json.loads(line) for line in gzip.decompress(GOLDEN.read_bytes()).splitlines()]
+    cases = [json.loads(line) for line in golden_file("geneval_rules.jsonl").read_bytes().splitlines()]
     assert len(cases) == 1993
     for case in cases:
         detections = [Detection(d["label"], d["score"], tuple(d["box"]), d["color"]) for d in case["detections"]]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from golden_files import golden_file
 from torch.nn.functional import unfold
 
 from crossflow_eval.judges.geneval.checkpoint import UNUSED, load_mask2former, place_first, rename
@@ -14,7 +15,7 @@ from crossflow_eval.judges.geneval.pickled import read_tensors
 from crossflow_eval.metrics.geneval import Detector
 from crossflow_eval.types import SetupError
 
-FILE = Path(__file__).parents[1] / "golden" / "mask2former_small.pth"
+FILE = golden_file("mask2former_small.pth")
 
 
 @pytest.fixture(scope="module")

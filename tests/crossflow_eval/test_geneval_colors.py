@@ -71,7 +71,6 @@ def test_colors_are_those_of_open_clip(clip, weights):
             scores = clip.encode_image(cut[None], normalize=True) @ texts
         expected.append(COLOR_ORDER[int(scores.argmax())])
         named += classifier(image, [detection], LABEL)
-    np.testing.assert_allclose(classifier._colors(LABEL), texts.T, atol=1e-5)
     assert named == expected
     assert len(set(named)) > 1
 

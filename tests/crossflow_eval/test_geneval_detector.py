@@ -1,10 +1,10 @@
 """The detector against mmdetection's own detections, and what its pre- and post-processing promise."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
+from golden_files import golden_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -15,14 +15,13 @@ from crossflow_eval.judges.geneval.detector import DEVIATION, FIT, GREY, MEAN, e
 from crossflow_eval.metrics.geneval import Detector
 from crossflow_eval.types import SetupError
 
-GOLDEN = Path(__file__).parents[1] / "golden"
-CASES = json.loads((GOLDEN / "mask2former_small.json").read_text())["results"]
-IMAGES = load_file(GOLDEN / "mask2former_small.images.safetensors")
+CASES = json.loads(golden_file("mask2former_small.json").read_text())["results"]
+IMAGES = load_file(golden_file("mask2former_small.images.safetensors"))
 
 
 @pytest.fixture(scope="module")
 def detector() -> Detector:
-    return Detector.from_checkpoint(GOLDEN / "mask2former_small.pth")
+    return Detector.from_checkpoint(golden_file("mask2former_small.pth"))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["image"])
@@ -42,7 +41,7 @@ def test_the_order_of_patch_merging_is_seen_by_the_goldens(monkeypatch):
     """Without the reordering every shape fits and the detections are others."""
     monkeypatch.setattr(checkpoint, "place_first", lambda tensor: tensor)
     case = CASES[1]
-    found = Detector.from_checkpoint(GOLDEN / "mask2former_small.pth")(
+    found = Detector.from_checkpoint(golden_file("mask2former_small.pth"))(
         IMAGES[case["image"]], tuple(case["resize_to_fit"])
     )
     assert max(abs(a.score - b["score"]) for a, b in zip(found, case["detections"], strict=True)) > 1e-3
@@ -96,4 +95,4 @@ def test_what_is_no_image_is_refused(detector, image):
 def test_the_weights_stand_in_the_protocol(detector):
     assert detector.protocol["weights_sha256"] == detector.weights_sha256
     with pytest.raises(SetupError, match="expected 743b7d99"):
-        Detector.from_checkpoint(GOLDEN / "mask2former_small.pth", "743b7d99")
+        Detector.from_checkpoint(golden_file("mask2former_small.pth"), "743b7d99")

@@ -5,7 +5,6 @@ METEOR takes ten seconds to start, so it runs once, under a Turkish locale with 
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import re
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from golden_files import golden_file
 
 from crossflow_eval import stats
 from crossflow_eval.judges import java
@@ -23,7 +23,7 @@ from crossflow_eval.metrics.caption import BLEU, CaptionScores
 from crossflow_eval.metrics.meteor import meteor_score, meteor_statistics
 from crossflow_eval.types import Example, Metric, SetupError
 
-GOLDEN = json.loads(gzip.decompress((Path(__file__).parents[1] / "golden" / "captions.json.gz").read_bytes()))
+GOLDEN = json.loads(golden_file("captions.json").read_text())
 PAIRS, REAL = GOLDEN["pairs"], GOLDEN["real"]
 COCO = "CROSSFLOW_COCO_CAPTIONS"
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="there is no java on the PATH")
@@ -85,8 +85,6 @@ def test_the_corpus_has_pycocoevalcaps_scores(whole):
     assert {name: value.mean for name, value in whole[0].items()} == pytest.approx(GOLDEN["corpus"], rel=1e-12)
     for value in whole[0].values():
         assert value.n == len(PAIRS)
-        assert value.ci_low is not None
-        assert value.ci_high is not None
         assert value.ci_low < value.mean < value.ci_high
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from golden_files import golden_file
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,8 +17,7 @@ from crossflow_eval.metrics.crops import GARG, KB_EIGEN, KB_GARG, NYU_EIGEN, WHO
 from crossflow_eval.metrics.depth import ERRORS, DepthErrors, DepthProtocol, align, depth_errors
 from crossflow_eval.types import Example, Metric, SetupError
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "depth_metrics.json"
-CASES = json.loads(GOLDEN.read_text())
+CASES = json.loads(golden_file("depth_metrics.json").read_text())
 MARIGOLD = (
     *("abs_relative_difference", "squared_relative_difference", "rmse_linear", "rmse_log", "log10"),
     *("delta1_acc", "delta2_acc", "delta3_acc", "i_rmse", "silog_rmse"),
@@ -29,7 +28,7 @@ AFFINE = replace(METRIC, space="depth")
 
 @pytest.fixture(scope="module")
 def arrays():
-    with np.load(GOLDEN.with_suffix(".npz")) as stored:
+    with np.load(golden_file("depth_metrics.npz")) as stored:
         return dict(stored)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import tracemalloc
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -79,10 +80,22 @@ def test_beyond_what_is_kept_fid_streams_to_the_same_value(monkeypatch: pytest.M
 
 
 def test_a_streaming_fid_holds_no_features(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fid, "KEPT", 100 * DIM)
-    metric = FID(CornerExtractor(), np.zeros((2, DIM)), reference_name="zeros")
-    feed(metric, noise(1000))
-    assert not metric._features and isinstance(metric, Metric)
+    """What a metric holds after 4,000 outputs is less than their features; without streaming it is more."""
+
+    def held(kept: int) -> int:
+        monkeypatch.setattr(fid, "KEPT", kept)
+        metric: Metric = FID(CornerExtractor(), np.zeros((2, DIM)), reference_name="zeros")
+        tracemalloc.start()
+        feed(metric, images)
+        size, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert isinstance(metric, Metric)
+        return size
+
+    images = noise(4000)
+    features = 4000 * DIM * np.dtype(np.float32).itemsize
+    held(100 * DIM)  # what is imported and cached once
+    assert held(100 * DIM) < features < held(4000 * DIM)
 
 
 def statistics(features: np.ndarray, protocol: str = "clean", **changes: object) -> Statistics:

@@ -16,6 +16,7 @@ from crossflow_eval.types import Example, SetupError, Suite
 
 EXAMPLE = Example(id="a", source="a")
 BLACK = np.zeros((32, 32, 3), np.uint8)
+SCENE = types.SimpleNamespace(scene=None)
 
 
 @pytest.mark.parametrize("name", scenes.SPLIT_OF)
@@ -32,7 +33,8 @@ def test_references_prompts_and_fid_share_no_scene(monkeypatch):
     drawn = {}
     for role, reference in scenes.references("scenes-t2i").items():
         seen: list[int] = []
-        monkeypatch.setattr(scenes, "_render", lambda split, index, seen=seen: seen.append(index) or BLACK)
+        monkeypatch.setattr("crossflow.scenes.example", lambda split, index, seen=seen: seen.append(index) or SCENE)
+        monkeypatch.setattr("crossflow.scenes.render", lambda scene, side: BLACK)
         for number in range(scenes.PROMPTS):
             reference.read(f"test-{number:06d}", 0)
         drawn[role] = set(seen)
@@ -70,7 +72,7 @@ def test_a_run_of_the_embedded_suite_stands_between_its_references(tmp_path, mon
     """End to end with stand-ins for the learned judges: three runs, one table, and all of it found again."""
     judge = Brightness()
     monkeypatch.setattr(scenes, "feature_judge", lambda: judge)
-    monkeypatch.setattr(scenes, "_clip_score", lambda: _clip_score(judge))
+    monkeypatch.setattr("crossflow.scenes.judges.load_clip", lambda: judge)
     monkeypatch.setattr(scenes, "FID_REFERENCES", range(1000, 1050))
     monkeypatch.setattr(scenes, "_reference_features", scenes._reference_features.__wrapped__)
     (tmp_path / "grey_of_test_suites.py").write_text(
@@ -96,12 +98,6 @@ def test_a_run_of_the_embedded_suite_stands_between_its_references(tmp_path, mon
     launch.score_again(folder)
     assert len(before) == 3
     assert {path: path.read_bytes() for path in folder.rglob("result.json")} == before
-
-
-def _clip_score(judge):
-    from crossflow_eval.metrics.scenes import SceneCLIPScore
-
-    return SceneCLIPScore(judge, judge.embed_texts)
 
 
 def test_image_statistics_are_what_they_are_named():

@@ -184,7 +184,7 @@ def distance(suite: str, root: Path, images: list[np.ndarray]) -> float:
     return value.mean
 
 
-def test_a_reference_is_made_of_the_images_once_and_they_are_at_no_distance_of_it(tmp_path, monkeypatch):
+def test_a_reference_is_made_of_the_images_once_and_they_are_at_no_distance_of_it(tmp_path):
     """U-ViT's: of central squares by Lanczos. Outputs are taken as they are, so that whole photographs differ."""
     root = write_photographs(tmp_path / "coco")
     squares = [coco_data.central_square(image, 256, Image.Resampling.LANCZOS) for image in photographs()]
@@ -195,8 +195,9 @@ def test_a_reference_is_made_of_the_images_once_and_they_are_at_no_distance_of_i
     assert record["images"] == {
         "folder": "coco", "count": N, "prepared": "the central square, 256 px by Pillow, lanczos"
     }  # fmt: skip
-    monkeypatch.setattr(coco, "_make", None)
+    first = (root / coco.UVIT.made).stat().st_mtime_ns
     assert distance("uvit-crossflow", root, photographs()) > 1
+    assert (root / coco.UVIT.made).stat().st_mtime_ns == first, "made once"
 
 
 def test_outputs_of_coco30k_full_go_through_what_its_reference_did(tmp_path):
