@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image, ImageFile
 
-from crossflow.errors import CrossFlowError
-from crossflow.files.pretrained import some
+from crossflow.errors import CrossFlowError, first_few
 
 FORMATS = {"BMP": (".bmp",), "JPEG": (".jpeg", ".jpg"), "PNG": (".png",), "WEBP": (".webp",)}
 """What is read, by content; the name may end in anything."""
@@ -87,7 +86,7 @@ def read_pairs(folder: Path, captions: Path | None) -> list[Pair]:
     missing = sorted({pair.image for pair in found} - files)
     if missing:
         raise CrossFlowError(
-            f"{len(missing)} images of {captions} are not below {folder} ({some(missing)}): "
+            f"{len(missing)} images of {captions} are not below {folder} ({first_few(missing)}): "
             "write their paths as seen from that folder."
         )
     return sorted(found, key=lambda pair: pair.image)

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from crossflow.errors import CrossFlowError
+from crossflow.errors import CrossFlowError, first_few
 
 UNREADABLE = (EOFError, LookupError, OSError, RuntimeError, SafetensorError, ValueError, pickle.UnpicklingError)
 """What the libraries raise on files that are cut short, of another kind, or pickles of more than tensors."""
@@ -74,7 +74,8 @@ def load_pretrained(kind: Any, folder: Path, logging: Any, **options: Any) -> An
     with quiet(logging), readable(folder, kind.__name__):
         model, report = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True, **options)
     if report["missing_keys"]:
-        raise CrossFlowError(f"{folder} holds no whole {kind.__name__}: it lacks {some(report['missing_keys'])}.")
+        lost = first_few(sorted(report["missing_keys"]), 3)
+        raise CrossFlowError(f"{folder} holds no whole {kind.__name__}: it lacks {lost}.")
     return model.eval().requires_grad_(False)
 
 
@@ -127,12 +128,6 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     if not state or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()):
         raise CrossFlowError(f"{path} holds no tensors by name: give a file with a state_dict.")
     return state
-
-
-def some(names: Any) -> str:
-    """The first three of ``names`` in order, and how many more there are."""
-    first, rest = sorted(names)[:3], len(names) - 3
-    return ", ".join(first) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _first_line(error: BaseException) -> str:

@@ -15,10 +15,11 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from crossflow.errors import CrossFlowError
+from crossflow.files.writing import written
 from crossflow_eval.ablate.plan import Part, Plan
 from crossflow_eval.models import finished_training
 from crossflow_eval.runs.store import Store
-from crossflow_eval.types import SetupError
 
 TRAIN = (sys.executable, "-c", "from crossflow.cli import app; app()", "train")
 """The command ``crossflow train``, by this very interpreter."""
@@ -50,10 +51,8 @@ def _train(part: Part, plan: Plan) -> None:
     """Train one part to its end in a process of its own, going on from the state it may have left."""
     if finished_training(part.checkpoint, part.recipe, part.seed, plan.steps) is not None:
         return
-    try:
+    with written(part.folder):
         part.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SetupError(f"Cannot write {part.folder}: {error.strerror}.") from error
     _share_pairs(part.folder)
     command = [*TRAIN, part.recipe, "--out", str(part.folder), "--seed", str(part.seed)]
     command += [] if plan.steps is None else ["--steps", str(plan.steps)]
@@ -70,7 +69,9 @@ def _train(part: Part, plan: Plan) -> None:
     Store(part.folder).append("timing.jsonl", record | {"cpu_seconds": usage.ru_utime + usage.ru_stime})
     if finished_training(part.checkpoint, part.recipe, part.seed, plan.steps) is None:
         last = log.read_text(errors="replace").strip().rpartition("\n")[2].removeprefix("Error: ").rstrip(".")
-        raise SetupError(f"The training of {part.title} ended with exit code {child.returncode} ({last}); see {log}.")
+        raise CrossFlowError(
+            f"The training of {part.title} ended with exit code {child.returncode} ({last}); see {log}."
+        )
 
 
 @contextmanager
@@ -82,7 +83,7 @@ def _held(folder: Path) -> Iterator[int]:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise SetupError(f"Another process is training in {folder}; wait for it or stop it.") from error
+                raise CrossFlowError(f"Another process is training in {folder}; wait for it or stop it.") from error
         yield lock
     finally:
         os.close(lock)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from crossflow_eval.cli.terminal import one_sentence, print_table
+from crossflow.errors import one_sentence
+from crossflow_eval.cli.terminal import print_table
 
 if TYPE_CHECKING:
     from crossflow_eval.judges.weights import EvaluatorWeights
@@ -113,8 +114,8 @@ def doctor(as_json: AsJson = False) -> None:
 
 
 def _named(files: Iterable[str] | None) -> list[EvaluatorWeights]:
+    from crossflow.errors import unknown
     from crossflow_eval.judges.weights import PUBLISHED
-    from crossflow_eval.names import unknown
 
     known = {each.file: each for each in PUBLISHED}
     for name in files or ():

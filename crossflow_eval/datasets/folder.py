@@ -27,8 +27,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFile
 
-from crossflow_eval.names import first_few
-from crossflow_eval.types import SetupError
+from crossflow.errors import CrossFlowError, first_few
 
 _log = logging.getLogger(__name__)
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -103,11 +102,11 @@ def _reason(error: Exception) -> str:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Read one image as uint8 RGB [h w 3]. Raises SetupError with the file's name and the reason."""
+    """Read one image as uint8 RGB [h w 3]. Raises CrossFlowError with the file's name and the reason."""
     try:
         return decode_image(path.read_bytes())[0]
     except (OSError, UnreadableImage) as error:
-        raise SetupError(f"Cannot read the image {path}: {_cause(error)}.") from error
+        raise CrossFlowError(f"Cannot read the image {path}: {_cause(error)}.") from error
 
 
 def _cause(error: Exception) -> str:
@@ -120,14 +119,14 @@ def read_folder(folder: Path) -> ImageFolder:
     Every file is decoded once, so that all bad files are named before any work is done.
 
     Raises:
-        SetupError: no such folder, no images, two files with one stem, kinds of image that are not read, bad files.
+        CrossFlowError: no such folder, no images, two files with one stem, kinds of image that are not read, bad files.
     """
     paths = _image_paths(folder)
     with ThreadPoolExecutor() as pool:
         checked = list(pool.map(_check, paths))
     bad = [f"{path.name} ({found})" for path, (_, found, good) in zip(paths, checked, strict=True) if not good]
     if bad:
-        raise SetupError(
+        raise CrossFlowError(
             f"{len(bad)} of {len(paths)} images in {folder} cannot be read exactly: {first_few(bad)}. "
             "Make them again as 8-bit RGB PNG, JPEG or WebP files."
         )
@@ -140,21 +139,21 @@ def read_folder(folder: Path) -> ImageFolder:
 
 def _image_paths(folder: Path) -> list[Path]:
     if not folder.is_dir():
-        raise SetupError(f"There is no folder {folder}; give the folder that holds the images.")
+        raise CrossFlowError(f"There is no folder {folder}; give the folder that holds the images.")
     entries = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and not path.is_dir())
     other = [path.name for path in entries if path.suffix.lower() in OTHER_IMAGE_SUFFIXES]
     if other:
-        raise SetupError(
+        raise CrossFlowError(
             f"{len(other)} images in {folder} are of a kind that is not read ({first_few(other)}); "
             "convert them to PNG, or move them away."
         )
     paths = [path for path in entries if path.suffix.lower() in SUFFIXES]
     if not paths:
-        raise SetupError(f"The folder {folder} holds no image ({', '.join(SUFFIXES)}).")
+        raise CrossFlowError(f"The folder {folder} holds no image ({', '.join(SUFFIXES)}).")
     seen: dict[str, Path] = {}
     twice = [f"{seen[key].name} and {path.name}" for path in paths if seen.setdefault(key := path.stem, path) != path]
     if twice:
-        raise SetupError(
+        raise CrossFlowError(
             f"{len(twice)} images in {folder} share their name with another ({first_few(twice)}); keep one of each."
         )
     return paths
@@ -173,7 +172,7 @@ def read_captions(path: Path) -> Captions:
     """Read a captions file by its suffix: .csv, .jsonl, or .json in COCO's form.
 
     Raises:
-        SetupError: missing or undecodable file, unknown columns, a row without image or caption; with the line.
+        CrossFlowError: missing or undecodable file, unknown columns, a row without image or caption; with the line.
     """
     readers: dict[str, Callable[[Path, str], Iterable[tuple[str, str]]]] = {
         ".csv": _csv_pairs,
@@ -182,17 +181,17 @@ def read_captions(path: Path) -> Captions:
     }
     suffix = path.suffix.lower()
     if suffix not in readers:
-        raise SetupError(f"The captions file {path} must end in .csv, .jsonl or .json (COCO), not in {suffix!r}.")
+        raise CrossFlowError(f"The captions file {path} must end in .csv, .jsonl or .json (COCO), not in {suffix!r}.")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         cause = _cause(error) if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise SetupError(f"Cannot read the captions file {path}: {cause}.") from error
+        raise CrossFlowError(f"Cannot read the captions file {path}: {cause}.") from error
     captions: dict[str, list[str]] = {}
     for key, caption in readers[suffix](path, text):
         captions.setdefault(image_key(key), []).append(caption)
     if not captions:
-        raise SetupError(f"The captions file {path} holds no captions.")
+        raise CrossFlowError(f"The captions file {path} holds no captions.")
     return Captions({key: tuple(several) for key, several in captions.items()}, index=suffix == ".json")
 
 
@@ -209,7 +208,7 @@ def _csv_pairs(path: Path, text: str) -> Iterator[tuple[str, str]]:
         for row in reader:
             yield _pair(path, reader.line_num, row)
     except csv.Error as error:
-        raise SetupError(f"{path}, line {reader.line_num}: not CSV ({error}).") from error
+        raise CrossFlowError(f"{path}, line {reader.line_num}: not CSV ({error}).") from error
 
 
 def _jsonl_pairs(path: Path, text: str) -> Iterator[tuple[str, str]]:
@@ -219,9 +218,9 @@ def _jsonl_pairs(path: Path, text: str) -> Iterator[tuple[str, str]]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise SetupError(f"{path}, line {number}: not JSON ({error.msg}).") from error
+            raise CrossFlowError(f"{path}, line {number}: not JSON ({error.msg}).") from error
         if not isinstance(row, dict):
-            raise SetupError(f"{path}, line {number}: expected an object with 'image' and 'caption'.")
+            raise CrossFlowError(f"{path}, line {number}: expected an object with 'image' and 'caption'.")
         yield _pair(path, number, row)
 
 
@@ -229,7 +228,7 @@ def _key_column(path: Path, columns: Iterable[str]) -> str:
     present = set(columns)
     keys = [column for column in KEY_COLUMNS if column in present]
     if len(keys) != 1 or "caption" not in present:
-        raise SetupError(
+        raise CrossFlowError(
             f"{path} has the columns {sorted(present)}; expected 'caption' and exactly one of {', '.join(KEY_COLUMNS)}."
         )
     return keys[0]
@@ -241,7 +240,7 @@ def _pair(path: Path, line: int, row: Mapping[Any, Any]) -> tuple[str, str]:
         key = str(key)
     texts = [text.strip() for text in (key, caption) if isinstance(text, str)]
     if None in row or len(texts) != 2 or not all(texts):
-        raise SetupError(f"{path}, line {line}: expected one image and one caption that are not empty.")
+        raise CrossFlowError(f"{path}, line {line}: expected one image and one caption that are not empty.")
     return texts[0], texts[1]
 
 
@@ -252,7 +251,7 @@ def _coco_pairs(path: Path, text: str) -> Iterator[tuple[str, str]]:
         for annotation in record["annotations"]:
             yield names[annotation["image_id"]], annotation["caption"].strip()
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise SetupError(
+        raise CrossFlowError(
             f"{path} is not a COCO captions file: expected 'images' with 'id' and 'file_name', and 'annotations' "
             f"with 'image_id' and 'caption' ({type(error).__name__}: {error})."
         ) from error
@@ -265,16 +264,18 @@ def match(images: ImageFolder, captions: Captions, folder: Path, file: Path) -> 
     images are allowed there, and logged.
 
     Raises:
-        SetupError: captions without images, images without captions; counted, the first ones named.
+        CrossFlowError: captions without images, images without captions; counted, the first ones named.
     """
     bare = [path.name for key, path in images.files.items() if key not in captions.of]
     if bare:
-        raise SetupError(f"{len(bare)} of {len(images.files)} images in {folder} have no caption in {file}: "
-                         f"{first_few(bare)}.")  # fmt: skip
+        raise CrossFlowError(
+            f"{len(bare)} of {len(images.files)} images in {folder} have no caption in {file}: {first_few(bare)}."
+        )
     missing = [key for key in captions.of if key not in images.files]
     if missing and not captions.index:
-        raise SetupError(f"{len(missing)} of {len(captions.of)} captions in {file} have no image in {folder}: "
-                         f"{first_few(missing)}.")  # fmt: skip
+        raise CrossFlowError(
+            f"{len(missing)} of {len(captions.of)} captions in {file} have no image in {folder}: {first_few(missing)}."
+        )
     both = [key for key in captions.of if key in images.files]
     if missing:
         _log.info("%d of the %d images that %s describes are in %s.", len(both), len(captions.of), file.name, folder)

@@ -9,11 +9,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from crossflow.errors import CrossFlowError
 from crossflow_eval.judges.features import FeatureExtractor, OnFeatures, in_chunks
 from crossflow_eval.metrics.distances import image_of
 from crossflow_eval.metrics.geneval import Detection, judge
 from crossflow_eval.stats import BOOTSTRAP, STRATIFIED_BOOTSTRAP, bootstrap_mean, bootstrap_stratified
-from crossflow_eval.types import Example, Output, Row, SetupError, Value
+from crossflow_eval.types import Example, Output, Row, Value
 
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 """GenEval's six tasks, in the order of its paper."""
@@ -66,7 +67,7 @@ class SceneGenEval:
         specification = example.target
         task = specification["tag"] if isinstance(specification, Mapping) else None
         if task not in TASKS:
-            raise SetupError(f"The example {example.id} carries no GenEval specification; this metric needs one.")
+            raise CrossFlowError(f"The example {example.id} carries no GenEval specification; this metric needs one.")
         found = [
             Detection(label=each.shape, score=1.0, box=_box(each.box), color=each.color) for each in self._read(image)
         ]
@@ -151,9 +152,9 @@ class SceneCaptions:
         self._rows: list[Row] = []
 
     def update(self, examples: Sequence[Example], outputs: Sequence[Output]) -> list[Row]:
-        """Judge the captions. Raises SetupError for an output that is no text."""
+        """Judge the captions. Raises CrossFlowError for an output that is no text."""
         if other := [type(output).__name__ for output in outputs if not isinstance(output, str)]:
-            raise SetupError(f"Captions are to be judged, got {other[0]}; give text.")
+            raise CrossFlowError(f"Captions are to be judged, got {other[0]}; give text.")
         rows = [
             _compare(self._read(str(output)), self._look(example))
             for example, output in zip(examples, outputs, strict=True)

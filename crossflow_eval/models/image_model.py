@@ -9,16 +9,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from crossflow.errors import CrossFlowError
 from crossflow_eval.datasets.folder import read_image
-from crossflow_eval.models import check_sampling, mended_by_user, resolve_device, shipped_checkpoint
-from crossflow_eval.types import Output, SetupError
+from crossflow_eval.models import check_sampling, resolve_device, shipped_checkpoint
+from crossflow_eval.types import Output
 
 
 class CrossFlowImageModel:
     """A CrossFlow checkpoint for ``task`` (caption, depth or sr), or a baseline's; without ``checkpoint`` the shipped.
 
     ``solver``, ``steps`` and ``guidance_scale`` left None are the ones the checkpoint recommends. ``device``: "auto" (a
-    GPU where there is one), "cpu", "cuda" or "cuda:N". Raises SetupError for a checkpoint of another task.
+    GPU where there is one), "cpu", "cuda" or "cuda:N". Raises CrossFlowError for a checkpoint of another task.
     """
 
     def __init__(
@@ -35,13 +36,14 @@ class CrossFlowImageModel:
         check_sampling(solver, steps, guidance_scale)
         where = resolve_device(device)
         path = shipped_checkpoint(task) if checkpoint is None else checkpoint
-        with mended_by_user():
-            from crossflow.sampling.from_image import FromImage
+        from crossflow.sampling.from_image import FromImage
 
-            self._pipeline = FromImage.from_checkpoint(path, where, precision)
-            self._sampling = self._pipeline.sampling(solver, steps, guidance_scale)
+        self._pipeline = FromImage.from_checkpoint(path, where, precision)
+        self._sampling = self._pipeline.sampling(solver, steps, guidance_scale)
         if self._pipeline.task != task:
-            raise SetupError(f"{path} is a checkpoint for the task {self._pipeline.task}; give --ckpt one for {task}.")
+            raise CrossFlowError(
+                f"{path} is a checkpoint for the task {self._pipeline.task}; give --ckpt one for {task}."
+            )
         self.name = path.stem
         self.identity: Mapping[str, Any] = {
             **self._pipeline.identity,
@@ -54,14 +56,13 @@ class CrossFlowImageModel:
     def generate(self, sources: Sequence[str | Path], seeds: Sequence[int]) -> list[Output]:
         """Return one output an image file: a caption, float32 [h w] in metres, or uint8 [h w 3]."""
         images = [read_image(Path(source)) for source in sources]
-        with mended_by_user():
-            outputs = self._pipeline.generate(
-                images,
-                seeds,
-                solver=self._sampling.solver,
-                steps=self._sampling.steps,
-                guidance_scale=self._sampling.guidance_scale,
-            )
+        outputs = self._pipeline.generate(
+            images,
+            seeds,
+            solver=self._sampling.solver,
+            steps=self._sampling.steps,
+            guidance_scale=self._sampling.guidance_scale,
+        )
         return list(outputs)
 
 
@@ -72,10 +73,9 @@ class CrossFlowBackward:
 
     def __init__(self, decoder: Path | None = None, checkpoint: Path | None = None, *, device: str = "auto") -> None:
         where = resolve_device(device)
-        with mended_by_user():
-            from crossflow.sampling.prompt_reader import READER, PromptReader
+        from crossflow.sampling.prompt_reader import READER, PromptReader
 
-            self._reader = PromptReader.from_checkpoint(decoder or READER, checkpoint or shipped_checkpoint(), where)
+        self._reader = PromptReader.from_checkpoint(decoder or READER, checkpoint or shipped_checkpoint(), where)
         sampling = self._reader.defaults
         self.identity: Mapping[str, Any] = {
             **self._reader.identity,
@@ -87,8 +87,7 @@ class CrossFlowBackward:
     def generate(self, sources: Sequence[str | Path], seeds: Sequence[int]) -> list[Output]:
         """Return the prompt that each image file is read as."""
         images = [read_image(Path(source)) for source in sources]
-        with mended_by_user():
-            return list(self._reader.generate(images, seeds))
+        return list(self._reader.generate(images, seeds))
 
 
 def backward() -> CrossFlowBackward:

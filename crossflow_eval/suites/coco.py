@@ -35,13 +35,14 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
+from crossflow.errors import CrossFlowError
 from crossflow_eval.datasets import coco as coco_data
 from crossflow_eval.environment import environment
 from crossflow_eval.judges.features import CHUNK, FeatureExtractor, extract
 from crossflow_eval.judges.statistics_files import Statistics, read_statistics, write_statistics
 from crossflow_eval.metrics.fid import InceptionFID, RunningMoments
 from crossflow_eval.models import resolve_device
-from crossflow_eval.types import Example, Metric, SetupError, Suite
+from crossflow_eval.types import Example, Metric, Suite
 
 _log = logging.getLogger(__name__)
 VERSION = "1"
@@ -137,7 +138,7 @@ SUITES: dict[str, Protocol] = {
 
 
 def suite(name: str, root: Path | None = None) -> Suite:
-    """Build one of ``SUITES`` on the data root; without one its examples and its FID raise SetupError."""
+    """Build one of ``SUITES`` on the data root; without one its examples and its FID raise CrossFlowError."""
     protocol = SUITES[name]
 
     def examples(root: Path | None) -> list[Example]:
@@ -155,7 +156,7 @@ def suite(name: str, root: Path | None = None) -> Suite:
 
 def _given(root: Path | None, name: str) -> Path:
     if root is None:
-        raise SetupError(f"The suite {name} needs its data root: --data FOLDER.")
+        raise CrossFlowError(f"The suite {name} needs its data root: --data FOLDER.")
     return root
 
 
@@ -203,7 +204,7 @@ def _statistics(reference: Reference, root: Path, weights: Any, device: str) -> 
     if reference.published and published.is_file():
         return read_statistics(published, reference.protocol)
     if reference.images is None:
-        raise SetupError(f"FID needs {published}; fetch it from {reference.origin}.")
+        raise CrossFlowError(f"FID needs {published}; fetch it from {reference.origin}.")
     with _alone(root):
         if not made.is_file():
             _make(reference, made, reference.images(root), weights, device)

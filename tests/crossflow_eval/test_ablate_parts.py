@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from scipy import stats as scipy_stats
 from typer.testing import CliRunner
 
+from crossflow.errors import CrossFlowError
 from crossflow.recipes import CONFIGS
 from crossflow_eval import ablate as ablation
 from crossflow_eval import stats, tables
@@ -21,7 +22,7 @@ from crossflow_eval.models import shipped_checkpoint
 from crossflow_eval.suites import load_suite, references
 from crossflow_eval.suites.scenes import references as scene_references
 from crossflow_eval.tables import Ablation
-from crossflow_eval.types import Result, Settings, SetupError, Value
+from crossflow_eval.types import Result, Settings, Value
 
 
 def result(geneval: float, suite: str = "toy-val", better: bool = True) -> Result:
@@ -60,12 +61,12 @@ def test_the_best_scale_on_validation_is_chosen_and_of_equals_the_smallest():
 
 
 def test_a_run_without_the_value_to_choose_by_is_refused():
-    with pytest.raises(SetupError, match="A run of 4 outputs gives no fid"):
+    with pytest.raises(CrossFlowError, match="A run of 4 outputs gives no fid"):
         ablation.choose_scale({1.0: result(0.2)}, GUIDANCE.model_copy(update={"choose": "fid"}))
 
 
 def test_a_result_of_another_suite_is_refused_for_the_choice():
-    with pytest.raises(SetupError, match="on toy-val alone, not on toy-test"):
+    with pytest.raises(CrossFlowError, match="on toy-val alone, not on toy-test"):
         ablation.choose_scale({1.0: result(0.2), 2.0: result(0.5, suite="toy-test")}, GUIDANCE)
 
 
@@ -79,13 +80,13 @@ def test_a_training_s_folder_is_held_by_its_process(tmp_path):
     """The lock outlives the ablation in the child it was passed to; here it is passed to nobody, so it ends."""
     with (
         train._held(tmp_path) as lock,
-        pytest.raises(SetupError, match="Another process is training"),
+        pytest.raises(CrossFlowError, match="Another process is training"),
         train._held(tmp_path),
     ):
         raise AssertionError(lock)
     with train._held(tmp_path) as lock:
         child = os.dup(lock)
-    with pytest.raises(SetupError, match="Another process is training"), train._held(tmp_path):
+    with pytest.raises(CrossFlowError, match="Another process is training"), train._held(tmp_path):
         pass
     os.close(child)
     with train._held(tmp_path):
