@@ -11,11 +11,9 @@ Every file appears whole: it is written under a temporary name beside its place 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import io
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, is_dataclass
@@ -26,6 +24,7 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ValidationError
 
+from crossflow.files.locks import only_writer
 from crossflow.files.writing import write_whole, written
 from crossflow_eval.datasets.folder import UnreadableImage, decode_image
 from crossflow.errors import first_few
@@ -86,17 +85,8 @@ class Store:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other launches out of the folder. The lock goes with the process, however that ends."""
-        descriptor = os.open(self.path, os.O_RDONLY)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise CrossFlowError(f"Another process is working in {self.path}; wait for it or stop it.") from error
-            except OSError:  # a file system without locks: the run is as safe as before, only the warning is lost
-                pass
+        with only_writer(self.path, "working"):
             yield
-        finally:
-            os.close(descriptor)
 
     def write(self, name: str, content: bytes, durable: bool = False) -> None:
         """Let ``name`` appear whole: write beside it, then rename. ``durable`` also waits for the disk."""

@@ -21,12 +21,9 @@ keeps its own outputs as JPEG.
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,6 +33,7 @@ import numpy as np
 from PIL import Image
 
 from crossflow.errors import CrossFlowError
+from crossflow.files.locks import only_writer
 from crossflow_eval.datasets import coco as coco_data
 from crossflow_eval.environment import environment
 from crossflow_eval.judges.features import CHUNK, FeatureExtractor, extract
@@ -205,22 +203,10 @@ def _statistics(reference: Reference, root: Path, weights: Any, device: str) -> 
         return read_statistics(published, reference.protocol)
     if reference.images is None:
         raise CrossFlowError(f"FID needs {published}; fetch it from {reference.origin}.")
-    with _alone(root):
+    with only_writer(root, "making statistics", wait=True):  # the processes of a launch make a reference once
         if not made.is_file():
             _make(reference, made, reference.images(root), weights, device)
     return read_statistics(made, reference.protocol)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Let the processes of a launch make a reference once: the others wait, where the file system knows locks."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _make(reference: Reference, out: Path, images: Sequence[Path], weights: Any, device: str) -> None:

@@ -1,8 +1,13 @@
 """The parts of an ablation: the choice of guidance, intervals, locks and times of trainings, and its tables."""
 
 import json
+import multiprocessing
 import os
+import signal
 import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +18,7 @@ from scipy import stats as scipy_stats
 from typer.testing import CliRunner
 
 from crossflow.errors import CrossFlowError
+from crossflow.files.locks import only_writer
 from crossflow.recipes import CONFIGS
 from crossflow_eval import ablate as ablation
 from crossflow_eval import stats, tables
@@ -76,21 +82,61 @@ def test_a_table_that_would_choose_on_what_it_reports_is_refused():
             update={"validation": "toy-test"}))  # fmt: skip
 
 
-def test_a_training_s_folder_is_held_by_its_process(tmp_path):
-    """The lock outlives the ablation in the child it was passed to; here it is passed to nobody, so it ends."""
-    with (
-        train._held(tmp_path) as lock,
-        pytest.raises(CrossFlowError, match="Another process is training"),
-        train._held(tmp_path),
-    ):
-        raise AssertionError(lock)
-    with train._held(tmp_path) as lock:
-        child = os.dup(lock)
-    with pytest.raises(CrossFlowError, match="Another process is training"), train._held(tmp_path):
-        pass
-    os.close(child)
-    with train._held(tmp_path):
-        pass
+STEPS = 60
+RECORDING_TRAINER = """
+import dataclasses, os, pathlib, sys
+import small_recipes
+from crossflow.cli import app
+from crossflow.recipes import CONFIGS
+
+small_recipes.shrink(sys.argv[2])
+CONFIGS[sys.argv[2]] = dataclasses.replace(CONFIGS[sys.argv[2]], save_every=5)
+pathlib.Path(sys.argv[4], f"pid-{os.getpid()}").touch()
+app()
+"""
+
+
+def test_a_training_outlives_a_killed_ablation_and_no_other_begins_beside_it(tmp_path, monkeypatch):
+    """The trainer itself holds its folder: the next ablation is told so at once, and goes on once it has ended."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(small_recipes.__file__).parent), *sys.path]))
+    plan = ablation.make_plan("table1", out=tmp_path, rows=("crossflow",), seeds=1, steps=STEPS)
+    (part,) = plan.parts
+    monkeypatch.setitem(CONFIGS, part.recipe, CONFIGS[part.recipe])
+    small_recipes.shrink(part.recipe)
+    monkeypatch.setitem(CONFIGS, part.recipe, replace(CONFIGS[part.recipe], save_every=5))
+    monkeypatch.setattr(train, "TRAIN", (sys.executable, "-c", RECORDING_TRAINER, "train"))
+    fork = multiprocessing.get_context("fork").Process(target=train.train_all, args=(plan, 1))
+    fork.start()
+    _until(lambda: (part.folder / "state.safetensors").exists(), fork.is_alive)
+    os.kill(fork.pid or 0, signal.SIGKILL)
+    fork.join()
+    with pytest.raises(CrossFlowError, match=r"^Another process is training in .*; wait for it or stop it\.$"):
+        train.train_all(plan, 1)
+    (trainer,) = [int(path.name.removeprefix("pid-")) for path in part.folder.glob("pid-*")]
+    os.kill(trainer, signal.SIGKILL)
+    _until(lambda: not _held(part.folder))
+    assert train.finished_training(part.checkpoint, part.recipe, part.seed, plan.steps) is None
+    train.train_all(plan, 1)
+    assert "resuming after step" in (part.folder / "train.log").read_text()
+    assert train.finished_training(part.checkpoint, part.recipe, part.seed, plan.steps) is not None
+    assert (train.cpu_seconds(part.folder) or 0) > 0
+    assert len(list(part.folder.glob("pid-*"))) == 2
+
+
+def _until(happened: Callable[[], bool], hope: Callable[[], bool] = lambda: True) -> None:
+    end = time.monotonic() + 60
+    while not happened():
+        assert hope()
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def _held(folder: Path) -> bool:
+    try:
+        with only_writer(folder, "training"):
+            return False
+    except CrossFlowError:
+        return True
 
 
 @pytest.mark.parametrize(
