@@ -73,8 +73,8 @@ def read_pairs(folder: Path, captions: Path | None) -> list[Pair]:
 
     ``captions`` is a .jsonl or .csv file with ``image`` and ``caption``, or a COCO captions .json; images that it does
     not name are left out. None takes the captions from ``<image's name>.txt`` beside each image, one a line.
-    CrossFlowError for a file that is missing or of another form, with its line; for a caption without its image, or,
-    with None, an image without its captions.
+    Paths may have the backslashes of Windows. CrossFlowError for a file that is missing or of another form, with its
+    line; for a caption without its image, or, with None, an image without its captions.
     """
     if not folder.is_dir():
         raise CrossFlowError(f"There is no folder {folder}: give the folder that holds the images.")
@@ -83,6 +83,7 @@ def read_pairs(folder: Path, captions: Path | None) -> list[Pair]:
     if captions is None and not images:
         raise CrossFlowError(f"The folder {folder} holds no image ({', '.join(SUFFIXES)}): give another one.")
     found = list(_beside(folder, images, files) if captions is None else _listed(captions))
+    found = [pair if pair.image in files else pair._replace(image=pair.image.replace("\\", "/")) for pair in found]
     missing = sorted({pair.image for pair in found} - files)
     if missing:
         raise CrossFlowError(

@@ -196,8 +196,8 @@ def read_captions(path: Path) -> Captions:
 
 
 def image_key(name: str) -> str:
-    """Return the key of an image: its file name without folder and without an image suffix."""
-    last = PurePath(name.strip())
+    """Return the key of an image: its file name without folder, by either slash, and without an image suffix."""
+    last = PurePath(name.strip().replace("\\", "/"))
     return last.stem if last.suffix.lower() in SUFFIXES else last.name
 
 

@@ -177,3 +177,11 @@ def test_files_that_are_not_there(tmp_path, folder):
     assert "There is no folder" in refused(read_pairs, tmp_path / "none", tmp_path / "c.csv")
     (tmp_path / "bare").mkdir()
     assert "holds no image" in refused(read_pairs, tmp_path / "bare", None)
+
+
+def test_captions_written_on_windows_find_their_images(folder, tmp_path):
+    """Backslashes are slashes where no file has that very name."""
+    rows = [("a\\x.jpg", "one"), ("b.png", "two")]
+    file = captions(tmp_path / "windows.csv", rows)
+    assert read_pairs(folder, file) == [("a/x.jpg", "one"), ("b.png", "two")]
+    refused(read_pairs, folder, captions(tmp_path / "none.csv", [("a\\none.jpg", "one")]))

@@ -219,7 +219,8 @@ def test_a_bad_captions_file_is_named_with_its_line(tmp_path, name, content, mes
 
 
 def test_keys_lose_folders_and_image_suffixes_only():
-    assert [image_key(name) for name in ("x/a.PNG", "v1.5", "a.b.jpeg", " a ")] == ["a", "v1.5", "a.b", "a"]
+    names = ("x/a.PNG", "v1.5", "a.b.jpeg", " a ", "x\\a.png", "C:\\x\\a.png", "x\\y/a.b")
+    assert [image_key(name) for name in names] == ["a", "v1.5", "a.b", "a", "a", "a", "a.b"]
 
 
 def test_images_and_captions_must_match_both_ways(tmp_path):
