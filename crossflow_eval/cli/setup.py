@@ -94,13 +94,13 @@ def stats(
 ) -> None:
     """Write the reference of an FID: mean and covariance of the features of images, and JSON of what made them."""
     with one_sentence():
+        from crossflow.files.devices import own_device
         from crossflow_eval.cli.progress import bar
         from crossflow_eval.judges.inception import published_weights
         from crossflow_eval.metrics.fid import make_statistics
-        from crossflow_eval.models import resolve_device
 
         weights = published_weights(protocol)
-        where, track = resolve_device(device), cast(Any, bar(True))
+        where, track = own_device(device), cast(Any, bar(True))
         make_statistics(images, out, protocol, weights, n=n, precision=precision, device=where, track=track)
         typer.echo(out)
 

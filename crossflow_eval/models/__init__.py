@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import json
 import math
-import os
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from crossflow.errors import CrossFlowError, first_few, unknown
+from crossflow.files.devices import own_device
 from crossflow_eval.datasets.folder import ImageFolder, read_folder, read_image
 from crossflow_eval.types import Example, Model, Output
 
@@ -62,7 +62,7 @@ class CrossFlowModel:
         device: str = "auto",
     ) -> None:
         check_sampling(solver, steps, guidance_scale)
-        where = resolve_device(device)
+        where = own_device(device)
         path = shipped_checkpoint() if checkpoint is None else checkpoint
         from crossflow.sampling.text_to_image import TextToImage
 
@@ -202,29 +202,6 @@ def shipped_checkpoint(task: str = "t2i") -> Path:
     import crossflow
 
     return Path(str(crossflow.__file__)).parent / "weights" / f"scenes-{task}.safetensors"
-
-
-def resolve_device(device: str) -> str:
-    """Return "cpu", "cuda" or "cuda:N"; under ``torchrun`` each process of a machine has a GPU of its own.
-
-    Raises CrossFlowError for a device that is not there.
-    """
-    kind, _, number = device.partition(":")
-    if kind not in ("auto", "cpu", "cuda") or (number and (kind != "cuda" or not number.isdecimal())):
-        raise CrossFlowError(f"Unknown device {device!r}. Available: auto, cpu, cuda, cuda:N.")
-    if kind == "cpu":
-        return "cpu"
-    import torch
-
-    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if kind == "auto" and not there:
-        return "cpu"
-    local = os.environ.get("LOCAL_RANK", "")
-    if there and not number:
-        return f"cuda:{int(local) % there}" if local.isdecimal() else "cuda"
-    if int(number or 0) >= there:
-        raise CrossFlowError(f"--device {device}: torch sees {there} CUDA devices on this machine; use --device cpu.")
-    return device
 
 
 def other_models() -> dict[str, metadata.EntryPoint]:

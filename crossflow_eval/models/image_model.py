@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from crossflow.errors import CrossFlowError
+from crossflow.files.devices import own_device
 from crossflow_eval.datasets.folder import read_image
-from crossflow_eval.models import check_sampling, resolve_device, shipped_checkpoint
+from crossflow_eval.models import check_sampling, shipped_checkpoint
 from crossflow_eval.types import Output
 
 
@@ -34,7 +35,7 @@ class CrossFlowImageModel:
         device: str = "auto",
     ) -> None:
         check_sampling(solver, steps, guidance_scale)
-        where = resolve_device(device)
+        where = own_device(device)
         path = shipped_checkpoint(task) if checkpoint is None else checkpoint
         from crossflow.sampling.from_image import FromImage
 
@@ -72,7 +73,7 @@ class CrossFlowBackward:
     name = "scenes-t2i-backward"
 
     def __init__(self, decoder: Path | None = None, checkpoint: Path | None = None, *, device: str = "auto") -> None:
-        where = resolve_device(device)
+        where = own_device(device)
         from crossflow.sampling.prompt_reader import READER, PromptReader
 
         self._reader = PromptReader.from_checkpoint(decoder or READER, checkpoint or shipped_checkpoint(), where)

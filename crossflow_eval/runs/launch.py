@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from crossflow.files.devices import own_device
 from crossflow_eval import models
 from crossflow_eval.runs import run
 from crossflow_eval.judges.features import keep_features
@@ -174,7 +175,7 @@ def _made_elsewhere(path: Path | None, suite: Suite) -> FolderModel | PredictedC
 
 
 def _pipeline(request: Request, source: str) -> Model:
-    device = models.resolve_device(request.device or "auto")
+    device = own_device(request.device or "auto")
     from crossflow_eval.models.diffusers_pipeline import HOLDS, DiffusersModel
 
     return DiffusersModel(

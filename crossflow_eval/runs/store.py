@@ -26,7 +26,8 @@ from pydantic import BaseModel, ValidationError
 
 from crossflow.files.locks import only_writer
 from crossflow.files.writing import write_whole, written
-from crossflow_eval.datasets.folder import UnreadableImage, decode_image
+from crossflow.files.images import UnreadableImage
+from crossflow_eval.datasets.folder import decode_image
 from crossflow.errors import first_few
 from crossflow.errors import CrossFlowError
 from crossflow_eval.types import Example, Output, Result, Row, Settings

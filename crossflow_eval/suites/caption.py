@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Literal
 
 from crossflow.errors import CrossFlowError
+from crossflow.files.devices import own_device
 from crossflow_eval.judges.local_weights import checked_sha256, home
 from crossflow_eval.metrics.caption import CaptionScores
-from crossflow_eval.models import resolve_device
 from crossflow_eval.types import Example, Metric, Suite
 
 VERSION = "1"
@@ -34,7 +34,7 @@ def _with_spice() -> Metric:
 def _clip_score() -> Metric:
     from crossflow_eval.metrics.clip_score import HESSEL, CaptionCLIPScore
 
-    return CaptionCLIPScore(HESSEL.load(device=resolve_device("auto")))
+    return CaptionCLIPScore(HESSEL.load(device=own_device("auto")))
 
 
 SUITES: dict[str, tuple[Literal["val", "test"], Mapping[str, Callable[[], Metric]]]] = {

@@ -33,13 +33,13 @@ import numpy as np
 from PIL import Image
 
 from crossflow.errors import CrossFlowError
+from crossflow.files.devices import own_device
 from crossflow.files.locks import only_writer
 from crossflow_eval.datasets import coco as coco_data
 from crossflow_eval.environment import environment
 from crossflow_eval.judges.features import CHUNK, FeatureExtractor, extract
 from crossflow_eval.judges.statistics_files import Statistics, read_statistics, write_statistics
 from crossflow_eval.metrics.fid import InceptionFID, RunningMoments
-from crossflow_eval.models import resolve_device
 from crossflow_eval.types import Example, Metric, Suite
 
 _log = logging.getLogger(__name__)
@@ -176,7 +176,7 @@ def _fid(name: str, root: Path | None) -> Metric:
     """FID against the suite's reference, called ``fid/<reference>``."""
     from crossflow_eval.judges.inception import published_weights
 
-    protocol, reference, device = SUITES[name], SUITES[name].reference, resolve_device("auto")
+    protocol, reference, device = SUITES[name], SUITES[name].reference, own_device("auto")
     weights = published_weights(reference.protocol)
     statistics = _statistics(reference, _given(root, name), weights, device)
     metric: Any = InceptionFID(weights, reference.protocol, statistics, device=device, name=f"fid/{reference.name}")
@@ -193,7 +193,7 @@ def _clip_score(protocol: str) -> Metric:
         "cosine100": clip_score.COSINE100,
         "t2ibenchmark": clip_score.ClipProtocol(name="t2ibenchmark", file="ViT-B-32.pt", weight=1.0, floor="mean"),
     }
-    return clip_score.CLIPScore(known[protocol].load(device=resolve_device("auto")), known[protocol])
+    return clip_score.CLIPScore(known[protocol].load(device=own_device("auto")), known[protocol])
 
 
 def _statistics(reference: Reference, root: Path, weights: Any, device: str) -> Statistics:

@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from crossflow.errors import CrossFlowError, first_few
+from crossflow.files.devices import own_device
 from crossflow_eval.datasets.folder import ImageFolder, read_folder
 from crossflow_eval.judges.local_weights import find_weights
 from crossflow_eval.judges.weights import TEXT_TO_IMAGE
-from crossflow_eval.models import FolderModel, resolve_device
+from crossflow_eval.models import FolderModel
 from crossflow_eval.types import Example, Metric, Suite
 
 VERSION = "1"
@@ -52,7 +53,7 @@ def _geneval() -> Metric:
     from crossflow_eval.metrics.geneval import ColorClassifier, Detector, GenEval
 
     detector, clip = (next(each for each in TEXT_TO_IMAGE if each.file.startswith(name)) for name in JUDGES)
-    detector_path, clip_path, device = find_weights(detector), find_weights(clip), resolve_device("auto")
+    detector_path, clip_path, device = find_weights(detector), find_weights(clip), own_device("auto")
     return GenEval(
         Detector.from_checkpoint(detector_path, detector.sha256, device),
         ColorClassifier.from_weights(clip_path, clip.sha256, device),

@@ -25,9 +25,9 @@ import numpy as np
 from PIL import Image
 
 from crossflow.errors import CrossFlowError, first_few
+from crossflow.files.devices import own_device
 from crossflow_eval.judges.local_weights import home
 from crossflow_eval.metrics.restoration import Restoration
-from crossflow_eval.models import resolve_device
 from crossflow_eval.types import Example, Metric, Suite
 
 VERSION = "1"
@@ -59,7 +59,7 @@ def _fid(reference: str) -> Metric:
     file = home() / name
     if not file.is_file():
         raise CrossFlowError(f"fid/{reference} needs the statistics {file}; {remedy}, protocol {PROTOCOL}.")
-    weights, device = published_weights(PROTOCOL), resolve_device("auto")
+    weights, device = published_weights(PROTOCOL), own_device("auto")
     statistics = read_statistics(file, PROTOCOL)
     metric: Any = InceptionFID(weights, PROTOCOL, statistics, device=device, name=f"fid/{reference}")
     return metric
@@ -69,7 +69,7 @@ def _inception_score() -> Metric:
     from crossflow_eval.judges.inception import InceptionFeatures, published_weights
     from crossflow_eval.metrics.distances import FeatureMetric, inception_score
 
-    weights, device = published_weights(PROTOCOL), resolve_device("auto")
+    weights, device = published_weights(PROTOCOL), own_device("auto")
     return FeatureMetric(InceptionFeatures(weights, PROTOCOL, ("logits_unbiased",), device=device), inception_score())
 
 

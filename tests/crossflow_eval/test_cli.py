@@ -130,7 +130,7 @@ def test_list_names_everything(place):
         (("t2i", "--ckpt", "captions.csv", "--device", "cpu"), "captions.csv"),
         (("t2i", "--model", "folder", "--captions", "captions.csv"), "needs --ckpt, the folder"),
         (("t2i", "--model", "folder", "--ckpt", "none", "--captions", "captions.csv"), "There is no folder none"),
-        ((*FOLDER[:-1], "none.csv"), "Cannot read the captions file none.csv: No such file"),
+        ((*FOLDER[:-1], "none.csv"), "The captions none.csv cannot be read (No such file"),
         ((*FOLDER, "--steps", "3"), "does not listen to --steps"),
         ((*FOLDER, "--limit", "7"), "--limit 7 is not between 1 and the suite's 6 examples"),
         ((*FOLDER, "--suite", "scenes-t2i"), "--captions belongs to --suite folder"),
@@ -152,7 +152,7 @@ def test_cuda_without_one_is_one_sentence(place, monkeypatch):
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert "--device cuda: torch sees 0 CUDA devices" in refused("t2i", "--device", "cuda")
+    assert "This machine has no device 'cuda': it has cpu" in refused("t2i", "--device", "cuda")
 
 
 def test_a_bad_folder_is_one_sentence_with_the_count(place):

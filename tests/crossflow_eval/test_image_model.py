@@ -80,7 +80,7 @@ def test_images_of_another_size_and_files_that_are_none_are_refused(tmp_path, ch
     model = CrossFlowImageModel("sr", checkpoints["sr"], steps=1, device="cpu")
     with pytest.raises(CrossFlowError, match="16 x 16"):
         model.generate(sources(tmp_path, 8), [1, 2, 3])
-    with pytest.raises(CrossFlowError, match="Cannot read the image"):
+    with pytest.raises(CrossFlowError, match=r"image .* cannot be read"):
         model.generate([tmp_path / "none.png"], [1])
 
 

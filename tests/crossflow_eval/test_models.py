@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from crossflow.errors import CrossFlowError, first_few, unknown
-from crossflow_eval.models import CrossFlowModel, FolderModel, load_model, resolve_device
+from crossflow.files.devices import own_device
+from crossflow_eval.models import CrossFlowModel, FolderModel, load_model
 from crossflow_eval.runs import launch
 from crossflow_eval.suites import t2i
 from crossflow_eval.types import Example, Model
@@ -104,18 +105,18 @@ def test_a_folder_is_checked_against_the_examples_both_ways(tmp_path):
 
 @pytest.mark.parametrize("device", ["gpu", "cpu:0", "cuda:x", ""])
 def test_an_unknown_device_is_refused(device):
-    with pytest.raises(CrossFlowError, match="Unknown device"):
-        resolve_device(device)
+    with pytest.raises(CrossFlowError, match="has no device"):
+        own_device(device)
 
 
 def test_cuda_without_one_is_refused(monkeypatch):
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert (resolve_device("cpu"), resolve_device("auto")) == ("cpu", "cpu")
+    assert (own_device("cpu"), own_device("auto")) == ("cpu", "cpu")
     for device in ("cuda", "cuda:1"):
-        with pytest.raises(CrossFlowError, match="sees 0 CUDA devices"):
-            resolve_device(device)
+        with pytest.raises(CrossFlowError, match=r"has no device .*: it has cpu"):
+            own_device(device)
 
 
 def test_each_process_of_a_machine_takes_a_gpu_of_its_own(monkeypatch):
@@ -123,10 +124,10 @@ def test_each_process_of_a_machine_takes_a_gpu_of_its_own(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert (resolve_device("auto"), resolve_device("cuda"), resolve_device("cuda:3")) == ("cuda", "cuda", "cuda:3")
+    assert (own_device("auto"), own_device("cuda"), own_device("cuda:3")) == ("cuda", "cuda", "cuda:3")
     monkeypatch.setenv("LOCAL_RANK", "6")
-    assert (resolve_device("auto"), resolve_device("cuda"), resolve_device("cuda:3")) == ("cuda:2", "cuda:2", "cuda:3")
-    assert resolve_device("cpu") == "cpu"
+    assert (own_device("auto"), own_device("cuda"), own_device("cuda:3")) == ("cuda:2", "cuda:2", "cuda:3")
+    assert own_device("cpu") == "cpu"
 
 
 @pytest.mark.parametrize("options", [{"steps": 0}, {"guidance_scale": float("nan")}, {"solver": "eulr"}])
