@@ -66,13 +66,19 @@ def quiet(logging: Any) -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def load_pretrained(kind: Any, folder: Path, logging: Any, **options: Any) -> Any:
+def load_pretrained(kind: Any, folder: Path, logging: Any, exact: bool = False, **options: Any) -> Any:
     """The model of class ``kind`` in ``folder``, frozen; safetensors, or pickles of tensors alone.
 
-    CrossFlowError where the files are damaged or lack any weight: the libraries would draw that at random.
+    CrossFlowError where the files are damaged or lack any weight: the libraries would draw that at random. With
+    ``exact`` also where they hold weights that the class does not know.
     """
     with quiet(logging), readable(folder, kind.__name__):
         model, report = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True, **options)
+    # transformers 4 stored the numbers of positions
+    unknown = {name for name in report["unexpected_keys"] if not name.endswith("position_ids")} if exact else set()
+    if unknown:
+        few = first_few(sorted(unknown), 3)
+        raise CrossFlowError(f"{folder} is of another network than {kind.__name__}: it holds {few}.")
     if report["missing_keys"]:
         lost = first_few(sorted(report["missing_keys"]), 3)
         raise CrossFlowError(f"{folder} holds no whole {kind.__name__}: it lacks {lost}.")

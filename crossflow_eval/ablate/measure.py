@@ -11,7 +11,8 @@ from pathlib import Path
 from crossflow.errors import CrossFlowError
 from crossflow_eval.ablate.plan import Part, Plan
 from crossflow_eval.ablate.train import cpu_seconds, train_all
-from crossflow_eval.models import CrossFlowModel, Lookup, Training, finished_training
+from crossflow_eval.models import Lookup
+from crossflow_eval.models.crossflow import CrossFlowModel, Training, finished_training
 from crossflow_eval.models.image_model import CrossFlowImageModel
 from crossflow_eval.runs import run
 from crossflow_eval.suites import load_suite

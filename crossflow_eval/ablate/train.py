@@ -16,7 +16,7 @@ from crossflow.errors import CrossFlowError
 from crossflow.files.locks import only_writer
 from crossflow.files.writing import written
 from crossflow_eval.ablate.plan import Part, Plan
-from crossflow_eval.models import finished_training
+from crossflow_eval.models.crossflow import finished_training
 
 TRAIN = (sys.executable, "-c", "from crossflow.cli import app; app()", "train")
 """The command ``crossflow train``, by this very interpreter."""

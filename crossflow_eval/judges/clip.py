@@ -6,7 +6,6 @@ from which the text is read (libraries that cut at 77 lose it). Embeddings are n
 """
 
 import math
-import pickle
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -18,11 +17,10 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from crossflow.errors import CrossFlowError, unknown
+from crossflow.files.pretrained import UNREADABLE, load_tensors
 from crossflow_eval.judges.local_weights import checked_sha256, load_folder, reason
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -159,15 +157,13 @@ def _from_file(path: Path, device: str) -> Towers:
 
 
 def _read_state_dict(path: Path) -> dict[str, Tensor]:
+    if not _is_torchscript(path):
+        return load_tensors(path)
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        if _is_torchscript(path):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # OpenAI's format will not change
-                return dict(torch.jit.load(path, map_location="cpu").state_dict())
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, SafetensorError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # OpenAI's format will not change
+            return dict(torch.jit.load(path, map_location="cpu").state_dict())
+    except UNREADABLE as error:
         raise CrossFlowError(f"Cannot read the CLIP weights {path}: {reason(error)}.") from error
 
 

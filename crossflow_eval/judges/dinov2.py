@@ -5,7 +5,6 @@ and are asked for 16 x 16: the place embeddings are resampled once, at loading, 
 by the factor 16.1 / 37). Libraries that resample to the exact size give other features.
 """
 
-import pickle
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from crossflow.errors import CrossFlowError
+from crossflow.files.pretrained import load_tensors
 from crossflow_eval.judges.local_weights import checked_sha256, load_folder, reason
 
 SIDE = 224
@@ -66,7 +66,7 @@ def _from_file(path: Path, device: str) -> tuple[Callable[[Tensor], Tensor], int
     from timm.models.vision_transformer import VisionTransformer
 
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_tensors(path)
         state.pop("mask_token")
         dim, _, patch, _ = state["patch_embed.proj.weight"].shape
         depth = len({key.split(".")[1] for key in state if key.startswith("blocks.")})
@@ -82,7 +82,7 @@ def _from_file(path: Path, device: str) -> tuple[Callable[[Tensor], Tensor], int
             global_pool="token",
         )
         network.load_state_dict(state)
-    except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+    except (RuntimeError, KeyError, ValueError) as error:
         raise CrossFlowError(f"{path} is not a DINOv2 of the authors' form: {reason(error)}.") from error
     network.eval().to(device)
     return lambda images: network(images.to(device)), dim

@@ -31,7 +31,7 @@ TAPS = {"pool": 2048, "spatial": 2023, "logits": 1008, "logits_unbiased": 1008}
 channels of Mixed_6d in the order h w c (sFID), and the classifier's output with and without its bias (Inception
 Score)."""
 BATCH = 4
-"""Images a forward pass on a CPU. Always as many, so that a feature does not depend on its company."""
+"""Images a forward pass on a CPU. Always as many, so that a feature does not depend on the batch it is in."""
 PRECISIONS = ("float32", "bfloat16")
 """What the convolutions can be computed in."""
 

@@ -1,8 +1,8 @@
 """Metrics of all outputs at once: what :mod:`crossflow_eval.metrics.distribution` says of their features.
 
 A ``Statistic`` is one published number; ``FeatureMetric`` computes it from the features of an extractor. Which features
-a number is published on is said beside it. References come as what makes them, so that none is made in vain. Plain
-Frechet distances (FID, sFID, FD-DINOv2) are :class:`crossflow_eval.metrics.fid.FID`, which holds moments alone.
+a number is published on is said beside it. References come as what makes them, so that only those needed are made.
+Plain Frechet distances (FID, sFID, FD-DINOv2) are :class:`crossflow_eval.metrics.fid.FID`, which holds moments alone.
 """
 
 from __future__ import annotations

@@ -125,7 +125,7 @@ class SceneCLIPScore(OnFeatures):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
+class SceneContent:
     """What a caption says, or what is true: how often each (color, shape), and whether it is night.
 
     A color that is left out is "", a light that is left out None.
@@ -146,7 +146,9 @@ class SceneCaptions:
 
     higher_is_better: Mapping[str, bool] = {"objects": True, "object_f1": True, "light": True}
 
-    def __init__(self, read: Callable[[str], Told], look: Callable[[Example], Told], *, grammar: str) -> None:
+    def __init__(
+        self, read: Callable[[str], SceneContent], look: Callable[[Example], SceneContent], *, grammar: str
+    ) -> None:
         self._read, self._look = read, look
         self.protocol: Mapping[str, Any] = {"grammar": grammar, "interval": BOOTSTRAP}
         self._rows: list[Row] = []
@@ -167,7 +169,7 @@ class SceneCaptions:
         return {name: bootstrap_mean([float(row[name]) for row in self._rows]) for name in self.higher_is_better}
 
 
-def _compare(said: Told, true: Told) -> Row:
+def _compare(said: SceneContent, true: SceneContent) -> Row:
     """The row of a caption that says ``said`` where ``true`` is."""
     missing, extra = true.objects - said.objects, said.objects - true.objects
     reasons = [f"not named: {_listed(missing)}"] if missing else []

@@ -1,7 +1,7 @@
 """Any text-to-image pipeline of ``diffusers`` as a model, from a folder of its own form; nothing is downloaded.
 
 Prompts are drawn one by one, each with a generator of its own: many pipelines pad the prompts of a batch to the longest
-of them, so that an image would depend on its company. Several processes share a run as they do with any model.
+of them, so that an image would depend on its whole batch. Several processes share a run as they do with any model.
 """
 
 import hashlib
@@ -67,8 +67,8 @@ class DiffusersModel:
             raise CrossFlowError(f"{what} in {folder} is no text-to-image pipeline: it does not take {lacking[0]!r}.")
         given = {"num_inference_steps": steps, "guidance_scale": guidance_scale, "height": size, "width": size}
         self._options = {option: value for option, value in given.items() if value is not None}
-        if deaf := [option for option in self._options if option not in known]:
-            raise CrossFlowError(f"{what} does not listen to {', '.join(deaf)}; leave the option out.")
+        if unused := [option for option in self._options if option not in known]:
+            raise CrossFlowError(f"{what} does not use {', '.join(unused)}; leave the option out.")
         own = {option: known[option].default for option in given if option in known}
         self.identity: Mapping[str, Any] = {
             "pipeline": what,

@@ -12,7 +12,7 @@ from typing import Any
 from crossflow.errors import CrossFlowError
 from crossflow.files.devices import own_device
 from crossflow_eval.datasets.folder import read_image
-from crossflow_eval.models import check_sampling, shipped_checkpoint
+from crossflow_eval.models.crossflow import check_sampling, shipped_checkpoint
 from crossflow_eval.types import Output
 
 

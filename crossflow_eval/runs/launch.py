@@ -13,7 +13,9 @@ from crossflow_eval import models
 from crossflow_eval.runs import run
 from crossflow_eval.judges.features import keep_features
 from crossflow_eval.models.image_model import CrossFlowImageModel
-from crossflow_eval.models import CrossFlowModel, FolderModel, Lookup
+from crossflow_eval.models.crossflow import CrossFlowModel
+from crossflow_eval.models.folder import FolderModel
+from crossflow_eval.models import Lookup
 from crossflow.errors import unknown
 from crossflow_eval.models.predictions import PredictedCaptions
 from crossflow_eval.runs.store import Store
@@ -29,14 +31,14 @@ FIELD_SUITES = {"caption": "coco_karpathy", "depth": "kitti_eigen", "sr": "image
 CHECKPOINTS = (".safetensors", ".pth")
 """How the files of our own and of released checkpoints end."""
 SAMPLING = ("--steps", "--guidance-scale", "--precision", "--device")
-LISTENS = {
+OPTIONS_OF = {
     "crossflow": (*SAMPLING, "--ckpt", "--solver"),
     "diffusers": (*SAMPLING, "--size"),
     "folder": ("--ckpt",),
 }
-"""The options that each kind of model listens to; another package's model takes none."""
+"""The options that each kind of model takes; another package's model takes none."""
 PARTS = ("--text-encoder", "--autoencoder")
-"""What our own text-to-image models listen to besides."""
+"""What our own text-to-image models take besides."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +115,7 @@ def evaluate(request: Request, track: run.Track = run.untracked) -> tuple[Result
 
 
 def _data_root(request: Request, suite_name: str) -> Path | None:
-    """What the suite's examples are read from. Raises CrossFlowError for the option that it does not listen to."""
+    """What the suite's examples are read from. Raises CrossFlowError for an option that it does not take."""
     if request.captions is not None and suite_name != "folder":
         raise CrossFlowError(f"--captions belongs to --suite folder; the suite {suite_name} takes --data, or nothing.")
     if request.data is not None and suite_name == "folder":
@@ -122,12 +124,12 @@ def _data_root(request: Request, suite_name: str) -> Path | None:
 
 
 def build_model(request: Request, suite: Suite) -> Model | Lookup:
-    """Build the model that the options name, for ``suite``. Raises CrossFlowError for options it would not listen to."""
+    """Build the model that the options name, for ``suite``. Raises CrossFlowError for options that it would not use."""
     name = request.model_name
     kind, colon, rest = name.partition(":")
     if not colon and kind not in (*models.BUILT_IN, *models.other_models()):
         raise unknown("model", name, [*models.BUILT_IN, *models.other_models(), *models.FORMS])
-    _refuse_deaf(request, LISTENS.get(kind, ()) + (PARTS if name == "crossflow" and suite.task == "t2i" else ()))
+    _refuse_unused(request, OPTIONS_OF.get(kind, ()) + (PARTS if name == "crossflow" and suite.task == "t2i" else ()))
     if name == "crossflow":
         return _own(request, suite)
     if name == "folder":
@@ -189,8 +191,8 @@ def _pipeline(request: Request, source: str) -> Model:
     )
 
 
-def _refuse_deaf(request: Request, heard: Sequence[str]) -> None:
-    """Raise CrossFlowError for options that are given but not heard: none is silently without effect."""
+def _refuse_unused(request: Request, used: Sequence[str]) -> None:
+    """Raise CrossFlowError for options that are given but not among the ``used``: none is ignored without a word."""
     options = {
         "--ckpt": request.checkpoint,
         "--steps": request.steps,
@@ -202,9 +204,9 @@ def _refuse_deaf(request: Request, heard: Sequence[str]) -> None:
         "--precision": request.precision,
         "--device": request.device,
     }
-    deaf = [name for name, value in options.items() if value is not None and name not in heard]
-    if deaf:
-        raise CrossFlowError(f"--model {request.model_name} does not listen to {', '.join(deaf)}; leave it out.")
+    unused = [name for name, value in options.items() if value is not None and name not in used]
+    if unused:
+        raise CrossFlowError(f"--model {request.model_name} does not use {', '.join(unused)}; leave it out.")
 
 
 def score_again(folder: Path, track: run.Track = run.untracked, data: Path | None = None) -> Result:

@@ -29,7 +29,7 @@ from crossflow_eval.datasets.depth import (
 )
 from crossflow_eval.metrics.crops import GARG, KB_EIGEN, KB_GARG, NYU_EIGEN, WHOLE
 from crossflow_eval.metrics.depth import DepthErrors, DepthProtocol
-from crossflow_eval.models import FolderModel
+from crossflow_eval.models.folder import FolderModel
 from crossflow_eval.types import Suite
 
 VERSION = "1"

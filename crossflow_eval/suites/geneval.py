@@ -23,7 +23,7 @@ from crossflow.files.devices import own_device
 from crossflow_eval.datasets.folder import ImageFolder, read_folder
 from crossflow_eval.judges.local_weights import find_weights
 from crossflow_eval.judges.weights import TEXT_TO_IMAGE
-from crossflow_eval.models import FolderModel
+from crossflow_eval.models.folder import FolderModel
 from crossflow_eval.types import Example, Metric, Suite
 
 VERSION = "1"

@@ -24,7 +24,7 @@ from crossflow_eval import ablate as ablation
 from crossflow_eval import stats, tables
 from crossflow_eval.ablate import train
 from crossflow_eval.cli import app
-from crossflow_eval.models import shipped_checkpoint
+from crossflow_eval.models.crossflow import shipped_checkpoint
 from crossflow_eval.suites import load_suite, references
 from crossflow_eval.suites.scenes import references as scene_references
 from crossflow_eval.tables import Ablation

@@ -131,7 +131,7 @@ def test_list_names_everything(place):
         (("t2i", "--model", "folder", "--captions", "captions.csv"), "needs --ckpt, the folder"),
         (("t2i", "--model", "folder", "--ckpt", "none", "--captions", "captions.csv"), "There is no folder none"),
         ((*FOLDER[:-1], "none.csv"), "The captions none.csv cannot be read (No such file"),
-        ((*FOLDER, "--steps", "3"), "does not listen to --steps"),
+        ((*FOLDER, "--steps", "3"), "does not use --steps"),
         ((*FOLDER, "--limit", "7"), "--limit 7 is not between 1 and the suite's 6 examples"),
         ((*FOLDER, "--suite", "scenes-t2i"), "--captions belongs to --suite folder"),
         (("t2i", "--suite", "folder", "--model", "folder", "--ckpt", "images"), "needs --captions FILE"),

@@ -126,5 +126,5 @@ def test_text_to_image_asks_for_our_own_models_whatever_the_checkpoint_is_called
 
 
 def test_our_models_that_read_images_have_no_text_encoder():
-    with pytest.raises(CrossFlowError, match="does not listen to --text-encoder"):
+    with pytest.raises(CrossFlowError, match="does not use --text-encoder"):
         launch.build_model(launch.Request(task="sr", text_encoder=Path("t5")), three("sr", "png"))

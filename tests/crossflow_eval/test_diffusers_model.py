@@ -252,11 +252,11 @@ def test_the_command_line_takes_a_folder_or_an_id_of_the_hub_s_cache(pipeline, h
     [
         ("diffusers:someone/other", {}, "neither a folder here nor in the local hub cache: run `hf download someone/o"),
         ("diffusers:a/b/c", {}, "a/b/c is not there: give a folder with model_index.json"),
-        ("diffusers:someone/tiny-1", {"solver": "euler"}, "does not listen to --solver"),
-        ("diffusers:someone/tiny-1", {"checkpoint": Path("x")}, "does not listen to --ckpt"),
-        ("crossflow", {"size": 256}, "does not listen to --size"),
+        ("diffusers:someone/tiny-1", {"solver": "euler"}, "does not use --solver"),
+        ("diffusers:someone/tiny-1", {"checkpoint": Path("x")}, "does not use --ckpt"),
+        ("crossflow", {"size": 256}, "does not use --size"),
     ],
 )
-def test_pipelines_that_are_not_there_and_options_that_are_not_heard_are_refused(hub, model, options, sentence):
+def test_pipelines_that_are_not_there_and_options_that_are_not_used_are_refused(hub, model, options, sentence):
     with pytest.raises(CrossFlowError, match=sentence):
         launch.build_model(launch.Request(model=model, **options), t2i.folder())

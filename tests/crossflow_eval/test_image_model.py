@@ -42,7 +42,7 @@ def sources(folder: Path, side: int) -> list[Path]:
 
 @pytest.mark.parametrize("task", KINDS)
 def test_a_checkpoint_is_a_model_that_reads_files(tmp_path, checkpoints, task):
-    """Law: an output is of the suite's kind, and hangs on its own image and seed, not on its batch."""
+    """Law: an output is of the suite's kind, and depends on its own image and seed, not on its batch."""
     side, kind = KINDS[task]
     model = CrossFlowImageModel(task, checkpoints[task], steps=1, device="cpu")
     assert isinstance(model, Model)

@@ -210,7 +210,7 @@ def test_both_kinds_of_file_are_one_network(program: Path, weights: Weights) -> 
             assert torch.equal(other[name], weights.state[name] * factor)
 
 
-def test_a_feature_does_not_depend_on_its_company(weights: Weights) -> None:
+def test_a_feature_does_not_depend_on_its_batch(weights: Weights) -> None:
     """Bit for bit: in another order, among other sizes, and in the padded chunks of ``extract``."""
     extractor = InceptionFeatures(weights, "crossflow")
     images = [*pictures(2, size=512), *pictures(3, size=64)]

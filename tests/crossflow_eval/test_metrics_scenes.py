@@ -15,7 +15,7 @@ from crossflow.errors import CrossFlowError
 from crossflow_eval.judges.features import keep_features
 from crossflow_eval.metrics.fid import FID
 from crossflow_eval.metrics.frechet import Moments, frechet_distance
-from crossflow_eval.metrics.scenes import TASKS, SceneCaptions, SceneCLIPScore, SceneGenEval, Told
+from crossflow_eval.metrics.scenes import TASKS, SceneCaptions, SceneCLIPScore, SceneContent, SceneGenEval
 from crossflow_eval.types import Example, Metric
 
 
@@ -147,9 +147,9 @@ def test_fid_of_one_output_is_refused() -> None:
         metric.compute()
 
 
-def told(*looks: str, night: bool | None = None) -> Told:
+def told(*looks: str, night: bool | None = None) -> SceneContent:
     objects = Counter((color, shape) for color, shape in (look.split() for look in looks))
-    return Told(objects=objects, night=night)
+    return SceneContent(objects=objects, night=night)
 
 
 SAID = {

@@ -10,7 +10,9 @@ from PIL import Image
 
 from crossflow.errors import CrossFlowError, first_few, unknown
 from crossflow.files.devices import own_device
-from crossflow_eval.models import CrossFlowModel, FolderModel, load_model
+from crossflow_eval.models import load_model
+from crossflow_eval.models.crossflow import CrossFlowModel
+from crossflow_eval.models.folder import FolderModel
 from crossflow_eval.runs import launch
 from crossflow_eval.suites import t2i
 from crossflow_eval.types import Example, Model
@@ -144,7 +146,7 @@ def test_options_that_a_model_would_not_listen_to_are_refused(tmp_path, plugin):
         launch.Request(model="folder", checkpoint=folder, device="cuda"),
         launch.Request(model=f"{plugin}:Good", checkpoint=folder),
     ):
-        with pytest.raises(CrossFlowError, match="does not listen to --"):
+        with pytest.raises(CrossFlowError, match="does not use --"):
             launch.build_model(request, t2i.folder())
     with pytest.raises(CrossFlowError, match="needs --ckpt, the folder"):
         launch.build_model(launch.Request(model="folder"), t2i.folder())

@@ -18,7 +18,7 @@ from crossflow_eval import suites
 from crossflow_eval.cli import app
 from crossflow_eval.judges.geneval.detector import object_names
 from crossflow_eval.metrics.geneval import TASKS, Detection, GenEval
-from crossflow_eval.models import FolderModel
+from crossflow_eval.models.folder import FolderModel
 from crossflow_eval.runs import run
 from crossflow_eval.runs.geneval_export import write_official
 from crossflow_eval.suites import geneval, load_suite

@@ -15,7 +15,7 @@ from crossflow.errors import CrossFlowError
 from crossflow_eval.cli import app
 from crossflow_eval.judges.inception import load_weights
 from crossflow_eval.metrics.fid import make_statistics
-from crossflow_eval.models import FolderModel
+from crossflow_eval.models.folder import FolderModel
 from crossflow_eval.report import load, render
 from crossflow_eval.runs import run
 from crossflow_eval.runs.run import list_examples, make_settings
