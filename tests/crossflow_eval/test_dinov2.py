@@ -178,5 +178,5 @@ def test_a_folder_of_another_network_is_refused(change: dict[str, Tensor] | None
         del state["layernorm.bias"]
     (tmp_path / "config.json").write_bytes((files / "folder" / "config.json").read_bytes())
     save_file(state, tmp_path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(CrossFlowError, match="is of another network|holds no whole Dinov2Model"):
+    with pytest.raises(CrossFlowError, match=r"is of another network|holds no whole Dinov2Model"):
         load_dinov2(tmp_path)
