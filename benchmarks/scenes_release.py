@@ -15,7 +15,8 @@ from crossflow.model.config import Sampling
 from crossflow.sampling.text_to_image import TextToImage
 from crossflow_eval import report
 from crossflow_eval.environment import hardware
-from crossflow_eval.runs.launch import Request, entries, evaluate, write_page
+from crossflow_eval.report.runs import entries, write_page
+from crossflow_eval.runs.launch import Request, evaluate
 from crossflow_eval.types import Result
 
 SCALES = (1.5, 2.0, 3.0, 4.0)

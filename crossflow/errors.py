@@ -1,22 +1,50 @@
-"""What a user can do wrong, said in one sentence with the remedy."""
+"""What a user can do wrong, said in one sentence with the remedy, by both packages and both programs."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
 class CrossFlowError(Exception):
-    """A call, a file or a setting is wrong. The message is one sentence with its remedy; the CLI exits with 2."""
+    """A call, a file, a setting or the machine is wrong. The message is one sentence with its remedy."""
+
+
+@contextmanager
+def one_sentence() -> Iterator[None]:
+    """Let what a user can mend end a program with a sentence on stderr and exit code 2, and Ctrl-C with 130."""
+    import typer
+
+    try:
+        yield
+    except CrossFlowError as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(2) from error
+    except KeyboardInterrupt as error:
+        typer.echo("Stopped. What is finished is kept: the same command goes on (train: with --resume).", err=True)
+        raise typer.Exit(130) from error
 
 
 def named(kind: str, name: str, table: Mapping[str, T]) -> T:
     """Return ``table[name]``; an unknown name raises CrossFlowError with the nearest and with all the known names."""
     if name in table:
         return table[name]
-    near = difflib.get_close_matches(name, table, n=1)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
-    raise CrossFlowError(f"Unknown {kind} '{name}'.{hint} Available: {', '.join(table)}.")
+    raise unknown(kind, name, table)
+
+
+def unknown(kind: str, name: str, available: Iterable[str]) -> CrossFlowError:
+    """The error for an unknown ``name`` of a ``kind`` ("suite", "model", ...), with the nearest known name."""
+    known = list(available)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return CrossFlowError(f"Unknown {kind} {name!r}.{hint} Available: {', '.join(known) or 'none'}.")
+
+
+def first_few(names: Iterable[str], show: int = 5) -> str:
+    """Join the first ``show`` names for a message, and say how many more there are: ``a, b and 7 more``."""
+    listed = list(names)
+    return ", ".join(listed[:show]) + (f" and {len(listed) - show} more" if len(listed) > show else "")

@@ -9,7 +9,7 @@ from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
-from crossflow_eval.types import SetupError
+from crossflow.errors import CrossFlowError
 
 PACKAGES = (
     "crossflow",
@@ -47,13 +47,13 @@ def hardware() -> str:
 
 
 def rank_and_world() -> tuple[int, int]:
-    """This process's place in a ``torchrun`` launch; (0, 1) outside of one. Raises SetupError."""
+    """This process's place in a ``torchrun`` launch; (0, 1) outside of one. Raises CrossFlowError."""
     try:
         rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     except ValueError as error:
-        raise SetupError("RANK and WORLD_SIZE must be whole numbers; unset them outside of torchrun.") from error
+        raise CrossFlowError("RANK and WORLD_SIZE must be whole numbers; unset them outside of torchrun.") from error
     if not 0 <= rank < world:
-        raise SetupError(f"RANK {rank} is not below WORLD_SIZE {world}; unset both outside of torchrun.")
+        raise CrossFlowError(f"RANK {rank} is not below WORLD_SIZE {world}; unset both outside of torchrun.")
     return rank, world
 
 

@@ -14,7 +14,8 @@ import numpy as np
 from scipy.stats import binomtest
 from scipy.stats import t as student_t
 
-from crossflow_eval.types import SetupError, Value
+from crossflow.errors import CrossFlowError
+from crossflow_eval.types import Value
 
 RESAMPLES = 2000
 FLIPS = 10_000
@@ -115,18 +116,18 @@ def compare(
 
     With ``strata`` (example id to task) the statistic is the unweighted mean of the tasks' mean differences. The
     interval is the paired percentile bootstrap within strata; p is that of the sign-flip permutation test: exact
-    where all differences weigh the same (McNemar's exact test), else over 10,000 draws. Raises SetupError where the
+    where all differences weigh the same (McNemar's exact test), else over 10,000 draws. Raises CrossFlowError where the
     two are not about the same examples.
     """
     ids = sorted(first)
     if first.keys() != second.keys():
         alone = sorted(first.keys() ^ second.keys())
-        raise SetupError(
+        raise CrossFlowError(
             f"The runs are not about the same examples: {len(alone)} are in one run only, such as {alone[0]!r}; "
             "compare runs of one suite with one --limit."
         )
     if len(ids) < 2:
-        raise SetupError(f"A comparison needs at least two examples, got {len(ids)}.")
+        raise CrossFlowError(f"A comparison needs at least two examples, got {len(ids)}.")
     difference = _checked([second[id] - first[id] for id in ids])
     names = np.array([strata[id] if strata is not None else "all" for id in ids])
     groups = {name: difference[names == name] for name in dict.fromkeys(names.tolist())}

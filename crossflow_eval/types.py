@@ -16,6 +16,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from crossflow.errors import CrossFlowError
+
 SCHEMA_VERSION = 1
 
 Output = np.ndarray | str
@@ -23,10 +25,6 @@ Output = np.ndarray | str
 
 Row = dict[str, Any]
 """What one metric says of one output: plain JSON values, with ``reason`` where there is a verdict."""
-
-
-class SetupError(Exception):
-    """The machine or the call lacks something. The message is one sentence with its remedy; the CLI exits with 2."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +131,7 @@ class Result(BaseModel):
 
 
 def check_kind(model: str, output: Any, kind: str) -> None:
-    """Raise SetupError if ``output``, which ``model`` gave, is not of the suite's ``kind``."""
+    """Raise CrossFlowError if ``output``, which ``model`` gave, is not of the suite's ``kind``."""
     if kind == "txt":
         good, wanted = isinstance(output, str), "a str"
     elif kind == "npy":
@@ -144,4 +142,4 @@ def check_kind(model: str, output: Any, kind: str) -> None:
         good, wanted = good and output.shape[2] == 3 and output.size > 0, "a uint8 array [h w 3]"
     if not good:
         got = f"{output.dtype} {list(output.shape)}" if isinstance(output, np.ndarray) else type(output).__name__
-        raise SetupError(f"The model {model} gave {got} where the suite needs {wanted}.")
+        raise CrossFlowError(f"The model {model} gave {got} where the suite needs {wanted}.")

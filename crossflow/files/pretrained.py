@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from crossflow.errors import CrossFlowError
+from crossflow.errors import CrossFlowError, first_few
 
 UNREADABLE = (EOFError, LookupError, OSError, RuntimeError, SafetensorError, ValueError, pickle.UnpicklingError)
 """What the libraries raise on files that are cut short, of another kind, or pickles of more than tensors."""
@@ -66,15 +66,22 @@ def quiet(logging: Any) -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def load_pretrained(kind: Any, folder: Path, logging: Any, **options: Any) -> Any:
+def load_pretrained(kind: Any, folder: Path, logging: Any, exact: bool = False, **options: Any) -> Any:
     """The model of class ``kind`` in ``folder``, frozen; safetensors, or pickles of tensors alone.
 
-    CrossFlowError where the files are damaged or lack any weight: the libraries would draw that at random.
+    CrossFlowError where the files are damaged or lack any weight: the libraries would draw that at random. With
+    ``exact`` also where they hold weights that the class does not know.
     """
     with quiet(logging), readable(folder, kind.__name__):
         model, report = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True, **options)
+    # transformers 4 stored the numbers of positions
+    unknown = {name for name in report["unexpected_keys"] if not name.endswith("position_ids")} if exact else set()
+    if unknown:
+        few = first_few(sorted(unknown), 3)
+        raise CrossFlowError(f"{folder} is of another network than {kind.__name__}: it holds {few}.")
     if report["missing_keys"]:
-        raise CrossFlowError(f"{folder} holds no whole {kind.__name__}: it lacks {some(report['missing_keys'])}.")
+        lost = first_few(sorted(report["missing_keys"]), 3)
+        raise CrossFlowError(f"{folder} holds no whole {kind.__name__}: it lacks {lost}.")
     return model.eval().requires_grad_(False)
 
 
@@ -127,12 +134,6 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     if not state or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()):
         raise CrossFlowError(f"{path} holds no tensors by name: give a file with a state_dict.")
     return state
-
-
-def some(names: Any) -> str:
-    """The first three of ``names`` in order, and how many more there are."""
-    first, rest = sorted(names)[:3], len(names) - 3
-    return ", ".join(first) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _first_line(error: BaseException) -> str:

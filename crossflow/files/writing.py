@@ -1,5 +1,6 @@
 """Files that are there whole or not at all, and errors of the file system as a sentence."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,12 +9,13 @@ from crossflow.errors import CrossFlowError
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, writer: str | int | None = None) -> Iterator[Path]:
     """Give a temporary path in the folder of ``path``, made if need be; what was written there becomes ``path``.
 
-    An error leaves ``path`` as it was. One of the file system, such as a full disk, is raised as CrossFlowError.
+    ``writer`` keeps apart the temporary files of several processes that may write ``path`` at the same time. An error
+    leaves ``path`` as it was. One of the file system, such as a full disk, is raised as CrossFlowError.
     """
-    temporary = path.with_name(f"{path.name}.tmp")
+    temporary = path.with_name(f"{path.name}.tmp" if writer is None else f".{path.name}.{writer}.tmp")
     with written(path):
         if path.exists() and not path.is_file():
             raise CrossFlowError(f"{path} is there and is no file: choose another name.")
@@ -25,10 +27,22 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def write_whole(path: Path, content: bytes, writer: str | int | None = None, durable: bool = False) -> None:
+    """Let ``path`` hold ``content``, as ``replacing``; ``durable`` also waits for the disk."""
+    with replacing(path, writer) as temporary, temporary.open("wb") as file:
+        file.write(content)
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
+
+
 @contextmanager
 def written(path: Path) -> Iterator[None]:
     """Turn an error of the file system into a CrossFlowError that names ``path``."""
     try:
         yield
     except OSError as error:
-        raise CrossFlowError(f"{path} cannot be written ({error}): make room or choose another folder.") from error
+        reason = error.strerror or error
+        raise CrossFlowError(
+            f"{path} cannot be written ({reason}): make room or choose another folder; what is finished is kept."
+        ) from error

@@ -16,8 +16,8 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
-from crossflow.errors import CrossFlowError
-from crossflow.files.pretrained import load_pretrained, load_tensors, local_folder, some
+from crossflow.errors import CrossFlowError, first_few
+from crossflow.files.pretrained import load_pretrained, load_tensors, local_folder
 from crossflow.modalities.modality import Modality
 
 SCALE = 0.23010
@@ -171,14 +171,16 @@ def _from_compvis(path: Path) -> nn.Module:
         missing, unknown = names.keys() - state.keys(), state.keys() - names.keys()
         raise CrossFlowError(
             f"{path} is not an autoencoder with attention in the middle alone:"
-            f" missing: {some(missing) or 'none'}; unknown: {some(unknown) or 'none'}."
+            f" missing: {first_few(sorted(missing), 3) or 'none'}; unknown: {first_few(sorted(unknown), 3) or 'none'}."
         )
     for name, value in state.items():
         as_linear = value.ndim == 4 and own[names[name]].ndim == 2
         state[name] = value[..., 0, 0] if as_linear else value
     odd = [name for name, value in state.items() if value.shape != own[names[name]].shape]
     if odd:
-        raise CrossFlowError(f"{path} is damaged: the shape of {some(odd)} does not fit the other weights.")
+        raise CrossFlowError(
+            f"{path} is damaged: the shape of {first_few(sorted(odd), 3)} does not fit the other weights."
+        )
     vae.load_state_dict({names[name]: value for name, value in state.items()}, assign=True)
     return vae
 

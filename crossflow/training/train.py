@@ -5,7 +5,9 @@ A run that was stopped anywhere goes on to the same bits. Any number of processe
 """
 
 import json
+import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from accelerate import Accelerator
 
 from crossflow.errors import CrossFlowError
 from crossflow.files.devices import usable_device
+from crossflow.files.locks import only_writer
 from crossflow.files.writing import replacing, written
 from crossflow.model.checkpoint import save_checkpoint
 from crossflow.model.crossflow import Losses
@@ -41,15 +44,17 @@ def train(
 ) -> Path:
     """Train ``config`` into the folder ``out`` and return the path of the sampling checkpoint, ``model.safetensors``.
 
-    The folder also gets ``log.jsonl`` (every loss part), ``samples/`` and ``state.safetensors``, all that ``resume``
-    needs; under several processes all see the same folder. The state is written last, so whatever it says has happened
-    is there. ``data`` is the folder of pairs, for recipes that read one. ``precision`` is fp32, bf16 or auto, None the
-    recipe's own, ``device`` cpu, cuda or auto; for ``shard`` and ``checkpointing`` see ``Run``. ``text_encoder`` and
-    ``autoencoder`` are the weights that sample grids need if the model has none of its own (see ``PromptGrids``).
+    The folder also gets ``log.jsonl`` (every loss part), ``samples/``, ``timing.jsonl`` and ``state.safetensors``, all
+    that ``resume`` needs; under several processes all see the same folder, and the main one holds its lock. The state
+    is written last, so whatever it says has happened is there. ``data`` is the folder of pairs, for recipes that read
+    one. ``precision`` is fp32, bf16 or auto, None the recipe's own, ``device`` cpu, cuda or auto; for ``shard`` and
+    ``checkpointing`` see ``Run``. ``text_encoder`` and ``autoencoder`` are the weights that sample grids need if the
+    model has none of its own (see ``PromptGrids``).
 
-    Raises CrossFlowError when ``out`` holds another run, or this one and ``resume`` is off; when it cannot be written;
-    when ``data`` is not what the recipe reads; and when the loss is no longer finite.
+    Raises CrossFlowError when ``out`` holds another run, or this one and ``resume`` is off; when another process trains
+    there; when it cannot be written; when ``data`` is not what the recipe reads; and when the loss is no longer finite.
     """
+    clock = _Clock()
     accelerator = _accelerator(device)
     say = progress if accelerator.is_main_process else lambda line: None
     state = out / "state.safetensors"
@@ -58,26 +63,27 @@ def train(
     found = open_data(config, data, seed)
     with written(out):
         out.mkdir(parents=True, exist_ok=True)
-    run = Run(
-        config,
-        accelerator,
-        seed,
-        _precision(precision or config.precision, accelerator.device),
-        found.fingerprint,
-        shard,
-        checkpointing,
-    )
-    if state.exists():
-        run.load(state)
-        say(f"resuming after step {run.step} of {config.steps}")
-    record = _Record(out, run, text_encoder, autoencoder, say)
-    with accelerator.main_process_first():  # the first process makes the cache, the others read it
-        pairs = found.pairs(run.model, out / "cache", say)
-    place = (accelerator.process_index, accelerator.num_processes)
-    ahead = read_ahead(shares(pairs, config, seed, run.step, *place))
-    while run.step < config.steps:
-        record.write(run.advance(ahead))
-    return record.model
+    with only_writer(out, "training") if accelerator.is_main_process else nullcontext():
+        run = Run(
+            config,
+            accelerator,
+            seed,
+            _precision(precision or config.precision, accelerator.device),
+            found.fingerprint,
+            shard,
+            checkpointing,
+        )
+        if state.exists():
+            run.load(state)
+            say(f"resuming after step {run.step} of {config.steps}")
+        record = _Record(out, run, text_encoder, autoencoder, say, clock)
+        with accelerator.main_process_first():  # the first process makes the cache, the others read it
+            pairs = found.pairs(run.model, out / "cache", say)
+        place = (accelerator.process_index, accelerator.num_processes)
+        ahead = read_ahead(shares(pairs, config, seed, run.step, *place))
+        while run.step < config.steps:
+            record.write(run.advance(ahead))
+        return record.model
 
 
 def _accelerator(device: str) -> Accelerator:
@@ -101,9 +107,16 @@ class _Record:
     """What a run leaves in its folder, when it is due; written by the main process, with the others called along."""
 
     def __init__(
-        self, out: Path, run: Run, text_encoder: Path | None, autoencoder: Path | None, say: Callable[[str], None]
+        self,
+        out: Path,
+        run: Run,
+        text_encoder: Path | None,
+        autoencoder: Path | None,
+        say: Callable[[str], None],
+        clock: "_Clock",
     ) -> None:
-        self.out, self.run, self.say = out, run, say
+        self.out, self.run, self.say, self.clock = out, run, say, clock
+        self.clock.step = run.step
         self.model = out / "model.safetensors"
         self.main = run.accelerator.is_main_process
         if self.main:
@@ -131,6 +144,28 @@ class _Record:
             save_checkpoint(self.out / f"model-{step:06d}.safetensors", average, run.notes())
         if save_now:
             run.save(self.out / "state.safetensors")
+        if save_now and self.main:
+            self.clock.write(self.out / "timing.jsonl", step)
+
+
+class _Clock:
+    """``timing.jsonl``: a line a saved state, with the seconds and the main process' CPU seconds since the one before.
+
+    ``from`` is the step of the state before, or that at which this process began; so what was lost in a kill and done
+    again is not counted twice, and records that do not join up show that one is missing.
+    """
+
+    def __init__(self) -> None:
+        self.step, self.seconds, self.cpu_seconds = 0, time.monotonic(), time.process_time()
+
+    def write(self, path: Path, step: int) -> None:
+        """Append the line of the state of ``step``, which has just been saved."""
+        seconds, cpu_seconds = time.monotonic(), time.process_time()
+        row = {"from": self.step, "to": step}
+        row |= {"seconds": seconds - self.seconds, "cpu_seconds": cpu_seconds - self.cpu_seconds}
+        with written(path), path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        self.step, self.seconds, self.cpu_seconds = step, seconds, cpu_seconds
 
 
 class _Log:

@@ -8,15 +8,17 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from crossflow.errors import CrossFlowError
 from crossflow_eval.ablate.plan import Part, Plan
 from crossflow_eval.ablate.train import cpu_seconds, train_all
-from crossflow_eval.models import CrossFlowModel, Lookup, Training, finished_training
+from crossflow_eval.models import Lookup
+from crossflow_eval.models.crossflow import CrossFlowModel, Training, finished_training
 from crossflow_eval.models.image_model import CrossFlowImageModel
 from crossflow_eval.runs import run
 from crossflow_eval.suites import load_suite
 from crossflow_eval.suites import references as suite_references
 from crossflow_eval.tables import Guidance, Role
-from crossflow_eval.types import Model, Result, SetupError, Suite
+from crossflow_eval.types import Model, Result, Suite
 
 MODELS: Mapping[str, Callable[..., Model]] = {
     "t2i": CrossFlowModel,
@@ -45,12 +47,12 @@ class Measured:
 def ablate(plan: Plan, *, jobs: int = 1, track: run.Track = run.untracked) -> tuple[list[Measured], dict[Role, Result]]:
     """Train what is not trained yet, ``jobs`` at a time, then measure everything; resumes what is there.
 
-    Returns every part measured, and the results of the test suite's references by role. Raises SetupError.
+    Returns every part measured, and the results of the test suite's references by role. Raises CrossFlowError.
     """
     if run.rank_and_world()[1] != 1:
-        raise SetupError("An ablation runs in one process: start it without torchrun, or unset WORLD_SIZE.")
+        raise CrossFlowError("An ablation runs in one process: start it without torchrun, or unset WORLD_SIZE.")
     if jobs < 1:
-        raise SetupError(f"--jobs must be at least 1, got {jobs}.")
+        raise CrossFlowError(f"--jobs must be at least 1, got {jobs}.")
     if plan.ablation.guidance is not None:
         _ready(plan.ablation.guidance.validation, plan.ablation.guidance.limit)
     _ready(plan.ablation.test, plan.limit)
@@ -64,7 +66,7 @@ def ablate(plan: Plan, *, jobs: int = 1, track: run.Track = run.untracked) -> tu
 
 
 def _ready(suite_name: str, limit: int | None) -> None:
-    """Let what a suite lacks be known before hours of training. Raises SetupError."""
+    """Let what a suite lacks be known before hours of training. Raises CrossFlowError."""
     suite = load_suite(suite_name)
     run.first_examples(run.list_examples(suite, None), limit)
     for make in suite.metrics.values():
@@ -75,7 +77,7 @@ def _measure(plan: Plan, part: Part, track: run.Track) -> Measured:
     """Choose the guidance scale on the validation suite, if any is to be chosen, then run the test suite once."""
     training = finished_training(part.checkpoint, part.recipe, part.seed, plan.steps)
     if training is None:
-        raise SetupError(f"{part.checkpoint} is not there or not finished; run the same command again.")
+        raise CrossFlowError(f"{part.checkpoint} is not there or not finished; run the same command again.")
     logger.info("measuring %s", part.title)
 
     def at(scale: float, name: str, limit: int | None) -> Result:
@@ -102,13 +104,13 @@ def choose_scale(validation: Mapping[float, Result], guidance: Guidance) -> floa
     """The guidance scale whose result is best by ``guidance.choose``; of equals the smallest.
 
     Raises:
-        SetupError: a result of another suite than the one for validation, or without the value to choose by.
+        CrossFlowError: a result of another suite than the one for validation, or without the value to choose by.
     """
     for result in validation.values():
         if result.settings.suite != guidance.validation:
-            raise SetupError(f"Guidance is chosen on {guidance.validation} alone, not on {result.settings.suite}.")
+            raise CrossFlowError(f"Guidance is chosen on {guidance.validation} alone, not on {result.settings.suite}.")
         if guidance.choose not in result.values:
-            raise SetupError(f"A run of {result.n} outputs gives no {guidance.choose}; raise its limit.")
+            raise CrossFlowError(f"A run of {result.n} outputs gives no {guidance.choose}; raise its limit.")
     sign = {scale: 1 if result.higher_is_better[guidance.choose] else -1 for scale, result in validation.items()}
     return max(sorted(validation), key=lambda scale: sign[scale] * validation[scale].values[guidance.choose].mean)
 
@@ -120,5 +122,5 @@ def _run(suite: Suite, model: Model | Lookup, limit: int | None, where: Path, tr
     folder = where.with_name(f"{where.name}-{settings.digest}")
     result = run.run(suite, model, settings, examples, folder, track=track)
     if result is None:
-        raise SetupError(f"The run {folder} gave no result.")
+        raise CrossFlowError(f"The run {folder} gave no result.")
     return result

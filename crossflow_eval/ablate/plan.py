@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from crossflow.errors import CrossFlowError, unknown
 from crossflow_eval import tables
-from crossflow_eval.names import unknown
 from crossflow_eval.tables import Ablation, Table
-from crossflow_eval.types import SetupError
 
 RUNS = Path("runs") / "ablate"
 
@@ -85,7 +84,7 @@ def make_plan(
     steps: int | None = None,
     limit: int | None = None,
 ) -> Plan:
-    """Check the options of ``crossflow-eval ablate``. Raises SetupError."""
+    """Check the options of ``crossflow-eval ablate``. Raises CrossFlowError."""
     known = available()
     if suite not in known or (ablation := known[suite].ablation) is None:
         raise unknown("ablation", suite, known)
@@ -94,7 +93,7 @@ def make_plan(
             raise unknown(f"row of {suite}", row, ablation.recipes)
     for name, number in (("--seeds", seeds), ("--steps", steps)):
         if number is not None and number < 1:
-            raise SetupError(f"{name} must be at least 1, got {number}.")
+            raise CrossFlowError(f"{name} must be at least 1, got {number}.")
     return Plan(
         table=known[suite],
         ablation=ablation,

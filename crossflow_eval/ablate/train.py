@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
+from crossflow.errors import CrossFlowError
+from crossflow.files.locks import only_writer
+from crossflow.files.writing import written
 from crossflow_eval.ablate.plan import Part, Plan
-from crossflow_eval.models import finished_training
-from crossflow_eval.runs.store import Store
-from crossflow_eval.types import SetupError
+from crossflow_eval.models.crossflow import finished_training
 
 TRAIN = (sys.executable, "-c", "from crossflow.cli import app; app()", "train")
 """The command ``crossflow train``, by this very interpreter."""
@@ -50,42 +48,32 @@ def _train(part: Part, plan: Plan) -> None:
     """Train one part to its end in a process of its own, going on from the state it may have left."""
     if finished_training(part.checkpoint, part.recipe, part.seed, plan.steps) is not None:
         return
-    try:
+    with written(part.folder):
         part.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SetupError(f"Cannot write {part.folder}: {error.strerror}.") from error
     _share_pairs(part.folder)
+    with only_writer(part.folder, "training"):
+        log = part.folder / "train.log"
+        written_before = log.stat().st_size if log.exists() else 0
+    # From here on the training itself holds the lock, so that none other begins there if this process is killed.
     command = [*TRAIN, part.recipe, "--out", str(part.folder), "--seed", str(part.seed)]
     command += [] if plan.steps is None else ["--steps", str(plan.steps)]
     command += ["--resume"] if (part.folder / "state.safetensors").exists() else []
-    log = part.folder / "train.log"
-    with _held(part.folder) as lock, log.open("ab") as said:
-        logger.info("training %s; progress in %s", part.title, log)
-        before, start = _steps_done(part.folder), time.monotonic()
-        one_thread = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-        child = subprocess.Popen(command, stdout=said, stderr=said, env=one_thread, pass_fds=(lock,))
-        _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-    record = {"from": before, "to": _steps_done(part.folder), "seconds": time.monotonic() - start}
-    Store(part.folder).append("timing.jsonl", record | {"cpu_seconds": usage.ru_utime + usage.ru_stime})
+    logger.info("training %s; progress in %s", part.title, log)
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    with log.open("ab") as said:
+        done = subprocess.run(command, stdout=said, stderr=said, env=one_thread, check=False)
     if finished_training(part.checkpoint, part.recipe, part.seed, plan.steps) is None:
-        last = log.read_text(errors="replace").strip().rpartition("\n")[2].removeprefix("Error: ").rstrip(".")
-        raise SetupError(f"The training of {part.title} ended with exit code {child.returncode} ({last}); see {log}.")
+        raise CrossFlowError(
+            f"The training of {part.title} ended with exit code {done.returncode} "
+            f"({_last_words(log, written_before)}); see {log}."
+        )
 
 
-@contextmanager
-def _held(folder: Path) -> Iterator[int]:
-    """Keep others out of a training's folder; a child that was passed the lock keeps it if this process is killed."""
-    lock = os.open(folder / ".lock", os.O_WRONLY | os.O_CREAT)
-    try:
-        with suppress(OSError):  # a file system without locks
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise SetupError(f"Another process is training in {folder}; wait for it or stop it.") from error
-        yield lock
-    finally:
-        os.close(lock)
+def _last_words(log: Path, start: int) -> str:
+    """The error in what a training has written into ``log`` from the byte ``start`` on; else its last line."""
+    lines = log.read_bytes()[start:].decode(errors="replace").strip().split("\n")
+    errors = [line for line in lines if line.startswith("Error: ")]
+    return (errors or lines)[-1].removeprefix("Error: ").rstrip(".")
 
 
 def _share_pairs(folder: Path) -> None:
@@ -106,7 +94,7 @@ def _steps_done(folder: Path) -> int:
 
 
 def cpu_seconds(folder: Path) -> float | None:
-    """The CPU time of a training over all its processes; None where the records do not join up."""
+    """The CPU time of a training from its records in ``timing.jsonl``; None where they do not join up."""
     total, reached = 0.0, 0
     with suppress(FileNotFoundError):
         for line in (folder / "timing.jsonl").read_text().splitlines():

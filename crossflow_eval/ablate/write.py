@@ -7,16 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from crossflow.files.writing import write_whole
 from crossflow_eval.ablate.measure import Measured
 from crossflow_eval.ablate.plan import Plan
 from crossflow_eval.environment import hardware
 from crossflow_eval.report import Entry
 from crossflow_eval.report.grid import Grid, build_grid
 from crossflow_eval.report.text import markdown, tidy
-from crossflow_eval.runs.store import Store
 from crossflow_eval.stats import STUDENT, student_mean
 from crossflow_eval.tables import Column, Guidance, Role
-from crossflow_eval.types import Result, SetupError, Value
+from crossflow_eval.types import Result, Value
 
 SCALE = Column(label="guidance scale, chosen on validation", value="guidance_scale", decimals=1)
 
@@ -29,20 +29,15 @@ def results_folder(plan: Plan) -> Path:
 def write_table(plan: Plan, measured: Sequence[Measured], references: Mapping[Role, Result], folder: Path) -> str:
     """Write the three files into ``folder`` and return the text of ``table.md``.
 
-    Raises SetupError where runs of one column are not comparable, or ``folder`` cannot be written.
+    Raises CrossFlowError where runs of one column are not comparable, or ``folder`` cannot be written.
     """
     grids = (mean_grid(plan, measured, references), seed_grid(plan, measured, references))
     guidance = plan.ablation.guidance
     search = () if guidance is None else (_validation(guidance, measured),)
     text = "\n".join((*map(markdown, grids), *search, _provenance(plan, measured)))
     record = json.dumps(_record(plan, measured, references), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SetupError(f"Cannot write {folder}: {error.strerror}.") from error
-    store = Store(folder)
     for name, content in (("table.md", text), ("table.csv", tidy(grids)), ("results.json", record)):
-        store.write(name, content.encode())
+        write_whole(folder / name, content.encode())
     return text
 
 

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
+from crossflow.errors import one_sentence
 from crossflow_eval.cli import options
 from crossflow_eval.cli.progress import bar
-from crossflow_eval.cli.terminal import one_sentence
 
 
 def t2i(
@@ -117,14 +117,13 @@ def measure(as_json: bool, **asked: Any) -> None:
 def _finish(folder: Path, as_json: bool) -> None:
     """Write the HTML page of a finished run and print its result."""
     from crossflow_eval import report
-    from crossflow_eval.runs import launch
+    from crossflow_eval.report.runs import entries, write_page
 
-    page = launch.write_page(folder)
-    entries = launch.entries([folder])
+    page, found = write_page(folder), entries([folder])
     if as_json:
-        record = {"run": str(folder), "report": str(page), **entries[-1].result.model_dump(mode="json")}
+        record = {"run": str(folder), "report": str(page), **found[-1].result.model_dump(mode="json")}
         return typer.echo(json.dumps(record, indent=2))
-    text = report.render(entries, "md")
+    text = report.render(found, "md")
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.markdown import Markdown

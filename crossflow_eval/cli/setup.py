@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from crossflow_eval.cli.terminal import one_sentence, print_table
+from crossflow.errors import one_sentence
+from crossflow_eval.cli.terminal import print_table
 
 if TYPE_CHECKING:
     from crossflow_eval.judges.weights import EvaluatorWeights
@@ -93,13 +94,13 @@ def stats(
 ) -> None:
     """Write the reference of an FID: mean and covariance of the features of images, and JSON of what made them."""
     with one_sentence():
+        from crossflow.files.devices import own_device
         from crossflow_eval.cli.progress import bar
         from crossflow_eval.judges.inception import published_weights
         from crossflow_eval.metrics.fid import make_statistics
-        from crossflow_eval.models import resolve_device
 
         weights = published_weights(protocol)
-        where, track = resolve_device(device), cast(Any, bar(True))
+        where, track = own_device(device), cast(Any, bar(True))
         make_statistics(images, out, protocol, weights, n=n, precision=precision, device=where, track=track)
         typer.echo(out)
 
@@ -113,8 +114,8 @@ def doctor(as_json: AsJson = False) -> None:
 
 
 def _named(files: Iterable[str] | None) -> list[EvaluatorWeights]:
+    from crossflow.errors import unknown
     from crossflow_eval.judges.weights import PUBLISHED
-    from crossflow_eval.names import unknown
 
     known = {each.file: each for each in PUBLISHED}
     for name in files or ():

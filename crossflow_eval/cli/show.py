@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
+from crossflow.errors import one_sentence
 from crossflow_eval.cli.options import AsJson, RunFolder
-from crossflow_eval.cli.terminal import one_sentence, print_table
+from crossflow_eval.cli.terminal import print_table
 
 
 def report(
@@ -29,10 +30,10 @@ def report(
     with one_sentence():
         from crossflow_eval import report as reports
         from crossflow_eval import tables
-        from crossflow_eval.runs import launch
+        from crossflow_eval.report.runs import entries
 
         chosen = None if table is None else tables.load_table(table)
-        typer.echo(reports.render(launch.entries(runs or ()), format, table=chosen, allow_mixed=allow_mixed))
+        typer.echo(reports.render(entries(runs or ()), format, table=chosen, allow_mixed=allow_mixed))
 
 
 def compare(run_a: RunFolder, run_b: RunFolder, as_json: AsJson = False) -> None:

@@ -1,23 +1,8 @@
-"""What the commands share: errors as one sentence, tables, progress."""
+"""Tables on the terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-
-import typer
-
-
-@contextmanager
-def one_sentence() -> Iterator[None]:
-    """Let an error that a user can mend end the program with its sentence on stderr and exit code 2."""
-    from crossflow_eval.types import SetupError
-
-    try:
-        yield
-    except SetupError as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(2) from error
+from collections.abc import Sequence
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
+from crossflow.errors import one_sentence
 from crossflow_eval.cli.options import AsJson
 from crossflow_eval.cli.progress import bar
-from crossflow_eval.cli.terminal import one_sentence
 
 
 def ablate(

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from crossflow_eval.names import first_few
-from crossflow_eval.types import Example, SetupError
+from crossflow.errors import CrossFlowError, first_few
+from crossflow_eval.types import Example
 
 ANNOTATIONS, IMAGES = "annotations/captions_val2014.json", "val2014"
 CAPTIONS_CSV = "MS-COCO_val2014_30k_captions.csv"
@@ -44,7 +44,7 @@ class CocoImage:
 
 
 def read_val2014(root: Path) -> list[CocoImage]:
-    """The images of COCO's validation set of 2014, in the order of their ids. Raises SetupError."""
+    """The images of COCO's validation set of 2014, in the order of their ids. Raises CrossFlowError."""
     path = root / ANNOTATIONS
     record = _read_json(path, COCO_ORIGIN)
     try:
@@ -53,14 +53,14 @@ def read_val2014(root: Path) -> list[CocoImage]:
         for each in record["annotations"]:
             captions[each["image_id"]].append((int(each["id"]), str(each["caption"])))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise SetupError(f"{path} is not a COCO captions file ({error!r}); {COCO_ORIGIN}.") from error
+        raise CrossFlowError(f"{path} is not a COCO captions file ({error!r}); {COCO_ORIGIN}.") from error
     return [CocoImage(id=each, file=files[each], captions=tuple(sorted(captions[each]))) for each in sorted(files)]
 
 
 def one_caption_an_image(root: Path, n: int) -> list[Example]:
     """``n`` images, each at most once, with one of its captions: U-ViT's and CrossFlow's draw. The id is the image's.
 
-    Raises SetupError for a file that cannot be read or has fewer images.
+    Raises CrossFlowError for a file that cannot be read or has fewer images.
     """
     images = [image for image in read_val2014(root) if image.captions]
     chosen = _draw(root / ANNOTATIONS, [(image.id, image) for image in images], n, "images with captions")
@@ -71,40 +71,40 @@ def one_caption_an_image(root: Path, n: int) -> list[Example]:
 
 
 def any_captions(root: Path, n: int) -> list[Example]:
-    """``n`` of all captions, so that an image may come twice. The id is the caption's. Raises SetupError."""
+    """``n`` of all captions, so that an image may come twice. The id is the caption's. Raises CrossFlowError."""
     captions = [(number, image, caption) for image in read_val2014(root) for number, caption in image.captions]
     chosen = _draw(root / ANNOTATIONS, [(each[0], each) for each in captions], n, "captions")
     return [Example(id=str(number), source=caption, tags={"image": str(image.id)}) for number, image, caption in chosen]
 
 
 def t2ibenchmark_captions(root: Path, n: int) -> list[Example]:
-    """The ``n`` published prompts of T2IBenchmark, in their order. The id is the image's. Raises SetupError."""
+    """The ``n`` published prompts of T2IBenchmark, in their order. The id is the image's. Raises CrossFlowError."""
     path = root / CAPTIONS_CSV
     try:
         with path.open(encoding="utf-8", newline="") as file:
             captions = {str(int(row["image_id"])): row["text"] for row in csv.DictReader(file)}
     except OSError as error:
-        raise SetupError(f"Cannot read {path}: {error.strerror}; {T2IBENCHMARK_ORIGIN}.") from error
+        raise CrossFlowError(f"Cannot read {path}: {error.strerror}; {T2IBENCHMARK_ORIGIN}.") from error
     except (KeyError, TypeError, ValueError, csv.Error) as error:
-        raise SetupError(f"{path} does not hold image_id and text ({error!r}); {T2IBENCHMARK_ORIGIN}.") from error
+        raise CrossFlowError(f"{path} does not hold image_id and text ({error!r}); {T2IBENCHMARK_ORIGIN}.") from error
     _refuse_other(path, len(captions), n, T2IBENCHMARK_ORIGIN)
     return [Example(id=number, source=caption) for number, caption in captions.items()]
 
 
 def mjhq_prompts(root: Path, n: int) -> list[Example]:
-    """The ``n`` prompts of MJHQ-30K, in their order, tagged with their categories. Raises SetupError."""
+    """The ``n`` prompts of MJHQ-30K, in their order, tagged with their categories. Raises CrossFlowError."""
     known = _read_mjhq(root)
     _refuse_other(root / MJHQ_PROMPTS, len(known), n, MJHQ_ORIGIN)
     return [Example(id=name, source=prompt, tags={"category": kind}) for name, (kind, prompt) in known.items()]
 
 
 def val2014_images(root: Path) -> list[Path]:
-    """The files of COCO's whole validation set of 2014. Raises SetupError for those that are not there."""
+    """The files of COCO's whole validation set of 2014. Raises CrossFlowError for those that are not there."""
     return _all_there([root / IMAGES / image.file for image in read_val2014(root)], root / IMAGES, "val2014.zip")
 
 
 def mjhq_images(root: Path) -> list[Path]:
-    """The files of MJHQ-30K's images. Raises SetupError for those that are not there."""
+    """The files of MJHQ-30K's images. Raises CrossFlowError for those that are not there."""
     files = [root / MJHQ_IMAGES / kind / f"{name}.jpg" for name, (kind, _) in _read_mjhq(root).items()]
     return _all_there(files, root / MJHQ_IMAGES, "mjhq30k_imgs.zip")
 
@@ -112,13 +112,13 @@ def mjhq_images(root: Path) -> list[Path]:
 def read_photograph(path: Path) -> np.ndarray:
     """An image as uint8 RGB [h w 3], of whatever colours its file has: as the published references read theirs.
 
-    Raises SetupError where it is missing or damaged.
+    Raises CrossFlowError where it is missing or damaged.
     """
     try:
         with Image.open(path) as image:
             return np.array(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError) as error:
-        raise SetupError(f"Cannot read the image {path} ({error}); unpack its archive again.") from error
+        raise CrossFlowError(f"Cannot read the image {path} ({error}); unpack its archive again.") from error
 
 
 def central_square(image: np.ndarray, side: int, resampling: Image.Resampling) -> np.ndarray:
@@ -138,13 +138,13 @@ def _lot(what: str, number: int) -> int:
 def _draw(path: Path, items: Sequence[tuple[int, Any]], n: int, what: str) -> list[Any]:
     """``n`` of ``items``, each given with its id, in the order of their lots."""
     if len(items) < n:
-        raise SetupError(f"{path} holds {len(items)} {what}, {n} are to be drawn; {COCO_ORIGIN}.")
+        raise CrossFlowError(f"{path} holds {len(items)} {what}, {n} are to be drawn; {COCO_ORIGIN}.")
     return [item for _, item in sorted(items, key=lambda each: _lot("place", each[0]))[:n]]
 
 
 def _refuse_other(path: Path, found: int, n: int, origin: str) -> None:
     if found != n:
-        raise SetupError(f"{path} holds {found} prompts, expected {n}; {origin}.")
+        raise CrossFlowError(f"{path} holds {found} prompts, expected {n}; {origin}.")
 
 
 def _read_mjhq(root: Path) -> dict[str, tuple[str, str]]:
@@ -154,21 +154,23 @@ def _read_mjhq(root: Path) -> dict[str, tuple[str, str]]:
     try:
         return {name: (str(each["category"]), str(each["prompt"])) for name, each in record.items()}
     except (AttributeError, KeyError, TypeError) as error:
-        raise SetupError(f"{path} is not MJHQ-30K's ({error!r}); {MJHQ_ORIGIN}.") from error
+        raise CrossFlowError(f"{path} is not MJHQ-30K's ({error!r}); {MJHQ_ORIGIN}.") from error
 
 
 def _read_json(path: Path, origin: str) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise SetupError(f"Cannot read {path}: {error.strerror}; {origin}.") from error
+        raise CrossFlowError(f"Cannot read {path}: {error.strerror}; {origin}.") from error
     except ValueError as error:
-        raise SetupError(f"{path} is not JSON ({error}); {origin}.") from error
+        raise CrossFlowError(f"{path} is not JSON ({error}); {origin}.") from error
 
 
 def _all_there(files: Sequence[Path], folder: Path, archive: str) -> list[Path]:
     there = {path for place in {file.parent for file in files} if place.is_dir() for path in place.iterdir()}
     if missing := [file.name for file in files if file not in there]:
-        raise SetupError(f"{len(missing)} of {len(files)} images are missing in {folder}: {first_few(missing)}; unpack "
-                         f"{archive} there.")  # fmt: skip
+        raise CrossFlowError(
+            f"{len(missing)} of {len(files)} images are missing in {folder}: {first_few(missing)}; unpack "
+            f"{archive} there."
+        )
     return list(files)

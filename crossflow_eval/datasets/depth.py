@@ -19,9 +19,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
+from crossflow.errors import CrossFlowError, first_few
 from crossflow_eval.datasets.folder import ImageFolder
-from crossflow_eval.names import first_few
-from crossflow_eval.types import Example, SetupError
+from crossflow_eval.types import Example
 
 LISTS = Path(str(files("crossflow_eval.datasets"))) / "lists"
 PREDICTIONS = (".npy", ".npz", ".png")
@@ -51,23 +51,23 @@ class DepthSet:
         """One example a usable line of the list: source the image, target the depth map, or depth map and mask.
 
         Raises:
-            SetupError: no root, a list that is not the published one, missing files (counted, the first ones named).
+            CrossFlowError: no root, a list that is not the published one, missing files (counted, first ones named).
         """
         if root is None or not root.is_dir():
             got = "none was given" if root is None else f"{root} is no folder (unpack archives first)"
-            raise SetupError(f"The data set {self.name} needs its root folder and {got}. {self.origin}")
+            raise CrossFlowError(f"The data set {self.name} needs its root folder and {got}. {self.origin}")
         rows = [row[: self.files] for row in read_list(LISTS / f"{self.name}.txt", self.sha256) if row[1] != "None"]
         found = {listed: self._find(root, listed) for row in rows for listed in row}
         missing = [listed for listed, path in found.items() if path is None]
         if missing:
-            raise SetupError(
+            raise CrossFlowError(
                 f"{len(missing)} of {len(found)} files of the data set {self.name} are missing under {root}: "
                 f"{first_few(missing)}. {self.origin}"
             )
         return [self._example(row[0], [path for listed in row if (path := found[listed])]) for row in rows]
 
     def read(self, target: Path | tuple[Path, ...]) -> Measured:
-        """Read an example's target. Raises SetupError for a file that is not of the data set's format."""
+        """Read an example's target. Raises CrossFlowError for a file that is not of the data set's format."""
         return self.decode(*(target if isinstance(target, tuple) else (target,)))
 
     def _find(self, root: Path, listed: str) -> Path | None:
@@ -85,14 +85,16 @@ class DepthSet:
 
 
 def read_list(path: Path, sha256: str) -> list[list[str]]:
-    """The words of every line of a file list. Raises SetupError where its content is not the published one."""
+    """The words of every line of a file list. Raises CrossFlowError where its content is not the published one."""
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise SetupError(f"Cannot read the file list {path}: {error.strerror}; install the package again.") from error
+        raise CrossFlowError(
+            f"Cannot read the file list {path}: {error.strerror}; install the package again."
+        ) from error
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
-        raise SetupError(
+        raise CrossFlowError(
             f"The file list {path} has the sha256 {found[:12]}… and not {sha256[:12]}…: it is not the published list; "
             "restore it, or scores would be of other images."
         )
@@ -100,14 +102,14 @@ def read_list(path: Path, sha256: str) -> list[list[str]]:
 
 
 def read_png(path: Path, scale: float) -> np.ndarray:
-    """A 16-bit PNG of depth as float32 [h w]: the stored number divided by ``scale``. Raises SetupError."""
+    """A 16-bit PNG of depth as float32 [h w]: the stored number divided by ``scale``. Raises CrossFlowError."""
     try:
         with Image.open(path, formats=("PNG",)) as image:
             stored = np.asarray(image)
     except (OSError, SyntaxError, ValueError) as error:
-        raise SetupError(f"Cannot read the depth map {path}: {error}.") from error
+        raise CrossFlowError(f"Cannot read the depth map {path}: {error}.") from error
     if stored.dtype.itemsize < 2 or stored.ndim != 2:
-        raise SetupError(
+        raise CrossFlowError(
             f"{path} holds {stored.dtype} {list(stored.shape)} where a depth map is a 16-bit PNG of one channel; "
             "a colour-mapped picture of depth cannot be judged."
         )
@@ -115,28 +117,30 @@ def read_png(path: Path, scale: float) -> np.ndarray:
 
 
 def read_array(path: Path) -> np.ndarray:
-    """The one array of an .npy or .npz file, without axes of length 1. Raises SetupError for anything else."""
+    """The one array of an .npy or .npz file, without axes of length 1. Raises CrossFlowError for anything else."""
     try:
         loaded = np.load(path, allow_pickle=False)
         arrays = [loaded] if isinstance(loaded, np.ndarray) else [loaded[name] for name in loaded.files]
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise SetupError(f"Cannot read the depth map {path}: {error}.") from error
+        raise CrossFlowError(f"Cannot read the depth map {path}: {error}.") from error
     if len(arrays) != 1 or arrays[0].squeeze().ndim != 2:
         shapes = ", ".join(str(list(array.shape)) for array in arrays)
-        raise SetupError(f"{path} holds arrays of the shapes {shapes}; expected one of [h w].")
+        raise CrossFlowError(f"{path} holds arrays of the shapes {shapes}; expected one of [h w].")
     return arrays[0].squeeze()
 
 
 def read_prediction(path: Path, png_scale: float) -> np.ndarray:
     """A model's depth map as float32 [h w]: floats of an .npy or .npz file as they are, or a 16-bit PNG over its scale.
 
-    Raises SetupError, also for an array of integers, whose unit is not known.
+    Raises CrossFlowError, also for an array of integers, whose unit is not known.
     """
     if path.suffix.lower() == ".png":
         return read_png(path, png_scale)
     array = read_array(path)
     if not np.issubdtype(array.dtype, np.floating):
-        raise SetupError(f"{path} holds {array.dtype}, whose unit is not known; store depth as floating point numbers.")
+        raise CrossFlowError(
+            f"{path} holds {array.dtype}, whose unit is not known; store depth as floating point numbers."
+        )
     return array.astype(np.float32)
 
 
@@ -144,22 +148,22 @@ def read_depth_folder(folder: Path, png_scale: float) -> ImageFolder:
     """Find and check every depth map of a folder (.npy, .npz, 16-bit .png; not of its subfolders), by file stem.
 
     Raises:
-        SetupError: no such folder, no depth maps, two files with one stem, files that cannot be read (all counted).
+        CrossFlowError: no such folder, no depth maps, two files with one stem, files that cannot be read (all counted).
     """
     if not folder.is_dir():
-        raise SetupError(f"There is no folder {folder}; give the folder that holds the depth maps.")
+        raise CrossFlowError(f"There is no folder {folder}; give the folder that holds the depth maps.")
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PREDICTIONS and path.name[0] != ".")
     if not paths:
-        raise SetupError(f"The folder {folder} holds no depth map ({', '.join(PREDICTIONS)}).")
+        raise CrossFlowError(f"The folder {folder} holds no depth map ({', '.join(PREDICTIONS)}).")
     stems = Counter(path.stem for path in paths)
     if twice := [path.name for path in paths if stems[path.stem] > 1]:
-        raise SetupError(
+        raise CrossFlowError(
             f"{len(twice)} depth maps in {folder} share their name ({first_few(twice)}); keep one of each."
         )
     with ThreadPoolExecutor() as pool:
         checked = list(pool.map(partial(_check, png_scale=png_scale), paths))
     if bad := [why for _, why in checked if why]:
-        raise SetupError(f"{len(bad)} of {len(paths)} depth maps cannot be read. The first: {bad[0]}")
+        raise CrossFlowError(f"{len(bad)} of {len(paths)} depth maps cannot be read. The first: {bad[0]}")
     digest = hashlib.sha256(f"png scale {png_scale}\n".encode())
     for path, (content_sha256, _) in zip(paths, checked, strict=True):
         digest.update(f"{path.stem}\0{content_sha256}\n".encode())
@@ -172,7 +176,7 @@ def _check(path: Path, png_scale: float) -> tuple[str, str]:
     try:
         read_prediction(path, png_scale)
         return hashlib.sha256(path.read_bytes()).hexdigest(), ""
-    except SetupError as error:
+    except CrossFlowError as error:
         return "", str(error)
 
 
@@ -185,10 +189,10 @@ def _eth3d_target(path: Path) -> Measured:
     try:
         depth = np.fromfile(path, dtype="<f4")
     except OSError as error:
-        raise SetupError(f"Cannot read the depth map {path}: {error.strerror}.") from error
+        raise CrossFlowError(f"Cannot read the depth map {path}: {error.strerror}.") from error
     height, width = ETH3D_SIZE
     if depth.size != height * width:
-        raise SetupError(f"{path} holds {depth.size} float32 where {height} x {width} are due; unpack it again.")
+        raise CrossFlowError(f"{path} holds {depth.size} float32 where {height} x {width} are due; unpack it again.")
     return depth.reshape(ETH3D_SIZE), None
 
 

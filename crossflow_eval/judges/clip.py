@@ -6,7 +6,6 @@ from which the text is read (libraries that cut at 77 lose it). Embeddings are n
 """
 
 import math
-import pickle
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -18,13 +17,11 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
+from crossflow.errors import CrossFlowError, unknown
+from crossflow.files.pretrained import UNREADABLE, load_tensors
 from crossflow_eval.judges.local_weights import checked_sha256, load_folder, reason
-from crossflow_eval.names import unknown
-from crossflow_eval.types import SetupError
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 """Of each channel on the 0-1 scale, as OpenAI's preprocessing subtracts and divides."""
@@ -111,7 +108,9 @@ def _cmmd(image: np.ndarray, side: int) -> Float[Tensor, "3 s s"]:
 
 def _crossflow(image: np.ndarray, side: int) -> Float[Tensor, "3 s s"]:
     if image.shape[0] != image.shape[1]:
-        raise SetupError(f"CrossFlow's CLIP score is of square images, got {image.shape[1]} x {image.shape[0]} pixels.")
+        raise CrossFlowError(
+            f"CrossFlow's CLIP score is of square images, got {image.shape[1]} x {image.shape[0]} pixels."
+        )
     pixels = _to_tensor(image)[None]
     return torch.nn.functional.interpolate(pixels, size=(side, side), mode="bilinear", align_corners=False)[0]
 
@@ -136,7 +135,7 @@ def load_clip(path: Path, sha256: str = "", *, device: str = "cpu") -> Clip:
     ``config.json`` and ``model.safetensors``. ``sha256``: the digits its file must begin with.
 
     Raises:
-        SetupError: another sha256; no such file; not a CLIP; a model trained with another activation.
+        CrossFlowError: another sha256; no such file; not a CLIP; a model trained with another activation.
     """
     digest = checked_sha256(path / "model.safetensors" if path.is_dir() else path, sha256)
     towers = _from_folder(path, device) if path.is_dir() else _from_file(path, device)
@@ -151,23 +150,21 @@ def _from_file(path: Path, device: str) -> Towers:
         model = build_model_from_openai_state_dict(state, quick_gelu=True, cast_dtype=torch.float32).float()
         model.load_state_dict(state)  # once more: open_clip's builder rounds to float16
     except (KeyError, RuntimeError) as error:
-        raise SetupError(f"{path} is not a CLIP vision transformer of OpenAI's form: {reason(error)}.") from error
+        raise CrossFlowError(f"{path} is not a CLIP vision transformer of OpenAI's form: {reason(error)}.") from error
     model.eval().to(device)
     side = state["visual.conv1.weight"].shape[-1] * math.isqrt(len(state["visual.positional_embedding"]) - 1)
     return Towers(model.encode_image, model.encode_text, side, state["text_projection"].shape[1], device)
 
 
 def _read_state_dict(path: Path) -> dict[str, Tensor]:
+    if not _is_torchscript(path):
+        return load_tensors(path)
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        if _is_torchscript(path):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # OpenAI's format will not change
-                return dict(torch.jit.load(path, map_location="cpu").state_dict())
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, SafetensorError) as error:
-        raise SetupError(f"Cannot read the CLIP weights {path}: {reason(error)}.") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # OpenAI's format will not change
+            return dict(torch.jit.load(path, map_location="cpu").state_dict())
+    except UNREADABLE as error:
+        raise CrossFlowError(f"Cannot read the CLIP weights {path}: {reason(error)}.") from error
 
 
 def _is_torchscript(path: Path) -> bool:
@@ -183,7 +180,7 @@ def _from_folder(folder: Path, device: str) -> Towers:
     model = load_folder(CLIPModel, folder)
     for config in (model.config.text_config, model.config.vision_config):
         if config.hidden_act != "quick_gelu":
-            raise SetupError(
+            raise CrossFlowError(
                 f"{folder} uses {config.hidden_act} where OpenAI's CLIP, which scores name, has quick_gelu."
             )
     model.to(device)

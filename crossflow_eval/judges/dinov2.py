@@ -5,7 +5,6 @@ and are asked for 16 x 16: the place embeddings are resampled once, at loading, 
 by the factor 16.1 / 37). Libraries that resample to the exact size give other features.
 """
 
-import pickle
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,9 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from crossflow.errors import CrossFlowError
+from crossflow.files.pretrained import load_tensors
 from crossflow_eval.judges.local_weights import checked_sha256, load_folder, reason
-from crossflow_eval.types import SetupError
 
 SIDE = 224
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -54,7 +54,7 @@ def to_input(image: np.ndarray) -> Float[Tensor, "3 224 224"]:
 def load_dinov2(path: Path, sha256: str = "", *, device: str = "cpu") -> DinoV2:
     """Read DINOv2 from the authors' ``.pth`` or from a Hugging Face folder with ``model.safetensors``.
 
-    ``sha256``: the digits the file must begin with. Raises SetupError for another sha256, no such file, or another
+    ``sha256``: the digits the file must begin with. Raises CrossFlowError for another sha256, no such file, or another
     network, as those with register tokens are.
     """
     digest = checked_sha256(path / "model.safetensors" if path.is_dir() else path, sha256)
@@ -66,7 +66,7 @@ def _from_file(path: Path, device: str) -> tuple[Callable[[Tensor], Tensor], int
     from timm.models.vision_transformer import VisionTransformer
 
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_tensors(path)
         state.pop("mask_token")
         dim, _, patch, _ = state["patch_embed.proj.weight"].shape
         depth = len({key.split(".")[1] for key in state if key.startswith("blocks.")})
@@ -82,8 +82,8 @@ def _from_file(path: Path, device: str) -> tuple[Callable[[Tensor], Tensor], int
             global_pool="token",
         )
         network.load_state_dict(state)
-    except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        raise SetupError(f"{path} is not a DINOv2 of the authors' form: {reason(error)}.") from error
+    except (RuntimeError, KeyError, ValueError) as error:
+        raise CrossFlowError(f"{path} is not a DINOv2 of the authors' form: {reason(error)}.") from error
     network.eval().to(device)
     return lambda images: network(images.to(device)), dim
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from crossflow_eval.types import SetupError
+from crossflow.errors import CrossFlowError
 
 CHUNK = 64
 """Every forward pass sees this many images, the last one padded, so that a feature does not depend on how many
@@ -73,7 +73,7 @@ class FeatureCache:
         self._look()
 
     def extract(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """As :func:`extract`, computing and keeping only what is not there. Raises SetupError where it cannot."""
+        """As :func:`extract`, computing and keeping only what is not there. Raises CrossFlowError where it cannot."""
         names = [_content_sha256(image) for image in images]
         if any(name not in self._places for name in names):
             self._look()
@@ -111,7 +111,7 @@ class FeatureCache:
                 file.truncate()
                 file.write(records.tobytes())
         except OSError as error:
-            raise SetupError(
+            raise CrossFlowError(
                 f"Cannot write the features {self.path}: {error.strerror}; make room and rerun."
             ) from error
         self._look()

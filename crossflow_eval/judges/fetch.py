@@ -8,9 +8,9 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+from crossflow.errors import CrossFlowError
 from crossflow_eval.judges.local_weights import checked_sha256, home
 from crossflow_eval.judges.weights import EvaluatorWeights
-from crossflow_eval.types import SetupError
 
 CHUNK = 1 << 20
 TIMEOUT = 30
@@ -23,7 +23,7 @@ Advance = Callable[[int, int | None], None]
 def fetch(weights: EvaluatorWeights, advance: Advance = lambda done, total: None) -> Path:
     """Download ``weights`` into :func:`local_weights.home` and return the path; nothing where it is there already.
 
-    A file that is there and differs is never overwritten. Raises SetupError, with what came kept for the next call,
+    A file that is there and differs is never overwritten. Raises CrossFlowError, with what came kept for the next call,
     where the server cannot be reached or ends early; and, with what came removed, where its sha256 is another.
     """
     path = home() / weights.file
@@ -31,25 +31,27 @@ def fetch(weights: EvaluatorWeights, advance: Advance = lambda done, total: None
         checked_sha256(path, weights.sha256)
         return path
     if not weights.url:
-        raise SetupError(f"{weights.file} has no address of its own: take it from {weights.source}, put it at {path}.")
+        raise CrossFlowError(
+            f"{weights.file} has no address of its own: take it from {weights.source}, put it at {path}."
+        )
     partial = path.with_name(f"{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _download(weights.url, partial, advance)
     except urllib.error.HTTPError as error:
-        raise SetupError(
+        raise CrossFlowError(
             f"{weights.url} answers {error.code} {error.reason}; take the file from {weights.source}."
         ) from error
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
-        raise SetupError(
+        raise CrossFlowError(
             f"Cannot fetch {weights.url} ({getattr(error, 'reason', error)}); "
             f"call again to go on, or put the file at {path}."
         ) from error
     except OSError as error:
-        raise SetupError(f"Cannot write {partial}: {error.strerror}; make room and call again to go on.") from error
+        raise CrossFlowError(f"Cannot write {partial}: {error.strerror}; make room and call again to go on.") from error
     try:
         checked_sha256(partial, weights.sha256)
-    except SetupError:
+    except CrossFlowError:
         partial.unlink()
         raise
     partial.replace(path)

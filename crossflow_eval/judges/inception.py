@@ -20,19 +20,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from crossflow.errors import CrossFlowError, unknown
 from crossflow_eval.judges.features import CHUNK
 from crossflow_eval.judges.local_weights import checked_sha256, find_weights
 from crossflow_eval.judges.resize import preprocessing
 from crossflow_eval.judges.weights import TEXT_TO_IMAGE
-from crossflow_eval.names import unknown
-from crossflow_eval.types import SetupError
 
 TAPS = {"pool": 2048, "spatial": 2023, "logits": 1008, "logits_unbiased": 1008}
 """What the network can be asked for, and its width: the last average pool (FID, KID), the first 7 of the 17 x 17
 channels of Mixed_6d in the order h w c (sFID), and the classifier's output with and without its bias (Inception
 Score)."""
 BATCH = 4
-"""Images a forward pass on a CPU. Always as many, so that a feature does not depend on its company."""
+"""Images a forward pass on a CPU. Always as many, so that a feature does not depend on the batch it is in."""
 PRECISIONS = ("float32", "bfloat16")
 """What the convolutions can be computed in."""
 
@@ -181,12 +180,12 @@ def load_weights(path: Path, *, published: bool = True) -> Weights:
     Of the TorchScript file, which is a program, only the parameters are taken, and only once its hash is known.
 
     Raises:
-        SetupError: no such file, or one of another hash.
+        CrossFlowError: no such file, or one of another hash.
     """
     sha256 = checked_sha256(path)
     if published and sha256 not in CONVERSIONS:
         needs = " or ".join(each.need for each in CONVERSIONS.values())
-        raise SetupError(f"{path} (sha256 {sha256[:8]}) is not a published Inception; FID needs {needs}.")
+        raise CrossFlowError(f"{path} (sha256 {sha256[:8]}) is not a published Inception; FID needs {needs}.")
     name = CONVERSIONS[sha256].file if sha256 in CONVERSIONS else path.name
     if not name.endswith(".pt"):
         return Weights(torch.load(path, map_location="cpu", weights_only=True), name, sha256)
@@ -197,7 +196,7 @@ def load_weights(path: Path, *, published: bool = True) -> Weights:
 
 
 def published_weights(protocol: str) -> Weights:
-    """The weights that ``protocol`` is published with, from the folder of evaluator weights. Raises SetupError."""
+    """The weights that ``protocol`` is published with, from the folder of evaluator weights. Raises CrossFlowError."""
     file = preprocessing(protocol).weights
     return load_weights(find_weights(next(each for each in CONVERSIONS.values() if each.file == file)))
 
@@ -241,7 +240,7 @@ class InceptionFeatures:
 
     Several taps stand side by side in one row, see ``split``. ``precision="bfloat16"`` computes the convolutions in 16
     bits; it moves FID, so it has a name of its own. ``fingerprint`` is what can change a number, as plain JSON.
-    Raises SetupError for a protocol or a precision of another name.
+    Raises CrossFlowError for a protocol or a precision of another name.
     """
 
     def __init__(

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from crossflow_eval.types import SetupError
+from crossflow.errors import CrossFlowError
 
 Align = Callable[[Sequence[str], Sequence[Sequence[str]]], Future[np.ndarray]]
 """Takes a tokenised candidate and its references an image; promises METEOR's statistics, float64 [n 23]."""
@@ -46,10 +46,10 @@ _LINE_BREAKS = str.maketrans(dict.fromkeys("\n\r\v\f\u2028\u2029", " "))
 
 
 def find_java() -> str:
-    """The path of ``java``. Raises SetupError where there is none."""
+    """The path of ``java``. Raises CrossFlowError where there is none."""
     found = shutil.which("java")
     if found is None:
-        raise SetupError(
+        raise CrossFlowError(
             "Caption metrics need Java, and there is no java on the PATH; install a Java runtime of version 8 or later "
             "(on Debian: apt install default-jre-headless)."
         )
@@ -57,12 +57,12 @@ def find_java() -> str:
 
 
 def find_jar(name: str) -> Path:
-    """The path of a file of pycocoevalcap, such as ``meteor/meteor-1.5.jar``. Raises SetupError where it is missing."""
+    """The path of a file of pycocoevalcap, such as ``meteor/meteor-1.5.jar``. CrossFlowError where it is missing."""
     package = importlib.util.find_spec("pycocoevalcap")
     for place in (package and package.submodule_search_locations) or ():
         if (Path(place) / name).exists():
             return Path(place) / name
-    raise SetupError(f"The package pycocoevalcap is not here or lacks {name}; run pip install pycocoevalcap.")
+    raise CrossFlowError(f"The package pycocoevalcap is not here or lacks {name}; run pip install pycocoevalcap.")
 
 
 def tokenize(*texts: Sequence[str]) -> list[list[str]]:
@@ -70,7 +70,7 @@ def tokenize(*texts: Sequence[str]) -> list[list[str]]:
 
     Stanford's PTBTokenizer 3.4.1 with coco-caption's options, less ``PUNCTUATION``. Each text is a document of its own,
     one caption a line, for the tokeniser looks ahead over the end of a line. Line breaks within a caption are blanks.
-    Raises SetupError for no Java, one that dies, and captions that are not valid unicode.
+    Raises CrossFlowError for no Java, one that dies, and captions that are not valid unicode.
     """
     numbers = range(len(texts))
     with tempfile.TemporaryDirectory() as name:
@@ -80,7 +80,7 @@ def tokenize(*texts: Sequence[str]) -> list[list[str]]:
             try:
                 (folder / f"{number}.txt").write_bytes(lines.encode())
             except UnicodeEncodeError as error:
-                raise SetupError(f"A caption is not valid unicode ({error}); mend it.") from error
+                raise CrossFlowError(f"A caption is not valid unicode ({error}); mend it.") from error
         (folder / "files").write_text("".join(f"{number}.txt\t{number}.out\n" for number in numbers))
         jar = str(find_jar("tokenizer/stanford-corenlp-3.4.1.jar"))
         program = ("edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase", "-ioFileList", "files")
@@ -99,7 +99,7 @@ def meteor() -> Iterator[Align]:
     """METEOR 1.5's aligner: a function that aligns in the background while other work goes on.
 
     The program takes seconds to start, so enter before the captions are tokenised, and 1 GB; captions of 10,000 words
-    may take it to 4 GB. It ends with the block, whatever happens inside. Raises SetupError for no Java; what it
+    may take it to 4 GB. It ends with the block, whatever happens inside. Raises CrossFlowError for no Java; what it
     promised raises it where the program died.
     """
     jar = str(find_jar("meteor/meteor-1.5.jar"))
@@ -129,15 +129,15 @@ def _align(
 def check_spice(models: Path) -> None:
     """Check that SPICE can run, with the two CoreNLP jars in the folder ``models``.
 
-    Raises SetupError naming the jars that are missing and where they come from, or what this Java lacks.
+    Raises CrossFlowError naming the jars that are missing and where they come from, or what this Java lacks.
     """
     missing = [name for name in SPICE_MODELS if not (models / name).exists()]
     if missing:
-        raise SetupError(f"SPICE needs {' and '.join(missing)} in {models}; take the jars out of {SPICE_SOURCE}.")
+        raise CrossFlowError(f"SPICE needs {' and '.join(missing)} in {models}; take the jars out of {SPICE_SOURCE}.")
     said = subprocess.run([find_java(), "-version"], capture_output=True, text=True).stderr
     version = re.search(r'version "(?:1\.)?(\d+)', said)
     if version and int(version[1]) > JAVASCRIPT_UNTIL and not any(models.glob(f"{JAVASCRIPT}*.jar")):
-        raise SetupError(
+        raise CrossFlowError(
             f"SPICE writes its scores through a JavaScript engine, which Java {version[1]} has not; put a Java of 8 to "
             f"{JAVASCRIPT_UNTIL} first on the PATH, or {JAVASCRIPT} and its asm jars (Maven Central) into {models}."
         )
@@ -146,7 +146,7 @@ def check_spice(models: Path) -> None:
 def spice(candidates: Sequence[str], references: Sequence[Sequence[str]], models: Path) -> np.ndarray:
     """SPICE of each image, float64 [n] in [0, 1], from tokenised captions: the F-score of all tuples.
 
-    P. Anderson et al., 2016, version 1.0. Takes minutes a thousand images and up to 8 GB. Raises SetupError as
+    P. Anderson et al., 2016, version 1.0. Takes minutes a thousand images and up to 8 GB. Raises CrossFlowError as
     :func:`check_spice` does, for a Java that dies, and for images that SPICE gives no score.
     """
     check_spice(models)
@@ -168,12 +168,14 @@ def spice(candidates: Sequence[str], references: Sequence[Sequence[str]], models
     scores = np.array([found.get(number) for number in range(len(records))], dtype=np.float64)
     if not np.isfinite(scores).all():
         lost = np.flatnonzero(~np.isfinite(scores))
-        raise SetupError(f"SPICE gave {len(lost)} of {len(scores)} captions no score, first {candidates[lost[0]]!r}.")
+        raise CrossFlowError(
+            f"SPICE gave {len(lost)} of {len(scores)} captions no score, first {candidates[lost[0]]!r}."
+        )
     return scores
 
 
 def _run(what: str, arguments: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None) -> None:
-    """Run a program to its end in ``folder``. Raises SetupError where it fails."""
+    """Run a program to its end in ``folder``. Raises CrossFlowError where it fails."""
     done = subprocess.run(
         [find_java(), *_OPTIONS, *arguments],
         cwd=folder,
@@ -185,10 +187,10 @@ def _run(what: str, arguments: Sequence[str], folder: Path, environment: Mapping
         raise _death(what, done.returncode, done.stderr)
 
 
-def _death(what: str, code: int, said: bytes) -> SetupError:
+def _death(what: str, code: int, said: bytes) -> CrossFlowError:
     lines = said.decode(errors="replace").strip().splitlines() or ["it said nothing"]
     telling = next((line for line in lines if re.search("Error|Exception", line)), lines[-1])
-    return SetupError(
+    return CrossFlowError(
         f"{what} died with exit code {code} ({telling.strip()}); check that `java -version` answers, that memory is "
         "free and that no caption goes on without end, then run the same command again."
     )

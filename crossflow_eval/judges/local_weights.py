@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 from typing import Any
 
+from crossflow.errors import CrossFlowError
+from crossflow.files.hashes import file_sha256
 from crossflow_eval.judges.weights import EvaluatorWeights
-from crossflow_eval.types import SetupError
 
 HOME = "CROSSFLOW_EVAL_HOME"
 """The environment variable that names the folder of the evaluator weights."""
@@ -20,47 +20,37 @@ def home() -> Path:
 
 
 def find_weights(weights: EvaluatorWeights) -> Path:
-    """The file of ``weights`` in :func:`home`. Raises SetupError where it is not there."""
+    """The file of ``weights`` in :func:`home`. Raises CrossFlowError where it is not there."""
     path = home() / weights.file
     if not path.is_file():
-        raise SetupError(f"{weights.metric} needs {weights.need}; put the file at {path}, or set {HOME} to its folder.")
+        raise CrossFlowError(
+            f"{weights.metric} needs {weights.need}; put the file at {path}, or set {HOME} to its folder."
+        )
     return path
 
 
 def checked_sha256(file: Path, expected: str = "") -> str:
-    """The sha256 of a file. Raises SetupError where it cannot be read or does not begin with ``expected``."""
+    """The sha256 of a file. Raises CrossFlowError where it cannot be read or does not begin with ``expected``."""
     try:
-        with file.open("rb") as content:
-            digest = hashlib.file_digest(content, "sha256").hexdigest()
+        digest = file_sha256(file)
     except OSError as error:
-        raise SetupError(f"Cannot read the weights {file}: {error.strerror}.") from error
+        raise CrossFlowError(f"Cannot read the weights {file}: {error.strerror}.") from error
     if not digest.startswith(expected):
-        raise SetupError(f"{file} has sha256 {digest[:16]}…, expected {expected[:16]}…; fetch the published file.")
+        raise CrossFlowError(f"{file} has sha256 {digest[:16]}…, expected {expected[:16]}…; fetch the published file.")
     return digest
 
 
 def load_folder(kind: Any, folder: Path) -> Any:
     """The model of the transformers class ``kind`` in a folder of Hugging Face's form, in float32, for evaluation.
 
-    Raises SetupError where the folder holds no such model, lacks weights (the library would draw them at random), or
-    has weights that the class does not know.
+    CrossFlowError where the folder holds no such model, lacks weights, or has some that the class does not know.
     """
     from torch import float32
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        model, loading = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True, dtype=float32)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise SetupError(f"{folder} is not a {kind.__name__} of Hugging Face's form: {reason(error)}.") from error
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-    unknown = {name for name in loading["unexpected_keys"] if not name.endswith("position_ids")}  # 4.x stored these
-    if odd := sorted({*loading["missing_keys"], *unknown}):
-        raise SetupError(f"{folder} is not a whole {kind.__name__}: {len(odd)} weights differ, such as {odd[0]}.")
-    return model.eval()
+    from crossflow.files.pretrained import load_pretrained
+
+    return load_pretrained(kind, folder, logging, exact=True, dtype=float32)
 
 
 def reason(error: Exception) -> str:

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from crossflow_eval.names import unknown
+from crossflow.errors import unknown
 
 SIDE = 299
 Images = UInt8[Tensor, "b h w 3"]
@@ -164,7 +164,7 @@ PROTOCOLS: dict[str, Preprocessing] = {
 
 
 def preprocessing(protocol: str) -> Preprocessing:
-    """The preprocessing of a published protocol. Raises SetupError, with the nearest name, where there is none."""
+    """The preprocessing of a published protocol. Raises CrossFlowError, with the nearest name, where there is none."""
     if protocol not in PROTOCOLS:
         raise unknown("FID protocol", protocol, PROTOCOLS)
     return PROTOCOLS[protocol]

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from crossflow_eval.types import SetupError
+from crossflow.errors import CrossFlowError
 
 KEYS = {"pool": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
 """The keys of mean and covariance, by the tap of the network."""
@@ -48,22 +48,24 @@ def read_statistics(path: Path, protocol: str | None = None, *, tap: str = "pool
     """Read the statistics of one tap. Without a JSON beside the file ``protocol`` must say how they were made.
 
     Raises:
-        SetupError: no such file, not one of the formats, numbers of a wrong shape or not finite, a JSON that is not of
-            this file or of another ``protocol``, neither JSON nor ``protocol``.
+        CrossFlowError: no such file, not one of the formats, numbers of a wrong shape or not finite, a JSON that is not
+            of this file or of another ``protocol``, neither JSON nor ``protocol``.
     """
     mean, covariance = _read_arrays(path, *KEYS[tap])
     if mean.ndim != 1 or covariance.shape != (mean.size, mean.size):
-        raise SetupError(f"{path} holds a mean {list(mean.shape)} and a covariance {list(covariance.shape)}; expected "
-                         "[d] and [d d]. Make the file again.")  # fmt: skip
+        raise CrossFlowError(
+            f"{path} holds a mean {list(mean.shape)} and a covariance {list(covariance.shape)}; expected "
+            "[d] and [d d]. Make the file again."
+        )
     if bad := int((~np.isfinite(mean)).sum() + (~np.isfinite(covariance)).sum()):
-        raise SetupError(f"{bad} numbers in {path} are not finite; make the file again.")
+        raise CrossFlowError(f"{bad} numbers in {path} are not finite; make the file again.")
     sha256 = file_sha256(path)
     record = _read_provenance(path, sha256)
     if record is None and protocol is None:
-        raise SetupError(f"{path} does not say how its features were made; say it, as in --protocol clean.")
+        raise CrossFlowError(f"{path} does not say how its features were made; say it, as in --protocol clean.")
     made = {"protocol": protocol} if record is None else record["protocol"]
     if protocol not in (None, made["protocol"]):
-        raise SetupError(f"{path} was made under the protocol {made['protocol']!r}, not {protocol!r}.")
+        raise CrossFlowError(f"{path} was made under the protocol {made['protocol']!r}, not {protocol!r}.")
     said = "said by the user; the file records neither it nor n" if record is None else "recorded beside the file"
     return Statistics(
         mean=mean,
@@ -79,12 +81,14 @@ def _read_arrays(path: Path, *keys: str) -> list[np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             if missing := [key for key in keys if key not in file]:
                 held = ", ".join(file) or "nothing"
-                raise SetupError(f"{path} holds {held}, but no {missing[0]}; make statistics of images with `stats`.")
+                raise CrossFlowError(
+                    f"{path} holds {held}, but no {missing[0]}; make statistics of images with `stats`."
+                )
             return [np.asarray(file[key], dtype=np.float64) for key in keys]
     except OSError as error:
-        raise SetupError(f"Cannot read the statistics {path}: {error.strerror or 'it is damaged'}.") from error
+        raise CrossFlowError(f"Cannot read the statistics {path}: {error.strerror or 'it is damaged'}.") from error
     except (ValueError, TypeError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        raise SetupError(f"{path} is not an .npz file of plain numbers ({error}); make it again.") from error
+        raise CrossFlowError(f"{path} is not an .npz file of plain numbers ({error}); make it again.") from error
 
 
 def file_sha256(path: Path) -> str:
@@ -101,16 +105,18 @@ def _read_provenance(path: Path, sha256: str) -> dict[str, Any] | None:
         record = json.loads(beside.read_text(encoding="utf-8"))
         found, name, n = record["sha256"], record["protocol"]["protocol"], record["n"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SetupError(f"{beside} does not record how {path.name} was made ({error!r}); move it away.") from error
+        raise CrossFlowError(f"{beside} does not record how {path.name} was made ({error!r}); move it away.") from error
     if found != sha256 or not isinstance(name, str) or not isinstance(n, int):
-        raise SetupError(f"{beside} records how another file was made than {path}; move it away, or make both again.")
+        raise CrossFlowError(
+            f"{beside} records how another file was made than {path}; move it away, or make both again."
+        )
     return record
 
 
 def check_name(path: Path) -> None:
-    """Raise SetupError where statistics cannot be called so."""
+    """Raise CrossFlowError where statistics cannot be called so."""
     if path.suffix != ".npz":
-        raise SetupError(f"Statistics are kept as .npz; give {path.with_suffix('.npz')} instead of {path}.")
+        raise CrossFlowError(f"Statistics are kept as .npz; give {path.with_suffix('.npz')} instead of {path}.")
 
 
 def write_statistics(
@@ -119,7 +125,7 @@ def write_statistics(
     """Write mean and covariance of each tap, float64, and beside them the JSON ``provenance`` with the file's sha256.
 
     ``{"pool": ...}`` is read by every tool named above, ``{"pool": ..., "spatial": ...}`` by ADM's evaluator too.
-    ``provenance`` holds ``n`` and ``protocol``. Raises SetupError.
+    ``provenance`` holds ``n`` and ``protocol``. Raises CrossFlowError.
     """
     check_name(path)
     arrays = {key: array for tap, pair in statistics.items() for key, array in zip(KEYS[tap], pair, strict=True)}
@@ -140,24 +146,24 @@ def _write(path: Path, content: bytes) -> None:
     except OSError as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise SetupError(f"Cannot write {path}: {error.strerror}; make room or give another name.") from error
+        raise CrossFlowError(f"Cannot write {path}: {error.strerror}; make room or give another name.") from error
 
 
 def read_samples(path: Path) -> tuple[int, Iterator[np.ndarray]]:
     """The images ``arr_0`` of an ADM file: how many, and each, uint8 [h w 3], one at a time from the disk.
 
     Raises:
-        SetupError: no such file or array, or an array that is not uint8 [n h w 3].
+        CrossFlowError: no such file or array, or an array that is not uint8 [n h w 3].
     """
     try:
         with zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as file:
             shape, kind = _header(file)
     except OSError as error:
-        raise SetupError(f"Cannot read the images {path}: {error.strerror}.") from error
+        raise CrossFlowError(f"Cannot read the images {path}: {error.strerror}.") from error
     except (KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise SetupError(f"{path} is not an .npz file with images in 'arr_0' ({error}).") from error
+        raise CrossFlowError(f"{path} is not an .npz file with images in 'arr_0' ({error}).") from error
     if kind != np.uint8 or len(shape) != 4 or shape[3] != 3:
-        raise SetupError(f"arr_0 of {path} is {kind} {list(shape)}; expected images, uint8 [n h w 3].")
+        raise CrossFlowError(f"arr_0 of {path} is {kind} {list(shape)}; expected images, uint8 [n h w 3].")
     return shape[0], _each(path)
 
 
@@ -176,5 +182,5 @@ def _each(path: Path) -> Iterator[np.ndarray]:
         for index in range(n):
             content = file.read(int(np.prod(shape)))
             if len(content) < np.prod(shape):
-                raise SetupError(f"{path} ends within image {index} of {n}; make it again.")
+                raise CrossFlowError(f"{path} ends within image {index} of {n}; make it again.")
             yield np.frombuffer(content, dtype=np.uint8).reshape(shape)

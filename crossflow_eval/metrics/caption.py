@@ -14,13 +14,13 @@ from typing import Any, Literal
 
 import numpy as np
 
+from crossflow.errors import CrossFlowError, first_few
 from crossflow_eval.judges.java import check_spice, find_java, meteor, spice, tokenize
 from crossflow_eval.metrics.meteor import meteor_score, meteor_statistics
 from crossflow_eval.metrics.ngrams import SIGMA, Corpus, bleu, bleu_statistics, cider_d, count_ngrams
 from crossflow_eval.metrics.rouge import BETA, rouge_l
-from crossflow_eval.names import first_few
 from crossflow_eval.stats import BOOTSTRAP, RESAMPLES
-from crossflow_eval.types import Example, Output, Row, SetupError, Value
+from crossflow_eval.types import Example, Output, Row, Value
 
 BLEU = ("bleu_1", "bleu_2", "bleu_3", "bleu_4")
 TOKENS = {
@@ -70,7 +70,7 @@ class CaptionScores:
     (CIDEr-D's document frequencies), so rows are known last: ask for :meth:`rows` after :meth:`compute`.
 
     ``tokens`` is one of ``TOKENS``: "ptb" is what published numbers are made with; with "words", and without METEOR and
-    SPICE, nothing needs Java. Raises SetupError where Java is needed and not there, or SPICE's models are not.
+    SPICE, nothing needs Java. Raises CrossFlowError where Java is needed and not there, or SPICE's models are not.
     """
 
     def __init__(
@@ -106,17 +106,17 @@ class CaptionScores:
         self._rows: list[Row] = []
 
     def update(self, examples: Sequence[Example], outputs: Sequence[Output]) -> None:
-        """Take the next captions. Raises SetupError for an example without references, or an output that is no text."""
+        """Take the next captions. CrossFlowError for an example without references, or an output that is no text."""
         bare = [example.id for example in examples if not example.target]
         if bare:
-            raise SetupError(f"{len(bare)} examples have no reference captions: {first_few(bare)}.")
+            raise CrossFlowError(f"{len(bare)} examples have no reference captions: {first_few(bare)}.")
         if other := [type(output).__name__ for output in outputs if not isinstance(output, str)]:
-            raise SetupError(f"Caption scores need captions, got {other[0]}.")
+            raise CrossFlowError(f"Caption scores need captions, got {other[0]}.")
         self._captions += map(str, outputs)
         self._references += [example.target for example in examples]
 
     def compute(self) -> dict[str, Value]:
-        """The corpus scores with their bootstrap intervals. Raises SetupError where a Java program dies."""
+        """The corpus scores with their bootstrap intervals. Raises CrossFlowError where a Java program dies."""
         kinds = self._score()
         widths = [kind.statistics.shape[1] for kind in kinds]
         resampled = _resampled_sums(np.concatenate([kind.statistics for kind in kinds], axis=1))

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from crossflow.errors import CrossFlowError
 from crossflow_eval.datasets.folder import read_image
 from crossflow_eval.judges.clip import TRUNCATION, Clip, load_clip
 from crossflow_eval.judges.features import OnFeatures, extract, in_chunks
@@ -22,7 +23,7 @@ from crossflow_eval.judges.local_weights import find_weights
 from crossflow_eval.judges.weights import PUBLISHED
 from crossflow_eval.metrics.distances import image_of
 from crossflow_eval.stats import BOOTSTRAP, bootstrap_mean
-from crossflow_eval.types import Example, Output, Row, SetupError, Value
+from crossflow_eval.types import Example, Output, Row, Value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,7 @@ class ClipProtocol:
     floor: Literal["pair", "mean"] = "pair"
 
     def load(self, *, device: str = "cpu") -> Clip:
-        """The published model, from the folder of evaluator weights. Raises SetupError where it is not there."""
+        """The published model, from the folder of evaluator weights. Raises CrossFlowError where it is not there."""
         weights = next(each for each in PUBLISHED if each.file == self.file)
         return load_clip(find_weights(weights), weights.sha256, device=device)
 
@@ -112,7 +113,7 @@ class CaptionCLIPScore:
         self._referenced: dict[str, list[float]] = defaultdict(list)
 
     def update(self, examples: Sequence[Example], outputs: Sequence[Output]) -> list[Row]:
-        """Score the outputs, captions. Raises SetupError for an example without references."""
+        """Score the outputs, captions. Raises CrossFlowError for an example without references."""
         captions = _embed(self._clip, [HESSEL.prefix + str(output) for output in outputs])
         images = extract(self._images, [read_image(Path(example.source)) for example in examples])
         scores = HESSEL.weight * np.maximum(_cosines(images, captions), 0.0)
@@ -127,7 +128,7 @@ class CaptionCLIPScore:
         """The largest cosine of each caption with its references, float64 [n]."""
         references = [[HESSEL.prefix + str(text) for text in example.target or ()] for example in examples]
         if bare := [example.id for example, texts in zip(examples, references, strict=True) if not texts]:
-            raise SetupError(
+            raise CrossFlowError(
                 f"RefCLIPScore needs reference captions; {len(bare)} examples have none, such as {bare[0]}."
             )
         counts = [len(texts) for texts in references]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from crossflow_eval.types import SetupError
+from crossflow.errors import CrossFlowError
 
 BENCHMARK = (352, 1216)
 """Height and width of KITTI's benchmark crop: the bottom rows and the middle columns of an image."""
@@ -36,10 +36,10 @@ class Crop:
         return "rows {:.10g} to {:.10g}, columns {:.10g} to {:.10g} of ".format(*self.rows, *self.columns) + frame
 
     def window(self, height: int, width: int) -> tuple[slice, slice]:
-        """The rows and columns judged of an image. Raises SetupError for an image that cannot be cropped so."""
+        """The rows and columns judged of an image. Raises CrossFlowError for an image that cannot be cropped so."""
         if self.size is not None:
             if (height, width) != self.size:
-                raise SetupError(f"the target is {height} x {width} px and the crop is {self}; give such targets.")
+                raise CrossFlowError(f"the target is {height} x {width} px and the crop is {self}; give such targets.")
             return slice(*map(int, self.rows)), slice(*map(int, self.columns))
         top, left = benchmark_corner(height, width) if self.benchmark else (0, 0)
         height, width = BENCHMARK if self.benchmark else (height, width)
@@ -57,10 +57,10 @@ WHOLE = Crop()
 
 
 def benchmark_corner(height: int, width: int) -> tuple[int, int]:
-    """Top and left of KITTI's benchmark crop in an image. Raises SetupError for an image that is smaller."""
+    """Top and left of KITTI's benchmark crop in an image. Raises CrossFlowError for an image that is smaller."""
     top, left = height - BENCHMARK[0], (width - BENCHMARK[1]) // 2
     if top < 0 or left < 0:
-        raise SetupError(f"the target is {height} x {width} px, too small for KITTI's benchmark crop {BENCHMARK}.")
+        raise CrossFlowError(f"the target is {height} x {width} px, too small for KITTI's benchmark crop {BENCHMARK}.")
     return top, left
 
 

@@ -22,10 +22,10 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
+from crossflow.errors import CrossFlowError, unknown
 from crossflow_eval.metrics.crops import BENCHMARK, Crop, benchmark_corner, kept_columns
-from crossflow_eval.names import unknown
 from crossflow_eval.stats import BOOTSTRAP, bootstrap_mean
-from crossflow_eval.types import Example, Output, Row, SetupError, Value
+from crossflow_eval.types import Example, Output, Row, Value
 
 ERRORS = ("abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "delta1", "delta2", "delta3", "i_rmse", "si_log")
 MIN_DISPARITY = 1e-3
@@ -53,7 +53,7 @@ def align(prediction: np.ndarray, target: np.ndarray, mask: np.ndarray, space: S
     there says nothing of the scale, which is then 0.
 
     Raises:
-        SetupError: shapes that differ, an empty mask, an unknown space, and under the mask a prediction that is not
+        CrossFlowError: shapes that differ, an empty mask, an unknown space, and under the mask a prediction that is not
             finite or a target that is not positive and finite.
     """
     return _fit(*_valid_pixels(prediction, target, mask), space)
@@ -65,11 +65,11 @@ def depth_errors(prediction: np.ndarray, target: np.ndarray, mask: np.ndarray) -
     Nothing is aligned or clipped.
 
     Raises:
-        SetupError: as ``align``, and for a prediction that is not positive under the mask.
+        CrossFlowError: as ``align``, and for a prediction that is not positive under the mask.
     """
     predicted, measured = _valid_pixels(prediction, target, mask)
     if not predicted.min() > 0:
-        raise SetupError(
+        raise CrossFlowError(
             f"{int((predicted <= 0).sum())} of {predicted.size} predicted depths are not positive; "
             "give depth in metres, clipped from below."
         )
@@ -80,16 +80,18 @@ def _valid_pixels(prediction: np.ndarray, target: np.ndarray, mask: np.ndarray) 
     """Prediction and target under the mask: [n] in their own precision, checked."""
     if prediction.ndim != 2 or not prediction.shape == target.shape == mask.shape:
         shapes = ", ".join(str(list(array.shape)) for array in (prediction, target, mask))
-        raise SetupError(f"prediction, target and mask have the shapes {shapes}; they must be one [h w].")
+        raise CrossFlowError(f"prediction, target and mask have the shapes {shapes}; they must be one [h w].")
     places = np.flatnonzero(mask)
     if not places.size:
-        raise SetupError("no pixel is valid, so there is nothing to judge; check the target's unit and the crop.")
+        raise CrossFlowError("no pixel is valid, so there is nothing to judge; check the target's unit and the crop.")
     predicted, measured = (array.ravel().take(places) for array in (prediction, target))
     if not np.isfinite(predicted).all():
         bad = int((~np.isfinite(predicted)).sum())
-        raise SetupError(f"the prediction is NaN or infinite at {bad} of {places.size} valid pixels; mend the model.")
+        raise CrossFlowError(
+            f"the prediction is NaN or infinite at {bad} of {places.size} valid pixels; mend the model."
+        )
     if not (measured.min() > 0 and measured.max() < math.inf):
-        raise SetupError("the target holds depths under its mask that are not positive and finite; mend the mask.")
+        raise CrossFlowError("the target holds depths under its mask that are not positive and finite; mend the mask.")
     return predicted, measured
 
 
@@ -99,7 +101,7 @@ def _fit(predicted: np.ndarray, measured: np.ndarray, space: Space) -> Alignment
     if space == "disparity":
         seen = predicted > 0
         if not seen.any():
-            raise SetupError("no valid pixel has a positive disparity; give disparity, or align in depth space.")
+            raise CrossFlowError("no valid pixel has a positive disparity; give disparity, or align in depth space.")
         predicted, measured = predicted[seen], 1 / measured[seen].astype(np.float64)
     origin, level = np.float64(predicted[0]), np.float64(measured[0])
     sums = np.zeros(4)
@@ -184,7 +186,7 @@ class DepthProtocol:
         """The errors of one prediction on one mask, all [h w]; with ``scale`` and ``shift`` where it is aligned.
 
         Raises:
-            SetupError: as ``align``; for a prediction in metres that is off by a factor of about 1000.
+            CrossFlowError: as ``align``; for a prediction in metres that is off by a factor of about 1000.
         """
         predicted, measured = _valid_pixels(prediction, target, mask)
         if self.space is None:
@@ -209,7 +211,7 @@ def _check_unit(predicted: np.ndarray, measured: np.ndarray) -> None:
     ratio = float(predicted.mean() / measured.mean())
     if 500 < ratio < 2000 or 500 < 1 / (ratio or math.inf) < 2000:
         is_off = "larger" if ratio > 1 else "smaller"
-        raise SetupError(f"the prediction is about 1000 times {is_off} than the target: millimetres? Give metres.")
+        raise CrossFlowError(f"the prediction is about 1000 times {is_off} than the target: millimetres? Give metres.")
 
 
 def _check_target(target: np.ndarray, bounded: np.ndarray, protocol: DepthProtocol) -> None:
@@ -220,7 +222,7 @@ def _check_target(target: np.ndarray, bounded: np.ndarray, protocol: DepthProtoc
     hint = "check the file and its scale"
     if protocol.min_depth < median / 1000 < protocol.max_depth:
         hint = "1000 times less would: are these millimetres, read as metres?"
-    raise SetupError(
+    raise CrossFlowError(
         f"no depth of the target lies between {protocol.min_depth} and {protocol.max_depth} m, "
         f"the median is {median:.6g} m; {hint}"
     )
@@ -256,7 +258,7 @@ class DepthErrors:
         }
 
     def update(self, examples: Sequence[Example], outputs: Sequence[Output]) -> list[Row]:
-        """Judge the outputs, float [h w]. Raises SetupError with the example's id for what cannot be judged."""
+        """Judge the outputs, float [h w]. Raises CrossFlowError with the example's id for what cannot be judged."""
         return [self._judge(example, output) for example, output in zip(examples, outputs, strict=True)]
 
     def _judge(self, example: Example, output: Output) -> Row:
@@ -272,8 +274,8 @@ class DepthErrors:
                 judged = self._how.judge(prediction[window], target[window], valid[window])
                 said = judged | {"pixels": int(np.count_nonzero(valid[window]))}
                 row |= {_named(name, key): value for key, value in said.items()}
-        except SetupError as error:
-            raise SetupError(f"{example.id}: {error}") from error
+        except CrossFlowError as error:
+            raise CrossFlowError(f"{example.id}: {error}") from error
         for name in self._names:
             self._scores[name].append(row[name])
         return row
@@ -287,7 +289,7 @@ class DepthErrors:
             whole = np.full(shape, np.nan, dtype=prediction.dtype)
             whole[top : top + BENCHMARK[0], left : left + BENCHMARK[1]] = prediction
             return whole
-        raise SetupError(
+        raise CrossFlowError(
             f"the prediction has the shape {list(prediction.shape)} and the target {list(shape)}; "
             "resize predictions to their target."
         )

@@ -1,8 +1,8 @@
 """Metrics of all outputs at once: what :mod:`crossflow_eval.metrics.distribution` says of their features.
 
 A ``Statistic`` is one published number; ``FeatureMetric`` computes it from the features of an extractor. Which features
-a number is published on is said beside it. References come as what makes them, so that none is made in vain. Plain
-Frechet distances (FID, sFID, FD-DINOv2) are :class:`crossflow_eval.metrics.fid.FID`, which holds moments alone.
+a number is published on is said beside it. References come as what makes them, so that only those needed are made.
+Plain Frechet distances (FID, sFID, FD-DINOv2) are :class:`crossflow_eval.metrics.fid.FID`, which holds moments alone.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from crossflow.errors import CrossFlowError
 from crossflow_eval.judges.features import FeatureExtractor, OnFeatures
 from crossflow_eval.metrics import distribution
 from crossflow_eval.metrics.frechet import METHOD, Moments, rank_warning
 from crossflow_eval.stats import BOOTSTRAP, bootstrap_mean, student_mean
-from crossflow_eval.types import Example, Output, SetupError, Value
+from crossflow_eval.types import Example, Output, Value
 
 Features = Callable[[], np.ndarray]
 """Makes the features, float32 [m d], of a reference."""
@@ -64,10 +65,12 @@ class FeatureMetric(OnFeatures):
         self._features.append(self.features_of(images))
 
     def compute(self) -> dict[str, Value]:
-        """The statistic of all outputs. Raises SetupError for too few of them, and for too few references."""
+        """The statistic of all outputs. Raises CrossFlowError for too few of them, and for too few references."""
         n, least = sum(map(len, self._features)), self._statistic.least
         if n < least:
-            raise SetupError(f"{', '.join(self.higher_is_better)}: {least} outputs are needed, got {n}; raise --limit.")
+            raise CrossFlowError(
+                f"{', '.join(self.higher_is_better)}: {least} outputs are needed, got {n}; raise --limit."
+            )
         if self._statistic.fitted is not None:
             warning = rank_warning("outputs", self._statistic.fitted(n), self.extractor.dim)
             self.protocol = {**self.protocol, **({"warning": warning} if warning else {})}
@@ -194,15 +197,15 @@ def fid_infinity(reference: Callable[[], Moments], name: str) -> Statistic:
 
 
 def _enough(reference: np.ndarray, least: int) -> np.ndarray:
-    """The reference. Raises SetupError where it has fewer than ``least`` features."""
+    """The reference. Raises CrossFlowError where it has fewer than ``least`` features."""
     if len(reference) < least:
-        raise SetupError(f"The reference has {len(reference)} images; this metric needs {least}.")
+        raise CrossFlowError(f"The reference has {len(reference)} images; this metric needs {least}.")
     return reference
 
 
 def image_of(output: Output) -> np.ndarray:
-    """An output as an image, uint8 [h w 3]. Raises SetupError for any other kind."""
+    """An output as an image, uint8 [h w 3]. Raises CrossFlowError for any other kind."""
     if not isinstance(output, np.ndarray) or output.dtype != np.uint8 or output.ndim != 3 or output.shape[2] != 3:
         got = f"{output.dtype} {list(output.shape)}" if isinstance(output, np.ndarray) else type(output).__name__
-        raise SetupError(f"This metric needs images, uint8 [h w 3], got {got}.")
+        raise CrossFlowError(f"This metric needs images, uint8 [h w 3], got {got}.")
     return output

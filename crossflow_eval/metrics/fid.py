@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from crossflow.errors import CrossFlowError
 from crossflow_eval.datasets.folder import read_folder, read_image
 from crossflow_eval.environment import environment
 from crossflow_eval.judges.features import CHUNK, FeatureExtractor, OnFeatures, extract
@@ -21,7 +22,7 @@ from crossflow_eval.judges.statistics_files import Statistics, check_name, file_
 from crossflow_eval.metrics.distances import image_of
 from crossflow_eval.metrics.frechet import METHOD, Moments, frechet_distance, rank_warning
 from crossflow_eval.stats import JACKKNIFE, jackknife
-from crossflow_eval.types import Example, Output, SetupError, Value
+from crossflow_eval.types import Example, Output, Value
 
 if TYPE_CHECKING:
     from crossflow_eval.judges.inception import Weights
@@ -109,9 +110,9 @@ class FID(OnFeatures):
             self._features.clear()
 
     def compute(self) -> dict[str, Value]:
-        """The distance, with its jackknife interval. Raises SetupError for fewer than two outputs."""
+        """The distance, with its jackknife interval. Raises CrossFlowError for fewer than two outputs."""
         if self._n < 2:
-            raise SetupError(f"FID needs at least two outputs, got {self._n}; raise --limit.")
+            raise CrossFlowError(f"FID needs at least two outputs, got {self._n}; raise --limit.")
         target, references = self._target()
         counts = (("outputs", self._n), ("references", references))
         warnings = [warning for what, n in counts if n and (warning := rank_warning(what, n, self.extractor.dim))]
@@ -134,16 +135,16 @@ class FID(OnFeatures):
 def _target(
     reference: Statistics | np.ndarray | Callable[[], np.ndarray], dim: int
 ) -> Callable[[], tuple[Moments, int | None]]:
-    """What gives the reference's moments, and of how many features they are. Raises SetupError for bad statistics."""
+    """What gives the reference's moments, and of how many features they are. CrossFlowError for bad statistics."""
     if not isinstance(reference, Statistics):
         return lambda: _of_features(reference() if callable(reference) else reference)
     file = reference.origin["file"]
     if reference.mean.size != dim:
-        raise SetupError(f"{file} holds statistics of {reference.mean.size} dimensions; these features have {dim}.")
+        raise CrossFlowError(f"{file} holds statistics of {reference.mean.size} dimensions; these features have {dim}.")
     try:
         moments = Moments.of_covariance(reference.mean, reference.covariance)
     except ValueError as error:
-        raise SetupError(f"{file} holds no statistics of features: {error}. Make it again.") from error
+        raise CrossFlowError(f"{file} holds no statistics of features: {error}. Make it again.") from error
     return lambda: (moments, reference.n)
 
 
@@ -203,18 +204,18 @@ class InceptionFID(FID):
 
 
 def _compare(reference: Statistics, ours: Mapping[str, Any]) -> None:
-    """Raise SetupError where the reference was made under another protocol or with other weights."""
+    """Raise CrossFlowError where the reference was made under another protocol or with other weights."""
     from crossflow_eval.judges.inception import CONVERSIONS
 
     file, theirs = reference.origin["file"], reference.protocol
     if theirs["protocol"] != ours["protocol"]:
-        raise SetupError(
+        raise CrossFlowError(
             f"{file} was made under the protocol {theirs['protocol']!r}, the outputs are measured under "
             f"{ours['protocol']!r}; their distance is no FID. Take statistics of one protocol."
         )
     pair = {theirs.get("weights_sha256", ours["weights_sha256"]), ours["weights_sha256"]}
     if len(pair) > 1 and not pair <= CONVERSIONS.keys():
-        raise SetupError(f"{file} was made with other weights ({theirs['weights_sha256'][:8]}); make it again.")
+        raise CrossFlowError(f"{file} was made with other weights ({theirs['weights_sha256'][:8]}); make it again.")
 
 
 def make_statistics(
@@ -234,7 +235,7 @@ def make_statistics(
     the images and the versions of what made it. ``track`` passes batches of indices through, to show progress.
 
     Raises:
-        SetupError: images that cannot be read, or fewer than ``n`` or than two; a file that cannot be written.
+        CrossFlowError: images that cannot be read, or fewer than ``n`` or than two; a file that cannot be written.
     """
     from crossflow_eval.judges.inception import TAPS, InceptionFeatures
 
@@ -244,7 +245,9 @@ def make_statistics(
     there, pictures, source = _open(images)
     n = there if n is None else n
     if not 2 <= n <= there:
-        raise SetupError(f"{images} holds {there} images, asked for {n}; statistics need two or more that are there.")
+        raise CrossFlowError(
+            f"{images} holds {there} images, asked for {n}; statistics need two or more that are there."
+        )
     moments = {tap: RunningMoments(TAPS[tap]) for tap in extractor.taps}
     for batch in track([range(start, min(start + CHUNK, n)) for start in range(0, n, CHUNK)], "features"):
         features = extract(extractor, list(islice(pictures, len(batch))))

@@ -22,9 +22,10 @@ from typing import Any
 import cv2
 import numpy as np
 
+from crossflow.errors import CrossFlowError
 from crossflow_eval.datasets.folder import read_image
 from crossflow_eval.stats import BOOTSTRAP, bootstrap_mean
-from crossflow_eval.types import Example, Output, Row, SetupError, Value
+from crossflow_eval.types import Example, Output, Row, Value
 
 RANGE = 255.0
 RADIUS = 5
@@ -43,7 +44,7 @@ def luma(image: np.ndarray) -> np.ndarray:
 def psnr(image: np.ndarray, original: np.ndarray) -> float:
     """Peak signal-to-noise ratio in dB of two arrays on the 0-255 scale; infinite where they are equal.
 
-    Raises SetupError for two shapes.
+    Raises CrossFlowError for two shapes.
     """
     _check_shapes(image, original, at_least=1)
     difference = (image.astype(np.float64) - original).ravel()
@@ -78,7 +79,7 @@ def ssim(image: np.ndarray, original: np.ndarray, *, padded: bool = False) -> fl
     """Structural similarity of two arrays [h w] or [h w c] on the 0-255 scale, the mean over channels.
 
     ``padded`` False is ``ssim`` of the module's list, True is ``ssim_padded``. Needs at least 11 x 11 pixels and one
-    shape, else SetupError.
+    shape, else CrossFlowError.
     """
     return _both_ssim(image, original)[padded]
 
@@ -94,7 +95,7 @@ def _both_ssim(image: np.ndarray, original: np.ndarray) -> tuple[float, float]:
 
 def _check_shapes(image: np.ndarray, original: np.ndarray, at_least: int) -> None:
     if image.shape != original.shape or min(image.shape[:2]) < at_least:
-        raise SetupError(
+        raise CrossFlowError(
             f"two images of one size and at least {at_least} pixels a side are compared, "
             f"got {list(image.shape)} and {list(original.shape)}; resize the output to its original."
         )
@@ -124,7 +125,7 @@ class Restoration:
         self._rows: list[Row] = []
 
     def update(self, examples: Sequence[Example], outputs: Sequence[Output]) -> list[Row]:
-        """Judge the outputs, uint8 [h w 3]. Raises SetupError for an output of another size than its original."""
+        """Judge the outputs, uint8 [h w 3]. Raises CrossFlowError for an output of another size than its original."""
         rows = [_judge(example, np.asarray(output)) for example, output in zip(examples, outputs, strict=True)]
         self._rows += rows
         return rows
@@ -144,8 +145,8 @@ def _judge(example: Example, image: np.ndarray) -> Row:
     row: Row = {}
     try:
         _check_shapes(image, original, at_least=2 * RADIUS + 1)
-    except SetupError as error:
-        raise SetupError(f"{example.id}: {error}") from error
+    except CrossFlowError as error:
+        raise CrossFlowError(f"{example.id}: {error}") from error
     for on, pair in {"rgb": (image, original), "y": (luma(image), luma(original))}.items():
         ratio = psnr(*pair)
         inside, whole = _both_ssim(*pair)

@@ -9,11 +9,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from crossflow.errors import CrossFlowError
 from crossflow_eval.judges.features import FeatureExtractor, OnFeatures, in_chunks
 from crossflow_eval.metrics.distances import image_of
 from crossflow_eval.metrics.geneval import Detection, judge
 from crossflow_eval.stats import BOOTSTRAP, STRATIFIED_BOOTSTRAP, bootstrap_mean, bootstrap_stratified
-from crossflow_eval.types import Example, Output, Row, SetupError, Value
+from crossflow_eval.types import Example, Output, Row, Value
 
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 """GenEval's six tasks, in the order of its paper."""
@@ -66,7 +67,7 @@ class SceneGenEval:
         specification = example.target
         task = specification["tag"] if isinstance(specification, Mapping) else None
         if task not in TASKS:
-            raise SetupError(f"The example {example.id} carries no GenEval specification; this metric needs one.")
+            raise CrossFlowError(f"The example {example.id} carries no GenEval specification; this metric needs one.")
         found = [
             Detection(label=each.shape, score=1.0, box=_box(each.box), color=each.color) for each in self._read(image)
         ]
@@ -124,7 +125,7 @@ class SceneCLIPScore(OnFeatures):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
+class SceneContent:
     """What a caption says, or what is true: how often each (color, shape), and whether it is night.
 
     A color that is left out is "", a light that is left out None.
@@ -145,15 +146,17 @@ class SceneCaptions:
 
     higher_is_better: Mapping[str, bool] = {"objects": True, "object_f1": True, "light": True}
 
-    def __init__(self, read: Callable[[str], Told], look: Callable[[Example], Told], *, grammar: str) -> None:
+    def __init__(
+        self, read: Callable[[str], SceneContent], look: Callable[[Example], SceneContent], *, grammar: str
+    ) -> None:
         self._read, self._look = read, look
         self.protocol: Mapping[str, Any] = {"grammar": grammar, "interval": BOOTSTRAP}
         self._rows: list[Row] = []
 
     def update(self, examples: Sequence[Example], outputs: Sequence[Output]) -> list[Row]:
-        """Judge the captions. Raises SetupError for an output that is no text."""
+        """Judge the captions. Raises CrossFlowError for an output that is no text."""
         if other := [type(output).__name__ for output in outputs if not isinstance(output, str)]:
-            raise SetupError(f"Captions are to be judged, got {other[0]}; give text.")
+            raise CrossFlowError(f"Captions are to be judged, got {other[0]}; give text.")
         rows = [
             _compare(self._read(str(output)), self._look(example))
             for example, output in zip(examples, outputs, strict=True)
@@ -166,7 +169,7 @@ class SceneCaptions:
         return {name: bootstrap_mean([float(row[name]) for row in self._rows]) for name in self.higher_is_better}
 
 
-def _compare(said: Told, true: Told) -> Row:
+def _compare(said: SceneContent, true: SceneContent) -> Row:
     """The row of a caption that says ``said`` where ``true`` is."""
     missing, extra = true.objects - said.objects, said.objects - true.objects
     reasons = [f"not named: {_listed(missing)}"] if missing else []

@@ -1,7 +1,7 @@
 """Any text-to-image pipeline of ``diffusers`` as a model, from a folder of its own form; nothing is downloaded.
 
 Prompts are drawn one by one, each with a generator of its own: many pipelines pad the prompts of a batch to the longest
-of them, so that an image would depend on its company. Several processes share a run as they do with any model.
+of them, so that an image would depend on its whole batch. Several processes share a run as they do with any model.
 """
 
 import hashlib
@@ -19,9 +19,9 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
+from crossflow.errors import CrossFlowError, unknown
 from crossflow_eval.judges.local_weights import checked_sha256, reason
-from crossflow_eval.names import unknown
-from crossflow_eval.types import Output, SetupError
+from crossflow_eval.types import Output
 
 HOLDS = "model_index.json and the folders it names, as `save_pretrained` writes them"
 NEEDED = ("prompt", "generator", "output_type")
@@ -38,7 +38,7 @@ class DiffusersModel:
     black, and its verdicts are not what is measured. The noise is drawn on the CPU, so that devices agree.
 
     Raises:
-        SetupError: a folder that is no pipeline or is damaged; options that the pipeline does not listen to.
+        CrossFlowError: a folder that is no pipeline or is damaged; options that the pipeline does not listen to.
     """
 
     def __init__(
@@ -58,17 +58,17 @@ class DiffusersModel:
         if precision not in PRECISIONS:
             raise unknown("precision of a diffusers pipeline", precision, ["auto", *PRECISIONS])
         if steps is not None and steps < 1:
-            raise SetupError(f"--steps must be at least 1, got {steps}.")
+            raise CrossFlowError(f"--steps must be at least 1, got {steps}.")
         self.name = name
         self._pipeline = _load(folder, PRECISIONS[precision]).to(device)
         known = inspect.signature(self._pipeline.__call__).parameters
         what = type(self._pipeline).__name__
         if lacking := [each for each in NEEDED if each not in known]:
-            raise SetupError(f"{what} in {folder} is no text-to-image pipeline: it does not take {lacking[0]!r}.")
+            raise CrossFlowError(f"{what} in {folder} is no text-to-image pipeline: it does not take {lacking[0]!r}.")
         given = {"num_inference_steps": steps, "guidance_scale": guidance_scale, "height": size, "width": size}
         self._options = {option: value for option, value in given.items() if value is not None}
-        if deaf := [option for option in self._options if option not in known]:
-            raise SetupError(f"{what} does not listen to {', '.join(deaf)}; leave the option out.")
+        if unused := [option for option in self._options if option not in known]:
+            raise CrossFlowError(f"{what} does not use {', '.join(unused)}; leave the option out.")
         own = {option: known[option].default for option in given if option in known}
         self.identity: Mapping[str, Any] = {
             "pipeline": what,
@@ -82,7 +82,7 @@ class DiffusersModel:
         }
 
     def generate(self, sources: Sequence[str | Path], seeds: Sequence[int]) -> list[Output]:
-        """Return one uint8 image [h w 3] a prompt. Raises SetupError where the pipeline fails or gives no numbers."""
+        """Return one uint8 image [h w 3] a prompt. CrossFlowError where the pipeline fails or gives no numbers."""
         return [self._draw(str(source), seed) for source, seed in zip(sources, seeds, strict=True)]
 
     def _draw(self, prompt: str, seed: int) -> np.ndarray:
@@ -90,10 +90,10 @@ class DiffusersModel:
         try:
             made = self._pipeline(prompt=prompt, generator=generator, output_type="np", **self._options)
         except (TypeError, ValueError) as error:
-            raise SetupError(f"{self.name} cannot draw {prompt!r}: {reason(error)}.") from error
+            raise CrossFlowError(f"{self.name} cannot draw {prompt!r}: {reason(error)}.") from error
         image = np.asarray(made.images[0], dtype=np.float32)
         if not np.isfinite(image).all():
-            raise SetupError(f"{self.name} gave an image that is not finite; try --precision float32.")
+            raise CrossFlowError(f"{self.name} gave an image that is not finite; try --precision float32.")
         return (image * 255).round().clip(0, 255).astype(np.uint8)
 
 
@@ -113,14 +113,14 @@ def _load(folder: Path, dtype: torch.dtype) -> Any:
             )
     except (AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
         why = reason(error).rstrip(". ")
-        raise SetupError(f"{folder} does not load as a pipeline ({why}); it should hold {HOLDS}.") from error
+        raise CrossFlowError(f"{folder} does not load as a pipeline ({why}); it should hold {HOLDS}.") from error
     _check_whole(pipeline, folder)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
 def _check_whole(pipeline: Any, folder: Path) -> None:
-    """Raise SetupError for a part whose files hold fewer numbers than it has: the rest would be drawn at random."""
+    """Raise CrossFlowError for a part whose files hold fewer numbers than it has: the rest would be drawn at random."""
     for name, part in pipeline.components.items():
         if not isinstance(part, nn.Module):
             continue
@@ -130,7 +130,7 @@ def _check_whole(pipeline: Any, folder: Path) -> None:
                 held += sum(math.prod(content.get_slice(key).get_shape()) for key in content.keys())  # noqa: SIM118
         needed = sum(parameter.numel() for parameter in part.parameters())
         if held < needed:
-            raise SetupError(f"{folder / name} holds {held} of the {needed} weights of its model; fetch it again.")
+            raise CrossFlowError(f"{folder / name} holds {held} of the {needed} weights of its model; fetch it again.")
 
 
 def _is_read(file: Path) -> bool:
@@ -165,7 +165,7 @@ def _parts(folder: Path) -> list[str]:
         index = json.loads((folder / "model_index.json").read_text("utf-8"))
         return [name for name, value in index.items() if isinstance(value, list) and not name.startswith("_")]
     except (AttributeError, OSError, ValueError) as error:
-        raise SetupError(f"{folder} is no pipeline of diffusers: it should hold {HOLDS}.") from error
+        raise CrossFlowError(f"{folder} is no pipeline of diffusers: it should hold {HOLDS}.") from error
 
 
 def _sha256(folder: Path) -> str:

@@ -9,16 +9,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from crossflow.errors import CrossFlowError
+from crossflow.files.devices import own_device
+from crossflow.files.folders import shipped
 from crossflow_eval.datasets.folder import read_image
-from crossflow_eval.models import check_sampling, mended_by_user, resolve_device, shipped_checkpoint
-from crossflow_eval.types import Output, SetupError
+from crossflow_eval.models.crossflow import check_sampling
+from crossflow_eval.types import Output
+
+ENDS = {"caption": ("image", "text"), "depth": ("image", "depth"), "sr": ("small image", "image")}
+"""What a model of each task reads and gives, in the names of its modalities."""
 
 
 class CrossFlowImageModel:
     """A CrossFlow checkpoint for ``task`` (caption, depth or sr), or a baseline's; without ``checkpoint`` the shipped.
 
     ``solver``, ``steps`` and ``guidance_scale`` left None are the ones the checkpoint recommends. ``device``: "auto" (a
-    GPU where there is one), "cpu", "cuda" or "cuda:N". Raises SetupError for a checkpoint of another task.
+    GPU where there is one), "cpu", "cuda" or "cuda:N". Raises CrossFlowError for a checkpoint of another task.
     """
 
     def __init__(
@@ -33,36 +39,30 @@ class CrossFlowImageModel:
         device: str = "auto",
     ) -> None:
         check_sampling(solver, steps, guidance_scale)
-        where = resolve_device(device)
-        path = shipped_checkpoint(task) if checkpoint is None else checkpoint
-        with mended_by_user():
-            from crossflow.sampling.from_image import FromImage
+        where = own_device(device)
+        path = shipped(task) if checkpoint is None else checkpoint
+        from crossflow.model.config import Override
+        from crossflow.sampling.from_image import FromImage
 
-            self._pipeline = FromImage.from_checkpoint(path, where, precision)
-            self._sampling = self._pipeline.sampling(solver, steps, guidance_scale)
-        if self._pipeline.task != task:
-            raise SetupError(f"{path} is a checkpoint for the task {self._pipeline.task}; give --ckpt one for {task}.")
+        self._pipeline = FromImage.from_checkpoint(path, where, precision)
+        self._override = Override(solver=solver, steps=steps, guidance_scale=guidance_scale)
+        if self._pipeline.ends != ENDS[task]:
+            read, given = self._pipeline.ends
+            raise CrossFlowError(f"{path} is a checkpoint that makes {given} of {read}; give --ckpt one for {task}.")
+        sampling = self._pipeline.defaults.but(self._override)
         self.name = path.stem
         self.identity: Mapping[str, Any] = {
             **self._pipeline.identity,
-            "solver": self._sampling.solver,
-            "steps": self._sampling.steps,
-            "guidance_scale": float(self._sampling.guidance_scale),
+            "solver": sampling.solver,
+            "steps": sampling.steps,
+            "guidance_scale": float(sampling.guidance_scale),
             "device": where.partition(":")[0],
         }
 
     def generate(self, sources: Sequence[str | Path], seeds: Sequence[int]) -> list[Output]:
         """Return one output an image file: a caption, float32 [h w] in metres, or uint8 [h w 3]."""
         images = [read_image(Path(source)) for source in sources]
-        with mended_by_user():
-            outputs = self._pipeline.generate(
-                images,
-                seeds,
-                solver=self._sampling.solver,
-                steps=self._sampling.steps,
-                guidance_scale=self._sampling.guidance_scale,
-            )
-        return list(outputs)
+        return list(self._pipeline.generate(images, seeds, self._override))
 
 
 class CrossFlowBackward:
@@ -71,11 +71,10 @@ class CrossFlowBackward:
     name = "scenes-t2i-backward"
 
     def __init__(self, decoder: Path | None = None, checkpoint: Path | None = None, *, device: str = "auto") -> None:
-        where = resolve_device(device)
-        with mended_by_user():
-            from crossflow.sampling.prompt_reader import READER, PromptReader
+        where = own_device(device)
+        from crossflow.sampling.prompt_reader import READER, PromptReader
 
-            self._reader = PromptReader.from_checkpoint(decoder or READER, checkpoint or shipped_checkpoint(), where)
+        self._reader = PromptReader.from_checkpoint(decoder or READER, checkpoint or shipped("t2i"), where)
         sampling = self._reader.defaults
         self.identity: Mapping[str, Any] = {
             **self._reader.identity,
@@ -87,8 +86,7 @@ class CrossFlowBackward:
     def generate(self, sources: Sequence[str | Path], seeds: Sequence[int]) -> list[Output]:
         """Return the prompt that each image file is read as."""
         images = [read_image(Path(source)) for source in sources]
-        with mended_by_user():
-            return list(self._reader.generate(images, seeds))
+        return list(self._reader.generate(images, seeds))
 
 
 def backward() -> CrossFlowBackward:

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from crossflow_eval.names import first_few
-from crossflow_eval.types import Example, SetupError
+from crossflow.errors import CrossFlowError, first_few
+from crossflow_eval.types import Example
 
 KEYS = {".json": "image_id", ".jsonl": "id"}
 """The kinds of file, and what each calls an image's id."""
@@ -23,27 +23,29 @@ def read_predictions(path: Path) -> dict[str, str]:
     """The captions by image id, in the file's order.
 
     Raises:
-        SetupError: a file that is missing, of another kind or damaged, an entry without an id or a caption of valid
+        CrossFlowError: a file that is missing, of another kind or damaged, an entry without an id or a caption of valid
             unicode, an id that comes twice; with the entry's place.
     """
     key = KEYS.get(path.suffix.lower())
     if key is None:
-        raise SetupError(f"The predictions {path} must be a file .json (COCO results) or .jsonl (id, caption).")
+        raise CrossFlowError(f"The predictions {path} must be a file .json (COCO results) or .jsonl (id, caption).")
     try:
         text = path.read_text(encoding="utf-8-sig")
         entries = list(_entries(path, text, key))
     except (OSError, UnicodeDecodeError) as error:
-        raise SetupError(f"Cannot read the predictions {path}: {error}.") from error
+        raise CrossFlowError(f"Cannot read the predictions {path}: {error}.") from error
     captions: dict[str, str] = {}
     for place, entry in entries:
         name, caption = _pair(entry, key)
         if name is None or caption is None:
-            raise SetupError(f"{path}, {place}: expected an object with {key!r} and 'caption', got {_shown(entry)}.")
+            raise CrossFlowError(
+                f"{path}, {place}: expected an object with {key!r} and 'caption', got {_shown(entry)}."
+            )
         if name in captions:
-            raise SetupError(f"{path}, {place}: a second caption for {name}; give one caption an image.")
+            raise CrossFlowError(f"{path}, {place}: a second caption for {name}; give one caption an image.")
         captions[name] = caption
     if not captions:
-        raise SetupError(f"{path} holds no captions.")
+        raise CrossFlowError(f"{path} holds no captions.")
     return captions
 
 
@@ -61,26 +63,26 @@ class PredictedCaptions:
         }
 
     def read(self, example_id: str, index: int) -> str:
-        """Return the caption of an example. Raises SetupError where there is none."""
+        """Return the caption of an example. Raises CrossFlowError where there is none."""
         if index or example_id not in self.captions:
-            raise SetupError(f"{self.file} holds no caption {index} of {example_id}.")
+            raise CrossFlowError(f"{self.file} holds no caption {index} of {example_id}.")
         return self.captions[example_id]
 
     def check(self, needed: Sequence[Example], known: Sequence[Example], outputs_per_example: int) -> None:
         """Check that each needed example has its caption, and that every caption belongs to a ``known`` example.
 
         Raises:
-            SetupError: missing or foreign captions; counted, the first ones named.
+            CrossFlowError: missing or foreign captions; counted, the first ones named.
         """
         missing = [example.id for example in needed if example.id not in self.captions]
         if missing:
-            raise SetupError(
+            raise CrossFlowError(
                 f"{len(missing)} of {len(needed)} captions are missing in {self.file}: {first_few(missing)}."
             )
         ids = {example.id for example in known}
         foreign = [name for name in self.captions if name not in ids]
         if foreign:
-            raise SetupError(
+            raise CrossFlowError(
                 f"{len(foreign)} of {len(self.captions)} captions in {self.file} belong to no example: "
                 f"{first_few(foreign)}."
             )
@@ -95,7 +97,7 @@ def _entries(path: Path, text: str, key: str) -> Iterator[tuple[str, Any]]:
         return
     record = _json(text, str(path))
     if not isinstance(record, list):
-        raise SetupError(f"{path} holds {_shown(record)}; expected COCO results, a list of {key!r} with 'caption'.")
+        raise CrossFlowError(f"{path} holds {_shown(record)}; expected COCO results, a list of {key!r} with 'caption'.")
     for number, entry in enumerate(record, start=1):
         yield f"entry {number}", entry
 
@@ -104,7 +106,7 @@ def _json(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise SetupError(f"{where}: not JSON ({error}); write it again.") from error
+        raise CrossFlowError(f"{where}: not JSON ({error}); write it again.") from error
 
 
 def _pair(entry: Any, key: str) -> tuple[str | None, str | None]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, get_args
 
+from crossflow.errors import CrossFlowError
 from crossflow_eval.report.entry import Entry, load
 from crossflow_eval.report.grid import build_grid, plain_table
 from crossflow_eval.report.text import latex, markdown, tidy
 from crossflow_eval.tables import Table, table_of_suite
-from crossflow_eval.types import SetupError
 
 __all__ = ["FORMATS", "Entry", "Format", "load", "render"]
 
@@ -23,13 +23,13 @@ def render(
     """The report of ``entries`` as text. The same entries give the same bytes.
 
     With ``table`` all entries go into it, and none are needed to see what is published; without one each suite gets its
-    own table, in the order of the entries. Raises SetupError for neither table nor entries, an unknown format, and a
+    own table, in the order of the entries. CrossFlowError for neither table nor entries, an unknown format, and a
     column that mixes what may not be compared (with ``allow_mixed`` a footnote says so instead).
     """
     if format not in FORMATS:
-        raise SetupError(f"There is no format {format!r}. Available: {', '.join(FORMATS)}.")
+        raise CrossFlowError(f"There is no format {format!r}. Available: {', '.join(FORMATS)}.")
     if not entries and table is None:
-        raise SetupError("A report needs at least one run, or --table.")
+        raise CrossFlowError("A report needs at least one run, or --table.")
     grids = [build_grid(group, of, allow_mixed=allow_mixed) for group, of in _tables(entries, table)]
     if format == "csv":
         return tidy(grids)

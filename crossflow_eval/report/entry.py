@@ -9,9 +9,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from crossflow.errors import CrossFlowError
 from crossflow_eval.report.pictures import thumbnail
 from crossflow_eval.tables import Role
-from crossflow_eval.types import Result, Row, SetupError
+from crossflow_eval.types import Result, Row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,15 +46,17 @@ def load(folder: Path, *, label: str | None = None, role: Role = "model") -> Ent
     """Read the run in ``folder``: ``result.json``, ``per_example.jsonl`` where there is one, and ``outputs``.
 
     A row's picture is the file named by its ``output``, relative to ``outputs``; depth maps are pictures where they are
-    in metres. Raises SetupError where the run is not finished or cannot be read.
+    in metres. Raises CrossFlowError where the run is not finished or cannot be read.
     """
     path = folder / "result.json"
     try:
         result = Result.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:
-        raise SetupError(f"{folder} holds no result.json: the run is not finished; run its command again.") from error
+        raise CrossFlowError(
+            f"{folder} holds no result.json: the run is not finished; run its command again."
+        ) from error
     except (OSError, ValidationError) as error:
-        raise SetupError(f"{path} cannot be read as a result: {error}") from error
+        raise CrossFlowError(f"{path} cannot be read as a result: {error}") from error
     metres = result.protocol.get("depth", {}).get("alignment") == "none"
     return Entry(
         result=result,
@@ -70,4 +73,4 @@ def _rows(path: Path) -> list[Row]:
     try:
         return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
     except (OSError, ValueError) as error:
-        raise SetupError(f"{path} cannot be read; score the run again: {error}") from error
+        raise CrossFlowError(f"{path} cannot be read; score the run again: {error}") from error

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from crossflow.errors import CrossFlowError
 from crossflow_eval.report.entry import Entry
 from crossflow_eval.tables import Column, Role, Table, TableRow
-from crossflow_eval.types import SetupError, Value
+from crossflow_eval.types import Value
 
 PUBLISHED_N = 30_000
 """The n that a distance of two distributions is published at; any other n stands in the column's label."""
@@ -49,14 +50,14 @@ class Grid:
 def build_grid(entries: Sequence[Entry], table: Table, *, allow_mixed: bool = False) -> Grid:
     """Put ``entries`` into ``table``. Runs that fit no row get their own, above the references.
 
-    Raises SetupError where runs in one column differ in protocol, suite, examples, or n of a distance;
+    Raises CrossFlowError where runs in one column differ in protocol, suite, examples, or n of a distance;
     with ``allow_mixed`` the difference is a footnote instead.
     """
     lines = _lines(entries, table)
     used = {id(cell.entry) for line in lines for cell in line.cells}
     for entry in entries:
         if id(entry) not in used:
-            raise SetupError(
+            raise CrossFlowError(
                 f"The run {_name(entry)} of the suite {entry.result.settings.suite!r} gives no value of the table "
                 f"{table.name!r}; leave it out or take another table."
             )
@@ -66,7 +67,9 @@ def build_grid(entries: Sequence[Entry], table: Table, *, allow_mixed: bool = Fa
         cells = [line.cells[index] for line in lines]
         for difference in _differences(cells):
             if not allow_mixed:
-                raise SetupError(f"{column.label} mixes what may not be compared: {difference}. Report the runs apart.")
+                raise CrossFlowError(
+                    f"{column.label} mixes what may not be compared: {difference}. Report the runs apart."
+                )
             footnotes.append(f"{column.label}: not comparable, {difference}.")
         headings.append(_heading(column, cells))
     return Grid(table=table, headings=tuple(headings), lines=tuple(lines), footnotes=tuple(footnotes))
@@ -102,7 +105,7 @@ def _lines(entries: Sequence[Entry], table: Table) -> list[Line]:
     for entry in entries:
         group = waiting.setdefault(entry.identity, [])
         if any(entry.result.settings.digest == other.result.settings.digest for other in group):
-            raise SetupError(f"The run {entry.result.settings.digest} is given twice; give each run once.")
+            raise CrossFlowError(f"The run {entry.result.settings.digest} is given twice; give each run once.")
         group.append(entry)
     placed: list[tuple[TableRow, list[Entry]]] = []
     for row in table.rows:
@@ -140,7 +143,7 @@ def _cell(column: Column, row: TableRow, group: Sequence[Entry]) -> Cell:
     ]
     if len(having) > 1:
         runs = ", ".join(entry.result.settings.digest for entry in having)
-        raise SetupError(f"The runs {runs} all give {name!r} for the row {row.label!r}; report them apart.")
+        raise CrossFlowError(f"The runs {runs} all give {name!r} for the row {row.label!r}; report them apart.")
     if not having:
         return Cell(column=column)
     return Cell(column=column, entry=having[0], value=column.scaled(having[0].result.values[name]))

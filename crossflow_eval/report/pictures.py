@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from crossflow_eval.types import SetupError
+from crossflow.errors import CrossFlowError
 
 THUMBNAIL = 192
 """The longest side of a picture in a page, in pixels; smaller outputs are shown as they are."""
@@ -19,7 +19,7 @@ NEAREST, FARTHEST = 1.0, 80.0
 def thumbnail(path: Path, *, metres: bool = False) -> bytes | None:
     """The PNG bytes of an output, at most THUMBNAIL pixels a side; None where it is no picture.
 
-    A depth map is one where it is in ``metres``. Raises SetupError for a file that cannot be read.
+    A depth map is one where it is in ``metres``. Raises CrossFlowError for a file that cannot be read.
     """
     if path.suffix != ".png" and not (path.suffix == ".npy" and metres):
         return None
@@ -35,7 +35,7 @@ def thumbnail(path: Path, *, metres: bool = False) -> bytes | None:
             small = image.convert("RGB")
         small.thumbnail((THUMBNAIL, THUMBNAIL))
     except (OSError, ValueError, EOFError) as error:
-        raise SetupError(f"{path} cannot be read as a picture; generate it again: {error}") from error
+        raise CrossFlowError(f"{path} cannot be read as a picture; generate it again: {error}") from error
     return _png(small)
 
 

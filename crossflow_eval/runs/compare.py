@@ -6,9 +6,10 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from crossflow.errors import CrossFlowError
 from crossflow_eval.runs.store import Store
 from crossflow_eval.stats import Comparison, compare
-from crossflow_eval.types import Result, Row, SetupError
+from crossflow_eval.types import Result, Row
 
 SCORES = (bool, int, float)
 ADDRESS = ("id", "index")
@@ -20,14 +21,14 @@ def compare_runs(first: Path, second: Path) -> dict[str, Comparison]:
     An example's score is the mean over its outputs. Where rows name a ``task``, tasks weigh alike.
 
     Raises:
-        SetupError: unfinished runs, runs of different suites, data or protocols, no column in common.
+        CrossFlowError: unfinished runs, runs of different suites, data or protocols, no column in common.
     """
     results = [_finished(folder) for folder in (first, second)]
     _check_alike(results, (first, second))
     rows = [_rows(folder) for folder in (first, second)]
     shared = [name for name in _score_columns(rows[0]) if name in set(_score_columns(rows[1]))]
     if not shared:
-        raise SetupError(f"{first} and {second} have no score of single outputs in common.")
+        raise CrossFlowError(f"{first} and {second} have no score of single outputs in common.")
     tasks = {row["id"]: str(row["task"]) for row in rows[0] if "task" in row}
     strata = tasks if len(tasks) == len({row["id"] for row in rows[0]}) else None
     return {name: compare(_means(rows[0], name), _means(rows[1], name), strata=strata) for name in shared}
@@ -36,7 +37,9 @@ def compare_runs(first: Path, second: Path) -> dict[str, Comparison]:
 def _finished(folder: Path) -> Result:
     result = Store(folder).result()
     if result is None:
-        raise SetupError(f"{folder} holds no result.json: the run is not finished, or it is no run; run its command.")
+        raise CrossFlowError(
+            f"{folder} holds no result.json: the run is not finished, or it is no run; run its command."
+        )
     return result
 
 
@@ -52,7 +55,7 @@ def _check_alike(results: Sequence[Result], folders: tuple[Path, Path]) -> None:
     pairs |= {f"protocol of {name}": (first.protocol[name], second.protocol.get(name)) for name in first.protocol}
     for what, (left, right) in pairs.items():
         if left != right:
-            raise SetupError(f"{folders[0]} and {folders[1]} differ in their {what}: {left} and {right}.")
+            raise CrossFlowError(f"{folders[0]} and {folders[1]} differ in their {what}: {left} and {right}.")
 
 
 def _rows(folder: Path) -> list[Row]:
@@ -60,7 +63,7 @@ def _rows(folder: Path) -> list[Row]:
         lines = (folder / "per_example.jsonl").read_text(encoding="utf-8").split("\n")
         return [json.loads(line) for line in lines if line]
     except (OSError, ValueError) as error:
-        raise SetupError(f"Cannot read {folder / 'per_example.jsonl'}: {error}; score the run again.") from error
+        raise CrossFlowError(f"Cannot read {folder / 'per_example.jsonl'}: {error}; score the run again.") from error
 
 
 def _score_columns(rows: Sequence[Row]) -> Iterator[str]:

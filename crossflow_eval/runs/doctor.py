@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from crossflow.errors import CrossFlowError
 from crossflow_eval.environment import environment, hardware
 from crossflow_eval.judges.java import find_java
 from crossflow_eval.judges.local_weights import checked_sha256, home
 from crossflow_eval.judges.weights import PUBLISHED, EvaluatorWeights
 from crossflow_eval.runs.run import make_metrics
 from crossflow_eval.suites import load_suite, suite_names
-from crossflow_eval.types import SetupError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ def examine() -> Iterator[Finding]:
     for name in suite_names():
         try:
             metrics = make_metrics(load_suite(name))
-        except SetupError as error:
+        except CrossFlowError as error:
             yield Finding(kind="suite", name=name, ready=False, detail=str(error))
         else:
             yield Finding(kind="suite", name=name, ready=True, detail=", ".join(metrics))
@@ -50,7 +50,7 @@ def weights_finding(weights: EvaluatorWeights) -> Finding:
         return Finding(kind="weights", name=weights.file, ready=False, detail=f"for {weights.metric}: {fetched}")
     try:
         digest = checked_sha256(path, weights.sha256)
-    except SetupError as error:
+    except CrossFlowError as error:
         return Finding(kind="weights", name=weights.file, ready=False, detail=str(error))
     return Finding(kind="weights", name=weights.file, ready=True, detail=f"sha256 {digest[:16]}")
 
@@ -68,5 +68,5 @@ def _machine() -> Iterator[Finding]:
         yield Finding(kind="machine", name=package, ready=False, detail=f"not installed: pip install {package}")
     try:
         yield Finding(kind="machine", name="Java", ready=True, detail=find_java())
-    except SetupError as error:
+    except CrossFlowError as error:
         yield Finding(kind="machine", name="Java", ready=False, detail=str(error))

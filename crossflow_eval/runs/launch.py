@@ -8,38 +8,36 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from crossflow_eval import models, report
+from crossflow.errors import CrossFlowError, unknown
+from crossflow.files.devices import own_device
+from crossflow_eval import models
 from crossflow_eval.judges.features import keep_features
-from crossflow_eval.models import CrossFlowModel, FolderModel, Lookup
+from crossflow_eval.models import Lookup
+from crossflow_eval.models.crossflow import CrossFlowModel
+from crossflow_eval.models.folder import FolderModel
 from crossflow_eval.models.image_model import CrossFlowImageModel
 from crossflow_eval.models.predictions import PredictedCaptions
-from crossflow_eval.names import unknown
-from crossflow_eval.report.pictures import picture
 from crossflow_eval.runs import run
 from crossflow_eval.runs.store import Store
 from crossflow_eval.suites import depth, geneval, load_suite, references, t2i
-from crossflow_eval.suites.scenes import tasks as scene_tasks
-from crossflow_eval.tables import Role
-from crossflow_eval.types import Model, Result, Row, SetupError, Suite
+from crossflow_eval.tables import REFERENCES, ROLES
+from crossflow_eval.types import Model, Result, Suite
 
 RUNS = Path("runs")
-REFERENCES = "references"
-ROLES: tuple[Role, ...] = ("chance", "trivial", "ceiling")
-"""A run of the embedded world keeps the runs of its references in ``references/<role>``."""
 
 FIELD_SUITES = {"caption": "coco_karpathy", "depth": "kitti_eigen", "sr": "imagenet_sr"}
 """What a command measures on where no suite is named, but data or outputs that were made elsewhere."""
 CHECKPOINTS = (".safetensors", ".pth")
 """How the files of our own and of released checkpoints end."""
 SAMPLING = ("--steps", "--guidance-scale", "--precision", "--device")
-LISTENS = {
+OPTIONS_OF = {
     "crossflow": (*SAMPLING, "--ckpt", "--solver"),
     "diffusers": (*SAMPLING, "--size"),
     "folder": ("--ckpt",),
 }
-"""The options that each kind of model listens to; another package's model takes none."""
+"""The options that each kind of model takes; another package's model takes none."""
 PARTS = ("--text-encoder", "--autoencoder")
-"""What our own text-to-image models listen to besides."""
+"""What our own text-to-image models take besides."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,13 +90,13 @@ def evaluate(request: Request, track: run.Track = run.untracked) -> tuple[Result
     """Run what was asked for; resumes what is there. Returns the result (None on ranks other than 0) and the folder.
 
     Raises:
-        SetupError: options that do not fit together, and all that ``run.run`` raises.
+        CrossFlowError: options that do not fit together, and all that ``run.run`` raises.
     """
     suite_name = request.suite_name
     root = _data_root(request, suite_name)
     suite = load_suite(suite_name, root)
     if suite.task != request.task:
-        raise SetupError(f"The suite {suite_name} is for the task {suite.task}, not {request.task}.")
+        raise CrossFlowError(f"The suite {suite_name} is for the task {suite.task}, not {request.task}.")
     model = build_model(request, suite)
     if isinstance(model, FolderModel) and suite_name == "folder":
         suite = t2i.folder(model.images, model.folder)
@@ -116,21 +114,21 @@ def evaluate(request: Request, track: run.Track = run.untracked) -> tuple[Result
 
 
 def _data_root(request: Request, suite_name: str) -> Path | None:
-    """What the suite's examples are read from. Raises SetupError for the option that it does not listen to."""
+    """What the suite's examples are read from. Raises CrossFlowError for an option that it does not take."""
     if request.captions is not None and suite_name != "folder":
-        raise SetupError(f"--captions belongs to --suite folder; the suite {suite_name} takes --data, or nothing.")
+        raise CrossFlowError(f"--captions belongs to --suite folder; the suite {suite_name} takes --data, or nothing.")
     if request.data is not None and suite_name == "folder":
-        raise SetupError("The suite folder takes its prompts from --captions FILE; leave --data out.")
+        raise CrossFlowError("The suite folder takes its prompts from --captions FILE; leave --data out.")
     return request.data if request.captions is None else request.captions
 
 
 def build_model(request: Request, suite: Suite) -> Model | Lookup:
-    """Build the model that the options name, for ``suite``. Raises SetupError for options it would not listen to."""
+    """Build the model that the options name, for ``suite``. Raises CrossFlowError for options that it would not use."""
     name = request.model_name
     kind, colon, rest = name.partition(":")
     if not colon and kind not in (*models.BUILT_IN, *models.other_models()):
         raise unknown("model", name, [*models.BUILT_IN, *models.other_models(), *models.FORMS])
-    _refuse_deaf(request, LISTENS.get(kind, ()) + (PARTS if name == "crossflow" and suite.task == "t2i" else ()))
+    _refuse_unused(request, OPTIONS_OF.get(kind, ()) + (PARTS if name == "crossflow" and suite.task == "t2i" else ()))
     if name == "crossflow":
         return _own(request, suite)
     if name == "folder":
@@ -169,7 +167,7 @@ def _made_elsewhere(path: Path | None, suite: Suite) -> FolderModel | PredictedC
     """The outputs at ``path``, in the form that the suite's task calls for."""
     if path is None:
         what = "the file of captions" if suite.task == "caption" else "the folder that holds the outputs"
-        raise SetupError(f"--model folder needs --ckpt, {what}.")
+        raise CrossFlowError(f"--model folder needs --ckpt, {what}.")
     if suite.task == "caption":
         return PredictedCaptions(path)
     if suite.name in depth.SUITES:
@@ -178,7 +176,7 @@ def _made_elsewhere(path: Path | None, suite: Suite) -> FolderModel | PredictedC
 
 
 def _pipeline(request: Request, source: str) -> Model:
-    device = models.resolve_device(request.device or "auto")
+    device = own_device(request.device or "auto")
     from crossflow_eval.models.diffusers_pipeline import HOLDS, DiffusersModel
 
     return DiffusersModel(
@@ -192,8 +190,8 @@ def _pipeline(request: Request, source: str) -> Model:
     )
 
 
-def _refuse_deaf(request: Request, heard: Sequence[str]) -> None:
-    """Raise SetupError for options that are given but not heard: none is silently without effect."""
+def _refuse_unused(request: Request, used: Sequence[str]) -> None:
+    """Raise CrossFlowError for options that are given but not among the ``used``: none is ignored without a word."""
     options = {
         "--ckpt": request.checkpoint,
         "--steps": request.steps,
@@ -205,15 +203,15 @@ def _refuse_deaf(request: Request, heard: Sequence[str]) -> None:
         "--precision": request.precision,
         "--device": request.device,
     }
-    deaf = [name for name, value in options.items() if value is not None and name not in heard]
-    if deaf:
-        raise SetupError(f"--model {request.model_name} does not listen to {', '.join(deaf)}; leave it out.")
+    unused = [name for name, value in options.items() if value is not None and name not in used]
+    if unused:
+        raise CrossFlowError(f"--model {request.model_name} does not use {', '.join(unused)}; leave it out.")
 
 
 def score_again(folder: Path, track: run.Track = run.untracked, data: Path | None = None) -> Result:
     """Score the outputs of the run in ``folder`` and of its references anew, without generating.
 
-    ``data`` is the data root, which no run records. Raises SetupError.
+    ``data`` is the data root, which no run records. Raises CrossFlowError.
     """
     for role in ROLES:
         if (folder / REFERENCES / role).is_dir():
@@ -222,7 +220,7 @@ def score_again(folder: Path, track: run.Track = run.untracked, data: Path | Non
     settings = store.settings()
     suite = load_suite(settings.suite, data)
     if suite.version != settings.suite_version:
-        raise SetupError(
+        raise CrossFlowError(
             f"{folder} was made with version {settings.suite_version} of the suite {suite.name}, this is version "
             f"{suite.version}; generate the run again."
         )
@@ -234,33 +232,3 @@ def score_again(folder: Path, track: run.Track = run.untracked, data: Path | Non
         metrics = run.make_metrics(suite)
         keep_features(metrics.values(), folder / "features", 0)
         return run.score(suite, settings, examples, store, metrics, again=True, track=track)
-
-
-def entries(folders: Sequence[Path]) -> list[report.Entry]:
-    """What a report of the runs in ``folders`` is made of: their references, each once, then the runs themselves."""
-    found: dict[str, report.Entry] = {}
-    for folder in folders:
-        for role in ROLES:
-            if (folder / REFERENCES / role).is_dir():
-                entry = _entry(folder / REFERENCES / role, role)
-                found.setdefault(entry.result.settings.digest, entry)
-    return [*found.values(), *map(_entry, folders)]
-
-
-def _entry(folder: Path, role: Role = "model") -> report.Entry:
-    """A run's part in a report, with the pictures of its sources and targets where the world can draw them."""
-    entry = report.load(folder, role=role)
-    suite = entry.result.settings.suite
-    if suite not in scene_tasks.SUITES:
-        return entry
-
-    def beside(row: Row) -> dict[str, bytes]:
-        return {name: picture(array) for name, array in scene_tasks.pictures(suite, row["id"]).items()}
-
-    return dataclasses.replace(entry, beside=beside)
-
-
-def write_page(folder: Path) -> Path:
-    """Write the HTML report of the run in ``folder`` beside its result, and return its path. Raises SetupError."""
-    Store(folder).write("report.html", report.render(entries([folder]), "html").encode())
-    return folder / "report.html"

@@ -15,10 +15,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from crossflow.errors import CrossFlowError, first_few
 from crossflow_eval.environment import environment, rank_and_world
 from crossflow_eval.judges.features import FeatureCache, keep_features
 from crossflow_eval.models import Lookup
-from crossflow_eval.names import first_few
 from crossflow_eval.runs.store import Job, Store, UnreadableOutput, data_sha256
 from crossflow_eval.types import (
     Example,
@@ -29,7 +29,6 @@ from crossflow_eval.types import (
     Result,
     Row,
     Settings,
-    SetupError,
     Suite,
     Value,
     check_kind,
@@ -57,22 +56,22 @@ def output_seed(seed: int, example_id: str, index: int) -> int:
 
 
 def list_examples(suite: Suite, root: Path | None) -> list[Example]:
-    """All examples of a suite. Raises SetupError for ids that are not unique or cannot name a file."""
+    """All examples of a suite. Raises CrossFlowError for ids that are not unique or cannot name a file."""
     examples = list(suite.examples(root))
     ids = [example.id for example in examples]
     odd = [name for name in ids if not name or name.startswith(".") or set(name) & set("/\\\0\n") or len(name) > 200]
     if odd:
-        raise SetupError(f"{len(odd)} example ids cannot name a file: {first_few(map(repr, odd))}.")
+        raise CrossFlowError(f"{len(odd)} example ids cannot name a file: {first_few(map(repr, odd))}.")
     times = Counter(name.casefold() for name in ids)
     if twice := [name for name in ids if times[name.casefold()] > 1]:
-        raise SetupError(f"{len(twice)} example ids are not unique, letter case aside: {first_few(twice)}.")
+        raise CrossFlowError(f"{len(twice)} example ids are not unique, letter case aside: {first_few(twice)}.")
     return examples
 
 
 def first_examples(examples: Sequence[Example], limit: int | None) -> Sequence[Example]:
-    """The first ``limit`` examples, or all. Raises SetupError for more than there are."""
+    """The first ``limit`` examples, or all. Raises CrossFlowError for more than there are."""
     if limit is not None and not 1 <= limit <= len(examples):
-        raise SetupError(f"--limit {limit} is not between 1 and the suite's {len(examples)} examples.")
+        raise CrossFlowError(f"--limit {limit} is not between 1 and the suite's {len(examples)} examples.")
     return examples[:limit]
 
 
@@ -104,7 +103,7 @@ def list_jobs(suite: Suite, examples: Sequence[Example], settings: Settings) -> 
 
 
 def make_metrics(suite: Suite) -> dict[str, Metric]:
-    """The suite's metrics, fresh. Raises SetupError where one lacks its weights."""
+    """The suite's metrics, fresh. Raises CrossFlowError where one lacks its weights."""
     return {name: make() for name, make in suite.metrics.items()}
 
 
@@ -149,7 +148,7 @@ def generate(
     Their features go into ``caches`` first, so that where an output is, its features are.
 
     Raises:
-        SetupError: an output that is there but cannot be read; a model that answers in another kind; a full disk.
+        CrossFlowError: an output that is there but cannot be read; a model that answers in another kind; a full disk.
     """
     started = time.monotonic()
     rank, world = share
@@ -186,7 +185,7 @@ def score(
     ``again``. Outputs are read from disk batch by batch, so memory does not grow with their number.
 
     Raises:
-        SetupError: missing or unreadable outputs, with their count and the first names; a full disk.
+        CrossFlowError: missing or unreadable outputs, with their count and the first names; a full disk.
     """
     started = time.monotonic()
     jobs = list_jobs(suite, examples, settings)
@@ -221,7 +220,7 @@ def _ask(model: Model | Lookup, batch: Sequence[Job]) -> list[Any]:
         return [model.read(job.example.id, job.index) for job in batch]
     outputs = list(model.generate([job.example.source for job in batch], [job.seed for job in batch]))
     if len(outputs) != len(batch):
-        raise SetupError(f"The model {model.name} gave {len(outputs)} outputs for {len(batch)} sources.")
+        raise CrossFlowError(f"The model {model.name} gave {len(outputs)} outputs for {len(batch)} sources.")
     return outputs
 
 
@@ -274,13 +273,13 @@ def _batches(jobs: Sequence[Job], size: int) -> list[Sequence[Job]]:
 
 
 def _wait(store: Store, jobs: Sequence[Job]) -> None:
-    """Wait for the other ranks' outputs. Raises SetupError when no new one came for ``PATIENCE`` seconds."""
+    """Wait for the other ranks' outputs. Raises CrossFlowError when no new one came for ``PATIENCE`` seconds."""
     left, last = len(jobs) + 1, time.monotonic()
     while missing := [job.name for job in jobs if not (store.outputs / job.name).exists()]:
         if len(missing) < left:
             left, last = len(missing), time.monotonic()
         if time.monotonic() - last > PATIENCE:
-            raise SetupError(
+            raise CrossFlowError(
                 f"{len(missing)} of {len(jobs)} outputs are missing ({first_few(missing)}) and no other process has "
                 f"made one for {PATIENCE:.0f} seconds. Run the same command again to make them."
             )

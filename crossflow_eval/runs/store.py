@@ -11,11 +11,9 @@ Every file appears whole: it is written under a temporary name beside its place 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import io
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, is_dataclass
@@ -26,14 +24,16 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ValidationError
 
-from crossflow_eval.datasets.folder import UnreadableImage, decode_image
-from crossflow_eval.names import first_few
-from crossflow_eval.types import Example, Output, Result, Row, Settings, SetupError
+from crossflow.errors import CrossFlowError, first_few
+from crossflow.files.images import UnreadableImage
+from crossflow.files.locks import only_writer
+from crossflow.files.writing import write_whole, written
+from crossflow_eval.datasets.folder import decode_image
+from crossflow_eval.types import Example, Output, Result, Row, Settings
 
 RECORDS = ("settings.json", "examples.jsonl", "per_example.jsonl", "result.json", "timing.jsonl")
 FILES = (*RECORDS, "outputs", "features", "references", "report.html")
 Record = TypeVar("Record", bound=BaseModel)
-KEPT = "Everything made so far is kept; mend this and run the same command again"
 
 
 @dataclass(frozen=True)
@@ -62,56 +62,41 @@ class Store:
         """Create the folder, or check that it is of the same settings and the same examples.
 
         Raises:
-            SetupError: it holds another run or other files; or it cannot be written.
+            CrossFlowError: it holds another run or other files; or it cannot be written.
         """
-        with _writing(self.path):
+        with written(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             foreign = [entry.name for entry in self.path.iterdir() if not entry.name.startswith(".")]
         if (self.path / "settings.json").exists():
             _compare(self.path, self.settings(), settings)
         elif others := sorted(set(foreign) - set(FILES)):
-            raise SetupError(f"{self.path} is not a run's folder: it holds {first_few(others)}. Give another --out.")
+            raise CrossFlowError(
+                f"{self.path} is not a run's folder: it holds {first_few(others)}. Give another --out."
+            )
         else:
             self.write("settings.json", _pretty(settings), durable=True)
         lines = "".join(canonical_json(example_record(example)) + "\n" for example in examples).encode()
         listed = self.path / "examples.jsonl"
         if listed.exists() and listed.read_bytes() != lines:
-            raise SetupError(f"{self.path} was made from other data (examples.jsonl differs). Give another --out.")
+            raise CrossFlowError(f"{self.path} was made from other data (examples.jsonl differs). Give another --out.")
         if not listed.exists():
             self.write("examples.jsonl", lines)
-        with _writing(self.outputs):
+        with written(self.outputs):
             self.outputs.mkdir(exist_ok=True)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other launches out of the folder. The lock goes with the process, however that ends."""
-        descriptor = os.open(self.path, os.O_RDONLY)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise SetupError(f"Another process is working in {self.path}; wait for it or stop it.") from error
-            except OSError:  # a file system without locks: the run is as safe as before, only the warning is lost
-                pass
+        with only_writer(self.path, "working"):
             yield
-        finally:
-            os.close(descriptor)
 
     def write(self, name: str, content: bytes, durable: bool = False) -> None:
         """Let ``name`` appear whole: write beside it, then rename. ``durable`` also waits for the disk."""
-        place = self.path / name
-        temporary = place.with_name(f".{place.name}.{self.rank}.tmp")
-        with _writing(place, temporary):
-            with temporary.open("wb") as file:
-                file.write(content)
-                if durable:
-                    file.flush()
-                    os.fsync(file.fileno())
-            os.replace(temporary, place)
+        write_whole(self.path / name, content, writer=self.rank, durable=durable)
 
     def append(self, name: str, record: Mapping[str, Any]) -> None:
         """Add one line to a JSONL file that is a log, not a record."""
-        with _writing(self.path / name), (self.path / name).open("a", encoding="utf-8") as file:
+        with written(self.path / name), (self.path / name).open("a", encoding="utf-8") as file:
             file.write(canonical_json(record) + "\n")
 
     def write_output(self, job: Job, output: Output) -> None:
@@ -128,7 +113,7 @@ class Store:
             raise UnreadableOutput(f"{job.name} ({error})") from error
 
     def check(self, jobs: Sequence[Job]) -> None:
-        """Read every output of ``jobs``. Raises SetupError with the count and the first names that cannot be read."""
+        """Read every output of ``jobs``. CrossFlowError with the count and the first names that cannot be read."""
         bad: list[str] = []
         for job in jobs:
             try:
@@ -136,17 +121,17 @@ class Store:
             except UnreadableOutput as error:
                 bad.append(str(error))
         if bad:
-            raise SetupError(
+            raise CrossFlowError(
                 f"{len(bad)} of {len(jobs)} outputs in {self.outputs} cannot be read: {first_few(bad)}. "
                 "Remove them and run the same command again to make them anew."
             )
 
     def settings(self) -> Settings:
-        """Read settings.json. Raises SetupError."""
+        """Read settings.json. Raises CrossFlowError."""
         return self._record("settings.json", Settings)
 
     def result(self) -> Result | None:
-        """Read result.json; None where the run is not finished. Raises SetupError."""
+        """Read result.json; None where the run is not finished. Raises CrossFlowError."""
         return self._record("result.json", Result) if (self.path / "result.json").exists() else None
 
     def write_result(self, result: Result, rows: Sequence[Row]) -> None:
@@ -159,36 +144,24 @@ class Store:
         self.write("result.json", _pretty(result), durable=True)
 
     def examples(self) -> list[Example]:
-        """Read the examples back, for suites whose examples are plain data. Raises SetupError."""
+        """Read the examples back, for suites whose examples are plain data. Raises CrossFlowError."""
         try:
             lines = (self.path / "examples.jsonl").read_text(encoding="utf-8").split("\n")
             return [Example(**json.loads(line)) for line in lines if line]
         except (OSError, ValueError, TypeError) as error:
-            raise SetupError(f"Cannot read the examples of the run {self.path}: {error}.") from error
+            raise CrossFlowError(f"Cannot read the examples of the run {self.path}: {error}.") from error
 
     def _record(self, name: str, kind: type[Record]) -> Record:
         try:
             return kind.model_validate_json((self.path / name).read_bytes())
         except FileNotFoundError as error:
-            raise SetupError(f"{self.path} is not a run's folder: it holds no {name}.") from error
+            raise CrossFlowError(f"{self.path} is not a run's folder: it holds no {name}.") from error
         except (OSError, ValidationError) as error:
-            raise SetupError(f"Cannot read {self.path / name}: {str(error).splitlines()[0]}.") from error
+            raise CrossFlowError(f"Cannot read {self.path / name}: {str(error).splitlines()[0]}.") from error
 
 
 class UnreadableOutput(Exception):
     """One output's file is missing, truncated or of another kind; the message holds its name and the reason."""
-
-
-@contextmanager
-def _writing(place: Path, temporary: Path | None = None) -> Iterator[None]:
-    """Turn a failure to write into one sentence, and leave no half file behind."""
-    try:
-        yield
-    except OSError as error:
-        if temporary is not None:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-        raise SetupError(f"Cannot write {place}: {error.strerror or error}. {KEPT}.") from error
 
 
 def encode_output(output: Output, suffix: str) -> bytes:
@@ -242,7 +215,7 @@ def _plain(value: Any) -> Any:
         try:
             return {"file": value.name, "sha256": hashlib.sha256(value.read_bytes()).hexdigest()}
         except OSError as error:
-            raise SetupError(f"Cannot read {value}: {error.strerror}.") from error
+            raise CrossFlowError(f"Cannot read {value}: {error.strerror}.") from error
     if isinstance(value, np.ndarray):
         content = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
         return {"array": content, "shape": list(value.shape), "dtype": str(value.dtype)}
@@ -260,7 +233,7 @@ def _pretty(record: BaseModel) -> bytes:
 
 
 def _compare(path: Path, there: Settings, given: Settings) -> None:
-    """Raise SetupError naming every field in which the settings in the folder differ from the given ones."""
+    """Raise CrossFlowError naming every field in which the settings in the folder differ from the given ones."""
     if there == given:
         return
     left, right = _flat(there.model_dump()), _flat(given.model_dump())
@@ -269,7 +242,7 @@ def _compare(path: Path, there: Settings, given: Settings) -> None:
         for name in sorted(left.keys() | right.keys())
         if left.get(name) != right.get(name)
     ]
-    raise SetupError(f"{path} holds a run of other settings: {'; '.join(differing)}. Give another --out.")
+    raise CrossFlowError(f"{path} holds a run of other settings: {'; '.join(differing)}. Give another --out.")
 
 
 def _flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -11,14 +11,14 @@ from functools import partial
 from importlib import metadata
 from pathlib import Path
 
+from crossflow.errors import CrossFlowError, unknown
 from crossflow_eval.models import Lookup
-from crossflow_eval.names import unknown
 from crossflow_eval.suites import caption, coco, depth, geneval, superres, t2i
 from crossflow_eval.suites.scenes import references as scene_references
 from crossflow_eval.suites.scenes import t2i as scenes
 from crossflow_eval.suites.scenes import tasks as scene_tasks
 from crossflow_eval.tables import Role
-from crossflow_eval.types import SetupError, Suite
+from crossflow_eval.types import Suite
 
 ENTRY_POINTS = "crossflow_eval.suites"
 
@@ -40,7 +40,7 @@ def suite_names() -> list[str]:
 
 
 def load_suite(name: str, root: Path | None = None) -> Suite:
-    """Return the suite called ``name``. Raises SetupError, with the nearest name, where there is none.
+    """Return the suite called ``name``. Raises CrossFlowError, with the nearest name, where there is none.
 
     ``root`` is the data root, of which the suites on COCO and MJHQ-30K need the references too, not the examples alone.
     """
@@ -52,7 +52,7 @@ def load_suite(name: str, root: Path | None = None) -> Suite:
         found = others[name].load()
     suite = found if isinstance(found, Suite) else found()
     if not isinstance(suite, Suite):
-        raise SetupError(f"The suite {name!r} is a {type(suite).__name__}, not a crossflow_eval Suite.")
+        raise CrossFlowError(f"The suite {name!r} is a {type(suite).__name__}, not a crossflow_eval Suite.")
     return suite
 
 

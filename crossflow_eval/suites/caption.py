@@ -13,10 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from crossflow.errors import CrossFlowError
+from crossflow.files.devices import own_device
 from crossflow_eval.judges.local_weights import checked_sha256, home
 from crossflow_eval.metrics.caption import CaptionScores
-from crossflow_eval.models import resolve_device
-from crossflow_eval.types import Example, Metric, SetupError, Suite
+from crossflow_eval.types import Example, Metric, Suite
 
 VERSION = "1"
 ARCHIVE = "caption_datasets.zip"
@@ -33,7 +34,7 @@ def _with_spice() -> Metric:
 def _clip_score() -> Metric:
     from crossflow_eval.metrics.clip_score import HESSEL, CaptionCLIPScore
 
-    return CaptionCLIPScore(HESSEL.load(device=resolve_device("auto")))
+    return CaptionCLIPScore(HESSEL.load(device=own_device("auto")))
 
 
 SUITES: dict[str, tuple[Literal["val", "test"], Mapping[str, Callable[[], Metric]]]] = {
@@ -64,14 +65,14 @@ def examples(split: str, root: Path | None, *, needs_images: bool = False) -> li
     The target is the list of its references, five or more, as people wrote them.
 
     Raises:
-        SetupError: no root, no archive in it, an archive that is not the published one; no images where needed.
+        CrossFlowError: no root, no archive in it, an archive that is not the published one; no images where needed.
     """
     if root is None or not (root / ARCHIVE).is_file():
         got = "none was given" if root is None else f"there is no {ARCHIVE} in {root}"
-        raise SetupError(f"The Karpathy split needs its data root and {got}. {ORIGIN}")
+        raise CrossFlowError(f"The Karpathy split needs its data root and {got}. {ORIGIN}")
     images = root / IMAGES
     if needs_images and not images.is_dir():
-        raise SetupError(
+        raise CrossFlowError(
             f"There are no images in {images}; unpack images.cocodataset.org/zips/val2014.zip there, "
             "or choose the suite coco_karpathy, which needs none."
         )

@@ -21,12 +21,9 @@ keeps its own outputs as JPEG.
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,13 +32,15 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
+from crossflow.errors import CrossFlowError
+from crossflow.files.devices import own_device
+from crossflow.files.locks import only_writer
 from crossflow_eval.datasets import coco as coco_data
 from crossflow_eval.environment import environment
 from crossflow_eval.judges.features import CHUNK, FeatureExtractor, extract
 from crossflow_eval.judges.statistics_files import Statistics, read_statistics, write_statistics
 from crossflow_eval.metrics.fid import InceptionFID, RunningMoments
-from crossflow_eval.models import resolve_device
-from crossflow_eval.types import Example, Metric, SetupError, Suite
+from crossflow_eval.types import Example, Metric, Suite
 
 _log = logging.getLogger(__name__)
 VERSION = "1"
@@ -137,7 +136,7 @@ SUITES: dict[str, Protocol] = {
 
 
 def suite(name: str, root: Path | None = None) -> Suite:
-    """Build one of ``SUITES`` on the data root; without one its examples and its FID raise SetupError."""
+    """Build one of ``SUITES`` on the data root; without one its examples and its FID raise CrossFlowError."""
     protocol = SUITES[name]
 
     def examples(root: Path | None) -> list[Example]:
@@ -155,7 +154,7 @@ def suite(name: str, root: Path | None = None) -> Suite:
 
 def _given(root: Path | None, name: str) -> Path:
     if root is None:
-        raise SetupError(f"The suite {name} needs its data root: --data FOLDER.")
+        raise CrossFlowError(f"The suite {name} needs its data root: --data FOLDER.")
     return root
 
 
@@ -177,7 +176,7 @@ def _fid(name: str, root: Path | None) -> Metric:
     """FID against the suite's reference, called ``fid/<reference>``."""
     from crossflow_eval.judges.inception import published_weights
 
-    protocol, reference, device = SUITES[name], SUITES[name].reference, resolve_device("auto")
+    protocol, reference, device = SUITES[name], SUITES[name].reference, own_device("auto")
     weights = published_weights(reference.protocol)
     statistics = _statistics(reference, _given(root, name), weights, device)
     metric: Any = InceptionFID(weights, reference.protocol, statistics, device=device, name=f"fid/{reference.name}")
@@ -194,7 +193,7 @@ def _clip_score(protocol: str) -> Metric:
         "cosine100": clip_score.COSINE100,
         "t2ibenchmark": clip_score.ClipProtocol(name="t2ibenchmark", file="ViT-B-32.pt", weight=1.0, floor="mean"),
     }
-    return clip_score.CLIPScore(known[protocol].load(device=resolve_device("auto")), known[protocol])
+    return clip_score.CLIPScore(known[protocol].load(device=own_device("auto")), known[protocol])
 
 
 def _statistics(reference: Reference, root: Path, weights: Any, device: str) -> Statistics:
@@ -203,23 +202,11 @@ def _statistics(reference: Reference, root: Path, weights: Any, device: str) -> 
     if reference.published and published.is_file():
         return read_statistics(published, reference.protocol)
     if reference.images is None:
-        raise SetupError(f"FID needs {published}; fetch it from {reference.origin}.")
-    with _alone(root):
+        raise CrossFlowError(f"FID needs {published}; fetch it from {reference.origin}.")
+    with only_writer(root, "making statistics", wait=True):  # the processes of a launch make a reference once
         if not made.is_file():
             _make(reference, made, reference.images(root), weights, device)
     return read_statistics(made, reference.protocol)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Let the processes of a launch make a reference once: the others wait, where the file system knows locks."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _make(reference: Reference, out: Path, images: Sequence[Path], weights: Any, device: str) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from crossflow.errors import CrossFlowError
 from crossflow_eval.datasets.depth import (
     DIODE,
     ETH3D,
@@ -28,8 +29,8 @@ from crossflow_eval.datasets.depth import (
 )
 from crossflow_eval.metrics.crops import GARG, KB_EIGEN, KB_GARG, NYU_EIGEN, WHOLE
 from crossflow_eval.metrics.depth import DepthErrors, DepthProtocol
-from crossflow_eval.models import FolderModel
-from crossflow_eval.types import SetupError, Suite
+from crossflow_eval.models.folder import FolderModel
+from crossflow_eval.types import Suite
 
 VERSION = "1"
 SUITES: dict[str, tuple[DepthSet, DepthProtocol]] = {
@@ -77,8 +78,8 @@ class DepthFolderModel(FolderModel):
         }
 
     def read(self, example_id: str, index: int) -> np.ndarray:
-        """Return the ``index``-th depth map of an example as float32 [h w]. Raises SetupError where there is none."""
+        """Return the ``index``-th depth map of an example as float32 [h w]. CrossFlowError where there is none."""
         key = self._key(example_id, index)
         if key is None:
-            raise SetupError(f"The folder {self.folder} holds no depth map for {example_id}.")
+            raise CrossFlowError(f"The folder {self.folder} holds no depth map for {example_id}.")
         return read_prediction(self.images.files[key], self._png_scale)

@@ -1,6 +1,6 @@
 """The suite ``geneval``: GenEval's 553 prompts, four images each, judged by its detector and its classifier of colours.
 
-It also reads and writes the folder that GenEval's own script evaluates::
+It also reads the folder that GenEval's own script evaluates (``runs.geneval_export`` writes it)::
 
     00000/metadata.jsonl        the specification of the first prompt, one JSON object
     00000/samples/00000.png     its images, numbered; and so on to 00552
@@ -12,20 +12,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from crossflow.errors import CrossFlowError, first_few
+from crossflow.files.devices import own_device
 from crossflow_eval.datasets.folder import ImageFolder, read_folder
 from crossflow_eval.judges.local_weights import find_weights
 from crossflow_eval.judges.weights import TEXT_TO_IMAGE
-from crossflow_eval.models import FolderModel, resolve_device
-from crossflow_eval.names import first_few
-from crossflow_eval.runs.store import Store
-from crossflow_eval.types import Example, Metric, SetupError, Suite
+from crossflow_eval.models.folder import FolderModel
+from crossflow_eval.types import Example, Metric, Suite
 
 VERSION = "1"
 IMAGES_PER_PROMPT = 4
@@ -41,9 +40,9 @@ def specifications() -> list[dict[str, Any]]:
 
 
 def examples(root: Path | None = None) -> Sequence[Example]:
-    """The prompts, called "00000" to "00552" as in GenEval's folders. Raises SetupError for a data root."""
+    """The prompts, called "00000" to "00552" as in GenEval's folders. Raises CrossFlowError for a data root."""
     if root is not None:
-        raise SetupError("The suite geneval brings its own prompts; leave --data out.")
+        raise CrossFlowError("The suite geneval brings its own prompts; leave --data out.")
     return [
         Example(id=f"{number:05d}", source=each["prompt"], target=each, tags={"task": each["tag"]})
         for number, each in enumerate(specifications())
@@ -54,7 +53,7 @@ def _geneval() -> Metric:
     from crossflow_eval.metrics.geneval import ColorClassifier, Detector, GenEval
 
     detector, clip = (next(each for each in TEXT_TO_IMAGE if each.file.startswith(name)) for name in JUDGES)
-    detector_path, clip_path, device = find_weights(detector), find_weights(clip), resolve_device("auto")
+    detector_path, clip_path, device = find_weights(detector), find_weights(clip), own_device("auto")
     return GenEval(
         Detector.from_checkpoint(detector_path, detector.sha256, device),
         ColorClassifier.from_weights(clip_path, clip.sha256, device),
@@ -75,7 +74,7 @@ SUITE = Suite(
 class OfficialFolder(FolderModel):
     """Images made elsewhere, in the folder layout of GenEval's own script.
 
-    The images of a prompt are taken in the order of their numbers. Raises SetupError as :func:`read_official`.
+    The images of a prompt are taken in the order of their numbers. Raises CrossFlowError as :func:`read_official`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -99,25 +98,31 @@ def read_official(folder: Path) -> ImageFolder:
     Files beside the numbered folders, and beside ``samples`` in them, are left alone.
 
     Raises:
-        SetupError: a folder or an image whose name is no number of a prompt or image; metadata that is missing,
+        CrossFlowError: a folder or an image whose name is no number of a prompt or image; metadata that is missing,
             damaged or of another prompt; what :func:`crossflow_eval.datasets.folder.read_folder` refuses of an image.
     """
     known = {example.id: example for example in examples()}
     places = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if foreign := [place.name for place in places if place.name not in known]:
-        raise SetupError(f"{len(foreign)} of {len(places)} folders in {folder} are not named by a prompt's number, "
-                         f"{min(known)} to {max(known)}: {first_few(foreign)}.")  # fmt: skip
+        raise CrossFlowError(
+            f"{len(foreign)} of {len(places)} folders in {folder} are not named by a prompt's number, "
+            f"{min(known)} to {max(known)}: {first_few(foreign)}."
+        )
     problems = {place.name: _metadata_problem(place / METADATA, known[place.name].target) for place in places}
     if bad := [f"{name} ({problem})" for name, problem in problems.items() if problem]:
-        raise SetupError(f"{len(bad)} of {len(places)} folders in {folder} do not say what was asked for: "
-                         f"{first_few(bad)}; each needs its prompt's line of evaluation_metadata.jsonl.")  # fmt: skip
+        raise CrossFlowError(
+            f"{len(bad)} of {len(places)} folders in {folder} do not say what was asked for: "
+            f"{first_few(bad)}; each needs its prompt's line of evaluation_metadata.jsonl."
+        )
     paths: dict[str, Path] = {}
     formats: dict[str, str] = {}
     digest = hashlib.sha256()
     for place in places:
         images = read_folder(place / "samples")
         if odd := [path.name for stem, path in images.files.items() if not stem.isdecimal()]:
-            raise SetupError(f"{len(odd)} images in {place / 'samples'} are not named by a number: {first_few(odd)}.")
+            raise CrossFlowError(
+                f"{len(odd)} images in {place / 'samples'} are not named by a number: {first_few(odd)}."
+            )
         for k, stem in enumerate(sorted(images.files, key=int)):
             paths[f"{place.name}-{k}"], formats[f"{place.name}-{k}"] = images.files[stem], images.formats[stem]
         digest.update(f"{place.name}\0{images.sha256}\n".encode())
@@ -133,28 +138,3 @@ def _metadata_problem(path: Path, specification: Any) -> str:
     except ValueError:
         return f"{METADATA} is not JSON"
     return "" if found == specification else f"{METADATA} is of another prompt"
-
-
-def write_official(run: Path, folder: Path) -> int:
-    """Copy the images of a finished run of this suite into GenEval's folder layout. Returns how many.
-
-    Raises SetupError for a run that is of another suite or not finished, for a ``folder`` that is not empty, and where
-    a file cannot be copied.
-    """
-    store = Store(run)
-    settings = store.settings()
-    if settings.suite != SUITE.name or store.result() is None:
-        raise SetupError(f"{run} is not a finished run of the suite {SUITE.name}.")
-    asked = examples()[: settings.limit]
-    try:
-        if folder.exists() and any(folder.iterdir()):
-            raise SetupError(f"{folder} is not empty; give a new folder.")
-        for example in asked:
-            samples = folder / example.id / "samples"
-            samples.mkdir(parents=True)
-            (samples.parent / METADATA).write_text(json.dumps(example.target), "utf-8")
-            for k in range(IMAGES_PER_PROMPT):
-                shutil.copyfile(store.outputs / f"{example.id}-{k}.png", samples / f"{k:05d}.png")
-    except OSError as error:
-        raise SetupError(f"Cannot copy the images of {run} to {folder}: {error.filename}: {error.strerror}.") from error
-    return len(asked) * IMAGES_PER_PROMPT

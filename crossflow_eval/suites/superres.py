@@ -24,11 +24,11 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from crossflow.errors import CrossFlowError, first_few
+from crossflow.files.devices import own_device
 from crossflow_eval.judges.local_weights import home
 from crossflow_eval.metrics.restoration import Restoration
-from crossflow_eval.models import resolve_device
-from crossflow_eval.names import first_few
-from crossflow_eval.types import Example, Metric, SetupError, Suite
+from crossflow_eval.types import Example, Metric, Suite
 
 VERSION = "1"
 HIGH, LOW = 256, 64
@@ -58,8 +58,8 @@ def _fid(reference: str) -> Metric:
     name, remedy = STATISTICS[reference]
     file = home() / name
     if not file.is_file():
-        raise SetupError(f"fid/{reference} needs the statistics {file}; {remedy}, protocol {PROTOCOL}.")
-    weights, device = published_weights(PROTOCOL), resolve_device("auto")
+        raise CrossFlowError(f"fid/{reference} needs the statistics {file}; {remedy}, protocol {PROTOCOL}.")
+    weights, device = published_weights(PROTOCOL), own_device("auto")
     statistics = read_statistics(file, PROTOCOL)
     metric: Any = InceptionFID(weights, PROTOCOL, statistics, device=device, name=f"fid/{reference}")
     return metric
@@ -69,7 +69,7 @@ def _inception_score() -> Metric:
     from crossflow_eval.judges.inception import InceptionFeatures, published_weights
     from crossflow_eval.metrics.distances import FeatureMetric, inception_score
 
-    weights, device = published_weights(PROTOCOL), resolve_device("auto")
+    weights, device = published_weights(PROTOCOL), own_device("auto")
     return FeatureMetric(InceptionFeatures(weights, PROTOCOL, ("logits_unbiased",), device=device), inception_score())
 
 
@@ -90,7 +90,7 @@ def suite(name: str) -> Suite:
 
 def _examples(root: Path | None) -> Sequence[Example]:
     if root is None or not all((root / part).is_dir() for part in ("low", "high")):
-        raise SetupError(
+        raise CrossFlowError(
             f"The suites imagenet_sr need a data root with the folders low and high, got {root}; make it from "
             f"ImageNet's validation images with {COMMAND}."
         )
@@ -98,10 +98,10 @@ def _examples(root: Path | None) -> Sequence[Example]:
     alone = sorted(low.keys() ^ high.keys())
     if alone or not low:
         what = f"{len(alone)} images are in low or high alone: {first_few(alone)}" if alone else "there are no images"
-        raise SetupError(f"The pairs in {root} are not whole: {what}. Run {COMMAND} again.")
+        raise CrossFlowError(f"The pairs in {root} are not whole: {what}. Run {COMMAND} again.")
     wrong = [path.name for files, side in ((low, LOW), (high, HIGH)) for path in files.values() if not _is(path, side)]
     if wrong:
-        raise SetupError(
+        raise CrossFlowError(
             f"{len(wrong)} files in {root} are not RGB images of {LOW} (low) or {HIGH} (high) pixels a side: "
             f"{first_few(sorted(wrong))}. Remove them and run {COMMAND} again."
         )
@@ -127,18 +127,18 @@ def prepare(
     originals through, to show progress.
 
     Raises:
-        SetupError: no originals, two of one name, originals that cannot be read, with the first of them, or pairs that
-            cannot be written.
+        CrossFlowError: no originals, two of one name, originals that cannot be read, with the first of them, or pairs
+            that cannot be written.
     """
     originals = sorted(path for path in images.rglob("*") if path.suffix.lower() in ORIGINALS)
     names = [path.stem for path in originals]
     if not originals or len(set(names)) < len(names):
-        raise SetupError(f"{images} holds {len(names)} images ({', '.join(ORIGINALS)}) of {len(set(names))} names.")
+        raise CrossFlowError(f"{images} holds {len(names)} images ({', '.join(ORIGINALS)}) of {len(set(names))} names.")
     try:
         for part in ("low", "high"):
             (root / part).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SetupError(f"Cannot write {root}: {error.strerror}; give another folder.") from error
+        raise CrossFlowError(f"Cannot write {root}: {error.strerror}; give another folder.") from error
     batches = [originals[start : start + AT_A_TIME] for start in range(0, len(originals), AT_A_TIME)]
     with ThreadPoolExecutor() as pool:
         kept = [made for batch in track(batches, "pairs") for made in pool.map(partial(_prepare, root=root), batch)]
@@ -156,7 +156,7 @@ def _prepare(original: Path, root: Path) -> bool:
                 return True
             pixels = np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError) as error:  # Pillow's for damage
-        raise SetupError(f"Cannot read the image {original}: {error}; fetch it again, or move it away.") from error
+        raise CrossFlowError(f"Cannot read the image {original}: {error}; fetch it again, or move it away.") from error
     low, high = make_pair(pixels)
     for part, made in (("low", low), ("high", high)):
         temporary = places[part].with_suffix(".tmp")
@@ -165,7 +165,7 @@ def _prepare(original: Path, root: Path) -> bool:
             os.replace(temporary, places[part])
         except OSError as error:
             temporary.unlink(missing_ok=True)
-            raise SetupError(
+            raise CrossFlowError(
                 f"Cannot write {places[part]}: {error.strerror}; make room and run {COMMAND} again to go on."
             ) from error
     return True

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from crossflow.errors import CrossFlowError
 from crossflow_eval.datasets.folder import ImageFolder, match, read_captions
 from crossflow_eval.stats import BOOTSTRAP, bootstrap_mean
-from crossflow_eval.types import Example, Output, Row, SetupError, Suite, Value
+from crossflow_eval.types import Example, Output, Row, Suite, Value
 
 VERSION = "1"
 
@@ -74,7 +75,7 @@ def folder(images: ImageFolder | None = None, where: Path | None = None) -> Suit
 
     def examples(root: Path | None) -> Sequence[Example]:
         if root is None:
-            raise SetupError("The suite folder needs --captions FILE (.csv, .jsonl, or COCO .json).")
+            raise CrossFlowError("The suite folder needs --captions FILE (.csv, .jsonl, or COCO .json).")
         captions = read_captions(root)
         keys = list(captions.of) if images is None else match(images, captions, where or Path(), root)
         return [

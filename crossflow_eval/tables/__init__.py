@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import tomllib
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from importlib.resources import files
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from crossflow_eval.types import SetupError, Value
+from crossflow.errors import CrossFlowError, unknown
+from crossflow_eval.types import Value
 
 _FOLDER = files("crossflow_eval.tables")
 
 Role = Literal["model", "chance", "trivial", "ceiling"]
 """What a row stands for: a model, the level of any real output or of the best without a model, or the best level."""
+REFERENCES = "references"
+ROLES: tuple[Role, ...] = ("chance", "trivial", "ceiling")
+"""A run of the embedded world keeps the runs of its references in ``references/<role>``."""
 
 
 class Column(BaseModel):
@@ -116,21 +119,19 @@ def table_names() -> list[str]:
 
 
 def load_table(name: str) -> Table:
-    """Read the table called ``name``. Raises SetupError for a name that is not there, with the nearest one."""
+    """Read the table called ``name``. Raises CrossFlowError for a name that is not there, with the nearest one."""
     names = table_names()
     if name not in names:
-        near = get_close_matches(name, names, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise SetupError(f"There is no table {name!r}.{hint} Available: {', '.join(names)}.")
+        raise unknown("table", name, names)
     return parse_table(name, _FOLDER.joinpath(f"{name}.toml").read_text(encoding="utf-8"))
 
 
 def parse_table(name: str, text: str) -> Table:
-    """Read a table from TOML ``text``. Raises SetupError for what is not a table."""
+    """Read a table from TOML ``text``. Raises CrossFlowError for what is not a table."""
     try:
         return Table(name=name, **tomllib.loads(text))
     except (tomllib.TOMLDecodeError, ValidationError, TypeError) as error:
-        raise SetupError(f"The table {name!r} cannot be read: {error}") from error
+        raise CrossFlowError(f"The table {name!r} cannot be read: {error}") from error
 
 
 def table_of_suite(suite: str) -> Table | None:

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image, ImageFile
 
 from crossflow.errors import CrossFlowError
-from crossflow.files.images import read_image, read_pairs
+from crossflow.files.captions import read_pairs
+from crossflow.files.images import read_image
 
 RGB = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
 
@@ -60,9 +61,9 @@ def test_what_does_not(tmp_path):
     assert "(transparent pixels)" in refused(read_image, tmp_path / "key.png")
     frames = [Image.fromarray(RGB), Image.fromarray(255 - RGB)]
     frames[0].save(tmp_path / "two.webp", save_all=True, append_images=frames[1:])
-    assert "(several frames)" in refused(read_image, tmp_path / "two.webp")
+    assert "(2 frames)" in refused(read_image, tmp_path / "two.webp")
     frames[0].save(tmp_path / "a.tiff")
-    assert "(not a BMP, JPEG, PNG, WEBP file)" in refused(read_image, tmp_path / "a.tiff")
+    assert "(not a BMP, JPEG, PNG or WEBP file)" in refused(read_image, tmp_path / "a.tiff")
 
 
 def test_no_image_at_all(tmp_path, monkeypatch):
@@ -147,20 +148,20 @@ def test_a_caption_without_its_image(tmp_path, folder, name):
     [
         ("c.jsonl", '{"image": "b.png", "caption": "x"}\n{', "line 2: it is not JSON"),
         ("c.jsonl", "[" * 100_000, "line 1: it is not JSON"),
-        ("c.jsonl", "[1]", "line 1: expected an image and a caption"),
-        ("c.jsonl", '\n{"image": "b.png"}', "line 2: expected"),
+        ("c.jsonl", "[1]", "line 1: expected an object with 'image' and 'caption'"),
+        ("c.jsonl", '\n{"image": "b.png"}', "line 2: it has the columns ['image'], expected"),
         ("c.jsonl", '{"image": "b.png", "caption": " "}', "line 1: expected"),
         ("c.jsonl", '{"image": "b.png", "caption": "\\ud800"}', "line 1: expected"),
         ("c.jsonl", "\n", "holds no captions"),
-        ("c.csv", "image,text\nb.png,x\n", "line 2: expected"),
+        ("c.csv", "image,text\nb.png,x\n", "line 1: it has the columns ['image', 'text'], expected"),
         ("c.csv", "image,caption\nb.png,x,y\n", "line 2: expected"),
         ("c.csv", 'image,caption\nb.png,"x\n', "it is not CSV"),
         ("c.csv", "image,caption\n", "holds no captions"),
-        ("c.json", "{}", "no COCO captions file (KeyError: 'images')"),
+        ("c.json", "{}", "not a COCO captions file (KeyError: 'images')"),
         ("c.json", '{"images": [], "annotations": [{"image_id": 1, "caption": "x"}]}', "(KeyError: 1)"),
         ("c.json", '{"images": [{"id": 1, "file_name": 2}], "annotations": [{"image_id": 1, "caption": "x"}]}',
          "annotation 1: expected"),
-        ("c.txt", "", "must end in .jsonl, .csv or .json"),
+        ("c.txt", "", "must end in .csv, .jsonl or .json"),
     ],
 )  # fmt: skip
 def test_a_captions_file_that_is_none(tmp_path, folder, name, text, said):
@@ -177,3 +178,11 @@ def test_files_that_are_not_there(tmp_path, folder):
     assert "There is no folder" in refused(read_pairs, tmp_path / "none", tmp_path / "c.csv")
     (tmp_path / "bare").mkdir()
     assert "holds no image" in refused(read_pairs, tmp_path / "bare", None)
+
+
+def test_captions_written_on_windows_find_their_images(folder, tmp_path):
+    """Backslashes are slashes where no file has that very name."""
+    rows = [("a\\x.jpg", "one"), ("b.png", "two")]
+    file = captions(tmp_path / "windows.csv", rows)
+    assert read_pairs(folder, file) == [("a/x.jpg", "one"), ("b.png", "two")]
+    refused(read_pairs, folder, captions(tmp_path / "none.csv", [("a\\none.jpg", "one")]))

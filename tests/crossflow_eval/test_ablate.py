@@ -13,9 +13,9 @@ import toy_ablation
 from scipy import stats as scipy_stats
 from typer.testing import CliRunner
 
+from crossflow.errors import CrossFlowError
 from crossflow_eval import ablate as ablation
 from crossflow_eval.cli import app
-from crossflow_eval.types import SetupError
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def test_results_that_may_not_be_compared_share_no_table(place):
     measured, references = ablation.ablate(plan)
     other = measured[1].test.model_copy(update={"protocol": {"geneval": {"formula": "median", "interval": "none"}}})
     measured[1] = replace(measured[1], test=other)
-    with pytest.raises(SetupError, match=r"formula is mean .* and median"):
+    with pytest.raises(CrossFlowError, match=r"formula is mean .* and median"):
         ablation.write_table(plan, measured, references, place / "results")
     assert not (place / "results").exists()
 

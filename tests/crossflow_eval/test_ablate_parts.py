@@ -1,9 +1,13 @@
 """The parts of an ablation: the choice of guidance, intervals, locks and times of trainings, and its tables."""
 
 import json
+import multiprocessing
 import os
 import signal
 import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,17 +17,18 @@ from pydantic import ValidationError
 from scipy import stats as scipy_stats
 from typer.testing import CliRunner
 
+from crossflow.errors import CrossFlowError
+from crossflow.files.folders import shipped
+from crossflow.files.locks import only_writer
 from crossflow.recipes import CONFIGS
 from crossflow_eval import ablate as ablation
 from crossflow_eval import stats, tables
 from crossflow_eval.ablate import train
-from crossflow_eval.ablate.plan import Plan
 from crossflow_eval.cli import app
-from crossflow_eval.models import shipped_checkpoint
 from crossflow_eval.suites import load_suite, references
 from crossflow_eval.suites.scenes import references as scene_references
-from crossflow_eval.tables import Ablation, Table
-from crossflow_eval.types import Result, Settings, SetupError, Value
+from crossflow_eval.tables import Ablation
+from crossflow_eval.types import Result, Settings, Value
 
 
 def result(geneval: float, suite: str = "toy-val", better: bool = True) -> Result:
@@ -62,12 +67,12 @@ def test_the_best_scale_on_validation_is_chosen_and_of_equals_the_smallest():
 
 
 def test_a_run_without_the_value_to_choose_by_is_refused():
-    with pytest.raises(SetupError, match="A run of 4 outputs gives no fid"):
+    with pytest.raises(CrossFlowError, match="A run of 4 outputs gives no fid"):
         ablation.choose_scale({1.0: result(0.2)}, GUIDANCE.model_copy(update={"choose": "fid"}))
 
 
 def test_a_result_of_another_suite_is_refused_for_the_choice():
-    with pytest.raises(SetupError, match="on toy-val alone, not on toy-test"):
+    with pytest.raises(CrossFlowError, match="on toy-val alone, not on toy-test"):
         ablation.choose_scale({1.0: result(0.2), 2.0: result(0.5, suite="toy-test")}, GUIDANCE)
 
 
@@ -77,28 +82,61 @@ def test_a_table_that_would_choose_on_what_it_reports_is_refused():
             update={"validation": "toy-test"}))  # fmt: skip
 
 
-def test_a_training_s_folder_is_held_by_its_process(tmp_path, monkeypatch):
-    """What a training began, a sleep here, keeps others out when the ablation has ended, for as long as it lives."""
-    table = Table(name="toy", title="Toy", columns=())
-    toy = Ablation(name="toy", recipes={"plain": "scenes-tiny"}, seeds=1, test="scenes-t2i")
-    plan = Plan(table=table, ablation=toy, out=tmp_path, rows=("plain",), seeds=1)
-    begins = "import subprocess; print(subprocess.Popen(['sleep', '600'], close_fds=False).pid)"
-    monkeypatch.setattr(train, "TRAIN", (sys.executable, "-c", begins))
-    with pytest.raises(SetupError, match="ended with exit code 0"):
+STEPS = 60
+RECORDING_TRAINER = """
+import dataclasses, os, pathlib, sys
+import small_recipes
+from crossflow.cli import app
+from crossflow.recipes import CONFIGS
+
+small_recipes.shrink(sys.argv[2])
+CONFIGS[sys.argv[2]] = dataclasses.replace(CONFIGS[sys.argv[2]], save_every=5)
+pathlib.Path(sys.argv[4], f"pid-{os.getpid()}").touch()
+app()
+"""
+
+
+def test_a_training_outlives_a_killed_ablation_and_no_other_begins_beside_it(tmp_path, monkeypatch):
+    """The trainer itself holds its folder: the next ablation is told so at once, and goes on once it has ended."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(small_recipes.__file__).parent), *sys.path]))
+    plan = ablation.make_plan("table1", out=tmp_path, rows=("crossflow",), seeds=1, steps=STEPS)
+    (part,) = plan.parts
+    monkeypatch.setitem(CONFIGS, part.recipe, CONFIGS[part.recipe])
+    small_recipes.shrink(part.recipe)
+    monkeypatch.setitem(CONFIGS, part.recipe, replace(CONFIGS[part.recipe], save_every=5))
+    monkeypatch.setattr(train, "TRAIN", (sys.executable, "-c", RECORDING_TRAINER, "train"))
+    fork = multiprocessing.get_context("fork").Process(target=train.train_all, args=(plan, 1))
+    fork.start()
+    _until(lambda: (part.folder / "state.safetensors").exists(), fork.is_alive)
+    os.kill(fork.pid or 0, signal.SIGKILL)
+    fork.join()
+    with pytest.raises(CrossFlowError, match=r"^Another process is training in .*; wait for it or stop it\.$"):
         train.train_all(plan, 1)
-    sleeping = int((plan.parts[0].folder / "train.log").read_text())
+    (trainer,) = [int(path.name.removeprefix("pid-")) for path in part.folder.glob("pid-*")]
+    os.kill(trainer, signal.SIGKILL)
+    _until(lambda: not _held(part.folder))
+    assert train.finished_training(part.checkpoint, part.recipe, part.seed, plan.steps) is None
+    train.train_all(plan, 1)
+    assert "resuming after step" in (part.folder / "train.log").read_text()
+    assert train.finished_training(part.checkpoint, part.recipe, part.seed, plan.steps) is not None
+    assert (train.cpu_seconds(part.folder) or 0) > 0
+    assert len(list(part.folder.glob("pid-*"))) == 2
+
+
+def _until(happened: Callable[[], bool], hope: Callable[[], bool] = lambda: True) -> None:
+    end = time.monotonic() + 60
+    while not happened():
+        assert hope()
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def _held(folder: Path) -> bool:
     try:
-        with pytest.raises(SetupError, match="Another process is training"):
-            train.train_all(plan, 1)
-    finally:
-        os.kill(sleeping, signal.SIGKILL)
-    monkeypatch.setattr(train, "TRAIN", (sys.executable, "-c", ""))
-    said = "Another process is training"
-    while "Another process is training" in said:  # it may take a moment to die
-        with pytest.raises(SetupError) as caught:
-            train.train_all(plan, 1)
-        said = str(caught.value)
-    assert "ended with exit code 0" in said
+        with only_writer(folder, "training"):
+            return False
+    except CrossFlowError:
+        return True
 
 
 @pytest.mark.parametrize(
@@ -148,7 +186,7 @@ def test_an_ablation_of_another_task_compares_its_two_recipes_on_its_suite(task)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not shipped_checkpoint().with_name("scenes-clip.safetensors").exists(), reason="no dual encoder")
+@pytest.mark.skipif(not shipped("t2i").with_name("scenes-clip.safetensors").exists(), reason="no dual encoder")
 def test_a_short_ablation_of_real_models_from_end_to_end(tmp_path, monkeypatch):
     """Real trainings of four steps, real suites, a few prompts; then again, where nothing may be trained."""
     monkeypatch.chdir(tmp_path)

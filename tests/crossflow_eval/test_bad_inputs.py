@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from crossflow.errors import CrossFlowError
 from crossflow_eval.cli import app
 from crossflow_eval.datasets.folder import read_image
 from crossflow_eval.judges import clip, dinov2, inception
@@ -22,7 +23,6 @@ from crossflow_eval.judges.geneval.detector import FIT, prepare
 from crossflow_eval.judges.resize import PROTOCOLS, preprocessing
 from crossflow_eval.judges.statistics_files import read_samples, read_statistics
 from crossflow_eval.suites import geneval
-from crossflow_eval.types import SetupError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, size=(40, 60, 3), dtype=np.uint8)
 PHOTO = Image.fromarray(PIXELS)
@@ -43,7 +43,7 @@ def corrupt(content: bytes) -> bytes:
 BAD = {
     "corrupt.png": (corrupt(encoded(PHOTO, "PNG")), ""),
     "damaged.webp": (corrupt(encoded(PHOTO, "WEBP"))[:-60], ""),
-    "nonsense.png": (b"no image at all", "not a PNG, JPEG or WebP"),
+    "nonsense.png": (b"no image at all", "not a PNG, JPEG or WEBP file"),
     "truncated.jpg": (encoded(PHOTO, "JPEG")[:-400], "truncated"),
     "cmyk.jpg": (encoded(PHOTO.convert("CMYK"), "JPEG"), "colour mode CMYK"),
     "deep.png": (encoded(Image.fromarray(PIXELS[..., 0].astype(np.uint16)), "PNG"), "16 bits a channel"),
@@ -116,7 +116,7 @@ def test_images_of_any_size_are_measured_as_they_are(place, height, width):
 
 def test_an_image_of_which_the_detector_would_see_nothing_is_refused():
     """Within 1333 x 800 a line of 10,000 pixels is less than half a pixel high; two lines of 3,000 are one."""
-    with pytest.raises(SetupError, match=r"cannot take an image of 10000 x 1 pixels: scaled to 1333 x 800 nothing"):
+    with pytest.raises(CrossFlowError, match=r"cannot take an image of 10000 x 1 pixels: scaled to 1333 x 800 nothing"):
         prepare(np.zeros((1, 10_000, 3), np.uint8), FIT)
     assert prepare(np.zeros((2, 3_000, 3), np.uint8), FIT)[1] == (1, 1333)
     assert prepare(np.zeros((1, 1, 3), np.uint8), FIT)[1] == (800, 800)
@@ -166,7 +166,7 @@ def test_an_archive_that_would_leave_its_folder_is_not_unpacked(place, reader):
         for name in ("../arr_0.npy", "../mu.npy", "../sigma.npy", "../data.pkl", "../../escaped"):
             archive.writestr(name, stream.getvalue())
     before = contents(place)
-    with pytest.raises(SetupError, match=r"evil\.npz") as error:
+    with pytest.raises(CrossFlowError, match=r"evil\.npz") as error:
         READERS[reader](path)
     assert "\n" not in str(error.value)
     assert contents(place) == before

@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from crossflow.errors import CrossFlowError
 from crossflow_eval.cli import app
 from crossflow_eval.models import image_model
 from crossflow_eval.runs import launch
-from crossflow_eval.types import Example, SetupError, Suite, Value
+from crossflow_eval.types import Example, Suite, Value
 
 
 class Counting:
@@ -125,5 +126,5 @@ def test_text_to_image_asks_for_our_own_models_whatever_the_checkpoint_is_called
 
 
 def test_our_models_that_read_images_have_no_text_encoder():
-    with pytest.raises(SetupError, match="does not listen to --text-encoder"):
+    with pytest.raises(CrossFlowError, match="does not use --text-encoder"):
         launch.build_model(launch.Request(task="sr", text_encoder=Path("t5")), three("sr", "png"))

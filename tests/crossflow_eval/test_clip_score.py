@@ -16,6 +16,7 @@ from torchmetrics.multimodal import CLIPScore as TorchmetricsCLIPScore
 from torchvision import transforms
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
+from crossflow.errors import CrossFlowError
 from crossflow_eval.judges.clip import MEAN, STD, Clip, Towers, load_clip
 from crossflow_eval.metrics.clip_score import (
     COSINE100,
@@ -25,7 +26,7 @@ from crossflow_eval.metrics.clip_score import (
     ClipProtocol,
     CLIPScore,
 )
-from crossflow_eval.types import Example, Metric, SetupError
+from crossflow_eval.types import Example, Metric
 
 SIDE = 32
 PROMPTS = [
@@ -235,7 +236,7 @@ def test_captions_are_scored_as_hessels_code_scores_them(clip: Clip, model: CLIP
 
 def test_an_example_without_references_is_refused(clip: Clip, tmp_path: Path) -> None:
     Image.fromarray(pictures(1)[0]).save(tmp_path / "a.png")
-    with pytest.raises(SetupError, match="reference captions; 1 examples have none, such as a"):
+    with pytest.raises(CrossFlowError, match="reference captions; 1 examples have none, such as a"):
         CaptionCLIPScore(clip).update([Example(id="a", source=tmp_path / "a.png")], ["a ball"])
 
 
@@ -258,14 +259,14 @@ def test_the_published_weights_are_asked_for_by_name_and_known_by_sha256(
     protocol: ClipProtocol, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("CROSSFLOW_EVAL_HOME", str(tmp_path))
-    with pytest.raises(SetupError, match=rf"{protocol.file} .*openaipublic.*{tmp_path}"):
+    with pytest.raises(CrossFlowError, match=rf"{protocol.file} .*openaipublic.*{tmp_path}"):
         protocol.load()
     (tmp_path / protocol.file).write_bytes(b"another model")
-    with pytest.raises(SetupError, match="has sha256"):
+    with pytest.raises(CrossFlowError, match="has sha256"):
         protocol.load()
 
 
 @pytest.mark.parametrize("output", ["a caption", np.zeros((4, 4, 3))])
 def test_outputs_of_another_kind_are_refused(clip: Clip, output) -> None:
-    with pytest.raises(SetupError, match="uint8"):
+    with pytest.raises(CrossFlowError, match="uint8"):
         CLIPScore(clip, HESSEL).update(examples(["a"]), [output])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from crossflow.errors import CrossFlowError
 from crossflow_eval.datasets import coco as coco_data
 from crossflow_eval.datasets.coco import (
     any_captions,
@@ -22,7 +23,6 @@ from crossflow_eval.datasets.coco import (
     t2ibenchmark_captions,
     val2014_images,
 )
-from crossflow_eval.types import SetupError
 
 REAL = Path(__file__).parents[2].parent / "shared" / "data" / "real"
 
@@ -102,7 +102,7 @@ def test_coco_s_own_files_are_read(tmp_path):
     examples = one_caption_an_image(tmp_path, 5000)
     assert all(example.source in dict(images[example.id].captions).values() for example in examples)
     shutil.copytree(REAL / "coco_mini" / "val2017", tmp_path / "val2014")
-    with pytest.raises(SetupError, match=r"4976 of 5000 images are missing in .*val2014: .*; unpack val2014\.zip"):
+    with pytest.raises(CrossFlowError, match=r"4976 of 5000 images are missing in .*val2014: .*; unpack val2014\.zip"):
         val2014_images(tmp_path)
     photographs = sorted((tmp_path / "val2014").iterdir())
     assert all(central_square(read_photograph(path), 256, Image.Resampling.LANCZOS).shape == (256, 256, 3)
@@ -131,7 +131,9 @@ def test_mjhq_is_read_with_its_categories(tmp_path):
     assert [example.tags["category"] for example in examples] == ["art", "food", "art", "food"]
     assert [path.parent.name for path in mjhq_images(tmp_path)] == ["art", "food", "art", "food"]
     mjhq_images(tmp_path)[1].unlink()
-    with pytest.raises(SetupError, match=r"1 of 4 images are missing in .*: 0000.*1\.jpg; unpack mjhq30k_imgs\.zip"):
+    with pytest.raises(
+        CrossFlowError, match=r"1 of 4 images are missing in .*: 0000.*1\.jpg; unpack mjhq30k_imgs\.zip"
+    ):
         mjhq_images(tmp_path)
 
 
@@ -165,7 +167,7 @@ def broken(root: Path, name: str, content: str | None) -> None:
 )  # fmt: skip
 def test_bad_lists_are_one_sentence_with_a_remedy(tmp_path, name, content, draw, message):
     broken(tmp_path, name, content)
-    with pytest.raises(SetupError, match=message):
+    with pytest.raises(CrossFlowError, match=message):
         draw(tmp_path, 3)
 
 
@@ -194,5 +196,5 @@ def test_photographs_of_other_colours_become_rgb_and_damaged_ones_are_named(tmp_
     content = (tmp_path / "grey.jpg").read_bytes()
     for damaged in (b"", b"no image", content[:-30]):
         (tmp_path / "bad.jpg").write_bytes(damaged)
-        with pytest.raises(SetupError, match=r"Cannot read the image .*bad\.jpg"):
+        with pytest.raises(CrossFlowError, match=r"Cannot read the image .*bad\.jpg"):
             read_photograph(tmp_path / "bad.jpg")

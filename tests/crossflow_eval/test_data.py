@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from crossflow.errors import CrossFlowError
 from crossflow_eval.datasets.folder import (
     UnreadableImage,
     decode_image,
@@ -17,7 +18,6 @@ from crossflow_eval.datasets.folder import (
     read_folder,
     read_image,
 )
-from crossflow_eval.types import SetupError
 
 RNG = np.random.default_rng(0)
 PHOTO = RNG.integers(0, 256, size=(9, 13, 3), dtype=np.uint8)
@@ -88,8 +88,8 @@ def animated(kind: str) -> bytes:
     ("content", "reason"),
     [
         (b"", "zero bytes"),
-        (b"not an image", "not a PNG, JPEG or WebP"),
-        (encoded(PHOTO, "BMP"), "not a PNG, JPEG or WebP"),
+        (b"not an image", "not a PNG, JPEG or WEBP file"),
+        (encoded(PHOTO, "BMP"), "not a PNG, JPEG or WEBP file"),
         (encoded(PHOTO)[:-30], "truncated"),
         (encoded(PHOTO)[:40], None),
         (encoded(np.kron(PHOTO, np.ones((9, 9, 1), np.uint8)), "JPEG")[:-500], "truncated"),
@@ -153,12 +153,12 @@ def test_the_content_hash_sees_names_and_bytes_and_not_places(tmp_path):
     ],
 )
 def test_a_bad_folder_is_counted_and_named(tmp_path, images, message):
-    with pytest.raises(SetupError, match=message):
+    with pytest.raises(CrossFlowError, match=message):
         read_folder(folder_of(tmp_path / "f", **images))
 
 
 def test_a_folder_that_is_not_there(tmp_path):
-    with pytest.raises(SetupError, match="There is no folder"):
+    with pytest.raises(CrossFlowError, match="There is no folder"):
         read_folder(tmp_path / "none")
 
 
@@ -205,7 +205,7 @@ def test_captions_keep_the_order_of_the_file_and_the_first_one_is_first(tmp_path
         ("c.csv", b"image,caption\na,b,c\n", "line 2: expected one image and one caption"),
         ("c.csv", b"image,caption\na, \n", "line 2: expected one image and one caption"),
         ("c.csv", b"image,caption\na,\xff\n", "not UTF-8"),
-        ("c.jsonl", b'{"image": "a", "caption": "b"}\n{"image": "a"', "line 2: not JSON"),
+        ("c.jsonl", b'{"image": "a", "caption": "b"}\n{"image": "a"', "line 2: it is not JSON"),
         ("c.jsonl", b'["a"]', "line 1: expected an object"),
         ("c.jsonl", b'{"image": null, "caption": "b"}', "line 1: expected one image"),
         ("c.json", b"[]", "not a COCO captions file"),
@@ -214,12 +214,13 @@ def test_captions_keep_the_order_of_the_file_and_the_first_one_is_first(tmp_path
 )
 def test_a_bad_captions_file_is_named_with_its_line(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(SetupError, match=message):
+    with pytest.raises(CrossFlowError, match=message):
         read_captions(tmp_path / name)
 
 
 def test_keys_lose_folders_and_image_suffixes_only():
-    assert [image_key(name) for name in ("x/a.PNG", "v1.5", "a.b.jpeg", " a ")] == ["a", "v1.5", "a.b", "a"]
+    names = ("x/a.PNG", "v1.5", "a.b.jpeg", " a ", "x\\a.png", "C:\\x\\a.png", "x\\y/a.b")
+    assert [image_key(name) for name in names] == ["a", "v1.5", "a.b", "a", "a", "a", "a.b"]
 
 
 def test_images_and_captions_must_match_both_ways(tmp_path):
@@ -231,9 +232,9 @@ def test_images_and_captions_must_match_both_ways(tmp_path):
         return match(images, read_captions(file), tmp_path / "f", file)
 
     assert pair("b", "a") == ["b", "a"]
-    with pytest.raises(SetupError, match=r"1 of 2 images .* have no caption .*: b.png"):
+    with pytest.raises(CrossFlowError, match=r"1 of 2 images .* have no caption .*: b.png"):
         pair("a")
-    with pytest.raises(SetupError, match=r"6 of 8 captions .* have no image .*: 0, 1, 2, 3, 4, …"):
+    with pytest.raises(CrossFlowError, match=r"6 of 8 captions .* have no image .*: 0, 1, 2, 3, 4 and 1 more"):
         pair("a", "b", *map(str, range(6)))
 
 
@@ -246,5 +247,5 @@ def test_a_coco_file_may_describe_more_images_than_the_folder_holds(tmp_path, ca
     assert match(images, captions, tmp_path / "f", tmp_path / "c.json") == ["000007"]
     assert "1 of the 2 images" in caplog.text
     images = read_folder(folder_of(tmp_path / "g", **{"000008_jpg": encoded(PHOTO, "JPEG")}))
-    with pytest.raises(SetupError, match=r"1 of 1 images .* have no caption"):
+    with pytest.raises(CrossFlowError, match=r"1 of 1 images .* have no caption"):
         match(images, captions, tmp_path / "g", tmp_path / "c.json")

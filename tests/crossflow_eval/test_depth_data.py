@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from crossflow.errors import CrossFlowError
 from crossflow_eval.datasets import depth as depth_data
 from crossflow_eval.datasets.depth import DIODE, ETH3D, KITTI, LISTS, NYUV2, SCANNET, read_list
 from crossflow_eval.runs.run import list_examples
-from crossflow_eval.types import SetupError, Suite
+from crossflow_eval.types import Suite
 
 SETS = {data.name: data for data in (KITTI, NYUV2, ETH3D, SCANNET, DIODE)}
 USABLE = {"kitti": 652, "nyuv2": 654, "eth3d": 454, "scannet": 800, "diode": 771}
@@ -91,9 +92,9 @@ def test_every_listed_image_has_an_id_that_can_name_a_file(name, tmp_path):
 def test_a_list_that_does_not_match_its_hash_is_refused(change, tmp_path):
     altered = tmp_path / "nyuv2.txt"
     altered.write_text(change((LISTS / "nyuv2.txt").read_text()))
-    with pytest.raises(SetupError, match=r"has the sha256 \w{12}… and not d9a47a1568b7…"):
+    with pytest.raises(CrossFlowError, match=r"has the sha256 \w{12}… and not d9a47a1568b7…"):
         read_list(altered, NYUV2.sha256)
-    with pytest.raises(SetupError, match="Cannot read the file list"):
+    with pytest.raises(CrossFlowError, match="Cannot read the file list"):
         read_list(tmp_path / "none.txt", NYUV2.sha256)
 
 
@@ -114,13 +115,13 @@ def test_a_data_set_is_found_in_each_of_its_layouts(name, laid, id, lists, tmp_p
 def test_missing_files_are_counted_and_named(name, lists, tmp_path):
     count = SETS[name].files
     with pytest.raises(
-        SetupError, match=f"{count} of {count} files of the data set {name} are missing under .*: "
+        CrossFlowError, match=f"{count} of {count} files of the data set {name} are missing under .*: "
     ) as said:
         lists[name].examples(tmp_path)
     assert LISTED[name].split()[0] in str(said.value)
     assert "Marigold's" in str(said.value)
     for root in (None, tmp_path / "data.tar"):
-        with pytest.raises(SetupError, match=f"The data set {name} needs its root folder"):
+        with pytest.raises(CrossFlowError, match=f"The data set {name} needs its root folder"):
             lists[name].examples(root)
 
 
@@ -176,17 +177,17 @@ def test_the_hash_of_a_folder_is_of_names_contents_and_scale(tmp_path):
 
 
 def test_a_folder_that_cannot_be_used_is_one_sentence(tmp_path):
-    with pytest.raises(SetupError, match="There is no folder"):
+    with pytest.raises(CrossFlowError, match="There is no folder"):
         depth_data.read_depth_folder(tmp_path / "none", 256.0)
-    with pytest.raises(SetupError, match="holds no depth map"):
+    with pytest.raises(CrossFlowError, match="holds no depth map"):
         depth_data.read_depth_folder(tmp_path, 256.0)
     np.save(tmp_path / "a.npy", np.ones((2, 2)))
     (tmp_path / "b.npz").write_bytes(b"PK\3\4 no archive")
     Image.fromarray(np.zeros((2, 2, 3), np.uint8)).save(tmp_path / "c.png")
-    with pytest.raises(SetupError, match=r"2 of 3 depth maps cannot be read. The first: .*b\.npz"):
+    with pytest.raises(CrossFlowError, match=r"2 of 3 depth maps cannot be read. The first: .*b\.npz"):
         depth_data.read_depth_folder(tmp_path, 256.0)
     write_png(tmp_path / "a.png", [[1]])
-    with pytest.raises(SetupError, match=r"share their name \(a\.npy, a\.png\)"):
+    with pytest.raises(CrossFlowError, match=r"share their name \(a\.npy, a\.png\)"):
         depth_data.read_depth_folder(tmp_path, 256.0)
 
 
@@ -204,11 +205,11 @@ def test_a_folder_that_cannot_be_used_is_one_sentence(tmp_path):
 )
 def test_files_that_are_no_depth_maps_are_refused(name, write, sentence, tmp_path):
     write(tmp_path / name)
-    with pytest.raises(SetupError, match=sentence):
+    with pytest.raises(CrossFlowError, match=sentence):
         depth_data.read_prediction(tmp_path / name, 256.0)
 
 
 def test_a_raw_depth_map_of_another_size_is_refused(tmp_path):
     (tmp_path / "DSC_0219.JPG").write_bytes(bytes(400))
-    with pytest.raises(SetupError, match="holds 100 float32 where 4032 x 6048 are due"):
+    with pytest.raises(CrossFlowError, match="holds 100 float32 where 4032 x 6048 are due"):
         ETH3D.read(tmp_path / "DSC_0219.JPG")

@@ -11,11 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+from crossflow.errors import CrossFlowError
 from crossflow_eval.cli import app
 from crossflow_eval.models.diffusers_pipeline import DiffusersModel
 from crossflow_eval.runs import launch
 from crossflow_eval.suites import t2i
-from crossflow_eval.types import Model, SetupError
+from crossflow_eval.types import Model
 
 PROMPTS, SEEDS = ["a dog", "two cats on a mat", "a dog"], [1, 2**63 - 1, 3]
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -193,7 +194,7 @@ def without_a_weight(file: str) -> Callable[[Path], object]:
 )
 def test_a_folder_that_is_no_whole_pipeline_is_refused_and_nothing_of_it_is_run(copy, edit, message):
     edit(copy)
-    with pytest.raises(SetupError, match=message):
+    with pytest.raises(CrossFlowError, match=message):
         DiffusersModel(copy, "copy")
     assert not (copy / "mark").exists()
 
@@ -206,12 +207,12 @@ def test_a_folder_that_is_no_whole_pipeline_is_refused_and_nothing_of_it_is_run(
     ],
 )
 def test_impossible_options_are_refused(pipeline, options, message):
-    with pytest.raises(SetupError, match=message):
+    with pytest.raises(CrossFlowError, match=message):
         DiffusersModel(pipeline, "tiny", **options)
 
 
 def test_what_the_pipeline_refuses_is_one_sentence(pipeline):
-    with pytest.raises(SetupError, match=r"tiny cannot draw 'a dog': .* divisible by 8 but are 20 and 20"):
+    with pytest.raises(CrossFlowError, match=r"tiny cannot draw 'a dog': .* divisible by 8 but are 20 and 20"):
         DiffusersModel(pipeline, "tiny", size=20).generate(["a dog"], [1])
 
 
@@ -219,7 +220,7 @@ def test_numbers_that_are_none_are_no_black_image(pipeline, tmp_path):
     damaged = shutil.copytree(pipeline, tmp_path / "damaged")
     weights = load_file(damaged / VAE)
     save_file(weights | {"decoder.conv_out.bias": torch.full((3,), torch.nan)}, damaged / VAE)
-    with pytest.raises(SetupError, match="not finite; try --precision float32"):
+    with pytest.raises(CrossFlowError, match="not finite; try --precision float32"):
         DiffusersModel(damaged, "tiny").generate(["a dog"], [1])
 
 
@@ -254,11 +255,11 @@ def test_the_command_line_takes_a_folder_or_an_id_of_the_hub_s_cache(pipeline, h
     [
         ("diffusers:someone/other", {}, "neither a folder here nor in the local hub cache: run `hf download someone/o"),
         ("diffusers:a/b/c", {}, "a/b/c is not there: give a folder with model_index.json"),
-        ("diffusers:someone/tiny-1", {"solver": "euler"}, "does not listen to --solver"),
-        ("diffusers:someone/tiny-1", {"checkpoint": Path("x")}, "does not listen to --ckpt"),
-        ("crossflow", {"size": 256}, "does not listen to --size"),
+        ("diffusers:someone/tiny-1", {"solver": "euler"}, "does not use --solver"),
+        ("diffusers:someone/tiny-1", {"checkpoint": Path("x")}, "does not use --ckpt"),
+        ("crossflow", {"size": 256}, "does not use --size"),
     ],
 )
-def test_pipelines_that_are_not_there_and_options_that_are_not_heard_are_refused(hub, model, options, sentence):
-    with pytest.raises(SetupError, match=sentence):
+def test_pipelines_that_are_not_there_and_options_that_are_not_used_are_refused(hub, model, options, sentence):
+    with pytest.raises(CrossFlowError, match=sentence):
         launch.build_model(launch.Request(model=model, **options), t2i.folder())

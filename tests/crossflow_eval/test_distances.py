@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from crossflow.errors import CrossFlowError
 from crossflow_eval.judges.features import keep_features
 from crossflow_eval.metrics import distances, distribution
 from crossflow_eval.metrics.distances import FeatureMetric, Statistic
 from crossflow_eval.metrics.frechet import Moments
 from crossflow_eval.stats import bootstrap_mean
-from crossflow_eval.types import Example, Metric, SetupError, Value
+from crossflow_eval.types import Example, Metric, Value
 
 
 class Pixels:
@@ -138,14 +139,14 @@ def test_the_batches_and_the_cache_change_nothing(name: str, tmp_path: Path) -> 
 @pytest.mark.parametrize("name", STATISTICS)
 def test_one_output_too_few_is_refused(name: str) -> None:
     statistic = STATISTICS[name]
-    with pytest.raises(SetupError, match=f"{statistic.least} outputs are needed, got {statistic.least - 1}"):
+    with pytest.raises(CrossFlowError, match=f"{statistic.least} outputs are needed, got {statistic.least - 1}"):
         measure(statistic, pictures(1000, 3)[: statistic.least - 1]).compute()
 
 
 @pytest.mark.parametrize("make", [distances.kid, distances.precision_recall, distances.prdc])
 def test_a_small_reference_is_refused(make) -> None:
     metric = measure(make(lambda: REFERENCE[:3], "three"), pictures(1000, 3))
-    with pytest.raises(SetupError, match="reference has 3 images"):
+    with pytest.raises(CrossFlowError, match="reference has 3 images"):
         metric.compute()
 
 
@@ -166,5 +167,5 @@ def test_the_extractors_own_constants_are_in_the_protocol() -> None:
 
 @pytest.mark.parametrize("output", ["a caption", np.zeros((4, 4), dtype=np.uint8), np.zeros((4, 4, 3))])
 def test_outputs_of_another_kind_are_refused(output) -> None:
-    with pytest.raises(SetupError, match="uint8"):
+    with pytest.raises(CrossFlowError, match="uint8"):
         FeatureMetric(Pixels(), STATISTICS["cmmd"]).update([Example(id="x", source="")], [output])

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from crossflow.errors import CrossFlowError
 from crossflow_eval.judges.features import CHUNK, FeatureCache, FeatureExtractor, OnFeatures, extract, keep_features
-from crossflow_eval.types import SetupError
 
 
 class ConvExtractor:
@@ -126,7 +126,7 @@ def test_a_damaged_cache_is_computed_anew_and_mended(tmp_path: Path, damage: str
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "features").write_text("a file in the way")
-    with pytest.raises(SetupError, match="Cannot write"):
+    with pytest.raises(CrossFlowError, match="Cannot write"):
         FeatureCache(ConvExtractor(), tmp_path / "features").extract(pictures(1))
 
 

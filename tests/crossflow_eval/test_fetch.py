@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from crossflow.errors import CrossFlowError
 from crossflow_eval.judges.fetch import fetch
 from crossflow_eval.judges.weights import PUBLISHED, EvaluatorWeights
-from crossflow_eval.types import SetupError
 
 CONTENT = bytes(range(256)) * 9000
 
@@ -78,7 +78,7 @@ def test_a_file_arrives_and_is_not_fetched_again(weights, server, tmp_path):
 @pytest.mark.parametrize("ranges", [True, False])
 def test_a_download_that_was_cut_goes_on(weights, server, tmp_path, ranges):
     server.ranges, server.cut = ranges, 1_500_000
-    with pytest.raises(SetupError, match="call again to go on"):
+    with pytest.raises(CrossFlowError, match="call again to go on"):
         fetch(weights)
     assert files(tmp_path) == ["net.pt.part"]
     server.cut = len(CONTENT)
@@ -94,7 +94,7 @@ def test_what_was_whole_when_it_stopped_is_only_checked(weights, server, tmp_pat
 
 
 def test_another_file_is_not_kept(weights, tmp_path):
-    with pytest.raises(SetupError, match=r"has sha256 .*, expected 0000"):
+    with pytest.raises(CrossFlowError, match=r"has sha256 .*, expected 0000"):
         fetch(replace(weights, sha256="0" * 64))
     assert files(tmp_path) == []
 
@@ -102,24 +102,24 @@ def test_another_file_is_not_kept(weights, tmp_path):
 def test_a_file_that_differs_is_never_overwritten(weights, server, tmp_path):
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "net.pt").write_bytes(b"mine")
-    with pytest.raises(SetupError, match="has sha256"):
+    with pytest.raises(CrossFlowError, match="has sha256"):
         fetch(weights)
     assert (tmp_path / "home" / "net.pt").read_bytes() == b"mine"
     assert server.asked == ()
 
 
 def test_no_server_no_page_and_no_address(weights, server):
-    with pytest.raises(SetupError, match="answers 404"):
+    with pytest.raises(CrossFlowError, match="answers 404"):
         fetch(replace(weights, url=weights.url + "x"))
-    with pytest.raises(SetupError, match=r"Cannot fetch http.*refused.*put the file at"):
+    with pytest.raises(CrossFlowError, match=r"Cannot fetch http.*refused.*put the file at"):
         fetch(replace(weights, url="http://127.0.0.1:9/net.pt"))
-    with pytest.raises(SetupError, match="has no address of its own"):
+    with pytest.raises(CrossFlowError, match="has no address of its own"):
         fetch(replace(weights, url=""))
 
 
 def test_a_folder_that_cannot_be(weights, tmp_path):
     (tmp_path / "home").touch()
-    with pytest.raises(SetupError, match="Cannot write"):
+    with pytest.raises(CrossFlowError, match="Cannot write"):
         fetch(weights)
 
 

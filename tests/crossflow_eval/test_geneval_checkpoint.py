@@ -10,10 +10,10 @@ import torch
 from golden_files import golden_file
 from torch.nn.functional import unfold
 
+from crossflow.errors import CrossFlowError
 from crossflow_eval.judges.geneval.checkpoint import UNUSED, load_mask2former, place_first, rename
 from crossflow_eval.judges.geneval.pickled import read_tensors
 from crossflow_eval.metrics.geneval import Detector
-from crossflow_eval.types import SetupError
 
 FILE = golden_file("mask2former_small.pth")
 
@@ -62,7 +62,7 @@ def test_a_tensor_that_is_missing_unknown_or_misshapen_is_named(tensors, tmp_pat
         "patch_embed": {key: tensor for key, tensor in tensors.items() if "patch_embed" not in key},
     }
     for message, content in cases.items():
-        with pytest.raises(SetupError, match=message):
+        with pytest.raises(CrossFlowError, match=message):
             load_mask2former(saved(tmp_path / "other.pth", {"state_dict": content}))
 
 
@@ -75,14 +75,14 @@ def test_other_programs_weights_are_recognised(tensors, tmp_path):
         "detectron2": {"state_dict": {"sem_seg_head.predictor.query_feat.weight": torch.zeros(2)}},
     }
     for message, content in cases.items():
-        with pytest.raises(SetupError, match=message):
+        with pytest.raises(CrossFlowError, match=message):
             load_mask2former(saved(tmp_path / "other.pth", content))
 
 
 def test_another_number_of_classes_is_refused(tensors, tmp_path):
     names = ("panoptic_head.cls_embed.weight", "panoptic_head.cls_embed.bias")
     fewer = dict(tensors) | {name: tensors[name][:11] for name in names}
-    with pytest.raises(SetupError, match="knows 10 classes"):
+    with pytest.raises(CrossFlowError, match="knows 10 classes"):
         Detector.from_checkpoint(saved(tmp_path / "ten.pth", {"state_dict": fewer}))
 
 
@@ -119,18 +119,18 @@ def test_nothing_that_the_file_names_is_executed(tensors, tmp_path, zipped, monk
 def test_a_damaged_file_is_refused(tmp_path, content):
     path = tmp_path / "damaged.pth"
     path.write_bytes(content)
-    with pytest.raises(SetupError, match=r"damaged\.pth"):
+    with pytest.raises(CrossFlowError, match=r"damaged\.pth"):
         read_tensors(path)
 
 
 def test_a_truncated_checkpoint_is_refused(tmp_path):
     path = tmp_path / "half.pth"
     path.write_bytes(FILE.read_bytes()[:1_000_000])
-    with pytest.raises(SetupError, match="damaged"):
+    with pytest.raises(CrossFlowError, match="damaged"):
         read_tensors(path)
 
 
 @pytest.mark.parametrize("content", [torch.zeros(3), {"state_dict": [1]}, {"state_dict": {"a": 1}}])
 def test_what_holds_no_tensors_by_name_is_refused(tmp_path, content):
-    with pytest.raises(SetupError, match="no state_dict"):
+    with pytest.raises(CrossFlowError, match="no state_dict"):
         read_tensors(saved(tmp_path / "other.pth", content))

@@ -9,9 +9,9 @@ import torch
 from open_clip.transform import image_transform
 from PIL import Image
 
+from crossflow.errors import CrossFlowError
 from crossflow_eval.judges.geneval.colors import cut_out
 from crossflow_eval.metrics.geneval import COLOR_ORDER, ColorClassifier, Detection
-from crossflow_eval.types import SetupError
 
 LABEL = "traffic light"
 
@@ -87,5 +87,5 @@ def test_the_protocol_says_how(weights):
     protocol = ColorClassifier.from_weights(weights).protocol
     assert protocol["activation"] == "QuickGELU"
     assert len(protocol["weights_sha256"]) == 64
-    with pytest.raises(SetupError, match="expected b8cca3fd"):
+    with pytest.raises(CrossFlowError, match="expected b8cca3fd"):
         ColorClassifier.from_weights(weights, "b8cca3fd")

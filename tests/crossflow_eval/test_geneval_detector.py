@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from safetensors.numpy import load_file
 
+from crossflow.errors import CrossFlowError
 from crossflow_eval.judges.geneval import checkpoint
 from crossflow_eval.judges.geneval.detector import DEVIATION, FIT, GREY, MEAN, extent, object_names, prepare
 from crossflow_eval.metrics.geneval import Detector
-from crossflow_eval.types import SetupError
 
 CASES = json.loads(golden_file("mask2former_small.json").read_text())["results"]
 IMAGES = load_file(golden_file("mask2former_small.images.safetensors"))
@@ -88,11 +88,11 @@ def test_a_box_is_the_smallest_that_holds_the_mask(mask):
     "image", [np.zeros((8, 8, 3), np.float32), np.zeros((8, 8), np.uint8), np.zeros((0, 8, 3), np.uint8)]
 )
 def test_what_is_no_image_is_refused(detector, image):
-    with pytest.raises(SetupError, match="uint8"):
+    with pytest.raises(CrossFlowError, match="uint8"):
         detector(image)
 
 
 def test_the_weights_stand_in_the_protocol(detector):
     assert detector.protocol["weights_sha256"] == detector.weights_sha256
-    with pytest.raises(SetupError, match="expected 743b7d99"):
+    with pytest.raises(CrossFlowError, match="expected 743b7d99"):
         Detector.from_checkpoint(golden_file("mask2former_small.pth"), "743b7d99")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from crossflow.errors import CrossFlowError
 from crossflow.files.hashes import file_sha256
 from crossflow.model.checkpoint import save_checkpoint
 from crossflow.model.crossflow import build_model
@@ -15,7 +16,7 @@ from crossflow.sampling.prompt_reader import READER
 from crossflow_eval.models import load_model
 from crossflow_eval.models.image_model import CrossFlowBackward, CrossFlowImageModel
 from crossflow_eval.suites.scenes import images as scene_images
-from crossflow_eval.types import Model, SetupError, check_kind
+from crossflow_eval.types import Model, check_kind
 
 KINDS = {"caption": (32, "txt"), "depth": (32, "npy"), "sr": (16, "png")}
 
@@ -71,21 +72,21 @@ def test_the_identity_is_all_that_can_change_an_output(checkpoints):
 @pytest.mark.parametrize("task", KINDS)
 def test_a_checkpoint_of_another_task_is_refused(checkpoints, task):
     other = next(name for name in KINDS if name != task)
-    with pytest.raises(SetupError, match=f"is a checkpoint for the task {other}; give --ckpt one for {task}"):
+    with pytest.raises(CrossFlowError, match=f"is a checkpoint for the task {other}; give --ckpt one for {task}"):
         CrossFlowImageModel(task, checkpoints[other], device="cpu")
 
 
 def test_images_of_another_size_and_files_that_are_none_are_refused(tmp_path, checkpoints):
     model = CrossFlowImageModel("sr", checkpoints["sr"], steps=1, device="cpu")
-    with pytest.raises(SetupError, match="16 x 16"):
+    with pytest.raises(CrossFlowError, match="16 x 16"):
         model.generate(sources(tmp_path, 8), [1, 2, 3])
-    with pytest.raises(SetupError, match="Cannot read the image"):
+    with pytest.raises(CrossFlowError, match=r"image .* cannot be read"):
         model.generate([tmp_path / "none.png"], [1])
 
 
 @pytest.mark.parametrize("options", [{"steps": 0}, {"guidance_scale": float("inf")}, {"solver": "eulr"}])
 def test_impossible_sampling_is_refused_before_weights_are_read(options):
-    with pytest.raises(SetupError, match=r"--steps must|--guidance-scale must|Did you mean 'euler'"):
+    with pytest.raises(CrossFlowError, match=r"--steps must|--guidance-scale must|Did you mean 'euler'"):
         CrossFlowImageModel("sr", Path("never-read.safetensors"), device="cpu", **options)
 
 
@@ -98,5 +99,5 @@ def test_the_text_to_image_model_run_backward_is_a_model(tmp_path):
     (caption,) = model.generate([file], [1])
     check_kind(model.name, caption, "txt")
     assert model.generate([file], [2]) == [caption]
-    with pytest.raises(SetupError, match="32 x 32"):
+    with pytest.raises(CrossFlowError, match="32 x 32"):
         model.generate(sources(tmp_path / "small", 8), [1, 2, 3])

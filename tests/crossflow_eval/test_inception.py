@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
+from crossflow.errors import CrossFlowError
 from crossflow_eval.judges.features import FeatureExtractor, extract
 from crossflow_eval.judges.inception import (
     CONVERSIONS,
@@ -27,7 +28,6 @@ from crossflow_eval.judges.inception import (
     load_weights,
     published_weights,
 )
-from crossflow_eval.types import SetupError
 
 A = ("conv", "tower.conv", "tower.conv_1", "tower_1.conv", "tower_1.conv_1", "tower_1.conv_2", "tower_2.conv")
 B = ("conv", "tower.conv", "tower.conv_1", "tower.conv_2")
@@ -210,7 +210,7 @@ def test_both_kinds_of_file_are_one_network(program: Path, weights: Weights) -> 
             assert torch.equal(other[name], weights.state[name] * factor)
 
 
-def test_a_feature_does_not_depend_on_its_company(weights: Weights) -> None:
+def test_a_feature_does_not_depend_on_its_batch(weights: Weights) -> None:
     """Bit for bit: in another order, among other sizes, and in the padded chunks of ``extract``."""
     extractor = InceptionFeatures(weights, "crossflow")
     images = [*pictures(2, size=512), *pictures(3, size=64)]
@@ -243,9 +243,9 @@ def test_a_fingerprint_says_what_can_change_a_number(weights: Weights) -> None:
 def test_only_the_published_files_are_read(inception_pth: Path, program: Path, tmp_path: Path) -> None:
     assert {sha256[:8] for sha256 in CONVERSIONS} == {"6726825d", "f58cb9b6"}
     for path in (inception_pth, program):
-        with pytest.raises(SetupError, match=r"6726825d.*f58cb9b6"):
+        with pytest.raises(CrossFlowError, match=r"6726825d.*f58cb9b6"):
             load_weights(path)
-    with pytest.raises(SetupError, match="Cannot read"):
+    with pytest.raises(CrossFlowError, match="Cannot read"):
         load_weights(tmp_path / "none.pth")
 
 
@@ -254,5 +254,5 @@ def test_a_protocol_names_the_file_that_it_is_published_with(
     protocol: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CROSSFLOW_EVAL_HOME", str(tmp_path))
-    with pytest.raises(SetupError, match=file):
+    with pytest.raises(CrossFlowError, match=file):
         published_weights(protocol)

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from crossflow.errors import CrossFlowError
 from crossflow_eval.judges import java
-from crossflow_eval.types import SetupError
 
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="there is no java on the PATH")
 BARE_MESSAGE = "there is no java on the PATH; install a Java runtime of version 8 or later"
@@ -59,22 +59,22 @@ def test_java_speaks_english_on_a_machine_that_does_not(monkeypatch):
 
 
 def test_captions_that_are_no_unicode_are_refused():
-    with pytest.raises(SetupError, match="A caption is not valid unicode"):
+    with pytest.raises(CrossFlowError, match="A caption is not valid unicode"):
         java.tokenize(["a dog", "half a pair: \ud83d"])
 
 
 def test_without_java_the_sentence_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     for call in (lambda: java.tokenize(["a"]), lambda: java.meteor().__enter__(), java.find_java):
-        with pytest.raises(SetupError, match=BARE_MESSAGE):
+        with pytest.raises(CrossFlowError, match=BARE_MESSAGE):
             call()
 
 
 def test_without_the_jars_the_sentence_says_where_they_come_from(monkeypatch):
-    with pytest.raises(SetupError, match=r"lacks meteor/meteor-2.jar; run pip install pycocoevalcap"):
+    with pytest.raises(CrossFlowError, match=r"lacks meteor/meteor-2.jar; run pip install pycocoevalcap"):
         java.find_jar("meteor/meteor-2.jar")
     monkeypatch.setattr(java.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(SetupError, match=r"pycocoevalcap is not here or lacks meteor/meteor-1\.5"):
+    with pytest.raises(CrossFlowError, match=r"pycocoevalcap is not here or lacks meteor/meteor-1\.5"):
         java.find_jar("meteor/meteor-1.5.jar")
 
 
@@ -88,18 +88,18 @@ def test_without_the_jars_the_sentence_says_where_they_come_from(monkeypatch):
 )
 def test_a_java_that_dies_is_told_with_its_reason(script, lines, told):
     script(*lines)
-    with pytest.raises(SetupError, match=f"The PTB tokeniser died with exit code {told}"):
+    with pytest.raises(CrossFlowError, match=f"The PTB tokeniser died with exit code {told}"):
         java.tokenize(["a dog"])
     with (
         java.meteor() as align,
-        pytest.raises(SetupError, match=f"METEOR, after 0 of 1 captions, died with exit code {told}"),
+        pytest.raises(CrossFlowError, match=f"METEOR, after 0 of 1 captions, died with exit code {told}"),
     ):
         align(["a dog"], [["a cat"]]).result()
 
 
 def test_meteor_that_ends_half_way_gives_no_scores(script):
     script("read line", "echo 1 2 3", "exit 0")
-    with java.meteor() as align, pytest.raises(SetupError, match="METEOR, after 1 of 2 captions, died"):
+    with java.meteor() as align, pytest.raises(CrossFlowError, match="METEOR, after 1 of 2 captions, died"):
         align(["a", "b"], [["a"], ["b"]]).result()
 
 
@@ -140,10 +140,12 @@ def spice_models(folder: Path, *more: str) -> Path:
 
 
 def test_spice_names_the_models_that_are_missing(script, tmp_path):
-    with pytest.raises(SetupError, match=r"needs stanford-corenlp-3\.6\.0\.jar and .*-models\.jar in .*nlp\.stanford"):
+    with pytest.raises(
+        CrossFlowError, match=r"needs stanford-corenlp-3\.6\.0\.jar and .*-models\.jar in .*nlp\.stanford"
+    ):
         java.check_spice(tmp_path)
     spice_models(tmp_path / "half").joinpath(java.SPICE_MODELS[0]).unlink()
-    with pytest.raises(SetupError, match=r"SPICE needs stanford-corenlp-3\.6\.0\.jar in .*stanford-corenlp-full"):
+    with pytest.raises(CrossFlowError, match=r"SPICE needs stanford-corenlp-3\.6\.0\.jar in .*stanford-corenlp-full"):
         java.spice(["a"], [["b"]], tmp_path / "half")
 
 
@@ -162,7 +164,7 @@ def test_spice_needs_a_java_with_a_javascript_engine(script, tmp_path, version, 
     models = spice_models(tmp_path / "models", *more)
     if good:
         return java.check_spice(models)
-    with pytest.raises(SetupError, match=rf"which Java {version.split('.')[0]} has not; put a Java of 8 to 14"):
+    with pytest.raises(CrossFlowError, match=rf"which Java {version.split('.')[0]} has not; put a Java of 8 to 14"):
         java.check_spice(models)
 
 
@@ -195,7 +197,7 @@ def test_spice_is_called_with_the_flags_of_new_javas(script, tmp_path, monkeypat
 @pytest.mark.parametrize("answer", ['[{"image_id": 0, "scores": {"All": {"f": null}}}]', "[]"])
 def test_a_caption_without_a_spice_score_is_named(script, tmp_path, answer):
     spice_script(script, tmp_path, answer)
-    with pytest.raises(SetupError, match=r"gave 1 of 1 captions no score, first 'a dog'"):
+    with pytest.raises(CrossFlowError, match=r"gave 1 of 1 captions no score, first 'a dog'"):
         java.spice(["a dog"], [["b"]], spice_models(tmp_path / "models"))
 
 

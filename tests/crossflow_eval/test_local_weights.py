@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from crossflow.errors import CrossFlowError
 from crossflow_eval.judges.local_weights import checked_sha256, find_weights, home, reason
 from crossflow_eval.judges.weights import EvaluatorWeights
-from crossflow_eval.types import SetupError
 
 WEIGHTS = EvaluatorWeights(metric="FID", file="net.pt", sha256="ab" * 32, source="example.org/net")
 
@@ -24,7 +24,7 @@ def test_the_folder_is_that_of_the_environment(monkeypatch: pytest.MonkeyPatch, 
 
 def test_missing_weights_are_named_with_their_source_and_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CROSSFLOW_EVAL_HOME", str(tmp_path))
-    with pytest.raises(SetupError) as raised:
+    with pytest.raises(CrossFlowError) as raised:
         find_weights(WEIGHTS)
     for part in ("FID", "net.pt", "abababab", "example.org/net", str(tmp_path / "net.pt"), "CROSSFLOW_EVAL_HOME"):
         assert part in str(raised.value)
@@ -35,9 +35,9 @@ def test_a_file_is_known_by_the_digits_that_are_known(tmp_path: Path) -> None:
     file.write_bytes(b"weights")
     digest = hashlib.sha256(b"weights").hexdigest()
     assert checked_sha256(file) == checked_sha256(file, digest[:8]) == checked_sha256(file, digest) == digest
-    with pytest.raises(SetupError, match=digest[:16]):
+    with pytest.raises(CrossFlowError, match=digest[:16]):
         checked_sha256(file, "ab" * 32)
-    with pytest.raises(SetupError, match="Cannot read the weights"):
+    with pytest.raises(CrossFlowError, match="Cannot read the weights"):
         checked_sha256(tmp_path / "other.pt")
 
 

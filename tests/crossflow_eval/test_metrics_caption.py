@@ -16,12 +16,13 @@ import numpy as np
 import pytest
 from golden_files import golden_file
 
+from crossflow.errors import CrossFlowError
 from crossflow_eval import stats
 from crossflow_eval.judges import java
 from crossflow_eval.metrics import caption
 from crossflow_eval.metrics.caption import BLEU, CaptionScores
 from crossflow_eval.metrics.meteor import meteor_score, meteor_statistics
-from crossflow_eval.types import Example, Metric, SetupError
+from crossflow_eval.types import Example, Metric
 
 GOLDEN = json.loads(golden_file("captions.json").read_text())
 PAIRS, REAL = GOLDEN["pairs"], GOLDEN["real"]
@@ -166,7 +167,7 @@ def test_plain_words_need_no_java_and_say_so(monkeypatch, tmp_path):
     loud = [{**pair, "caption": f"{pair['caption'].upper()}, !"} for pair in pairs]
     assert scored(loud, tokens="words")[0] == expected
     protocols = [CaptionScores(tokens="words", with_meteor=False).protocol]
-    with pytest.raises(SetupError, match="there is no java"):
+    with pytest.raises(CrossFlowError, match="there is no java"):
         CaptionScores(tokens="words")
     monkeypatch.undo()
     monkeypatch.setattr(caption, "find_java", lambda: "java")
@@ -196,7 +197,7 @@ def test_an_error_while_scoring_ends_meteor(monkeypatch, tmp_path):
     )
     place.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    with pytest.raises(SetupError, match="The PTB tokeniser died"):
+    with pytest.raises(CrossFlowError, match="The PTB tokeniser died"):
         scored(PAIRS[:2], with_meteor=True)
     with pytest.raises((ProcessLookupError, FileNotFoundError)):
         os.kill(int((tmp_path / "pid").read_text()), 0)
@@ -204,15 +205,15 @@ def test_an_error_while_scoring_ends_meteor(monkeypatch, tmp_path):
 
 def test_what_cannot_be_scored_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(SetupError, match="there is no java on the PATH"):
+    with pytest.raises(CrossFlowError, match="there is no java on the PATH"):
         CaptionScores()
     monkeypatch.setattr(caption, "find_java", lambda: "java")
-    with pytest.raises(SetupError, match="SPICE needs stanford-corenlp-3"):
+    with pytest.raises(CrossFlowError, match="SPICE needs stanford-corenlp-3"):
         CaptionScores(spice_models=tmp_path)
     metric = CaptionScores()
-    with pytest.raises(SetupError, match="1 examples have no reference captions: bare"):
+    with pytest.raises(CrossFlowError, match="1 examples have no reference captions: bare"):
         metric.update([Example(id="bare", source="bare.jpg")], ["a dog"])
-    with pytest.raises(SetupError, match="need captions, got ndarray"):
+    with pytest.raises(CrossFlowError, match="need captions, got ndarray"):
         metric.update(examples(PAIRS[:1]), [np.zeros((2, 2, 3), np.uint8)])
 
 

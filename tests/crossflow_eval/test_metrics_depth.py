@@ -13,9 +13,10 @@ from golden_files import golden_file
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crossflow.errors import CrossFlowError
 from crossflow_eval.metrics.crops import GARG, KB_EIGEN, KB_GARG, NYU_EIGEN, WHOLE, Crop, kept_columns
 from crossflow_eval.metrics.depth import ERRORS, DepthErrors, DepthProtocol, align, depth_errors
-from crossflow_eval.types import Example, Metric, SetupError
+from crossflow_eval.types import Example, Metric
 
 CASES = json.loads(golden_file("depth_metrics.json").read_text())
 MARIGOLD = (
@@ -161,9 +162,9 @@ def test_the_crops_of_a_kitti_image(crop, rows, columns):
 
 def test_nyu_is_cut_to_eigens_box_and_nothing_else_is():
     assert NYU_EIGEN.window(480, 640) == (slice(45, 471), slice(41, 601))
-    with pytest.raises(SetupError, match="240 x 320 px and the crop is rows 45 to 471"):
+    with pytest.raises(CrossFlowError, match="240 x 320 px and the crop is rows 45 to 471"):
         NYU_EIGEN.window(240, 320)
-    with pytest.raises(SetupError, match="too small for KITTI's benchmark crop"):
+    with pytest.raises(CrossFlowError, match="too small for KITTI's benchmark crop"):
         KB_GARG.window(340, 1242)
 
 
@@ -242,7 +243,7 @@ def test_a_prediction_of_the_benchmark_crop_is_put_where_it_was_cut_from():
         for output in (outputs[0], outputs[0][23:, 13:1229])
     ]
     assert rows[0] == rows[1]
-    with pytest.raises(SetupError, match=r"e0: the prediction has the shape \[352, 1216\] and the target \["):
+    with pytest.raises(CrossFlowError, match=r"e0: the prediction has the shape \[352, 1216\] and the target \["):
         DepthErrors(METRIC, lambda key: (targets[key], None)).update(examples, [outputs[0][23:, 13:1229]])
 
 
@@ -303,7 +304,7 @@ INSIDE = np.count_nonzero(MASK)
     ],
 )
 def test_what_cannot_be_judged_is_one_sentence(call, sentence):
-    with pytest.raises(SetupError, match=sentence):
+    with pytest.raises(CrossFlowError, match=sentence):
         call()
 
 
@@ -318,7 +319,7 @@ def test_what_cannot_be_judged_is_one_sentence(call, sentence):
     ],
 )
 def test_a_target_in_another_unit_is_named(target, sentence):
-    with pytest.raises(SetupError, match=sentence):
+    with pytest.raises(CrossFlowError, match=sentence):
         DepthErrors(METRIC, lambda _: (target, None)).update([Example(id="a", source="")], [PREDICTION])
 
 

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
+from crossflow.errors import CrossFlowError
 from crossflow_eval.cli import app
 from crossflow_eval.judges.inception import CONVERSIONS, TAPS, InceptionFeatures, Weights, load_weights
 from crossflow_eval.judges.statistics_files import Statistics, read_statistics, write_statistics
@@ -26,7 +27,7 @@ from crossflow_eval.metrics import fid
 from crossflow_eval.metrics.fid import FID, NO_INTERVAL, InceptionFID, RunningMoments, make_statistics
 from crossflow_eval.metrics.frechet import Moments, frechet_distance
 from crossflow_eval.stats import JACKKNIFE
-from crossflow_eval.types import Example, Metric, SetupError
+from crossflow_eval.types import Example, Metric
 
 DIM = 5
 pytestmark = pytest.mark.usefixtures("small_batches")
@@ -128,7 +129,7 @@ def test_statistics_stand_for_the_features_they_are_of() -> None:
     ],
 )
 def test_statistics_that_are_none_are_refused_before_any_work(change: dict[str, np.ndarray], said: str) -> None:
-    with pytest.raises(SetupError, match=said):
+    with pytest.raises(CrossFlowError, match=said):
         FID(CornerExtractor(), statistics(np.eye(DIM), **change), reference_name="reference")
 
 
@@ -204,9 +205,9 @@ def test_statistics_record_how_they_were_made(
 @pytest.mark.parametrize("n", [1, 4])
 def test_fewer_images_than_asked_are_refused(n: int, weights: Weights, tmp_path: Path) -> None:
     images = folder(tmp_path / "images", 3, low=0, high=256)
-    with pytest.raises(SetupError, match=f"holds 3 images, asked for {n}"):
+    with pytest.raises(CrossFlowError, match=f"holds 3 images, asked for {n}"):
         make_statistics(images, tmp_path / "out.npz", "clean", weights, n=n)
-    with pytest.raises(SetupError, match=r"give .*out\.npz"):
+    with pytest.raises(CrossFlowError, match=r"give .*out\.npz"):
         make_statistics(images, tmp_path / "out.txt", "clean", weights)
 
 
@@ -216,16 +217,16 @@ def test_only_statistics_of_the_same_protocol_and_weights_are_compared_with(weig
     assert InceptionFID(weights, "clean", reference).protocol["reference"] == {**reference.origin, "n": 3}
     unknown = InceptionFID(weights, "clean", replace(reference, n=None)).protocol["reference"]
     assert unknown["n"] == "unknown" and "said by the user" in unknown["protocol"]
-    with pytest.raises(SetupError, match=r"'clean'.*'legacy_pytorch'"):
+    with pytest.raises(CrossFlowError, match=r"'clean'.*'legacy_pytorch'"):
         InceptionFID(weights, "legacy_pytorch", reference)
     made = replace(reference, protocol={"protocol": "clean", "weights_sha256": "f" * 64})
-    with pytest.raises(SetupError, match="other weights"):
+    with pytest.raises(CrossFlowError, match="other weights"):
         InceptionFID(weights, "clean", made)
     first, second = CONVERSIONS
     made = replace(reference, protocol={"protocol": "clean", "weights_sha256": first})
     InceptionFID(replace(weights, sha256=second), "clean", made)
     write_statistics(tmp_path / "x.npz", {"pool": (np.zeros(2), np.eye(2))}, {"n": 3, "protocol": made.protocol})
-    with pytest.raises(SetupError, match="2 dimensions"):
+    with pytest.raises(CrossFlowError, match="2 dimensions"):
         InceptionFID(replace(weights, sha256=first), "clean", read_statistics(tmp_path / "x.npz"))
 
 
@@ -255,7 +256,7 @@ def test_statistics_in_sixteen_bits_are_asked_for_by_name(
     done = CliRunner().invoke(app, ["stats", str(tmp_path / "images"), "x.npz", "--precision", "bfloat61"])
     assert done.exit_code == 2
     assert done.stderr == (
-        "Error: Unknown precision 'bfloat61'. Did you mean 'bfloat16'? Available: bfloat16, float32.\n"
+        "Error: Unknown precision 'bfloat61'. Did you mean 'bfloat16'? Available: float32, bfloat16.\n"
     )
 
 

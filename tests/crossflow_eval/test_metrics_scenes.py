@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from crossflow.errors import CrossFlowError
 from crossflow_eval.judges.features import keep_features
 from crossflow_eval.metrics.fid import FID
 from crossflow_eval.metrics.frechet import Moments, frechet_distance
-from crossflow_eval.metrics.scenes import TASKS, SceneCaptions, SceneCLIPScore, SceneGenEval, Told
-from crossflow_eval.types import Example, Metric, SetupError
+from crossflow_eval.metrics.scenes import TASKS, SceneCaptions, SceneCLIPScore, SceneContent, SceneGenEval
+from crossflow_eval.types import Example, Metric
 
 
 @dataclass
@@ -86,13 +87,13 @@ def test_several_outputs_of_an_example_are_one_unit() -> None:
 
 
 def test_an_example_without_specification_is_refused() -> None:
-    with pytest.raises(SetupError, match="specification"):
+    with pytest.raises(CrossFlowError, match="specification"):
         SceneGenEval(read).update([Example(id="a", source="x")], [picture(1)])
 
 
 @pytest.mark.parametrize("output", ["a caption", np.zeros((4, 4), dtype=np.uint8), np.zeros((4, 4, 3))])
 def test_outputs_of_another_kind_are_refused(output) -> None:
-    with pytest.raises(SetupError, match="uint8"):
+    with pytest.raises(CrossFlowError, match="uint8"):
         SceneGenEval(read).update([ball("a", "counting")], [output])
 
 
@@ -142,13 +143,13 @@ def test_fid_says_when_its_covariance_is_singular() -> None:
 def test_fid_of_one_output_is_refused() -> None:
     metric = FID(MeanExtractor(), np.zeros((2, 2)), reference_name="zeros")
     metric.update([Example(id="x", source="")], [picture(1)])
-    with pytest.raises(SetupError, match="two outputs"):
+    with pytest.raises(CrossFlowError, match="two outputs"):
         metric.compute()
 
 
-def told(*looks: str, night: bool | None = None) -> Told:
+def told(*looks: str, night: bool | None = None) -> SceneContent:
     objects = Counter((color, shape) for color, shape in (look.split() for look in looks))
-    return Told(objects=objects, night=night)
+    return SceneContent(objects=objects, night=night)
 
 
 SAID = {
@@ -184,5 +185,5 @@ def test_captions_are_right_when_they_name_the_multiset_and_the_light() -> None:
 
 def test_what_is_no_caption_is_refused() -> None:
     metric = SceneCaptions(SAID.__getitem__, lambda example: SAID["right"], grammar="a table")
-    with pytest.raises(SetupError, match="got ndarray; give text"):
+    with pytest.raises(CrossFlowError, match="got ndarray; give text"):
         metric.update([Example(id="a", source="")], [picture(0)])

@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crossflow_eval.models import CrossFlowModel, FolderModel, load_model, resolve_device
-from crossflow_eval.names import first_few, unknown
+from crossflow.errors import CrossFlowError, first_few, unknown
+from crossflow.files.devices import own_device
+from crossflow_eval.models import load_model
+from crossflow_eval.models.crossflow import CrossFlowModel
+from crossflow_eval.models.folder import FolderModel
 from crossflow_eval.runs import launch
 from crossflow_eval.suites import t2i
-from crossflow_eval.types import Example, Model, SetupError
+from crossflow_eval.types import Example, Model
 
 PLUGIN = """
 class Good:
@@ -62,11 +65,11 @@ def test_a_model_of_the_current_folder_is_found(plugin):
         ("{}:odd_name", "cannot name a folder"),
         ("no_such_module_here:build", "no module 'no_such_module_here'"),
         (":build", "expected package.module:factory"),
-        ("folderr", r"Unknown model 'folderr'. Did you mean 'folder'\? Available: crossflow, diffusers"),
+        ("folderr", r"Unknown model 'folderr'. Did you mean 'folder'\? Available: crossflow, folder, diffusers"),
     ],
 )
 def test_what_is_no_model_is_refused(plugin, name, message):
-    with pytest.raises(SetupError, match=message):
+    with pytest.raises(CrossFlowError, match=message):
         load_model(name.format(plugin))
 
 
@@ -80,7 +83,7 @@ def images(folder: Path, *names: str) -> Path:
 def test_a_folder_gives_its_images_by_example_and_number(tmp_path):
     model = FolderModel(images(tmp_path / "f", "a.png", "b-0.png", "b-1.png"))
     assert [int(model.read(*key)[0, 0, 0]) for key in (("a", 0), ("b", 0), ("b", 1))] == [0, 1, 2]
-    with pytest.raises(SetupError, match="no image for a"):
+    with pytest.raises(CrossFlowError, match="no image for a"):
         model.read("a", 1)
 
 
@@ -96,26 +99,26 @@ def test_a_folder_is_checked_against_the_examples_both_ways(tmp_path):
     model = FolderModel(images(tmp_path / "f", "a.png", "b.png"))
     examples = {name: Example(id=name, source="s") for name in "abcd"}
     model.check([examples["a"]], [examples["a"], examples["b"]], 1)
-    with pytest.raises(SetupError, match=r"2 of 3 images are missing .*: c-0, d-0\."):
+    with pytest.raises(CrossFlowError, match=r"2 of 3 images are missing .*: c-0, d-0\."):
         model.check([examples[name] for name in "acd"], list(examples.values()), 1)
-    with pytest.raises(SetupError, match=r"1 of 2 images .* belong to no example: b\.png"):
+    with pytest.raises(CrossFlowError, match=r"1 of 2 images .* belong to no example: b\.png"):
         model.check([examples["a"]], [examples["a"]], 1)
 
 
 @pytest.mark.parametrize("device", ["gpu", "cpu:0", "cuda:x", ""])
 def test_an_unknown_device_is_refused(device):
-    with pytest.raises(SetupError, match="Unknown device"):
-        resolve_device(device)
+    with pytest.raises(CrossFlowError, match="has no device"):
+        own_device(device)
 
 
 def test_cuda_without_one_is_refused(monkeypatch):
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert (resolve_device("cpu"), resolve_device("auto")) == ("cpu", "cpu")
+    assert (own_device("cpu"), own_device("auto")) == ("cpu", "cpu")
     for device in ("cuda", "cuda:1"):
-        with pytest.raises(SetupError, match="sees 0 CUDA devices"):
-            resolve_device(device)
+        with pytest.raises(CrossFlowError, match=r"has no device .*: it has cpu"):
+            own_device(device)
 
 
 def test_each_process_of_a_machine_takes_a_gpu_of_its_own(monkeypatch):
@@ -123,15 +126,15 @@ def test_each_process_of_a_machine_takes_a_gpu_of_its_own(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert (resolve_device("auto"), resolve_device("cuda"), resolve_device("cuda:3")) == ("cuda", "cuda", "cuda:3")
+    assert (own_device("auto"), own_device("cuda"), own_device("cuda:3")) == ("cuda", "cuda", "cuda:3")
     monkeypatch.setenv("LOCAL_RANK", "6")
-    assert (resolve_device("auto"), resolve_device("cuda"), resolve_device("cuda:3")) == ("cuda:2", "cuda:2", "cuda:3")
-    assert resolve_device("cpu") == "cpu"
+    assert (own_device("auto"), own_device("cuda"), own_device("cuda:3")) == ("cuda:2", "cuda:2", "cuda:3")
+    assert own_device("cpu") == "cpu"
 
 
 @pytest.mark.parametrize("options", [{"steps": 0}, {"guidance_scale": float("nan")}, {"solver": "eulr"}])
 def test_impossible_sampling_is_refused_before_weights_are_read(options):
-    with pytest.raises(SetupError, match=r"--steps must|--guidance-scale must|Did you mean 'euler'"):
+    with pytest.raises(CrossFlowError, match=r"--steps must|--guidance-scale must|Did you mean 'euler'"):
         CrossFlowModel(Path("never-read.safetensors"), device="cpu", **options)
 
 
@@ -143,9 +146,9 @@ def test_options_that_a_model_would_not_listen_to_are_refused(tmp_path, plugin):
         launch.Request(model="folder", checkpoint=folder, device="cuda"),
         launch.Request(model=f"{plugin}:Good", checkpoint=folder),
     ):
-        with pytest.raises(SetupError, match="does not listen to --"):
+        with pytest.raises(CrossFlowError, match="does not use --"):
             launch.build_model(request, t2i.folder())
-    with pytest.raises(SetupError, match="needs --ckpt, the folder"):
+    with pytest.raises(CrossFlowError, match="needs --ckpt, the folder"):
         launch.build_model(launch.Request(model="folder"), t2i.folder())
 
 
@@ -154,4 +157,4 @@ def test_names_answer_alike():
         "Unknown suite 'senes'. Did you mean 'scenes'? Available: b, scenes."
     )
     assert str(unknown("suite", "zzz", [])) == "Unknown suite 'zzz'. Available: none."
-    assert first_few(["a", "b", "c"], show=2) == "a, b, …"
+    assert first_few(["a", "b", "c"], show=2) == "a, b and 1 more"

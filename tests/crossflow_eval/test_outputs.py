@@ -6,8 +6,9 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from crossflow.errors import CrossFlowError
 from crossflow_eval.runs import run, store
-from crossflow_eval.types import Example, SetupError, Suite, Value
+from crossflow_eval.types import Example, Suite, Value
 
 
 class Collector:
@@ -87,14 +88,14 @@ def test_metrics_get_back_exactly_what_the_model_gave_in_order(tmp_path, monkeyp
     ],
 )
 def test_an_output_of_another_kind_is_refused(tmp_path, kind, answer, got):
-    with pytest.raises(SetupError, match=f"speaker gave {got} where the suite needs"):
+    with pytest.raises(CrossFlowError, match=f"speaker gave {got} where the suite needs"):
         run_of(suite_of(kind), Speaker(lambda s, seed: answer), tmp_path / "run")
 
 
 def test_a_model_that_gives_too_few_outputs_is_refused(tmp_path):
     model = Speaker(None)
     model.generate = lambda sources, seeds: []
-    with pytest.raises(SetupError, match="gave 0 outputs for 10 sources"):
+    with pytest.raises(CrossFlowError, match="gave 0 outputs for 10 sources"):
         run_of(suite_of("txt"), model, tmp_path / "run")
 
 
@@ -108,7 +109,7 @@ def test_ids_that_cannot_name_files_apart_are_refused(ids):
         examples=lambda root: [Example(id=each, source="s") for each in ids],
         metrics={},
     )
-    with pytest.raises(SetupError, match="example ids"):
+    with pytest.raises(CrossFlowError, match="example ids"):
         run.list_examples(suite, None)
 
 

@@ -4,9 +4,10 @@ import json
 
 import pytest
 
+from crossflow.errors import CrossFlowError
 from crossflow_eval.runs.compare import compare_runs
 from crossflow_eval.runs.store import Store
-from crossflow_eval.types import Result, Settings, SetupError
+from crossflow_eval.types import Result, Settings
 
 
 def finished(folder, rows, **changes):
@@ -71,14 +72,14 @@ def test_tasks_weigh_alike(tmp_path):
     ],
 )
 def test_what_may_not_be_compared_is_refused(tmp_path, changes, message):
-    with pytest.raises(SetupError, match=message):
+    with pytest.raises(CrossFlowError, match=message):
         compare_runs(finished(tmp_path / "a", rows(1, 2)), finished(tmp_path / "b", rows(1, 2), **changes))
 
 
 def test_runs_without_a_score_in_common_or_without_rows_are_refused(tmp_path):
     one = finished(tmp_path / "a", rows(1, 2))
-    with pytest.raises(SetupError, match="no score of single outputs in common"):
+    with pytest.raises(CrossFlowError, match="no score of single outputs in common"):
         compare_runs(one, finished(tmp_path / "b", [{"id": "e0", "index": 0, "other": 1}]))
     (one / "per_example.jsonl").write_text(json.dumps({})[:1])
-    with pytest.raises(SetupError, match="score the run again"):
+    with pytest.raises(CrossFlowError, match="score the run again"):
         compare_runs(one, one)

@@ -6,9 +6,10 @@ import json
 
 import pytest
 
+from crossflow.errors import CrossFlowError
 from crossflow_eval.models import Lookup
 from crossflow_eval.models.predictions import PredictedCaptions, read_predictions
-from crossflow_eval.types import Example, SetupError
+from crossflow_eval.types import Example
 
 EXAMPLES = [Example(id=str(number), source=f"{number}.jpg", target=["a dog"]) for number in (7, 8, 9)]
 
@@ -62,24 +63,24 @@ def test_another_caption_is_another_identity_and_another_order_is_not(tmp_path):
     ],
 )
 def test_what_cannot_be_read_is_named_with_its_place(tmp_path, name, content, told):
-    with pytest.raises(SetupError, match=told):
+    with pytest.raises(CrossFlowError, match=told):
         read_predictions(write(tmp_path / name, content))
 
 
 def test_a_file_that_is_missing_or_no_text_is_named(tmp_path):
-    with pytest.raises(SetupError, match=r"Cannot read the predictions .*none\.json"):
+    with pytest.raises(CrossFlowError, match=r"Cannot read the predictions .*none\.json"):
         read_predictions(tmp_path / "none.json")
     (tmp_path / "latin.json").write_bytes('[{"image_id": 7, "caption": "café"}]'.encode("latin-1"))
-    with pytest.raises(SetupError, match=r"Cannot read the predictions .*latin\.json"):
+    with pytest.raises(CrossFlowError, match=r"Cannot read the predictions .*latin\.json"):
         read_predictions(tmp_path / "latin.json")
 
 
 def test_missing_and_foreign_captions_are_counted_and_named(tmp_path):
     some = PredictedCaptions(write(tmp_path / "some.json", [{"image_id": 8, "caption": "a"}]))
-    with pytest.raises(SetupError, match=r"2 of 3 captions are missing in .*some\.json: 7, 9\."):
+    with pytest.raises(CrossFlowError, match=r"2 of 3 captions are missing in .*some\.json: 7, 9\."):
         some.check(EXAMPLES, EXAMPLES, 1)
-    with pytest.raises(SetupError, match=r"1 of 1 captions in .*some\.json belong to no example: 8\."):
+    with pytest.raises(CrossFlowError, match=r"1 of 1 captions in .*some\.json belong to no example: 8\."):
         some.check([], EXAMPLES[:1], 1)
     for name, index in (("7", 0), ("8", 1)):
-        with pytest.raises(SetupError, match=f"holds no caption {index} of {name}"):
+        with pytest.raises(CrossFlowError, match=f"holds no caption {index} of {name}"):
             some.read(name, index)

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from crossflow.errors import CrossFlowError
 from crossflow_eval.report import Entry, render
 from crossflow_eval.tables import Column, Role, Table, TableRow, load_table, parse_table, table_names
-from crossflow_eval.types import Result, Row, Settings, SetupError, Value
+from crossflow_eval.types import Result, Row, Settings, Value
 
 TABLE = Table(
     name="small",
@@ -150,7 +151,7 @@ def test_one_row_gathers_a_models_runs_of_several_suites() -> None:
 )
 def test_what_may_not_be_compared_does_not_share_a_column(change: Mapping[str, Any], difference: str) -> None:
     entries = [entry("first"), entry("second", **change)]
-    with pytest.raises(SetupError, match=f"FID mixes what may not be compared: .*{difference}"):
+    with pytest.raises(CrossFlowError, match=f"FID mixes what may not be compared: .*{difference}"):
         render(entries, "md", table=TABLE)
     mixed = render(entries, "md", table=TABLE, allow_mixed=True)
     assert re.search(f"FID: not comparable, .*{difference}", mixed)
@@ -176,7 +177,7 @@ def test_a_warning_is_printed_and_does_not_forbid_comparison() -> None:
     ],
 )
 def test_wrong_calls_are_one_sentence(call, sentence: str) -> None:
-    with pytest.raises(SetupError, match=sentence):
+    with pytest.raises(CrossFlowError, match=sentence):
         call()
 
 

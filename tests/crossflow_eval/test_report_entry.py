@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from crossflow.errors import CrossFlowError
 from crossflow_eval.report import load
-from crossflow_eval.types import Result, Row, Settings, SetupError
+from crossflow_eval.types import Result, Row, Settings
 
 
 def write_run(folder: Path, model: str = "ours", rows: Sequence[Row] = ()) -> Path:
@@ -46,16 +47,16 @@ def test_a_run_is_read_with_its__pictures(tmp_path: Path) -> None:
 
 
 def test_an_unfinished_or_damaged_run_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(SetupError, match="not finished"):
+    with pytest.raises(CrossFlowError, match="not finished"):
         load(tmp_path)
     (tmp_path / "result.json").write_text('{"n": ')
-    with pytest.raises(SetupError, match="cannot be read as a result"):
+    with pytest.raises(CrossFlowError, match="cannot be read as a result"):
         load(tmp_path)
     run = write_run(tmp_path / "run")
     (run / "per_example.jsonl").write_text("{not json\n")
-    with pytest.raises(SetupError, match="score the run again"):
+    with pytest.raises(CrossFlowError, match="score the run again"):
         load(run)
     (run / "per_example.jsonl").write_text('{"id": "a", "output": "a-0.png"}\n')
     missing = load(run)
-    with pytest.raises(SetupError, match="generate it again"):
+    with pytest.raises(CrossFlowError, match="generate it again"):
         missing.picture(missing.rows[0])

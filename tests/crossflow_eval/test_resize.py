@@ -8,8 +8,8 @@ from PIL import Image
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 from torchvision.transforms.functional import to_tensor
 
+from crossflow.errors import CrossFlowError
 from crossflow_eval.judges.resize import PROTOCOLS, bicubic_product, crossflow, preprocessing, torch_bilinear
-from crossflow_eval.types import SetupError
 
 SIZES = [(64, 64), (256, 256), (299, 299), (512, 512), (37, 411), (700, 301)]
 
@@ -85,5 +85,5 @@ def test_the_published_protocols_differ_on_the_same_image() -> None:
 
 
 def test_an_unknown_protocol_is_named_with_the_nearest() -> None:
-    with pytest.raises(SetupError, match="Did you mean 'clean'"):
+    with pytest.raises(CrossFlowError, match="Did you mean 'clean'"):
         preprocessing("cleen")

@@ -14,8 +14,9 @@ from scipy.ndimage import gaussian_filter
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torchmetrics.functional.image import structural_similarity_index_measure
 
+from crossflow.errors import CrossFlowError
 from crossflow_eval.metrics.restoration import Restoration, luma, psnr, ssim
-from crossflow_eval.types import Example, Metric, SetupError
+from crossflow_eval.types import Example, Metric
 
 VALUES = ["psnr_rgb", "psnr_y", "ssim_rgb", "ssim_y", "ssim_padded_rgb", "ssim_padded_y"]
 
@@ -139,10 +140,10 @@ def test_an_output_that_equals_its_original_has_no_psnr_and_says_so(tmp_path):
 def test_outputs_of_another_size_are_refused(tmp_path):
     of, outputs = examples(tmp_path, 1)
     for wrong in (outputs[0][:-1], outputs[0][..., 0]):
-        with pytest.raises(SetupError, match=r"e0: two images of one size .* got \[.*\] and \[40, 56, 3\]"):
+        with pytest.raises(CrossFlowError, match=r"e0: two images of one size .* got \[.*\] and \[40, 56, 3\]"):
             Restoration().update(of, [wrong])
-    with pytest.raises(SetupError, match="at least 11 pixels a side"):
+    with pytest.raises(CrossFlowError, match="at least 11 pixels a side"):
         ssim(outputs[0][:10], outputs[0][:10])
     for metric in (ssim, psnr):
-        with pytest.raises(SetupError, match=r"got \[40, 56, 3\] and \[1, 56, 3\]"):
+        with pytest.raises(CrossFlowError, match=r"got \[40, 56, 3\] and \[1, 56, 3\]"):
             metric(outputs[0], outputs[0][:1])

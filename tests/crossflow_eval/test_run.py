@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from crossflow.errors import CrossFlowError
 from crossflow_eval.metrics.fid import FID
 from crossflow_eval.models import load_model
 from crossflow_eval.runs import launch, run, store
 from crossflow_eval.suites import t2i
-from crossflow_eval.types import Example, SetupError
+from crossflow_eval.types import Example
 
 FAKE = """
 import time
@@ -58,7 +59,7 @@ def request(place: Path, out: str, module: str = "fake_fast", limit: int | None 
 def files(folder: Path) -> dict[str, bytes]:
     """Every file of a run that must repeat, hidden leftovers included."""
     found = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    return {name: content for name, content in found.items() if name not in ("timing.jsonl", "report.html")}
+    return {name: content for name, content in found.items() if name not in (".lock", "timing.jsonl", "report.html")}
 
 
 def in_child(request: launch.Request, environment: dict[str, str] | None = None, before=lambda: None):
@@ -136,7 +137,7 @@ def test_rank_0_says_what_is_missing_when_the_others_never_come(place, monkeypat
     monkeypatch.setattr(run, "PATIENCE", 0.0)
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(SetupError, match=r"20 of 40 outputs are missing \(img1-0.png, img3-0.png"):
+    with pytest.raises(CrossFlowError, match=r"20 of 40 outputs are missing \(img1-0.png, img3-0.png"):
         launch.evaluate(request(place, "half"))
 
 
@@ -144,7 +145,7 @@ def test_rank_0_says_what_is_missing_when_the_others_never_come(place, monkeypat
 def test_a_rank_outside_of_its_world_is_refused(monkeypatch, rank, world):
     monkeypatch.setenv("RANK", rank)
     monkeypatch.setenv("WORLD_SIZE", world)
-    with pytest.raises(SetupError, match="torchrun"):
+    with pytest.raises(CrossFlowError, match="torchrun"):
         run.rank_and_world()
 
 
@@ -176,9 +177,9 @@ def test_no_record_holds_a_date_or_a_path(place):
 def test_other_settings_in_the_folder_are_named_and_nothing_is_touched(place):
     launch.evaluate(request(place, "one", limit=2))
     before = files(place / "one")
-    with pytest.raises(SetupError, match="limit is 2 there and 3 now"):
+    with pytest.raises(CrossFlowError, match="limit is 2 there and 3 now"):
         launch.evaluate(request(place, "one", limit=3))
-    with pytest.raises(SetupError, match=r"identity\.pause is 0 there and 0\.01 now"):
+    with pytest.raises(CrossFlowError, match=r"identity\.pause is 0 there and 0\.01 now"):
         launch.evaluate(request(place, "one", "fake_slow", limit=2))
     assert files(place / "one") == before
 
@@ -186,14 +187,14 @@ def test_other_settings_in_the_folder_are_named_and_nothing_is_touched(place):
 def test_other_data_under_the_same_settings_is_refused(place):
     launch.evaluate(request(place, "one", limit=2))
     (place / "captions.csv").write_text("image,caption\nimg0,another\nimg1,prompt\n")
-    with pytest.raises(SetupError, match="other data"):
+    with pytest.raises(CrossFlowError, match="other data"):
         launch.evaluate(request(place, "one", limit=2))
 
 
 def test_a_folder_that_is_no_run_is_refused(place):
     (place / "mine").mkdir()
     (place / "mine" / "thesis.tex").write_text("x")
-    with pytest.raises(SetupError, match=r"not a run's folder: it holds thesis.tex"):
+    with pytest.raises(CrossFlowError, match=r"not a run's folder: it holds thesis.tex"):
         launch.evaluate(request(place, "mine"))
 
 
@@ -204,11 +205,11 @@ def test_a_damaged_output_is_named_with_the_count_and_removing_it_mends_the_run(
     for name in ("img1-0.png", "img3-0.png"):
         output = place / "one" / "outputs" / name
         output.write_bytes(output.read_bytes()[:100] if damage else damage)
-    with pytest.raises(SetupError, match=r"2 of 4 outputs .* cannot be read: img1-0.png .*, img3-0.png"):
+    with pytest.raises(CrossFlowError, match=r"2 of 4 outputs .* cannot be read: img1-0.png .*, img3-0.png"):
         launch.evaluate(request(place, "one", limit=4))
     for name in ("img1-0.png", "img3-0.png"):
         (place / "one" / "outputs" / name).unlink()
-    with pytest.raises(SetupError, match=r"2 of 4 outputs .* cannot be read: img1-0.png \(missing\)"):
+    with pytest.raises(CrossFlowError, match=r"2 of 4 outputs .* cannot be read: img1-0.png \(missing\)"):
         launch.score_again(place / "one")
     launch.evaluate(request(place, "one", limit=4))
     assert files(place / "one") == before
@@ -224,7 +225,7 @@ def test_scoring_again_gives_the_same_bytes(place):
 
 def test_two_launches_cannot_work_in_one_folder(place):
     launch.evaluate(request(place, "one", limit=2))
-    with store.Store(place / "one").locked(), pytest.raises(SetupError, match="Another process is working"):
+    with store.Store(place / "one").locked(), pytest.raises(CrossFlowError, match="Another process is working"):
         launch.evaluate(request(place, "one", limit=2))
 
 

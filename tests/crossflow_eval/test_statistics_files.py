@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from crossflow.errors import CrossFlowError
 from crossflow_eval.judges.statistics_files import Statistics, read_samples, read_statistics, write_statistics
-from crossflow_eval.types import SetupError
 
 GENERATOR = np.random.default_rng(0)
 MEAN, ROOT = GENERATOR.normal(size=6), GENERATOR.normal(size=(9, 6))
@@ -72,10 +72,10 @@ def test_what_is_written_comes_back_with_its_provenance(path: Path) -> None:
 
 def test_a_protocol_is_needed_and_held_to(path: Path) -> None:
     FORMATS["pytorch-fid"](path)
-    with pytest.raises(SetupError, match="does not say how"):
+    with pytest.raises(CrossFlowError, match="does not say how"):
         read_statistics(path)
     write_statistics(path, {"pool": (MEAN, COVARIANCE)}, PROVENANCE)
-    with pytest.raises(SetupError, match="'clean', not 'legacy_pytorch'"):
+    with pytest.raises(CrossFlowError, match="'clean', not 'legacy_pytorch'"):
         read_statistics(path, "legacy_pytorch")
 
 
@@ -90,7 +90,7 @@ def test_a_provenance_that_is_not_of_the_file_is_refused(damage: str, path: Path
         beside.write_text(json.dumps({**record, "protocol": {}}))
     else:
         beside.write_text("[]" if damage == "not json" else json.dumps({**record, "n": "30"}))
-    with pytest.raises(SetupError, match=r"reference\.json"):
+    with pytest.raises(CrossFlowError, match=r"reference\.json"):
         read_statistics(path, "clean")
 
 
@@ -119,16 +119,16 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
 def test_bad_files_are_refused_in_one_sentence(kind: str, path: Path) -> None:
     make, said = BAD[kind]
     make(path)
-    with pytest.raises(SetupError, match=said) as error:
+    with pytest.raises(CrossFlowError, match=said) as error:
         read_statistics(path, "clean")
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
 def test_statistics_are_kept_as_npz_and_where_they_can_be(tmp_path: Path) -> None:
-    with pytest.raises(SetupError, match=r"give .*reference\.npz"):
+    with pytest.raises(CrossFlowError, match=r"give .*reference\.npz"):
         write_statistics(tmp_path / "reference.pt", {"pool": (MEAN, COVARIANCE)}, PROVENANCE)
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(SetupError, match="Cannot write"):
+    with pytest.raises(CrossFlowError, match="Cannot write"):
         write_statistics(tmp_path / "file" / "reference.npz", {"pool": (MEAN, COVARIANCE)}, PROVENANCE)
 
 
@@ -150,13 +150,13 @@ def test_samples_come_one_at_a_time_and_exactly(path: Path) -> None:
 )
 def test_samples_of_another_kind_are_refused(array: np.ndarray, said: str, path: Path) -> None:
     np.savez(path, arr_0=array)
-    with pytest.raises(SetupError, match=said):
+    with pytest.raises(CrossFlowError, match=said):
         read_samples(path)
 
 
 def test_a_file_without_samples_is_refused(path: Path, tmp_path: Path) -> None:
     FORMATS["pytorch-fid"](path)
-    with pytest.raises(SetupError, match="arr_0"):
+    with pytest.raises(CrossFlowError, match="arr_0"):
         read_samples(path)
-    with pytest.raises(SetupError, match="Cannot read"):
+    with pytest.raises(CrossFlowError, match="Cannot read"):
         read_samples(tmp_path / "none.npz")

@@ -8,8 +8,8 @@ from math import comb
 import numpy as np
 import pytest
 
+from crossflow.errors import CrossFlowError
 from crossflow_eval import stats
-from crossflow_eval.types import SetupError
 
 
 def test_the_mean_is_exact_and_the_interval_holds_it() -> None:
@@ -108,7 +108,7 @@ def test_compare_weighs_strata_equally() -> None:
 
 
 def test_runs_of_other_examples_are_not_compared() -> None:
-    with pytest.raises(SetupError, match="'c'"):
+    with pytest.raises(CrossFlowError, match="'c'"):
         stats.compare({"a": 1.0, "b": 0.0}, {"a": 1.0, "b": 0.0, "c": 1.0})
 
 

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from crossflow.errors import CrossFlowError
 from crossflow_eval import report, suites
+from crossflow_eval.report.runs import entries
 from crossflow_eval.runs import launch
 from crossflow_eval.suites import load_suite, suite_names
 from crossflow_eval.suites.scenes import t2i as scenes
 from crossflow_eval.suites.t2i import ImageStatistics
-from crossflow_eval.types import Example, SetupError, Suite
+from crossflow_eval.types import Example, Suite
 
 EXAMPLE = Example(id="a", source="a")
 BLACK = np.zeros((32, 32, 3), np.uint8)
@@ -88,10 +90,10 @@ def test_a_run_of_the_embedded_suite_stands_between_its_references(tmp_path, mon
     assert folder.parent == Path("runs/scenes-t2i")
     assert result is not None
     assert result.values["geneval"].mean == 0
-    entries = launch.entries([folder, folder])
-    assert [entry.role for entry in entries] == ["chance", "ceiling", "model", "model"]
-    assert entries[1].result.values["geneval"].mean == 1
-    table = report.render(launch.entries([folder]), "md")
+    found = entries([folder, folder])
+    assert [entry.role for entry in found] == ["chance", "ceiling", "model", "model"]
+    assert found[1].result.values["geneval"].mean == 1
+    table = report.render(entries([folder]), "md")
     assert "FID@12" in table
     assert "Real renders" in table
     before = {path: path.read_bytes() for path in folder.rglob("result.json")}
@@ -132,7 +134,7 @@ def test_another_package_may_add_a_suite(monkeypatch):
     monkeypatch.setattr(suites.metadata, "entry_points", lambda group: entries)
     assert suite_names()[-2:] == ["extra", "broken"]
     assert load_suite("extra") is extra
-    with pytest.raises(SetupError, match="is a int, not a crossflow_eval Suite"):
+    with pytest.raises(CrossFlowError, match="is a int, not a crossflow_eval Suite"):
         load_suite("broken")
-    with pytest.raises(SetupError, match="Did you mean 'extra'"):
+    with pytest.raises(CrossFlowError, match="Did you mean 'extra'"):
         load_suite("extre")

@@ -10,11 +10,11 @@ import zipfile
 import pytest
 from PIL import Image
 
+from crossflow.errors import CrossFlowError
 from crossflow_eval.metrics.caption import CaptionScores
 from crossflow_eval.models.predictions import PredictedCaptions
 from crossflow_eval.runs import run
 from crossflow_eval.suites import caption, load_suite
-from crossflow_eval.types import SetupError
 
 LISTED = [
     (
@@ -76,14 +76,16 @@ def test_sources_are_the_images_where_they_are(root):
 
 def test_a_root_that_is_not_the_published_data_is_refused(root, monkeypatch, tmp_path):
     suite = load_suite("coco_karpathy")
-    with pytest.raises(SetupError, match=r"needs its data root and none was given\. Fetch cs\.stanford\.edu"):
+    with pytest.raises(CrossFlowError, match=r"needs its data root and none was given\. Fetch cs\.stanford\.edu"):
         suite.examples(None)
-    with pytest.raises(SetupError, match=r"there is no caption_datasets\.zip in .*Fetch cs\.stanford\.edu"):
+    with pytest.raises(CrossFlowError, match=r"there is no caption_datasets\.zip in .*Fetch cs\.stanford\.edu"):
         suite.examples(tmp_path)
-    with pytest.raises(SetupError, match=r"There are no images in .*val2014; unpack .* or choose the suite coco_kar"):
+    with pytest.raises(
+        CrossFlowError, match=r"There are no images in .*val2014; unpack .* or choose the suite coco_kar"
+    ):
         load_suite("coco_karpathy_clip").examples(root)
     monkeypatch.undo()
-    with pytest.raises(SetupError, match=r"caption_datasets\.zip has sha256 .*, expected 4cfd70132527b809…; fetch"):
+    with pytest.raises(CrossFlowError, match=r"caption_datasets\.zip has sha256 .*, expected 4cfd70132527b809…; fetch"):
         suite.examples(root)
 
 
@@ -116,5 +118,5 @@ def test_spice_and_clip_score_want_their_files_before_any_work(monkeypatch, tmp_
     (tmp_path / "java").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     for name, told in {"coco_karpathy_spice": "SPICE needs stanford-corenlp", "coco_karpathy_clip": "ViT-B-32"}.items():
-        with pytest.raises(SetupError, match=told):
+        with pytest.raises(CrossFlowError, match=told):
             run.make_metrics(load_suite(name))

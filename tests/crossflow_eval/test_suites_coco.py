@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
+from crossflow.errors import CrossFlowError
 from crossflow_eval.cli import app
 from crossflow_eval.datasets import coco as coco_data
 from crossflow_eval.judges import inception
@@ -22,7 +23,6 @@ from crossflow_eval.metrics.clip_score import ClipProtocol
 from crossflow_eval.runs import launch, run
 from crossflow_eval.runs.store import Store
 from crossflow_eval.suites import coco, load_suite
-from crossflow_eval.types import SetupError
 
 N, DIM = 6, 12
 """Prompts of each suite, and features of an image."""
@@ -232,7 +232,7 @@ def test_mjhq30k_compares_whole_images(place):
 def test_a_reference_that_is_not_there_is_one_sentence(tmp_path, suite, message):
     root = write_photographs(tmp_path / "coco")
     (root / "val2014" / "COCO_val2014_000000000002.jpg").unlink()
-    with pytest.raises(SetupError, match=message):
+    with pytest.raises(CrossFlowError, match=message):
         load_suite(suite, root).metrics["fid"]()
 
 

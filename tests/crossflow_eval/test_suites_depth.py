@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from crossflow.errors import CrossFlowError
 from crossflow_eval.datasets import depth as depth_data
 from crossflow_eval.metrics.depth import ERRORS, align
 from crossflow_eval.report import load, render
@@ -18,7 +19,6 @@ from crossflow_eval.runs.run import list_examples, make_settings
 from crossflow_eval.suites import depth, load_suite
 from crossflow_eval.suites.depth import DepthFolderModel
 from crossflow_eval.tables import load_table, table_of_suite
-from crossflow_eval.types import SetupError
 
 DRIVE = "2011_09_26_drive_0002_sync"
 IDS = [f"{DRIVE}_{frame:010d}" for frame in (5, 50, 69)]
@@ -130,7 +130,7 @@ def test_predictions_that_do_not_fit_are_named(spoil, sentence, kitti, tmp_path)
     for id, target in targets.items():
         np.save(folder / f"{id}.npy", target)
     spoil(folder)
-    with pytest.raises(SetupError, match=sentence):
+    with pytest.raises(CrossFlowError, match=sentence):
         evaluate("kitti_eigen", root, folder, tmp_path / "run")
 
 
@@ -140,7 +140,7 @@ def test_a_png_counts_in_its_data_sets_unit(tmp_path):
     model = DepthFolderModel(tmp_path, "nyuv2")
     assert model.read("a", 0)[0, 1] == 1
     assert model.identity["png_scale"] == 1000
-    with pytest.raises(SetupError, match="holds no depth map for b"):
+    with pytest.raises(CrossFlowError, match="holds no depth map for b"):
         model.read("b", 0)
 
 

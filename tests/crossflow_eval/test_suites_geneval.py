@@ -10,17 +10,18 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from crossflow_eval.runs.geneval_export import write_official
 from PIL import Image
 from typer.testing import CliRunner
 
+from crossflow.errors import CrossFlowError
 from crossflow_eval import suites
 from crossflow_eval.cli import app
 from crossflow_eval.judges.geneval.detector import object_names
 from crossflow_eval.metrics.geneval import TASKS, Detection, GenEval
-from crossflow_eval.models import FolderModel
+from crossflow_eval.models.folder import FolderModel
 from crossflow_eval.runs import run
 from crossflow_eval.suites import geneval, load_suite
-from crossflow_eval.types import SetupError
 
 DATA = Path(geneval.__file__).with_name("geneval.jsonl")
 
@@ -62,7 +63,7 @@ def finished(tmp_path_factory) -> Path:
 @pytest.fixture
 def official(finished, tmp_path) -> Path:
     """That run's images in GenEval's layout."""
-    assert geneval.write_official(finished, tmp_path / "official") == 8
+    assert write_official(finished, tmp_path / "official") == 8
     return tmp_path / "official"
 
 
@@ -76,7 +77,7 @@ def test_the_prompts_are_those_of_geneval():
     assert (examples[0].id, examples[0].source, examples[-1].id) == ("00000", "a photo of a bench", "00552")
     asked = {clause["class"] for example in examples for clause in example.target["include"]}
     assert asked <= set(object_names())
-    with pytest.raises(SetupError, match="--data"):
+    with pytest.raises(CrossFlowError, match="--data"):
         suite.examples(Path("captions.csv"))
 
 
@@ -160,7 +161,7 @@ def break_folder(official: Path, how: str) -> None:
 )
 def test_a_bad_folder_is_refused_by_name(official, how, message):
     break_folder(official, how)
-    with pytest.raises(SetupError, match=message):
+    with pytest.raises(CrossFlowError, match=message):
         geneval.folder_model(official)
 
 
@@ -168,32 +169,32 @@ def test_too_few_and_too_many_images_are_refused(official):
     samples = official / "00001" / "samples"
     (samples / "00003.png").rename(official / "00000" / "samples" / "00004.png")
     model = geneval.OfficialFolder(official)
-    with pytest.raises(SetupError, match=r"1 of 8 images are missing .*: 00001-3"):
+    with pytest.raises(CrossFlowError, match=r"1 of 8 images are missing .*: 00001-3"):
         model.check(geneval.examples()[:2], geneval.examples(), 4)
-    with pytest.raises(SetupError, match="belong to no example"):
+    with pytest.raises(CrossFlowError, match="belong to no example"):
         model.check(geneval.examples()[:1], geneval.examples(), 4)
 
 
 def test_only_a_finished_run_is_written_and_only_into_a_new_folder(finished, official, tmp_path):
-    with pytest.raises(SetupError, match="not empty"):
-        geneval.write_official(finished, official)
+    with pytest.raises(CrossFlowError, match="not empty"):
+        write_official(finished, official)
     unfinished = shutil.copytree(finished, tmp_path / "unfinished")
     (unfinished / "result.json").unlink()
-    with pytest.raises(SetupError, match="not a finished run of the suite geneval"):
-        geneval.write_official(unfinished, tmp_path / "new")
-    with pytest.raises(SetupError, match="Cannot copy the images"):
-        geneval.write_official(finished, finished / "result.json")
+    with pytest.raises(CrossFlowError, match="not a finished run of the suite geneval"):
+        write_official(unfinished, tmp_path / "new")
+    with pytest.raises(CrossFlowError, match="Cannot copy the images"):
+        write_official(finished, finished / "result.json")
 
 
 def test_missing_and_foreign_weights_are_named(tmp_path, monkeypatch):
     monkeypatch.setenv("CROSSFLOW_EVAL_HOME", str(tmp_path))
     make = load_suite("geneval").metrics["geneval"]
     detector = "mask2former_swin-s-p4-w7-224_lsj_8x2_50e_coco_20220504_001756-743b7d99.pth"
-    with pytest.raises(SetupError, match=f"{detector} .*download.openmmlab.com.* put the file at {tmp_path}"):
+    with pytest.raises(CrossFlowError, match=f"{detector} .*download.openmmlab.com.* put the file at {tmp_path}"):
         make()
     (tmp_path / detector).write_bytes(b"another file")
-    with pytest.raises(SetupError, match=r"ViT-L-14\.pt"):
+    with pytest.raises(CrossFlowError, match=r"ViT-L-14\.pt"):
         make()
     (tmp_path / "ViT-L-14.pt").write_bytes(b"another file")
-    with pytest.raises(SetupError, match="expected 743b7d99"):
+    with pytest.raises(CrossFlowError, match="expected 743b7d99"):
         make()

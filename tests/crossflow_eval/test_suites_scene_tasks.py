@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from crossflow.errors import CrossFlowError
 from crossflow.scenes import VERSION, example, render
 from crossflow.scenes.depth import depth_map, low_res
 from crossflow_eval import report
 from crossflow_eval.datasets.folder import read_image
 from crossflow_eval.report.pictures import depth_colors
+from crossflow_eval.report.runs import entries, write_page
 from crossflow_eval.runs import launch
 from crossflow_eval.suites import load_suite, references
 from crossflow_eval.suites.scenes import images as scene_images
@@ -20,7 +22,7 @@ from crossflow_eval.suites.scenes import references as scene_references
 from crossflow_eval.suites.scenes import t2i as scenes
 from crossflow_eval.suites.scenes import tasks as scene_tasks
 from crossflow_eval.suites.scenes.captions import look_at, read_caption
-from crossflow_eval.types import Example, SetupError
+from crossflow_eval.types import Example
 
 FEW = 16
 
@@ -65,7 +67,7 @@ def test_sources_are_files_of_the_scenes_that_the_ids_name(name):
         scene = example(split, index).scene
         expected = low_res(scene, 64, 4)[0] if task == "sr" else render(scene, 32)
         assert np.array_equal(read_image(Path(examples[index].source)), expected)
-    with pytest.raises(SetupError, match="embedded; leave --data out"):
+    with pytest.raises(CrossFlowError, match="embedded; leave --data out"):
         load_suite(name).examples(Path("data"))
 
 
@@ -96,7 +98,7 @@ def test_files_that_are_missing_damaged_or_stale_are_made_again(cache):
 def test_a_cache_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("CROSSFLOW_CACHE", str(tmp_path / "file" / "below"))
-    with pytest.raises(SetupError, match="let CROSSFLOW_CACHE name a folder"):
+    with pytest.raises(CrossFlowError, match="let CROSSFLOW_CACHE name a folder"):
         listed("scenes-depth")
 
 
@@ -228,7 +230,7 @@ def test_outputs_are_reduced_by_the_area_mean_for_fid():
     assert np.abs(scene_tasks.halved(image).astype(int) - reduced).max() <= 1, "ties are rounded to even, Pillow's up"
     metric = load_suite("scenes-sr").metrics["fid"]()
     assert "area means" in metric.protocol["extractor"]
-    with pytest.raises(SetupError, match=r"shape \[64, 64, 3\], got \[32, 32, 3\]"):
+    with pytest.raises(CrossFlowError, match=r"shape \[64, 64, 3\], got \[32, 32, 3\]"):
         metric.update([Example(id="a", source="")], [np.zeros((32, 32, 3), np.uint8)])
 
 
@@ -261,11 +263,11 @@ def test_a_run_end_to_end(tmp_path, monkeypatch, task, model):
     result, folder = launch.evaluate(request)
     assert result is not None
     assert folder.parent == Path("runs") / f"scenes-{task}"
-    entries = launch.entries([folder])
-    assert [entry.role for entry in entries] == ["trivial", "ceiling", "model"]
+    found = entries([folder])
+    assert [entry.role for entry in found] == ["trivial", "ceiling", "model"]
     if task == "sr":
-        assert entries[0].result.values == result.values, "the same bicubic interpolation, from the file"
-    text = report.render(entries, "md")
+        assert found[0].result.values == result.values, "the same bicubic interpolation, from the file"
+    text = report.render(found, "md")
     assert "Standard flow matching" in text
     files = {path: path.read_bytes() for path in folder.rglob("*") if path.suffix in (".json", ".jsonl")}
     kept = {path: content for path, content in files.items() if path.name != "timing.jsonl"}
@@ -273,7 +275,7 @@ def test_a_run_end_to_end(tmp_path, monkeypatch, task, model):
     launch.evaluate(request)
     launch.score_again(folder)
     assert {path: path.read_bytes() for path in kept} == kept
-    page = launch.write_page(folder).read_text()
+    page = write_page(folder).read_text()
     pictures = {"caption": ["Source"], "depth": ["Source", "Output", "Target"], "sr": ["Source", "Output", "Target"]}
     for kind in ("Source", "Output", "Target"):
         expected = 12 if kind in pictures[task] else 0

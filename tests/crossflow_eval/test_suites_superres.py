@@ -11,17 +11,17 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from crossflow.errors import CrossFlowError
 from crossflow_eval.cli import app
 from crossflow_eval.judges.inception import load_weights
 from crossflow_eval.metrics.fid import make_statistics
-from crossflow_eval.models import FolderModel
+from crossflow_eval.models.folder import FolderModel
 from crossflow_eval.report import load, render
 from crossflow_eval.runs import run
 from crossflow_eval.runs.run import list_examples, make_settings
 from crossflow_eval.suites import load_suite, superres
 from crossflow_eval.suites.superres import PROTOCOL, STATISTICS, make_pair, prepare
 from crossflow_eval.tables import load_table
-from crossflow_eval.types import SetupError
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -127,7 +127,9 @@ def test_fid_has_two_references_and_is_0_against_the_targets_themselves(pairs, t
     monkeypatch.setattr("crossflow_eval.judges.inception.published_weights", lambda protocol: weights)
     monkeypatch.setenv("CROSSFLOW_EVAL_HOME", str(tmp_path))
     suite = load_suite("imagenet_sr_fid")
-    with pytest.raises(SetupError, match=r"fid/train needs the statistics .*VIRTUAL_imagenet256_labeled\.npz; fetch"):
+    with pytest.raises(
+        CrossFlowError, match=r"fid/train needs the statistics .*VIRTUAL_imagenet256_labeled\.npz; fetch"
+    ):
         suite.metrics["fid/train"]()
     make_statistics(root / "high", tmp_path / STATISTICS["val"][0], PROTOCOL, weights)
     np.savez(tmp_path / STATISTICS["train"][0], mu=np.zeros(2048), sigma=np.eye(2048))
@@ -164,7 +166,7 @@ def copy(root, to):
 def test_pairs_that_are_not_whole_are_refused(spoil, sentence, pairs, tmp_path):
     copy(pairs[1], tmp_path)
     spoil(tmp_path)
-    with pytest.raises(SetupError, match=sentence):
+    with pytest.raises(CrossFlowError, match=sentence):
         load_suite("imagenet_sr").examples(tmp_path)
 
 
@@ -218,13 +220,15 @@ def test_a_preparation_that_cannot_be_written_is_one_sentence(pairs, tmp_path):
 
 def test_roots_and_originals_that_are_none_are_refused(tmp_path):
     for root in (None, tmp_path):
-        with pytest.raises(SetupError, match=r"folders low and high, got .* with `crossflow-eval prepare imagenet-sr"):
+        with pytest.raises(
+            CrossFlowError, match=r"folders low and high, got .* with `crossflow-eval prepare imagenet-sr"
+        ):
             load_suite("imagenet_sr").examples(root)
-    with pytest.raises(SetupError, match="holds 0 images"):
+    with pytest.raises(CrossFlowError, match="holds 0 images"):
         prepare(tmp_path, tmp_path / "root")
     (tmp_path / "a.png").write_bytes(b"no image")
-    with pytest.raises(SetupError, match=r"Cannot read the image .*a\.png"):
+    with pytest.raises(CrossFlowError, match=r"Cannot read the image .*a\.png"):
         prepare(tmp_path, tmp_path / "root")
     (tmp_path / "a.jpg").write_bytes(b"no image")
-    with pytest.raises(SetupError, match=r"holds 2 images .* of 1 names"):
+    with pytest.raises(CrossFlowError, match=r"holds 2 images .* of 1 names"):
         prepare(tmp_path, tmp_path / "root")

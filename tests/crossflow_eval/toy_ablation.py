@@ -12,7 +12,7 @@ import pytest
 
 from crossflow_eval import tables
 from crossflow_eval.ablate import measure, train
-from crossflow_eval.models import Training
+from crossflow_eval.models.crossflow import Training
 from crossflow_eval.suites import SUITES
 from crossflow_eval.types import Example, Output, Suite, Value
 

@@ -19,7 +19,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from crossflow.errors import CrossFlowError
-from crossflow.files.images import Pair, read_image, read_pairs
+from crossflow.files.captions import Pair, read_pairs
+from crossflow.files.images import read_image
 from crossflow.files.tensors import read_header
 from crossflow.modalities.kl_autoencoder import center_crop
 from crossflow.modalities.modality import TextEmbedder

@@ -16,9 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from crossflow.errors import CrossFlowError, first_few
 from crossflow_eval.judges.geneval.pickled import read_tensors
-from crossflow_eval.names import first_few
-from crossflow_eval.types import SetupError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -101,14 +100,15 @@ def load_mask2former(path: Path) -> Mask2FormerForUniversalSegmentation:
     Sizes are read off the tensors; only the eight heads of attention are taken for granted.
 
     Raises:
-        SetupError: a file that is no checkpoint, or of another program; any tensor that is missing, unknown or of
+        CrossFlowError: a file that is no checkpoint, or of another program; any tensor that is missing, unknown or of
             another shape.
     """
     tensors = read_tensors(path)
     for beginning, what in OTHER_PROGRAMS.items():
         if any(name.startswith(beginning) for name in tensors):
-            raise SetupError(f"{path} holds {what}; GenEval is defined by the file of mmdet 2, whose name ends in "
-                             "-743b7d99.pth.")  # fmt: skip
+            raise CrossFlowError(
+                f"{path} holds {what}; GenEval is defined by the file of mmdet 2, whose name ends in -743b7d99.pth."
+            )
     from transformers import Mask2FormerForUniversalSegmentation
 
     mapped = rename(tensors, path)
@@ -116,11 +116,11 @@ def load_mask2former(path: Path) -> Mask2FormerForUniversalSegmentation:
         model = Mask2FormerForUniversalSegmentation(_config(tensors))
         missing, unexpected = model.load_state_dict(mapped, strict=False)
     except (KeyError, RuntimeError, ValueError) as error:
-        raise SetupError(f"{path} is no whole Mask2Former of mmdet 2 with a Swin backbone: {error}.") from error
+        raise CrossFlowError(f"{path} is no whole Mask2Former of mmdet 2 with a Swin backbone: {error}.") from error
     if lacking := [*unexpected, *sorted(set(missing) - UNUSED)]:
         from transformers import __version__
 
-        raise SetupError(
+        raise CrossFlowError(
             f"{path} and the Mask2Former of transformers {__version__} differ in {len(lacking)} tensors: "
             f"{first_few(lacking)}; take a whole file, and the version of transformers that constraints.txt names."
         )
@@ -128,7 +128,7 @@ def load_mask2former(path: Path) -> Mask2FormerForUniversalSegmentation:
 
 
 def rename(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """The tensors of mmdet 2 under transformers' names and in its form. Raises SetupError for a name not in ``NAMES``.
+    """The tensors of mmdet 2 under transformers' names and in its form. CrossFlowError for a name not in ``NAMES``.
 
     The buffer ``relative_position_index`` follows from the window's size and is left out.
     """
@@ -145,8 +145,9 @@ def rename(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
         else:
             mapped[target] = place_first(tensor) if ".downsample." in name else tensor
     if unknown:
-        raise SetupError(f"{path} holds {len(unknown)} tensors that are none of Mask2Former's in mmdet 2: "
-                         f"{first_few(unknown)}.")  # fmt: skip
+        raise CrossFlowError(
+            f"{path} holds {len(unknown)} tensors that are none of Mask2Former's in mmdet 2: {first_few(unknown)}."
+        )
     return mapped
 
 

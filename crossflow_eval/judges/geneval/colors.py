@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from crossflow_eval.metrics.geneval.rules import COLOR_ORDER, Detection
+from crossflow_eval.judges.geneval.detection import COLOR_ORDER, Detection
 
 if TYPE_CHECKING:
     from crossflow_eval.judges.clip import Clip
@@ -41,7 +41,7 @@ class ColorClassifier:
 
     @classmethod
     def from_weights(cls, path: Path, sha256: str = "", device: str = "cpu") -> ColorClassifier:
-        """Read the weights of a CLIP; ``sha256`` holds the digits its file must begin with. Raises SetupError."""
+        """Read the weights of a CLIP; ``sha256`` holds the digits its file must begin with. Raises CrossFlowError."""
         from crossflow_eval.judges.clip import load_clip
 
         return cls(load_clip(path, sha256, device=device))

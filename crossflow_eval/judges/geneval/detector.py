@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from crossflow.errors import CrossFlowError
 from crossflow_eval.judges.geneval.checkpoint import load_mask2former
+from crossflow_eval.judges.geneval.detection import Box, Detection
 from crossflow_eval.judges.local_weights import checked_sha256
-from crossflow_eval.metrics.geneval.rules import Box, Detection
-from crossflow_eval.types import SetupError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +36,7 @@ DETECTIONS = 100
 
 def object_names() -> tuple[str, ...]:
     """GenEval's names of the 80 classes of COCO, in the detector's order."""
-    return tuple((files("crossflow_eval.metrics.geneval") / "object_names.txt").read_text("utf-8").splitlines())
+    return tuple((files("crossflow_eval.judges.geneval") / "object_names.txt").read_text("utf-8").splitlines())
 
 
 class Detector:
@@ -60,25 +60,25 @@ class Detector:
     def from_checkpoint(cls, path: Path, sha256: str = "", device: str = "cpu") -> Detector:
         """Read mmdet 2's checkpoint. ``sha256`` holds the digits the file must begin with, "743b7d99" for GenEval's.
 
-        Raises SetupError for another sha256, other classes, and what :func:`load_mask2former` refuses.
+        Raises CrossFlowError for another sha256, other classes, and what :func:`load_mask2former` refuses.
         """
         digest = checked_sha256(path, sha256)
         model = load_mask2former(path)
         known, expected = model.config.num_labels, len(object_names())
         if known != expected:
-            raise SetupError(f"{path} knows {known} classes; GenEval's detector knows the {expected} of COCO.")
+            raise CrossFlowError(f"{path} knows {known} classes; GenEval's detector knows the {expected} of COCO.")
         return cls(model, digest, device)
 
     def __call__(self, image: np.ndarray, fit: tuple[int, int] = FIT) -> list[Detection]:
         """Detect the objects of an image, uint8 RGB [h w 3]; the most certain first, with their masks.
 
-        ``fit`` is the longer and the shorter side to scale to. Raises SetupError for an array of another kind, and
+        ``fit`` is the longer and the shorter side to scale to. Raises CrossFlowError for an array of another kind, and
         for an image so narrow that scaling leaves nothing of it.
         """
         import torch
 
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-            raise SetupError(f"The detector needs images, uint8 [h w 3], got {image.dtype} {list(image.shape)}.")
+            raise CrossFlowError(f"The detector needs images, uint8 [h w 3], got {image.dtype} {list(image.shape)}.")
         pixels, seen = prepare(image, fit)
         with torch.inference_mode():
             found = self._model(torch.from_numpy(pixels)[None].to(self._device))
@@ -105,7 +105,7 @@ def prepare(image: np.ndarray, fit: tuple[int, int]) -> tuple[np.ndarray, tuple[
     scale = min(max(fit) / max(height, width), min(fit) / min(height, width))
     size = int(width * scale + 0.5), int(height * scale + 0.5)
     if not min(size):
-        raise SetupError(
+        raise CrossFlowError(
             f"GenEval's detector cannot take an image of {width} x {height} pixels: scaled to {max(fit)} x {min(fit)} "
             "nothing is left of its shorter side; generate it again."
         )

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from crossflow_eval.types import SetupError
+from crossflow.errors import CrossFlowError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,7 +63,7 @@ class _TensorsOnlyPickle:
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The ``state_dict`` of a checkpoint, on the CPU. Nothing in the file is executed.
 
-    Raises SetupError for a file that cannot be read or holds no ``state_dict`` of tensors.
+    Raises CrossFlowError for a file that cannot be read or holds no ``state_dict`` of tensors.
     """
     import torch
 
@@ -74,9 +74,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             content = torch.load(path, map_location="cpu", weights_only=False, pickle_module=_TensorsOnlyPickle)
     except (OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, AttributeError,
             pickle.UnpicklingError) as error:  # fmt: skip
-        raise SetupError(f"{path} cannot be read as a checkpoint of torch ({type(error).__name__}); it is damaged or "
-                         "of another format: fetch it again.") from error  # fmt: skip
+        raise CrossFlowError(
+            f"{path} cannot be read as a checkpoint of torch ({type(error).__name__}); it is damaged or "
+            "of another format: fetch it again."
+        ) from error
     tensors = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
-        raise SetupError(f"{path} holds no state_dict of tensors, so it is no checkpoint of a model.")
+        raise CrossFlowError(f"{path} holds no state_dict of tensors, so it is no checkpoint of a model.")
     return dict(tensors)

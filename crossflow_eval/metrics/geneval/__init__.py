@@ -4,19 +4,9 @@ Importing this package imports no torch; a detector and a classifier of colours 
 """
 
 from crossflow_eval.judges.geneval.colors import ColorClassifier
+from crossflow_eval.judges.geneval.detection import COLOR_ORDER, Box, Detection
 from crossflow_eval.judges.geneval.detector import Detector
-from crossflow_eval.metrics.geneval.rules import (
-    COLOR_ORDER,
-    MAX_OBJECTS,
-    TASKS,
-    Box,
-    Detection,
-    Verdict,
-    judge,
-    kept,
-    overlap,
-    relations,
-)
+from crossflow_eval.metrics.geneval.rules import MAX_OBJECTS, TASKS, Verdict, judge, kept, overlap, relations
 from crossflow_eval.metrics.geneval.score import GenEval
 
 __all__ = [

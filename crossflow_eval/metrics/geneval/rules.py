@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from crossflow_eval.judges.geneval.detection import COLOR_ORDER, Box, Detection
+
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 """The six tasks, in the order of the paper."""
 MIN_SCORE = 0.3
@@ -23,21 +25,6 @@ MAX_OBJECTS = 16
 """How many detections of one class are kept."""
 POSITION_MARGIN = 0.1
 """Part of the two boxes' summed sides by which their centres must differ before they have a relation."""
-COLOR_ORDER = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
-
-Box = tuple[float | int, float | int, float | int, float | int]
-"""Left, top, right, bottom in pixels, y down."""
-
-
-@dataclass(frozen=True)
-class Detection:
-    """One detected object. ``score`` lies in [0, 1]; ``mask`` (bool [h w]) shows a classifier of colours its pixels."""
-
-    label: str
-    score: float
-    box: Box
-    color: str | None = None
-    mask: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from crossflow_eval.metrics.scenes import Told
+from crossflow_eval.metrics.scenes import SceneContent
 from crossflow_eval.types import Example
 
 GRAMMAR = (
@@ -15,7 +15,7 @@ GRAMMAR = (
 LIGHT = {"night": True, "dark": True, "day": False, "bright": False}
 
 
-def read_caption(caption: str) -> Told:
+def read_caption(caption: str) -> SceneContent:
     """What ``caption`` names, in capitals or not, by ``GRAMMAR``.
 
     A caption that speaks of both lights says neither.
@@ -32,13 +32,13 @@ def read_caption(caption: str) -> Told:
             color = first if first in COLORS else ""
             objects[color, shapes[word]] += counts.get(second if color else first, 1)
     lights = {LIGHT[word] for word in words if word in LIGHT}
-    return Told(objects=objects, night=lights.pop() if len(lights) == 1 else None)
+    return SceneContent(objects=objects, night=lights.pop() if len(lights) == 1 else None)
 
 
-def look_at(example: Example) -> Told:
+def look_at(example: Example) -> SceneContent:
     """What is true of the scene that an example's id names."""
     from crossflow.scenes import example as drawn
 
     split, _, index = example.id.rpartition("-")
     scene = drawn(split, int(index)).scene
-    return Told(objects=Counter((item.color, item.shape) for item in scene.objects), night=scene.night)
+    return SceneContent(objects=Counter((item.color, item.shape) for item in scene.objects), night=scene.night)

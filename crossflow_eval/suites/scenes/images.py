@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from crossflow_eval.runs.store import Store
-from crossflow_eval.types import SetupError
+from crossflow.errors import CrossFlowError
+from crossflow.files.writing import write_whole
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MOST = (1 << 16) - 1
@@ -33,20 +33,19 @@ def cache_folder(split: str, side: int) -> Path:
 def keep(folder: Path, images: Mapping[str, np.ndarray]) -> dict[str, Path]:
     """Let ``folder`` hold exactly these images, uint8 [h w 3], as ``<name>.png``; returns the files by name.
 
-    Only what is not there byte for byte is written, each file at once. Raises SetupError where it cannot be.
+    Only what is not there byte for byte is written, each file at once. CrossFlowError where it cannot be.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SetupError(
+        raise CrossFlowError(
             f"Cannot make {folder} ({error.strerror}); let CROSSFLOW_CACHE name a folder that can be written."
         ) from error
-    store = Store(folder, rank=os.getpid())
     files = {name: folder / f"{name}.png" for name in images}
     for name, path in files.items():
         content = encode_png(images[name])
         if not (path.is_file() and path.read_bytes() == content):
-            store.write(path.name, content)
+            write_whole(path, content, writer=os.getpid())
     return files
 
 

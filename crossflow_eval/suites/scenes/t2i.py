@@ -9,15 +9,15 @@ prompts; 1,000 to 5,999 the real renders that FID compares with, so that the cei
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from crossflow_eval.types import Example, Metric, SetupError, Suite
+from crossflow.errors import CrossFlowError
+from crossflow_eval.types import Example, Metric, Suite
 
 VERSION = "1"
 PROMPTS = 1000
@@ -37,7 +37,7 @@ def suite(name: str) -> Suite:
 
     def examples(root: Path | None) -> Sequence[Example]:
         if root is not None:
-            raise SetupError(f"The suite {name} is embedded; leave --data out.")
+            raise CrossFlowError(f"The suite {name} is embedded; leave --data out.")
         from crossflow.scenes import VERSION as WORLD
         from crossflow.scenes import example
 
@@ -105,22 +105,19 @@ def _fid(split: str) -> Metric:
 
 
 def _clip_score() -> Metric:
+    from crossflow.scenes.judges import load_clip
     from crossflow_eval.metrics.scenes import SceneCLIPScore
 
-    with _as_setup_error():
-        from crossflow.scenes.judges import load_clip
-
-        judge = load_clip()
+    judge = load_clip()
     return SceneCLIPScore(judge, judge.embed_texts)
 
 
 @cache
 def feature_judge() -> Any:
-    """The shipped feature CNN, loaded once a process. Raises SetupError where its file is not whole."""
-    with _as_setup_error():
-        from crossflow.scenes.judges import load_features
+    """The shipped feature CNN, loaded once a process. Raises CrossFlowError where its file is not whole."""
+    from crossflow.scenes.judges import load_features
 
-        return load_features()
+    return load_features()
 
 
 @cache
@@ -129,13 +126,3 @@ def _reference_features(split: str) -> np.ndarray:
     from crossflow_eval.judges.features import extract
 
     return extract(feature_judge(), [_render(split, index) for index in FID_REFERENCES])
-
-
-@contextmanager
-def _as_setup_error() -> Iterator[None]:
-    from crossflow.errors import CrossFlowError
-
-    try:
-        yield
-    except CrossFlowError as error:
-        raise SetupError(str(error)) from error

@@ -15,11 +15,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from crossflow.errors import CrossFlowError
 from crossflow_eval.metrics.crops import WHOLE
 from crossflow_eval.metrics.depth import DepthErrors, DepthProtocol
 from crossflow_eval.suites.scenes import images as scene_images
 from crossflow_eval.suites.scenes import t2i as scenes
-from crossflow_eval.types import Example, Metric, SetupError, Suite
+from crossflow_eval.types import Example, Metric, Suite
 
 VERSION = "1"
 COUNT = 1000
@@ -63,7 +64,7 @@ def suite(name: str) -> Suite:
 
 def _examples(name: str, root: Path | None) -> Sequence[Example]:
     if root is not None:
-        raise SetupError(f"The suite {name} is embedded; leave --data out.")
+        raise CrossFlowError(f"The suite {name} is embedded; leave --data out.")
     from crossflow.scenes import VERSION as WORLD
     from crossflow.scenes import example
 
@@ -170,14 +171,16 @@ class HalvedFeatures:
         self.weights_sha256, self.dim = str(judge.weights_sha256), int(judge.dim)
 
     def __call__(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """Return the features, float32 [n dim]. Raises SetupError for an image of another size."""
+        """Return the features, float32 [n dim]. Raises CrossFlowError for an image of another size."""
         return self._judge([halved(image) for image in images])
 
 
 def halved(image: np.ndarray) -> np.ndarray:
-    """An image of HIGH pixels a side at SIDE, uint8 both. Raises SetupError for another size."""
+    """An image of HIGH pixels a side at SIDE, uint8 both. Raises CrossFlowError for another size."""
     if image.shape != (HIGH, HIGH, 3):
-        raise SetupError(f"The suite's images have the shape {[HIGH, HIGH, 3]}, got {list(image.shape)}; resize it.")
+        raise CrossFlowError(
+            f"The suite's images have the shape {[HIGH, HIGH, 3]}, got {list(image.shape)}; resize it."
+        )
     step = HIGH // SIDE
     return np.rint(image.reshape(SIDE, step, SIDE, step, 3).mean(axis=(1, 3))).astype(np.uint8)
 

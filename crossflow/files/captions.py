@@ -1,0 +1,148 @@
+"""Captions of images, read strictly from a file, or from files beside the images."""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from crossflow.errors import CrossFlowError, first_few
+from crossflow.files.images import SUFFIXES
+
+Row = tuple[str, Any, Any]
+"""A place in a captions file, and the image and the caption that stand there, whatever they are."""
+
+
+class Pair(NamedTuple):
+    """An image, as its path below the folder with forward slashes, and one of its captions."""
+
+    image: str
+    caption: str
+
+
+def read_pairs(folder: Path, captions: Path | None) -> list[Pair]:
+    """The captioned images below ``folder``, sorted by path; those of one image stay in the order of their file.
+
+    ``captions`` is a file as :func:`read_captions` reads it; images that it does not name are left out. None takes the
+    captions from ``<image's name>.txt`` beside each image, one a line. Paths may have the backslashes of Windows.
+    CrossFlowError for a file that is missing or of another form, with its line; for a caption without its image, or,
+    with None, an image without its captions.
+    """
+    if not folder.is_dir():
+        raise CrossFlowError(f"There is no folder {folder}: give the folder that holds the images.")
+    files = {Path(place, name).relative_to(folder).as_posix() for place, _, names in os.walk(folder) for name in names}
+    images = sorted(name for name in files if name.lower().endswith(SUFFIXES))
+    if captions is None and not images:
+        raise CrossFlowError(f"The folder {folder} holds no image ({', '.join(SUFFIXES)}): give another one.")
+    found = list(_beside(folder, images, files) if captions is None else read_captions(captions))
+    found = [pair if pair.image in files else pair._replace(image=pair.image.replace("\\", "/")) for pair in found]
+    missing = sorted({pair.image for pair in found} - files)
+    if missing:
+        raise CrossFlowError(
+            f"{len(missing)} images of {captions} are not below {folder} ({first_few(missing)}): "
+            "write their paths as seen from that folder."
+        )
+    return sorted(found, key=lambda pair: pair.image)
+
+
+def _beside(folder: Path, images: Iterable[str], files: set[str]) -> Iterator[Pair]:
+    for image in images:
+        name = PurePosixPath(image).with_suffix(".txt").as_posix()
+        if name not in files:
+            raise CrossFlowError(f"The image {folder / image} has no captions: write them into {folder / name}.")
+        yield from _pairs(folder / name, ((place, image, line) for place, line in _lines(folder / name)))
+
+
+def read_captions(path: Path, columns: Sequence[str] = ("image",)) -> Iterator[Pair]:
+    """The images and captions of a file by its suffix, in its order, as they are named there.
+
+    ``.csv`` and ``.jsonl`` have ``caption`` and exactly one of the ``columns`` that may name the image; ``.json`` is in
+    COCO's form. CrossFlowError for a file that is missing or of another form, with its line.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".json":
+        return _pairs(path, _coco_rows(path))
+    rows = {".csv": _csv_rows, ".jsonl": _jsonl_rows}.get(suffix)
+    if rows is None:
+        raise CrossFlowError(f"The captions {path} must end in .csv, .jsonl or .json (COCO), not in {suffix!r}.")
+    return _pairs(path, rows(path, columns))
+
+
+def _pairs(path: Path, rows: Iterable[Row]) -> Iterator[Pair]:
+    """The pairs of a file; CrossFlowError for a row that is no pair, and where there is none at all."""
+    place = ""
+    for place, image, caption in rows:
+        pair = Pair(_stripped(image), _stripped(caption))
+        if not all(pair):
+            raise CrossFlowError(f"{path}, {place}: expected one image and one caption, both text and not empty.")
+        yield pair
+    if not place:
+        raise CrossFlowError(f"{path} holds no captions: write at least one.")
+
+
+def _stripped(value: Any) -> str:
+    """Text without the space around it; empty for anything else, and for text that UTF-8 cannot hold."""
+    text = value.strip() if isinstance(value, str) else ""
+    return text if text == text.encode(errors="ignore").decode() else ""
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise CrossFlowError(f"The captions {path} cannot be read ({reason}): give a text file.") from error
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Each line that is not blank, and its place."""
+    lines = enumerate(_text(path).split("\n"), start=1)
+    return ((f"line {number}", line) for number, line in lines if line.strip())
+
+
+def _key(where: str, present: Iterable[str], columns: Sequence[str]) -> str:
+    """The column that names the image; CrossFlowError where there is none, or several, or no caption."""
+    present = set(present)
+    keys = [column for column in columns if column in present]
+    if len(keys) != 1 or "caption" not in present:
+        one = f"exactly one of {', '.join(columns)}" if len(columns) > 1 else f"'{columns[0]}'"
+        raise CrossFlowError(f"{where}: it has the columns {sorted(present)}, expected 'caption' and {one}.")
+    return keys[0]
+
+
+def _csv_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+    reader = csv.DictReader(io.StringIO(_text(path), newline=""), strict=True)
+    try:
+        key = _key(f"{path}, line 1", reader.fieldnames or (), columns)
+        for row in reader:
+            yield f"line {reader.line_num}", row.get(key), None if None in row else row.get("caption")
+    except csv.Error as error:
+        raise CrossFlowError(f"{path}, line {reader.line_num}: it is not CSV ({error}).") from error
+
+
+def _jsonl_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+    for place, line in _lines(path):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise CrossFlowError(f"{path}, {place}: it is not JSON.") from error
+        if not isinstance(row, dict):
+            raise CrossFlowError(f"{path}, {place}: expected an object with '{columns[0]}' and 'caption'.")
+        image = row[_key(f"{path}, {place}", row, columns)]
+        number = isinstance(image, int) and not isinstance(image, bool)
+        yield place, str(image) if number else image, row["caption"]
+
+
+def _coco_rows(path: Path) -> Iterator[Row]:
+    try:
+        record = json.loads(_text(path))
+        names = {image["id"]: image["file_name"] for image in record["images"]}
+        for number, each in enumerate(record["annotations"], start=1):
+            yield f"annotation {number}", names[each["image_id"]], each["caption"]
+    except (ValueError, RecursionError, LookupError, TypeError) as error:
+        raise CrossFlowError(
+            f"{path} is not a COCO captions file ({type(error).__name__}: {error}): it needs 'images' with 'id' and "
+            "'file_name', and 'annotations' with 'image_id' and 'caption'."
+        ) from error

@@ -1,0 +1,112 @@
+"""Our own checkpoints of text to image; what sampling they can do, which ones are shipped, and how one was trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from crossflow.errors import CrossFlowError, unknown
+from crossflow.files.devices import own_device
+from crossflow.files.folders import shipped
+from crossflow_eval.types import Output
+
+
+class CrossFlowModel:
+    """A CrossFlow text-to-image checkpoint; without ``checkpoint`` the shipped one.
+
+    ``solver``, ``steps`` and ``guidance_scale`` left None are the ones the checkpoint recommends.
+    ``device``: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N". The others are those of
+    ``crossflow.TextToImage.from_checkpoint``, which released checkpoints need.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Path | None = None,
+        *,
+        solver: str | None = None,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        text_encoder: Path | None = None,
+        autoencoder: Path | None = None,
+        precision: str = "auto",
+        device: str = "auto",
+    ) -> None:
+        check_sampling(solver, steps, guidance_scale)
+        where = own_device(device)
+        path = shipped("t2i") if checkpoint is None else checkpoint
+        from crossflow.model.config import Override
+        from crossflow.sampling.text_to_image import TextToImage
+
+        self._pipeline = TextToImage.from_checkpoint(path, where, text_encoder, autoencoder, precision)
+        self._override = Override(solver=solver, steps=steps, guidance_scale=guidance_scale)
+        sampling = self._pipeline.defaults.but(self._override)
+        self.name = path.stem
+        self.identity: Mapping[str, Any] = {
+            **self._pipeline.identity,
+            "solver": sampling.solver,
+            "steps": sampling.steps,
+            "guidance_scale": float(sampling.guidance_scale),
+            "device": where.partition(":")[0],
+        }
+
+    def generate(self, sources: Sequence[str | Path], seeds: Sequence[int]) -> list[Output]:
+        """Return one uint8 image [h w 3] a prompt."""
+        return list(self._pipeline.generate([str(source) for source in sources], seeds, self._override))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What a finished training was: optimiser steps, items a step, and the parameters that sampling needs."""
+
+    steps: int
+    batch_size: int
+    precision: str
+    backbone_parameters: int
+    all_parameters: int
+
+
+def finished_training(checkpoint: Path, recipe: str, seed: int, steps: int | None = None) -> Training | None:
+    """What ``checkpoint`` was trained by; None where there is none yet, or one of an earlier step.
+
+    ``steps`` replaces the recipe's own. CrossFlowError for an unknown recipe, a checkpoint of another recipe than
+    this is today, of another seed or number of steps, and for a file that is no checkpoint.
+    """
+    from crossflow.files.tensors import read_header
+    from crossflow.model.checkpoint import load_model
+    from crossflow.recipes import recipe_named
+
+    config = recipe_named(recipe)
+    config = config if steps is None else replace(config, steps=steps)
+    if not checkpoint.exists():
+        return None
+    header = read_header(checkpoint)
+    if header.get("digest") != config.digest(seed):
+        raise CrossFlowError(
+            f"{checkpoint} was not trained by the recipe {recipe} as it is now, {config.steps} steps and seed "
+            f"{seed}; remove its folder or choose another --out."
+        )
+    if int(header["step"]) < config.steps:
+        return None
+    model = load_model(checkpoint)
+    return Training(
+        steps=config.steps,
+        batch_size=config.batch_size,
+        precision=str(header["precision"]),
+        backbone_parameters=sum(parameter.numel() for parameter in model.backbone.parameters()),
+        all_parameters=sum(parameter.numel() for parameter in model.parameters()),
+    )
+
+
+def check_sampling(solver: str | None, steps: int | None, guidance_scale: float | None) -> None:
+    """Raise CrossFlowError for sampling that no checkpoint can do; None leaves a setting to the checkpoint."""
+    from crossflow.flow.solver import SOLVERS
+
+    if steps is not None and steps < 1:
+        raise CrossFlowError(f"--steps must be at least 1, got {steps}.")
+    if guidance_scale is not None and not math.isfinite(guidance_scale):
+        raise CrossFlowError(f"--guidance-scale must be a finite number, got {guidance_scale}.")
+    if solver is not None and solver not in SOLVERS:
+        raise unknown("solver", solver, SOLVERS)

@@ -1,0 +1,45 @@
+"""The entries of a report from the folders of finished runs, with the references that each run stands between."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from crossflow.files.writing import write_whole
+from crossflow_eval.report import render
+from crossflow_eval.report.entry import Entry, load
+from crossflow_eval.report.pictures import picture
+from crossflow_eval.suites.scenes import tasks as scene_tasks
+from crossflow_eval.tables import REFERENCES, ROLES, Role
+from crossflow_eval.types import Row
+
+
+def entries(folders: Sequence[Path]) -> list[Entry]:
+    """What a report of the runs in ``folders`` is made of: their references, each once, then the runs themselves."""
+    found: dict[str, Entry] = {}
+    for folder in folders:
+        for role in ROLES:
+            if (folder / REFERENCES / role).is_dir():
+                entry = _entry(folder / REFERENCES / role, role)
+                found.setdefault(entry.result.settings.digest, entry)
+    return [*found.values(), *map(_entry, folders)]
+
+
+def _entry(folder: Path, role: Role = "model") -> Entry:
+    """A run's part in a report, with the pictures of its sources and targets where the world can draw them."""
+    entry = load(folder, role=role)
+    suite = entry.result.settings.suite
+    if suite not in scene_tasks.SUITES:
+        return entry
+
+    def beside(row: Row) -> dict[str, bytes]:
+        return {name: picture(array) for name, array in scene_tasks.pictures(suite, row["id"]).items()}
+
+    return dataclasses.replace(entry, beside=beside)
+
+
+def write_page(folder: Path) -> Path:
+    """Write the HTML report of the run in ``folder`` beside its result, and return its path."""
+    write_whole(folder / "report.html", render(entries([folder]), "html").encode())
+    return folder / "report.html"

@@ -1,0 +1,77 @@
+"""One process at a time in a folder: told at once, waiting if asked to, and free again however the holder ended."""
+
+import errno
+import multiprocessing
+import os
+import signal
+import time
+
+import pytest
+
+from crossflow.errors import CrossFlowError
+from crossflow.files import locks
+from crossflow.files.locks import only_writer
+
+fork = multiprocessing.get_context("fork")
+
+
+def hold(folder, seconds: float, held) -> None:
+    with only_writer(folder, "training"):
+        held.set()
+        time.sleep(seconds)
+
+
+def holder(folder, seconds: float):
+    held = fork.Event()
+    process = fork.Process(target=hold, args=(folder, seconds, held))
+    process.start()
+    assert held.wait(30)
+    return process
+
+
+def test_the_second_is_told_at_once_and_a_killed_holder_holds_nothing(tmp_path):
+    process = holder(tmp_path, 60)
+    start = time.monotonic()
+    told = pytest.raises(CrossFlowError, match=r"^Another process is drawing in .*; wait for it or stop it\.$")
+    with told, only_writer(tmp_path, "drawing"):
+        pass
+    assert time.monotonic() - start < 1
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    with only_writer(tmp_path, "drawing"):
+        assert [path.name for path in tmp_path.iterdir()] == [locks.NAME]
+
+
+def test_who_waits_goes_on_when_the_holder_is_done(tmp_path):
+    process = holder(tmp_path, 0.3)
+    with only_writer(tmp_path, "drawing", wait=True):
+        process.join(5)
+        assert not process.is_alive()
+
+
+def test_one_process_cannot_hold_a_folder_twice(tmp_path):
+    told = pytest.raises(CrossFlowError, match="Another process")
+    with only_writer(tmp_path, "drawing"), told, only_writer(tmp_path, "drawing"):
+        pass
+    with only_writer(tmp_path, "drawing"):
+        pass
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_works_without(tmp_path, monkeypatch, code):
+    """The real library on a system call that fails as it does there."""
+    fcntl = pytest.importorskip("fcntl")
+
+    def failing(*arguments: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", failing)
+    with only_writer(tmp_path, "drawing"), only_writer(tmp_path, "drawing"):
+        pass
+
+
+def test_an_error_inside_passes_and_gives_the_lock_back(tmp_path):
+    with pytest.raises(OSError, match="mine"), only_writer(tmp_path, "drawing"):
+        raise OSError("mine")
+    with only_writer(tmp_path, "drawing"):
+        pass
