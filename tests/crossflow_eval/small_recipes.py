@@ -11,7 +11,7 @@ def shrink(name: str) -> None:
     """Let the recipe ``name`` be trained on 64 scenes, four a step, in this process."""
     config = CONFIGS[name]
     assert isinstance(config.data, SceneData)
-    CONFIGS[name] = replace(config, data=replace(config.data, count=64), batch_size=4)  # pyright: ignore[reportIndexIssue]
+    CONFIGS[name] = replace(config, data=replace(config.data, count=64), batch_size=4)
 
 
 if __name__ == "__main__":

@@ -182,7 +182,7 @@ def test_an_ablation_of_another_task_compares_its_two_recipes_on_its_suite(task)
     shown = {str(column.value) for column in plan.table.columns}
     assert {name for name in shown if not name.startswith(("parameters/", "training/"))} <= known
     assert {row.role for row in plan.table.rows} == {"model", *references(suite.name)}
-    assert all(CONFIGS[recipe].model.null_rate == 0 for recipe in plan.ablation.recipes.values())
+    assert all(CONFIGS[recipe].model.guidance.null_rate == 0 for recipe in plan.ablation.recipes.values())
 
 
 @pytest.mark.slow

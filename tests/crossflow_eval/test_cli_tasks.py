@@ -92,7 +92,7 @@ def test_suites_and_models_of_another_task():
 
 def test_without_a_shipped_checkpoint_one_sentence_says_so(monkeypatch):
     monkeypatch.setattr(launch, "load_suite", lambda name, root: three(name.removeprefix("scenes-"), "png"))
-    monkeypatch.setattr(image_model, "shipped_checkpoint", lambda task: Path(f"none-{task}.safetensors"))
+    monkeypatch.setattr(image_model, "shipped", lambda task: Path(f"none-{task}.safetensors"))
     for task in ("caption", "depth", "sr"):
         done = CliRunner().invoke(app, [task, "--device", "cpu"])
         assert (done.exit_code, f"There is no file none-{task}.safetensors" in done.stderr) == (2, True)

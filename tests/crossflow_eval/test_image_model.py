@@ -10,11 +10,10 @@ import torch
 from crossflow.errors import CrossFlowError
 from crossflow.files.hashes import file_sha256
 from crossflow.model.checkpoint import save_checkpoint
-from crossflow.model.crossflow import build_model
 from crossflow.recipes import CONFIGS
 from crossflow.sampling.prompt_reader import READER
 from crossflow_eval.models import load_model
-from crossflow_eval.models.image_model import CrossFlowBackward, CrossFlowImageModel
+from crossflow_eval.models.image_model import ENDS, CrossFlowBackward, CrossFlowImageModel
 from crossflow_eval.suites.scenes import images as scene_images
 from crossflow_eval.types import Model, check_kind
 
@@ -30,7 +29,7 @@ def checkpoints(tmp_path_factory) -> dict[str, Path]:
         config = CONFIGS[f"scenes-{task}"].model
         config = replace(config, backbone=replace(config.backbone, depth=1))
         found[task] = folder / f"random-{task}.safetensors"
-        save_checkpoint(found[task], build_model(config, training=False))
+        save_checkpoint(found[task], config.build(training=False))
     return found
 
 
@@ -72,7 +71,10 @@ def test_the_identity_is_all_that_can_change_an_output(checkpoints):
 @pytest.mark.parametrize("task", KINDS)
 def test_a_checkpoint_of_another_task_is_refused(checkpoints, task):
     other = next(name for name in KINDS if name != task)
-    with pytest.raises(CrossFlowError, match=f"is a checkpoint for the task {other}; give --ckpt one for {task}"):
+    read, given = ENDS[other]
+    with pytest.raises(
+        CrossFlowError, match=f"is a checkpoint that makes {given} of {read}; give --ckpt one for {task}"
+    ):
         CrossFlowImageModel(task, checkpoints[other], device="cpu")
 
 
