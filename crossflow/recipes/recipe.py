@@ -6,8 +6,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from crossflow.errors import CrossFlowError
+from crossflow.losses.contrast import NEGATIVES
 from crossflow.model.config import ModelConfig
 from crossflow.networks.blocks import check_sizes
+from crossflow.scenes.negatives import MOST
 from crossflow.scenes.spec import VERSION as WORLD
 
 CELL = 8
@@ -19,18 +21,30 @@ class SceneData:
     """The training pairs: ``count`` scenes of the split ``train``, drawn at ``size`` pixels.
 
     ``captions`` are the numbers of the captions that an item may come with, 0 being the prompt; a number that stands
-    twice comes twice as often.
+    twice comes twice as often. ``negatives`` is how many prompts come with an item that are not true of it, for a
+    contrast with hard negatives.
     """
 
     count: int = 60_000
     size: int = 32
     captions: tuple[int, ...] = (0,)
+    negatives: int = 0
     kind: Literal["scenes"] = "scenes"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.negatives <= MOST:
+            raise CrossFlowError(f"negatives is {self.negatives}; of every prompt there are from 0 to {MOST}.")
 
     def check(self, model: ModelConfig) -> None:
         """CrossFlowError for a model whose targets scenes do not have."""
         if model.target.external:
             raise CrossFlowError("Pairs in a folder are encoded by the KL autoencoder, scenes by any other.")
+        given = (NEGATIVES,) if self.negatives else ()
+        if unknown := [name for name in model.beside if name not in given]:
+            raise CrossFlowError(
+                f"A term of the loss reads {unknown[0]}, which these scenes do not have: "
+                + ("let the data have negatives." if unknown[0] == NEGATIVES else "choose another tower.")
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -64,9 +64,8 @@ class _Folder:
 def _scenes(recipe: TrainConfig, folder: Path | None, seed: int) -> Data:
     if folder is not None:
         raise CrossFlowError(f"This recipe draws its own data and does not read {folder}: leave --data out.")
-    if recipe.model.reads.kind not in _OF_SCENES or recipe.model.beside:
-        odd = next(iter(recipe.model.beside), recipe.model.reads.kind)
-        raise CrossFlowError(f"Scenes have no {odd}: choose another recipe.")
+    if recipe.model.reads.kind not in _OF_SCENES:
+        raise CrossFlowError(f"Scenes have no {recipe.model.reads.kind}: choose another recipe.")
     return _Scenes(recipe)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from crossflow.flow.batch import Batch, Item
 from crossflow.flow.losses import Draws
+from crossflow.losses.contrast import NEGATIVES
 from crossflow.modalities.modality import Modality
 from crossflow.modalities.pixels import ImageConfig
 from crossflow.modalities.tokens import TokensConfig
@@ -25,6 +26,7 @@ from crossflow.model.standard import FlowModel
 from crossflow.recipes.recipe import SceneData, TrainConfig
 from crossflow.scenes.caption import describe
 from crossflow.scenes.depth import depth_map, low_res
+from crossflow.scenes.negatives import negatives
 from crossflow.scenes.render import render
 from crossflow.scenes.spec import VERSION as WORLD
 from crossflow.scenes.spec import Scene
@@ -57,7 +59,10 @@ Another package enters here what a modality of its own is given."""
 
 @dataclass(frozen=True)
 class TextPairs:
-    """Texts and targets; for each item the rows of its captions in the tables ``tokens`` and ``mask``."""
+    """Texts and targets; for each item the rows of its captions in the tables ``tokens`` and ``mask``.
+
+    ``negatives`` are the rows of captions that an item is not.
+    """
 
     reads: str
     reaches: str
@@ -65,6 +70,7 @@ class TextPairs:
     captions: Int[Tensor, "n k"]
     tokens: Float[Tensor, "v m d"]
     mask: Bool[Tensor, "v m"]
+    negatives: Int[Tensor, "n l"] | None = None
 
     def pick(self, step: int, count: int, generator: torch.Generator) -> Int[Tensor, "b 2"]:
         """Draw ``count`` items with replacement, and one of the captions of each: item and row of the caption."""
@@ -77,7 +83,11 @@ class TextPairs:
         rows, caption = picks[start:stop].unbind(1)
         text = Item(self.tokens[caption].float(), self.mask[caption])
         goal = self.targets[picks[draws.donor[start:stop], 0]]
-        return Batch({self.reads: text, self.reaches: Item(self.targets[rows])}, caption, goal)
+        items = {self.reads: text, self.reaches: Item(self.targets[rows])}
+        if self.negatives is not None and self.negatives.shape[1]:
+            others = self.negatives[rows]
+            items[NEGATIVES] = Item(self.tokens[others].float(), self.mask[others])
+        return Batch(items, caption, goal)
 
 
 @dataclass(frozen=True)
@@ -137,20 +147,28 @@ def _texts(recipe: TrainConfig, model: FlowModel, progress: Callable[[str], None
     embedder = cast(TokensConfig, config.reads).embedder()
     targets: list[Tensor] = []
     texts: list[list[str]] = []
+    others: list[tuple[str, ...]] = []
     for start in range(0, data.count, CHUNK):
         examples = [example("train", i) for i in range(start, min(start + CHUNK, data.count))]
         targets.append(_prepared(model.autoencoder, [each.scene for each in examples], data, config))
         texts.extend([each.captions[k] for k in data.captions] for each in examples)
+        others.extend(negatives(each, data.negatives) for each in examples)
         progress(f"drew {len(texts)} of {data.count} scenes")
-    table = {text: row for row, text in enumerate(sorted({text for item in texts for text in item}))}
+    table = {text: row for row, text in enumerate(sorted({text for item in (*texts, *others) for text in item}))}
     captions, tokens, masks = list(table), [], []
     for start in range(0, len(captions), CHUNK):
         part, mask = embedder.embed(captions[start : start + CHUNK], config.reads.shape[0])
         tokens.append(part.half())
         masks.append(mask)
         progress(f"embedded {min(start + CHUNK, len(captions))} of {len(captions)} captions")
-    rows = torch.tensor([[table[text] for text in item] for item in texts])
-    return {"targets": torch.cat(targets), "captions": rows, "tokens": torch.cat(tokens), "mask": torch.cat(masks)}
+    rows, other_rows = ([[table[text] for text in item] for item in each] for each in (texts, others))
+    return {
+        "targets": torch.cat(targets),
+        "captions": torch.tensor(rows),
+        "negatives": torch.tensor(other_rows, dtype=torch.long).reshape(len(others), data.negatives),
+        "tokens": torch.cat(tokens),
+        "mask": torch.cat(masks),
+    }
 
 
 def _images(recipe: TrainConfig, model: FlowModel, progress: Callable[[str], None]) -> dict[str, Tensor]:

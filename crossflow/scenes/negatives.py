@@ -1,0 +1,63 @@
+"""Prompts that a scene is not: each differs from its own in one thing, so that nothing but that thing tells them apart.
+
+Two colours are exchanged, or the two sides of a relation, or a shape, a colour or a number is another. No prompt names
+a held-out pair of shape and colour.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from crossflow.scenes.caption import NUMBERS, specification
+from crossflow.scenes.spec import COLORS, HELD_OUT, SHAPES
+from crossflow.scenes.splits import SPLITS, VERSION, SceneExample
+
+MOST = 2
+"""Of every prompt there are this many, whatever its task."""
+OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+Looks = list[tuple[str, str]]
+
+
+def negatives(item: SceneExample, count: int) -> tuple[str, ...]:
+    """``count`` prompts, at most MOST, that are not true of the scene of ``item``; always the same for one item."""
+    return tuple(each["prompt"] for each in untrue(item, count))
+
+
+def untrue(item: SceneExample, count: int) -> tuple[dict[str, Any], ...]:
+    """The same with what each says, as GenEval's metadata."""
+    if not 0 <= count <= MOST:
+        raise ValueError(f"count is {count}; there are from 0 to {MOST} negatives of a prompt")
+    split, _, index = item.id.rpartition("-")
+    rng = np.random.default_rng([VERSION, SPLITS[split], int(index), 1])
+    looks = [(each.shape, each.color) for each in item.scene.objects]
+    found: dict[str, dict[str, Any]] = {}
+    for changed, relation in _changes(item, looks, rng):
+        said = specification(item.task, changed, relation)
+        named = set(changed) & set(HELD_OUT) if item.task in ("colors", "color_attr") else set()
+        if said["prompt"] != item.prompt and not named:
+            found.setdefault(said["prompt"], said)
+    return tuple(found.values())[:count]
+
+
+def _changes(item: SceneExample, looks: Looks, rng: np.random.Generator) -> list[tuple[Looks, str]]:
+    """The looks and the relation that a prompt could name instead, the nearest first."""
+    absent = [shape for shape in rng.permutation(SHAPES).tolist() if shape not in {name for name, _ in looks}]
+    hues = rng.permutation(list(COLORS)).tolist()
+    if item.task == "single_object":
+        return [([(shape, "")], "") for shape in absent]
+    if item.task == "two_object":
+        kept = [looks[0], looks[1]]
+        return [([kept[0], (shape, "")] if i % 2 else [(shape, ""), kept[1]], "") for i, shape in enumerate(absent)]
+    if item.task == "counting":
+        return [([looks[0]] * number, "") for number in rng.permutation(list(NUMBERS)).tolist()]
+    if item.task == "colors":
+        return [([(looks[0][0], hue)], "") for hue in hues if hue != looks[0][1]]
+    (one, hue), (other, second) = looks
+    if item.task == "position":
+        relation = item.specification["include"][1]["position"][0]
+        return [(looks, OPPOSITE[relation]), ([looks[1], looks[0]], relation)]
+    exchanged = [(one, second), (other, hue)]
+    free = [each for each in hues if each not in (hue, second)]
+    return [(exchanged, ""), *(([(one, each), (other, second)], "") for each in free)]
