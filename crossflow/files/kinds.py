@@ -21,7 +21,7 @@ class Kinds(Mapping[str, type]):
         self._own = {_kind_of(each): each for each in own}
 
     def add(self, config: type) -> type:
-        """Register a config class and return it, so that this is also a decorator. CrossFlowError for a kind that exists."""
+        """Register and return a config class; also usable as a decorator. CrossFlowError for a kind that exists."""
         kind = _kind_of(config)
         if kind in self._own and self._own[kind] is not config:
             raise CrossFlowError(f"There is a {self.sort} of the kind {kind!r} already: give it another kind.")

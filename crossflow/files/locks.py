@@ -16,8 +16,8 @@ NAME = ".lock"
 def only_writer(folder: Path, doing: str, wait: bool = False) -> Iterator[None]:
     """Lock ``folder``, which exists, against other processes; child processes do not inherit the lock.
 
-    If another process holds it, raise CrossFlowError at once, whose message says what that one is ``doing`` ("training",
-    ...); with ``wait``, wait for it instead. On a file system without locks nothing is locked.
+    If another process holds it, raise CrossFlowError at once; ``doing`` ("training", ...) is what the message says that
+    process does there. With ``wait``, wait for it instead. On a file system without locks nothing is locked.
     """
     lock = FileLock(folder / NAME, timeout=-1 if wait else 0, fallback_to_soft=False)
     with suppress(OSError, NotImplementedError):

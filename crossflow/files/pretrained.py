@@ -67,7 +67,7 @@ def quiet(logging: Any) -> Iterator[None]:
 
 
 def load_pretrained(kind: Any, folder: Path, logging: Any, exact: bool = False, **options: Any) -> Any:
-    """The model of class ``kind`` in ``folder``, frozen and in eval mode; from safetensors, or pickles of tensors alone.
+    """The model of class ``kind`` in ``folder``, frozen, in eval mode; from safetensors or pickles of tensors alone.
 
     CrossFlowError if the files are damaged or lack a weight, which the libraries would initialise at random; with
     ``exact`` also if they hold weights that the class does not have.

@@ -78,7 +78,7 @@ class Autoguidance:
         if scale == 1:
             return good
         if weaker is None:
-            raise CrossFlowError(f"guidance_scale is {scale}, and the worse model {self.checkpoint} was not loaded.")
+            raise CrossFlowError(f"guidance_scale is {scale}, and the weaker model {self.checkpoint} was not loaded.")
         return autoguidance(good, weaker, scale)
 
 

@@ -1,8 +1,8 @@
 """Image towers of the contrastive loss: encoders whose output has the shape of the source latent.
 
 They exist in training only; no checkpoint holds one. The paper says "image encoder"; the authors' code trains a
-SigLIP-L/16 on the pixels from random weights (``siglip-l16``). ``features`` reads image features precomputed by a frozen
-network instead, and ``latents`` reads the target latents. These two are departures from the paper's recipe.
+SigLIP-L/16 on the pixels from random weights (``siglip-l16``). ``features`` reads image features precomputed by a
+frozen network instead, and ``latents`` reads the target latents. These two depart from the paper's recipe.
 """
 
 import math
@@ -48,7 +48,7 @@ class LearnedScale(nn.Module):
 
 
 class Tower(LearnedScale):
-    """The base of the towers. ``checkpointing`` recomputes activations in the backward pass, where a tower supports it."""
+    """The base of the towers. ``checkpointing`` recomputes activations in the backward pass where supported."""
 
     checkpointing: bool = False
 
@@ -58,7 +58,7 @@ class Tower(LearnedScale):
 
 
 class LatentTower(Tower):
-    """A small transformer over target latents, for targets that are pixels or nearly so."""
+    """A small transformer over the target latents themselves."""
 
     def __init__(self, shape: tuple[int, int, int], scale_form: Literal["exp", "raw"]) -> None:
         super().__init__(shape, scale_form)

@@ -24,7 +24,7 @@ def check_sizes(**sizes: int) -> None:
 
 
 class Attention(nn.Module):
-    """Multi-head attention from ``x`` to ``context``, by default to itself; keys where ``mask`` is False are ignored."""
+    """Multi-head attention from ``x`` to ``context``, or to itself; keys where ``mask`` is False are ignored."""
 
     def __init__(self, width: int, heads: int, context_width: int | None = None) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class Attention(nn.Module):
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None = None, dropout: float = 0.0) -> Tensor:
-    """Scaled dot-product attention; on a CPU in at least float32, since bfloat16 makes its backward ten times slower."""
+    """Scaled dot-product attention; on a CPU in at least float32: its bfloat16 backward is ten times slower."""
     if query.device.type != "cpu":
         return F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, dropout_p=dropout)
     dtype = torch.promote_types(query.dtype, torch.float32)
@@ -65,7 +65,7 @@ def self_attend(joined: Float[Tensor, "b n three_d"], heads: int) -> Float[Tenso
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block: self-attention, cross-attention if ``context_width`` is given, MLP."""
+    """A pre-norm transformer block: self-attention, cross-attention if ``context_width`` is given, ReLU MLP."""
 
     def __init__(self, width: int, heads: int, expansion: int = 4, context_width: int | None = None) -> None:
         super().__init__()

@@ -208,7 +208,7 @@ class StageNetwork(nn.Module):
         checkpointing: bool,
         *context: Tensor,
     ) -> tuple[list[Tensor], Float[Tensor, "b c _ _"]]:
-        """The features, each [b h/patch w/patch width], and the velocity; ``below`` are the features of the stage below."""
+        """The features, each [b h/patch w/patch width], and the velocity, given the features of the stage ``below``."""
         places = self.input_layer(x)
         if self.upsample is not None:
             places = places + recompute(checkpointing, self.upsample, t, *below)

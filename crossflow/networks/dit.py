@@ -19,7 +19,7 @@ from crossflow.networks.blocks import at_least_float32, check_sizes, initialise,
 from crossflow.networks.time_dependent import Time, look_up, recompute
 
 FREQUENCIES = 128
-"""Frequencies of the time embedding, each as cosine and sine, from 1 down to almost 1 / 10,000 radians per unit of t."""
+"""Frequencies of the time embedding, each as cosine and sine: from 1 down to almost 1 / 10,000 radians per unit t."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +109,7 @@ class DiT(nn.Module):
 
     @torch.no_grad()
     def tabulate(self, times: Float[Tensor, " s"]) -> None:
-        """Precompute every modulation at a solver's s times, conditional and unconditional; then t may be step indices."""
+        """Precompute every modulation at a solver's s times, for both flags; then t may be step indices."""
         flags = torch.tensor([True, False], device=times.device)
         condition = self._condition(times.repeat_interleave(2), flags.repeat(len(times)))
         for modulation in self._modulations():
@@ -174,7 +174,7 @@ class PatchEmbedding(nn.Module):
 
 
 def positions(rows: int, columns: int, width: int) -> Float[Tensor, "1 n d"]:
-    """Sinusoidal 2D position embeddings: column, then row, each as sines, then cosines, of ``width`` / 4 frequencies."""
+    """2D sinusoidal position embeddings: column, then row, each as ``width`` / 4 sines, then cosines."""
     frequencies = 10_000.0 ** (-torch.arange(width // 4, dtype=torch.float64) / (width // 4))
     row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
     angles = [place.flatten()[:, None] * frequencies for place in (column, row)]

@@ -30,8 +30,8 @@ class ReleasedEncoderConfig:
     """Sizes of the released text encoder.
 
     ``depth`` layers of ``width`` channels precede the ``reductions``; every MLP has the width ``hidden``. With
-    ``compress`` a small MLP first projects the tokens to ``width``; without it they must have that width. ``adaptor`` is
-    the hidden width and the two channel counts of an ``Adaptor`` as the head; None is a linear head.
+    ``compress`` a small MLP first projects the tokens to ``width``; else they must have that width. ``adaptor`` is the
+    hidden width and the two channel counts of an ``Adaptor`` as the head; None is a linear head.
     """
 
     width: int
