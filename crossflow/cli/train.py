@@ -59,7 +59,7 @@ def train(
 ) -> None:
     """Train a recipe into a folder and print the path of the checkpoint.
 
-    Recipes that read --data need the text encoder and the autoencoder for sample grids; without them there are none.
+    Recipes that read --data need the text encoder and the autoencoder for sample grids, and draw none without them.
 
     Several processes: torchrun --standalone --nproc-per-node 2 --no-python crossflow train CONFIG --out DIR
     """

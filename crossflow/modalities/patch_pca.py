@@ -20,7 +20,8 @@ class PatchPCAConfig:
     """``components`` principal components for every ``patch`` x ``patch`` RGB patch.
 
     ``power`` 0 keeps the ratios of the components' variances, ``power`` 1 whitens them. ``sd`` is the standard
-    deviation of the latents; a small one moves the times at which the flow decides on content towards the middle of the path.
+    deviation of the latents; a small one moves the times at which the flow decides on content towards the middle of
+    the path.
     """
 
     patch: int = 8

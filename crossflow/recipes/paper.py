@@ -25,4 +25,4 @@ PAPER: Mapping[str, TrainConfig] = {
     "paper-500m": _paper(stages(768, 61, 2, heads=12)),
     "paper-1b": _paper(stages(1024, 65, 2)),
 }
-"""The sizes of the paper's Figure 3. It gives no depths and widths, so these are ours, in the 1B model's proportions."""
+"""The sizes of the paper's Figure 3. It gives no layer sizes: these are ours, in the 1B model's proportions."""

@@ -53,7 +53,7 @@ class PairData:
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A stage of training: ``steps`` that train everything, the ``source`` with the loss terms' networks, or the ``flow``.
+    """A stage of training: ``steps`` that train ``all``, the ``source`` with the loss terms' networks, or the ``flow``.
 
     ``losses`` names the losses that are computed, ``flow`` and those of the terms; None is all. What is not trained
     keeps its weights, and without the flow loss the velocity network is not evaluated.
@@ -148,6 +148,6 @@ class TrainConfig:
         return json.loads(json.dumps(training))
 
     def digest(self, seed: int) -> str:
-        """Twelve hexadecimal digits that identify the training: a hash of the recipe, the world's version and ``seed``."""
+        """Twelve hexadecimal digits that identify the training: a hash of recipe, embedded world and ``seed``."""
         whole = {"model": asdict(self.model), "training": self.plain(), "seed": seed}
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:12]

@@ -24,7 +24,7 @@ from crossflow.networks.blocks import check_sizes
 from crossflow.sampling.text_to_image import BATCH, dtype_named, seeded_noise
 
 GRAIN = 1024
-"""Depth is rounded to 1 / GRAIN metres, far above rounding differences between batch sizes, so outputs agree bitwise."""
+"""Depth is rounded to 1 / GRAIN metres, far above rounding differences between batch sizes: outputs agree bitwise."""
 
 
 class Decoder(Protocol):

@@ -106,7 +106,7 @@ def evaluation_times(solver: Solver, steps: int, backward: bool) -> Float[Tensor
 
 
 def compile_blocks(backbone: DiMR | DiT) -> None:
-    """Compile the repeated blocks in place: blocks of one kind share code, so this is faster than compiling the whole."""
+    """Compile the repeated blocks in place: they share code, so this is faster than compiling the whole."""
     for module in backbone.modules():
         for block in getattr(module, "blocks", ()):
             block.compile(fullgraph=True, dynamic=False)

@@ -84,7 +84,7 @@ def _draw(pipeline: TextToImage, rows: Sequence[dict[str, Any]], sampling: Sampl
 
 
 def _rows(prompts: Iterable[str], per_prompt: int, seed: int, settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """One row of ``samples.jsonl`` per image. File names consist of indices and the letters and digits of the prompt."""
+    """One row of ``samples.jsonl`` per image. File names have indices, and the letters and digits of the prompt."""
     for index, prompt in enumerate(prompts):
         try:
             slug = re.sub("[^a-z0-9]+", "-", prompt.encode().decode().lower())[:60].strip("-")

@@ -221,7 +221,7 @@ class TextToImage:
 
 
 def dtype_named(precision: str, model: FlowModel, device: torch.device) -> torch.dtype:
-    """The dtype that ``precision`` names for this model (see ``TextToImage``); CrossFlowError if it does not support it."""
+    """The dtype that ``precision`` names for this model (see ``TextToImage``); CrossFlowError if unsupported."""
     released = model.config.target.external
     if precision == "auto":
         return (torch.bfloat16 if device.type == "cuda" else torch.float32) if released else torch.float64
