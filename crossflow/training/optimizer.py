@@ -1,7 +1,7 @@
 """The optimiser: AdamW for all parameters, or Muon for the matrices inside blocks and AdamW for the rest.
 
-Frozen parameters are skipped. Parameters named ``nodecay_*`` have no weight decay, as in the authors' code. The state is
-a dict of named tensors, so that a training state is a safetensors file and not a pickle.
+Frozen parameters are skipped. Parameters named ``nodecay_*`` have no weight decay, as in the authors' code. The state
+is a dict of named tensors, so that a training state is a safetensors file and not a pickle.
 """
 
 from collections.abc import Mapping

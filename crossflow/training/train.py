@@ -149,7 +149,7 @@ class _Record:
 
 
 class _Clock:
-    """``timing.jsonl``: one line per saved state, with wall time and the main process's CPU time since the previous one.
+    """``timing.jsonl``: one line per saved state, with seconds and the main process's CPU seconds since the last one.
 
     ``from`` is the step of the previous state, or the step at which this process started, so that steps lost in a kill
     and repeated are not counted twice, and a gap between lines shows that one is missing.

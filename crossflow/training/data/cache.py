@@ -70,7 +70,7 @@ def cache(
 ) -> Path:
     """Encode the captioned images below ``images`` (see ``read_pairs``) into shards in ``out``, and return ``out``.
 
-    Images are centre-cropped to ``size`` pixels. ``keep_images`` also stores the images, ``image_tower`` their features.
+    Images are centre-cropped to ``size`` pixels; ``keep_images`` also stores these, ``image_tower`` their features.
     ``recipe``, plain JSON values, should name embedder and autoencoder with the hashes of their weights; it is stored
     in the index, with the sizes. Process ``process_index`` makes every ``process_count``-th shard, and the process that
     finds all shards complete writes the index. Complete shards are kept, so the same call resumes. An image that cannot
