@@ -23,7 +23,7 @@ def convert(
         from crossflow.model.checkpoint import convert as converted
 
         dropped = converted(file, out, heads)
-        to_stderr(f"{len(dropped)} weights dropped, which are needed in training only: open_clip*" if dropped else "")
+        to_stderr(f"{len(dropped)} training-only weights dropped: open_clip*" if dropped else "")
         typer.echo(out)
 
 

@@ -44,7 +44,7 @@ class Contrast:
         """CrossFlowError if the tower would not see each item's own target, or if hard negatives are not texts."""
         if learns and (guided or self.tower != "latents"):
             raise CrossFlowError(
-                "A contrast with latents that are learned along is by the tower latents, and without null items: "
+                "A contrast with jointly trained latents needs the tower latents and no null items: "
                 "let guidance be none."
             )
         if self.hard_negatives and accepts != "tokens":

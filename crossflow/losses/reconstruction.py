@@ -29,7 +29,7 @@ class ImageReconstruction:
     def check(self, accepts: str, variance: str, guided: bool, learns: bool) -> None:
         """CrossFlowError for a source that reads no image."""
         if accepts != "image":
-            raise CrossFlowError(f"An image is read back, and this source reads {accepts}.")
+            raise CrossFlowError(f"An image is reconstructed, and this source reads {accepts}.")
 
     def build(self, reads: tuple[int, ...], shape: tuple[int, int, int]) -> "ReconstructionTerm":
         """The term, with its decoder, for images of shape ``reads`` (k, i, j) and latents of ``shape``."""
@@ -59,7 +59,7 @@ class TextReconstruction:
     def check(self, accepts: str, variance: str, guided: bool, learns: bool) -> None:
         """CrossFlowError for a source that reads no text."""
         if accepts != "tokens":
-            raise CrossFlowError(f"Token embeddings are read back, and this source reads {accepts}.")
+            raise CrossFlowError(f"Token embeddings are reconstructed, and this source reads {accepts}.")
 
     def build(self, reads: tuple[int, ...], shape: tuple[int, int, int]) -> "ReconstructionTerm":
         """The term, with its decoder, for tokens of shape ``reads`` (n, d) and latents of ``shape``."""

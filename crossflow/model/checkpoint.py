@@ -77,7 +77,7 @@ def convert(path: Path, out: Path, heads: int | None = None) -> list[str]:
 
 def _check_other(path: Path, out: Path) -> None:
     if os.path.isfile(path) and os.path.isfile(out) and out.samefile(path):
-        raise CrossFlowError(f"{out} is the file to be read, which holds more than is kept of it: choose another name.")
+        raise CrossFlowError(f"{out} is also the input, which holds more than the output would: choose another name.")
 
 
 def load_checkpoint(path: str | Path, device: str = "cpu") -> CrossFlow:

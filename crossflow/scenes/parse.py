@@ -29,7 +29,7 @@ MIN_CHROMA = 40.0
 MIN_COVERAGE = 0.35
 """Coverage above which a pixel is part of a component; below one half, so that a blurred ring stays connected."""
 MIN_AREA = 8.0 / 32**2
-"""Smallest area of an object as a fraction of the image: half of a real one (a pillar of 15 of 32 x 32 pixels)."""
+"""Smallest area of an object as a fraction of the image: half the smallest real one (15 of 32 x 32 pixels)."""
 BLUR = 0.6 / 32
 """Standard deviation, in image sides, of a blurred ideal shape; the sharp one is compared as well."""
 MIN_MATCH = 0.55
@@ -87,7 +87,7 @@ def _better(whole: Found | None, pieces: list[Found]) -> list[Found]:
 
 
 def _background(pixels: np.ndarray, saturated: np.ndarray) -> np.ndarray:
-    """The background of each row [h 3]: the median of pixels away from saturated ones, else interpolated from other rows."""
+    """The background of each row [h 3]: the median of pixels away from saturated ones, else from other rows."""
     free = ~np.asarray(ndimage.binary_dilation(saturated, structure=EIGHT), dtype=bool)
     known = free.any(axis=1)
     if not known.any():
@@ -117,7 +117,7 @@ def _components(solid: np.ndarray) -> list[np.ndarray]:
 
 
 def _recognise(core: np.ndarray, solid: np.ndarray, coverage: np.ndarray, residual: np.ndarray) -> Found | None:
-    """The object of component ``core``, or None. Its soft edge is within 1/32 of the image and outside other components."""
+    """The object of component ``core``, or None. Its soft edge is within 1/32 of the image, in no other component."""
     color = int(residual[core].sum(axis=0).argmin())
     edge = max(1, len(core) // 32)
     near = ndimage.binary_dilation(core, structure=EIGHT, iterations=edge)

@@ -33,7 +33,7 @@ class SceneExample:
 
 
 def example(split: str, index: int) -> SceneExample:
-    """The ``index``-th example of ``split``, which does not depend on what else is drawn. ValueError for another split."""
+    """The ``index``-th example of ``split``, independent of all others. ValueError for an unknown split."""
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; the splits are {', '.join(SPLITS)}")
     rng = np.random.default_rng([VERSION, SPLITS[split], index])

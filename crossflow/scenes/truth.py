@@ -1,7 +1,7 @@
 """Which captions are true of which scenes, for training and measuring the dual encoder.
 
-A scene is a vector of facts; a caption is a pair of vectors, the facts that it needs and those that it forbids. A prompt
-states only what its task judges ("a photo of a ring" holds for every image with a ring); the other four captions
+A scene is a vector of facts; a caption is a pair of vectors, the facts that it needs and those that it forbids. A
+prompt states only what its task judges ("a photo of a ring" holds for every image with a ring); the other four captions
 describe the whole scene, so they forbid any further object.
 """
 

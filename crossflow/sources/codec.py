@@ -31,7 +31,9 @@ class CodecConfig:
     def build(self, reads: tuple[int, ...], shape: tuple[int, int, int]) -> "CodecSource":
         """The source; CrossFlowError if the latents that are read do not have the target's ``shape``."""
         if reads != shape:
-            raise CrossFlowError(f"Latents {list(reads)} are read, and the flow passes through {list(shape)}.")
+            raise CrossFlowError(
+                f"Latents {list(reads)} are read, and the target's are {list(shape)}: make them equal."
+            )
         return CodecSource(self)
 
 

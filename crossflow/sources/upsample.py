@@ -29,7 +29,7 @@ class UpsampleConfig:
         """The source for images of shape ``reads`` (k, i, j); CrossFlowError if they do not upsample to ``shape``."""
         channels, height, width = reads
         if (channels, height * self.factor, width * self.factor) != shape:
-            raise CrossFlowError(f"Images of {list(reads)} enlarged {self.factor} times are no latents {list(shape)}.")
+            raise CrossFlowError(f"Images of {list(reads)} enlarged {self.factor} times are not latents {list(shape)}.")
         return Upsample(self)
 
 

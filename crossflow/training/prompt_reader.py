@@ -49,7 +49,7 @@ def train(
     steps: int,
     seed: int,
 ) -> TextDecoder:
-    """Train a decoder from samples of the posteriors ``found`` to ``words``; ``order`` has one row index per example."""
+    """Train a decoder from samples of the posteriors ``found`` to ``words``; ``order`` has a row index per example."""
     torch.manual_seed(seed)
     shape = found.mean.shape[1:]
     decoder = TextDecoder(config, (shape[0], shape[1], shape[2]))
