@@ -45,7 +45,7 @@ class Autoencoder(Protocol):
     """uint8 RGB images, channels last, to latents and back."""
 
     def encode(self, images: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b c i j"]:
-        """Latents of about unit variance."""
+        """Latents, scaled as the flow is trained on them."""
         ...
 
     def decode(self, latents: Float[Tensor, "b c i j"]) -> UInt8[Tensor, "b h w 3"]:

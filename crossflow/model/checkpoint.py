@@ -138,7 +138,7 @@ def _released(
 
 def _blank(config: ModelConfig, path: str | Path) -> FlowModel:
     """The model of ``config`` on the meta device: nothing is allocated before the weights are checked."""
-    with torch.device("meta"), _naming(path):
+    with torch.device("meta"), _naming_file(path):
         return config.build(training=False)
 
 
@@ -151,7 +151,7 @@ def model_config(header: Mapping[str, Any], path: str | Path) -> ModelConfig:
             f"{path} is of format version {header.get('version')}, and this program reads {FIRST} and {VERSION}: "
             "use the release that wrote it, or train again."
         )
-    with _naming(path):
+    with _naming_file(path):
         config = migrated(header["config"], header["version"])
     return config_from_json(json.dumps(config), path)
 
@@ -179,7 +179,7 @@ def _shipped(model: FlowModel) -> dict[str, Tensor]:
 
 
 @contextmanager
-def _naming(path: str | Path) -> Iterator[None]:
+def _naming_file(path: str | Path) -> Iterator[None]:
     """Add the file's name to errors about its config."""
     try:
         yield
@@ -190,21 +190,23 @@ def _naming(path: str | Path) -> Iterator[None]:
 def config_from_json(text: str, path: str | Path) -> ModelConfig:
     """A config from JSON. CrossFlowError for a field that is unknown, missing, or of the wrong type or range."""
     try:
-        with _naming(path):
+        with _naming_file(path):
             config: ModelConfig = TypeAdapter(ModelConfig).validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the whole"
         raise CrossFlowError(f"The config in the header of {path} cannot be read: {place}: {first['msg']}.") from error
-    if not _covered(json.loads(text), json.loads(json.dumps(asdict(config)))):  # a field is unknown, or of another type
+    if not _contains(
+        json.loads(json.dumps(asdict(config))), json.loads(text)
+    ):  # a field is unknown, or of another type
         raise CrossFlowError(f"The config in the header of {path} is of another release: its fields are not today's.")
     return config
 
 
-def _covered(given: Any, whole: Any) -> bool:
+def _contains(whole: Any, given: Any) -> bool:
     """Whether ``whole`` contains ``given``; it may have more fields, added since and at their defaults."""
     if isinstance(given, dict) and isinstance(whole, dict):
-        return given.keys() <= whole.keys() and all(_covered(value, whole[name]) for name, value in given.items())
+        return given.keys() <= whole.keys() and all(_contains(whole[name], value) for name, value in given.items())
     if isinstance(given, list) and isinstance(whole, list):
-        return len(given) == len(whole) and all(map(_covered, given, whole))
+        return len(given) == len(whole) and all(map(_contains, whole, given))
     return type(given) is type(whole) and given == whole

@@ -212,12 +212,12 @@ class StageNetwork(nn.Module):
         places = self.input_layer(x)
         if self.upsample is not None:
             places = places + recompute(checkpointing, self.upsample, t, *below)
-        features = self._features(self._open(places, conditional), t, checkpointing, *context)
+        features = self._features(self._sequence(places, conditional), t, checkpointing, *context)
         if self.indicated:
             features = [feature[:, 1:].unflatten(1, places.shape[1:3]) for feature in features]
         return features, self.output_layer(features[-1], t)
 
-    def _open(self, places: Float[Tensor, "b h w d"], conditional: Bool[Tensor, " b"]) -> Tensor:
+    def _sequence(self, places: Float[Tensor, "b h w d"], conditional: Bool[Tensor, " b"]) -> Tensor:
         """For a transformer, flatten the positions and prepend the indicator token."""
         if not self.indicated:
             return places

@@ -71,7 +71,7 @@ class TimeRMSNorm(nn.Module):
         x = x.to(gain.dtype)
         if len(gain) == 1:
             return F.rms_norm(x, x.shape[-1:], gain[0], eps=1e-16)
-        return _spread(gain, x) * F.rms_norm(x, x.shape[-1:], eps=1e-16)
+        return _expanded(gain, x) * F.rms_norm(x, x.shape[-1:], eps=1e-16)
 
 
 class TimeLayerNorm(nn.Module):
@@ -88,10 +88,10 @@ class TimeLayerNorm(nn.Module):
         x = x.to(gain.dtype)
         if len(gain) == 1:
             return F.layer_norm(x, x.shape[-1:], gain[0], bias[0])
-        return torch.addcmul(_spread(bias, x), _spread(gain, x), F.layer_norm(x, x.shape[-1:]))
+        return torch.addcmul(_expanded(bias, x), _expanded(gain, x), F.layer_norm(x, x.shape[-1:]))
 
 
-def _spread(vector: Float[Tensor, "#b d"], x: Tensor) -> Tensor:
+def _expanded(vector: Float[Tensor, "#b d"], x: Tensor) -> Tensor:
     """[b d] -> [b 1 ... d], to broadcast with x."""
     return vector.reshape(-1, *[1] * (x.ndim - 2), x.shape[-1])
 

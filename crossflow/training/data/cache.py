@@ -88,7 +88,7 @@ def cache(
     recipe = dict(recipe) | settings | ({} if image_tower is None else {"image_features": True})
     plan = _plan(pairs, recipe, per_shard)
     total = -(-len(pairs) // per_shard)
-    left = _left(out, plan, total)
+    left = _unfinished(out, plan, total)
     dtype = getattr(torch, tokens_dtype)
     maker = _Maker(images, embedder, autoencoder, image_tower, size, token_count, dtype, keep_images, skip_bad)
     for number in range(process_index, total, process_count):
@@ -98,7 +98,7 @@ def cache(
         items, skipped = maker.items(pairs[number * per_shard : (number + 1) * per_shard])
         write_shard(path, items, {"plan": f"{plan} {number}", "recipe": recipe, "skipped": skipped})
         progress(f"shard {number + 1} of {total}: {len(items)} pairs")
-    if left := _left(out, plan, total):
+    if left := _unfinished(out, plan, total):
         progress(f"{len(left)} of {total} shards are left to other processes")
     else:
         write_index(out, total, recipe, str(process_index))
@@ -113,7 +113,7 @@ def _plan(pairs: Sequence[Pair], recipe: Mapping[str, Any], per_shard: int) -> s
     return digest.hexdigest()
 
 
-def _left(out: Path, plan: str, total: int) -> set[int]:
+def _unfinished(out: Path, plan: str, total: int) -> set[int]:
     """The shards that are missing or truncated; CrossFlowError for a shard of another plan."""
     left = set()
     for number in range(total):
@@ -161,7 +161,7 @@ class _Maker:
         features: dict[str, Tensor] = {}
         names = list(dict.fromkeys(pair.image for pair in pairs))
         with ThreadPoolExecutor() as pool:
-            for part in _parts(names):
+            for part in _chunks(names):
                 read = zip(part, pool.map(self._read, part), strict=True)
                 good = {name: image for name, image in read if image is not None}
                 moments |= zip(good, _by_chunk(self.autoencoder.moments, list(good.values())), strict=True)
@@ -170,8 +170,8 @@ class _Maker:
                 pixels |= good if self.keep_images else {}
         kept = [pair for pair in pairs if pair.image in moments]
         items = []
-        for part in _parts(kept):
-            tokens, mask = self.embedder.embed([pair.caption for pair in _filled(part)], self.token_count)
+        for part in _chunks(kept):
+            tokens, mask = self.embedder.embed([pair.caption for pair in _padded(part)], self.token_count)
             for i, (image, caption) in enumerate(part):
                 row = tokens[i].to("cpu", self.tokens_dtype)
                 if not (moments[image].isfinite().all() and row.isfinite().all()):
@@ -191,13 +191,13 @@ class _Maker:
 
 def _by_chunk(compute: Callable[[Tensor], Tensor], images: Sequence[Tensor]) -> list[Tensor]:
     """The outputs of ``compute`` for at most CHUNK images, padded to CHUNK."""
-    return list(compute(torch.stack(_filled(images))).float().cpu()[: len(images)]) if images else []
+    return list(compute(torch.stack(_padded(images))).float().cpu()[: len(images)]) if images else []
 
 
-def _parts(rows: Sequence[T]) -> list[Sequence[T]]:
+def _chunks(rows: Sequence[T]) -> list[Sequence[T]]:
     return [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
 
 
-def _filled(rows: Sequence[T]) -> list[T]:
+def _padded(rows: Sequence[T]) -> list[T]:
     """``rows`` padded to CHUNK with copies of the last one."""
     return [*rows, *[rows[-1]] * (CHUNK - len(rows))]
