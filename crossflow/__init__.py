@@ -1,4 +1,4 @@
-"""CrossFlow: from one modality into another by flow matching, with no noise source and no cross-attention."""
+"""CrossFlow: flow matching from one modality to another, with no noise source and no cross-attention."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import the public names when they are first used, so that ``crossflow --help`` need not wait for torch."""
+    """Import the public names on first use, so that ``crossflow --help`` does not wait for torch."""
     if name not in _HOME:
         raise AttributeError(f"module 'crossflow' has no attribute {name!r}")
     import importlib

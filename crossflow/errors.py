@@ -1,4 +1,4 @@
-"""What a user can do wrong, said in one sentence with the remedy, by both packages and both programs."""
+"""The error that both packages raise, and helpers for its messages: one sentence that names the remedy."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ T = TypeVar("T")
 
 
 class CrossFlowError(Exception):
-    """A call, a file, a setting or the machine is wrong. The message is one sentence with its remedy."""
+    """A call, a file, a setting or the machine is wrong. The message is one sentence that names the remedy."""
 
 
 @contextmanager
 def one_sentence() -> Iterator[None]:
-    """Let what a user can mend end a program with a sentence on stderr and exit code 2, and Ctrl-C with 130."""
+    """End a program on CrossFlowError with its message on stderr and exit code 2, and on Ctrl-C with exit code 130."""
     import typer
 
     try:
@@ -30,7 +30,7 @@ def one_sentence() -> Iterator[None]:
 
 
 def named(kind: str, name: str, table: Mapping[str, T]) -> T:
-    """Return ``table[name]``; an unknown name raises CrossFlowError with the nearest and with all the known names."""
+    """Return ``table[name]``; an unknown name raises CrossFlowError that lists the nearest and all known names."""
     if name in table:
         return table[name]
     raise unknown(kind, name, table)
@@ -45,6 +45,6 @@ def unknown(kind: str, name: str, available: Iterable[str]) -> CrossFlowError:
 
 
 def first_few(names: Iterable[str], show: int = 5) -> str:
-    """Join the first ``show`` names for a message, and say how many more there are: ``a, b and 7 more``."""
+    """Join the first ``show`` names for a message and count the rest: ``a, b and 7 more``."""
     listed = list(names)
     return ", ".join(listed[:show]) + (f" and {len(listed) - show} more" if len(listed) > show else "")

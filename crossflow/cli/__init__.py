@@ -1,6 +1,6 @@
-"""Train CrossFlow models, draw with them, look into their files. Results on stdout, everything else on stderr."""
+"""Train CrossFlow models, sample from them, inspect their checkpoints. Results on stdout, all else on stderr."""
 
-# Nothing heavy is imported here: ``--help`` answers at once, and each command imports what it needs.
+# Nothing heavy is imported here, so that ``--help`` is fast: each command imports what it needs.
 from __future__ import annotations
 
 import typer

@@ -1,4 +1,4 @@
-"""The command ``crossflow cache``."""
+"""The command ``cache``."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def cache(
         Path | None, typer.Option(help="SigLIP's weights, for recipes with image features.", show_default=False)
     ] = None,
     half: Annotated[bool, typer.Option("--half", help="Keep token embeddings in float16.")] = False,
-    per_shard: Annotated[int, typer.Option(min=1, help="Pairs a shard.")] = 1024,
+    per_shard: Annotated[int, typer.Option(min=1, help="Pairs per shard.")] = 1024,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read.")] = False,
     device: Device = "auto",
 ) -> None:
-    """Make a folder of images and captions into what training reads. Give the same command again to go on.
+    """Encode a folder of images and captions for training. The same command again resumes.
 
     Several processes: torchrun --standalone --nproc-per-node 2 --no-python crossflow cache CONFIG ...
     """
@@ -71,12 +71,12 @@ def cache(
             process_count=int(os.environ.get("WORLD_SIZE", 1)),
             progress=to_stderr,
         )
-        if os.environ.get("RANK", "0") == "0":  # under torchrun one process speaks for all
+        if os.environ.get("RANK", "0") == "0":  # under torchrun only the main process prints
             typer.echo(out)
 
 
 def _own_device(name: str) -> str:
-    """The device of this process: each of a machine has a GPU of its own."""
+    """The device of this process: each local process gets its own GPU."""
     from crossflow.files.devices import usable_device
 
     device = usable_device(name)
@@ -86,7 +86,7 @@ def _own_device(name: str) -> str:
 def _loaded(
     reads: TokensConfig, text_encoder: Path | None, autoencoder: Path | None, device: str
 ) -> tuple[TextEmbedder, KLAutoencoder, dict[str, str]]:
-    """Text encoder and autoencoder, and what the index says of them."""
+    """Text encoder and autoencoder, and their entries in the index."""
     from crossflow.files.folders import cache_folder
     from crossflow.files.hashes import content_sha256
     from crossflow.modalities.kl_autoencoder import KLAutoencoder
@@ -103,7 +103,7 @@ def _loaded(
 
 
 def _tower(config: str, weights: Path | None, device: str) -> tuple[FrozenSiglip, dict[str, str]]:
-    """The network that makes image features, and what the index says of it."""
+    """The network that computes image features, and its entry in the index."""
     from crossflow.errors import CrossFlowError
     from crossflow.files.hashes import content_sha256
     from crossflow.losses.towers import FrozenSiglip

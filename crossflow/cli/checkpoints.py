@@ -1,4 +1,4 @@
-"""Checkpoints as files: the commands ``convert``, ``export`` and ``info``."""
+"""The commands on checkpoint files: ``convert``, ``export`` and ``info``."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ def convert(
     file: Annotated[Path, typer.Argument(help="A checkpoint that the authors released.", show_default=False)],
     out: Annotated[Path, typer.Argument(help="The .safetensors file to write.", show_default=False)],
     heads: Annotated[
-        int | None, typer.Option(min=1, help="Attention heads, which no file tells.", show_default="by the width")
+        int | None, typer.Option(min=1, help="Attention heads, which no file states.", show_default="by the width")
     ] = None,
 ) -> None:
-    """Write a released checkpoint as one of ours, without what only training needs."""
+    """Convert a released checkpoint to our format, without training-only weights."""
     with one_sentence():
         from crossflow.model.checkpoint import convert as converted
 
         dropped = converted(file, out, heads)
-        to_stderr(f"{len(dropped)} weights dropped, which are needed in training only: open_clip*" if dropped else "")
+        to_stderr(f"{len(dropped)} training-only weights dropped: open_clip*" if dropped else "")
         typer.echo(out)
 
 
@@ -32,9 +32,9 @@ def export(
     out: Annotated[Path, typer.Argument(help="Where to write it.", show_default=False)],
     solver: Annotated[str, typer.Option(help="Name of a solver.", show_default=False)],
     steps: Annotated[int, typer.Option(min=1, help="Solver steps.", show_default=False)],
-    guidance_scale: Annotated[float, typer.Option(help="1 is none.", show_default=False)],
+    guidance_scale: Annotated[float, typer.Option(help="1 is no guidance.", show_default=False)],
 ) -> None:
-    """Copy a checkpoint with other recommended sampling settings, as chosen on a validation split."""
+    """Copy a checkpoint with other default sampling settings, as chosen on a validation split."""
     with one_sentence():
         from crossflow.model.checkpoint import export_checkpoint
         from crossflow.model.config import Sampling
@@ -44,7 +44,7 @@ def export(
 
 
 def info(file: Annotated[Path | None, typer.Argument(help="A checkpoint.", show_default="the shipped")] = None) -> None:
-    """Print what a checkpoint is and how it was trained, as JSON."""
+    """Print a checkpoint's config and training as JSON."""
     with one_sentence():
         from crossflow.files.folders import shipped
         from crossflow.model.checkpoint import describe

@@ -1,4 +1,4 @@
-"""What the commands share: options, one sentence for what a user can mend, and lines on stderr."""
+"""Output of the commands: errors as one sentence, and lines on stderr."""
 
 from __future__ import annotations
 

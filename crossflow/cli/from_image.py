@@ -1,4 +1,4 @@
-"""The command ``from-image``: captions, depth maps or larger images of image files."""
+"""The command ``from-image``: captions, depth maps or larger images from image files."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def from_image(
     out: Annotated[Path, typer.Option(help="Folder for the outputs and outputs.jsonl.", show_default=False)],
     task: Annotated[Literal["caption", "depth", "sr"], typer.Option(help="Which shipped model.")] = "caption",
     ckpt: Annotated[Path | None, typer.Option(help="A checkpoint instead.", show_default="the shipped")] = None,
-    seed: Annotated[int, typer.Option(help="With the file's name it decides an output.")] = 0,
+    seed: Annotated[int, typer.Option(help="With the file name it determines an output.")] = 0,
     solver: Annotated[str | None, typer.Option(help="Name of a solver.", show_default="the checkpoint's")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Solver steps.", show_default="the checkpoint's")] = None,
     precision: Annotated[str, typer.Option(help="auto, float64 or float32.")] = "auto",
     device: Device = "auto",
 ) -> None:
-    """Caption images, estimate their depth (.npy in metres, and a .png to look at) or enlarge them."""
+    """Caption images, estimate their depth (.npy in metres, and a .png to view) or upscale them."""
     with one_sentence():
         import numpy as np
 
@@ -49,7 +49,7 @@ def from_image(
 
 
 def _write(out: Path, file: Path, output: Any) -> dict[str, str]:
-    """Write one output, and return its line of outputs.jsonl."""
+    """Write one output, and return its row of outputs.jsonl."""
     import numpy as np
 
     from crossflow.files.writing import replacing

@@ -1,4 +1,4 @@
-"""Walks and sums between prompts: the commands ``interpolate`` and ``arithmetic``."""
+"""The commands on source latents: ``interpolate`` and ``arithmetic``."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def interpolate(
     first: Annotated[str, typer.Argument(help="The prompt to begin with.", show_default=False)],
     last: Annotated[str, typer.Argument(help="The prompt to end with.", show_default=False)],
     out: Images,
-    frames: Annotated[int, typer.Option(min=2, help="Images, both ends included.")] = 40,
+    frames: Annotated[int, typer.Option(min=2, help="Number of images, both ends included.")] = 40,
     ckpt: Checkpoint = None,
-    seed: Annotated[int, typer.Option(help="It decides both sources.")] = 0,
+    seed: Annotated[int, typer.Option(help="It determines both source latents.")] = 0,
     solver: Solver = None,
     steps: Steps = None,
     guidance_scale: Guidance = None,
@@ -35,7 +35,7 @@ def interpolate(
     precision: Precision = "auto",
     device: Device = "auto",
 ) -> None:
-    """Walk on a line from one prompt's source to another's: frames, a grid and an animation."""
+    """Interpolate between the source latents of two prompts: frames, a grid and an animation."""
     with one_sentence():
         from crossflow.files.folders import shipped
         from crossflow.model.config import Override
@@ -56,7 +56,7 @@ def arithmetic(
     ] = None,
     scale: Annotated[float, typer.Option(help="Multiplies what is added and subtracted.")] = 1.0,
     ckpt: Checkpoint = None,
-    seed: Annotated[int, typer.Option(help="It decides all sources.")] = 0,
+    seed: Annotated[int, typer.Option(help="It determines all source latents.")] = 0,
     solver: Solver = None,
     steps: Steps = None,
     guidance_scale: Guidance = None,
@@ -65,7 +65,7 @@ def arithmetic(
     precision: Precision = "auto",
     device: Device = "auto",
 ) -> None:
-    """Add and subtract the sources of prompts: an image of each prompt, and of the sum."""
+    """Add and subtract the source latents of prompts: an image of each prompt, and of the sum."""
     with one_sentence():
         from crossflow.files.folders import shipped
         from crossflow.model.config import Override

@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Checkpoint = Annotated[
 ]
 Solver = Annotated[str | None, typer.Option(help="Name of a solver.", show_default="the checkpoint's")]
 Steps = Annotated[int | None, typer.Option(help="Solver steps.", show_default="the checkpoint's")]
-Guidance = Annotated[float | None, typer.Option(help="1 is none.", show_default="the checkpoint's")]
+Guidance = Annotated[float | None, typer.Option(help="1 is no guidance.", show_default="the checkpoint's")]
 Precision = Annotated[str, typer.Option(help="auto, float64, float32 or bfloat16.")]
 Images = Annotated[Path, typer.Option(help="Folder for the images.", show_default=False)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]

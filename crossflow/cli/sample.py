@@ -25,10 +25,10 @@ from crossflow.cli.options import (
 def sample(
     out: Annotated[Path, typer.Option(help="Folder for the images and samples.jsonl.", show_default=False)],
     prompt: Annotated[list[str] | None, typer.Option(help="A prompt; may be repeated.", show_default=False)] = None,
-    prompts: Annotated[Path | None, typer.Option(help="A file of prompts, one a line.", show_default=False)] = None,
+    prompts: Annotated[Path | None, typer.Option(help="A file of prompts, one per line.", show_default=False)] = None,
     ckpt: Checkpoint = None,
-    per_prompt: Annotated[int, typer.Option(min=1, help="Images a prompt.")] = 1,
-    seed: Annotated[int, typer.Option(help="With prompt and copy it decides an image.")] = 0,
+    per_prompt: Annotated[int, typer.Option(min=1, help="Images per prompt.")] = 1,
+    seed: Annotated[int, typer.Option(help="With prompt and copy it determines an image.")] = 0,
     solver: Solver = None,
     steps: Steps = None,
     guidance_scale: Guidance = None,
@@ -37,7 +37,7 @@ def sample(
     precision: Precision = "auto",
     device: Device = "auto",
 ) -> None:
-    """Draw prompts into a folder. Give the same command again to go on where it was stopped."""
+    """Sample images of prompts into a folder. The same command again resumes."""
     with one_sentence():
         from crossflow.errors import CrossFlowError
 
@@ -62,7 +62,7 @@ def sample(
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """The prompts in a file of UTF-8 text, one a line, without blank lines; it is never read whole."""
+    """The prompts in a UTF-8 text file, one per line, blank lines skipped; the file is streamed."""
     from crossflow.errors import CrossFlowError
 
     found = False
@@ -81,13 +81,13 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def _count(path: Path) -> int | None:
-    """The number of prompts in a file, which is so checked as a whole; None for a pipe, which can be read only once."""
+    """The number of prompts in a file, which is thereby checked whole; None for a pipe, which can be read only once."""
     return None if path.is_fifo() else sum(1 for _ in _lines(path))
 
 
 @contextmanager
 def _bar(total: int | None) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr, where that is a terminal."""
+    """A progress bar on stderr, if that is a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

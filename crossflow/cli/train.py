@@ -35,18 +35,19 @@ def train(
     data: Annotated[
         Path | None, typer.Option(help="Folder of crossflow cache, or of the authors' features.", show_default=False)
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the weights and of every draw.")] = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out was stopped.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the initial weights and of all sampling.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")] = False,
     steps: Annotated[int | None, typer.Option(min=1, help="Number of steps.", show_default="the recipe's")] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Items a step, over all processes.", show_default="the recipe's")
+        int | None, typer.Option(min=1, help="Items per step, over all processes.", show_default="the recipe's")
     ] = None,
     accumulate: Annotated[
-        int | None, typer.Option(min=1, help="Parts a step, one after the other.", show_default="the recipe's")
+        int | None,
+        typer.Option(min=1, help="Micro-batches per step (gradient accumulation).", show_default="the recipe's"),
     ] = None,
-    shard: Annotated[bool, typer.Option("--shard", help="Divide the weights among processes (FSDP2).")] = False,
+    shard: Annotated[bool, typer.Option("--shard", help="Shard the weights over processes (FSDP2).")] = False,
     checkpointing: Annotated[
-        bool, typer.Option("--checkpointing", help="Compute activations again and not keep them.")
+        bool, typer.Option("--checkpointing", help="Recompute activations instead of storing them.")
     ] = False,
     text_encoder: TextEncoder = None,
     autoencoder: Autoencoder = None,
@@ -56,9 +57,9 @@ def train(
         bool, typer.Option("--list", callback=_list_configs, is_eager=True, help="List the recipes and exit.")
     ] = False,
 ) -> None:
-    """Train a recipe into a folder; the path of the checkpoint is printed.
+    """Train a recipe into a folder and print the path of the checkpoint.
 
-    The text encoder and the autoencoder draw the sample grids of recipes that read --data; without them there are none.
+    Recipes that read --data need the text encoder and the autoencoder for sample grids, and draw none without them.
 
     Several processes: torchrun --standalone --nproc-per-node 2 --no-python crossflow train CONFIG --out DIR
     """
@@ -86,5 +87,5 @@ def train(
             autoencoder=autoencoder,
             progress=to_stderr,
         )
-        if os.environ.get("RANK", "0") == "0":  # under torchrun one process speaks for all
+        if os.environ.get("RANK", "0") == "0":  # under torchrun only the main process prints
             typer.echo(path)

@@ -1,1 +1,4 @@
-"""Strict readers and atomic writers of tensors, images, arrays and pretrained folders; both packages use them."""
+"""Files and the machine: strict readers and atomic writers, hashes, locks, devices, and tables of configs by kind.
+
+Both packages use it. Nothing here depends on a model.
+"""

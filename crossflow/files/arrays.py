@@ -1,8 +1,8 @@
-"""Dicts of arrays that numpy saved, read without trusting them.
+"""Dicts of arrays saved by numpy, read safely from untrusted files.
 
-``numpy.save`` of a dict is a pickle, and a pickle can name any function for its reader to call. Here it can name a few
-stand-ins alone, which do no more than keep what they are given; arrays are made afterwards, of plain numbers and text,
-once type and size have been checked. Nothing of numpy's own unpickling sees a byte of the file.
+``numpy.save`` of a dict writes a pickle, and a pickle can make its reader call any function. This reader resolves only
+the few names that arrays need, each to a stand-in that stores its arguments. Arrays of plain numbers and text are built
+afterwards, once dtype and size have been checked. numpy's own unpickling code never runs on the file.
 """
 
 import io
@@ -19,15 +19,16 @@ import numpy as np
 from crossflow.errors import CrossFlowError
 
 LARGEST = 64 << 20
-"""Bytes of the largest file that is read, unpacked; one item of the authors' layout has less than two million."""
+"""Largest file that is read, in bytes after decompression; one item of the authors' layout has under two million."""
 PLAIN = re.compile(r"[biuf][0-9]{1,2}|U[0-9]{1,6}")
+"""The dtypes that are read: bool, integers, floats and text."""
 
 
 def read_arrays(path: Path) -> dict[str, Any]:
-    """The dict that ``numpy.save`` (.npy) or ``numpy.savez`` (.npz) put into a file; values that are no arrays stay.
+    """The dict in a file of ``numpy.save`` (.npy) or ``numpy.savez`` (.npz); values that are not arrays are kept as is.
 
-    CrossFlowError, before anything of the file has run, where it is missing, cut short, larger than LARGEST or
-    anything but numbers and text in arrays.
+    CrossFlowError, before any code in the file could run, if it is missing, truncated, larger than LARGEST, or holds
+    arrays of anything but numbers and text.
     """
     try:
         size = path.stat().st_size
@@ -39,7 +40,7 @@ def read_arrays(path: Path) -> dict[str, Any]:
         raise CrossFlowError(f"{path} cannot be read ({error.strerror}): make it again, or take it away.") from error
     except CrossFlowError as error:
         raise CrossFlowError(f"{path} is not used: {error}.") from error
-    except Exception as error:  # no list is promised of what damaged bytes raise in pickle and zipfile
+    except Exception as error:  # pickle and zipfile document no list of what damaged bytes raise
         why = " ".join(str(error).split()) or type(error).__name__
         raise CrossFlowError(f"{path} is damaged or no dict of arrays ({why}): make it again.") from error
 
@@ -68,14 +69,14 @@ def _unpickled(content: io.BufferedIOBase) -> dict[str, Any]:
 
 
 def _header(file: io.BufferedIOBase) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, whether the order is Fortran's, and type of the array that follows; the file is left at its start."""
+    """Shape, Fortran order and dtype of the array that follows; the file is left at the start of its data."""
     version = np.lib.format.read_magic(file)
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     return readers[version](file)
 
 
 def _array(data: Any, dtype: np.dtype[Any], shape: tuple[int, ...], fortran: bool) -> np.ndarray:
-    """An array in this machine's byte order, of its own memory."""
+    """An array in native byte order that owns its memory."""
     if not PLAIN.fullmatch(dtype.str[1:]):
         raise CrossFlowError(f"it holds an array of {dtype}, and only plain numbers and text are read")
     if not isinstance(data, bytes | bytearray) or len(data) != math.prod(shape) * dtype.itemsize:
@@ -85,7 +86,7 @@ def _array(data: Any, dtype: np.dtype[Any], shape: tuple[int, ...], fortran: boo
 
 
 class _Dtype:
-    """Stands in for ``numpy.dtype``: a code, and the byte order that its state brings."""
+    """Stands in for ``numpy.dtype``: its type code, and the byte order from its pickled state."""
 
     def __init__(self, code: str, *_: object) -> None:
         self.code, self.order = code, "|"
@@ -95,7 +96,7 @@ class _Dtype:
 
 
 class _Array:
-    """Stands in for ``numpy.ndarray``: its state as given, (version, shape, type, Fortran's order, data)."""
+    """Stands in for ``numpy.ndarray``: its pickled state (version, shape, dtype, Fortran order, data), unchecked."""
 
     state: tuple[Any, ...]
 
@@ -103,7 +104,7 @@ class _Array:
         self.state = state
 
     def checked(self, name: str) -> np.ndarray:
-        """The array itself."""
+        """The array, once its dtype and size are checked; ``name`` is for the message."""
         _, shape, dtype, fortran, data = self.state
         if not PLAIN.fullmatch(dtype.code):
             raise CrossFlowError(f"{name} is an array of type {dtype.code}, and only plain numbers and text are read")
@@ -117,14 +118,14 @@ def _stand_in(shape: object, dtype: object, fortran: bool, data: object) -> _Arr
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows what numpy's pickles of arrays and scalars name, in its releases 1 and 2 and protocols 2 to 5.
+    """Resolves the globals in pickles of arrays and scalars, of numpy 1 and 2 and pickle protocols 2 to 5.
 
-    Each name is answered by a stand-in of this module. They are classes with a ``__setstate__`` and bound methods,
-    which a pickle cannot alter; so nothing one file does reaches the next.
+    Each resolves to a stand-in of this module: a class with ``__setstate__`` or a bound method. A pickle cannot alter
+    these, so no file affects how the next one is read.
     """
 
     def find_class(self, module_name: str, global_name: str) -> Callable[..., Any]:
-        """The stand-in for a global; CrossFlowError for any that arrays do not need."""
+        """The stand-in for a global; CrossFlowError for one that arrays do not need."""
         name = f"{module_name}.{global_name}".replace("numpy._core.", "numpy.core.")
         known: Mapping[str, Callable[..., Any]] = {
             "numpy.dtype": _Dtype,

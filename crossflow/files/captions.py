@@ -1,4 +1,4 @@
-"""Captions of images, read strictly from a file, or from files beside the images."""
+"""Captions of images, read strictly from one file or from text files beside the images."""
 
 import csv
 import io
@@ -12,23 +12,23 @@ from crossflow.errors import CrossFlowError, first_few
 from crossflow.files.images import SUFFIXES
 
 Row = tuple[str, Any, Any]
-"""A place in a captions file, and the image and the caption that stand there, whatever they are."""
+"""A location in a captions file, and the image and caption found there, not yet checked."""
 
 
 class Pair(NamedTuple):
-    """An image, as its path below the folder with forward slashes, and one of its captions."""
+    """An image, as its path relative to the folder with forward slashes, and one of its captions."""
 
     image: str
     caption: str
 
 
 def read_pairs(folder: Path, captions: Path | None) -> list[Pair]:
-    """The captioned images below ``folder``, sorted by path; those of one image stay in the order of their file.
+    """The captioned images below ``folder``, sorted by path; the captions of one image keep their order in the file.
 
-    ``captions`` is a file as :func:`read_captions` reads it; images that it does not name are left out. None takes the
-    captions from ``<image's name>.txt`` beside each image, one a line. Paths may have the backslashes of Windows.
-    CrossFlowError for a file that is missing or of another form, with its line; for a caption without its image, or,
-    with None, an image without its captions.
+    ``captions`` is a file that ``read_captions`` reads; images that it does not name are left out. With None, captions
+    come from ``<image's name>.txt`` beside each image, one per line. Paths may use backslashes. CrossFlowError for a
+    file that is missing or malformed, with its line; for a caption whose image is missing; and, with None, for an image
+    without captions.
     """
     if not folder.is_dir():
         raise CrossFlowError(f"There is no folder {folder}: give the folder that holds the images.")
@@ -56,10 +56,10 @@ def _beside(folder: Path, images: Iterable[str], files: set[str]) -> Iterator[Pa
 
 
 def read_captions(path: Path, columns: Sequence[str] = ("image",)) -> Iterator[Pair]:
-    """The images and captions of a file by its suffix, in its order, as they are named there.
+    """The images and captions of a file, in its order; the suffix decides the format.
 
     ``.csv`` and ``.jsonl`` have ``caption`` and exactly one of the ``columns`` that may name the image; ``.json`` is in
-    COCO's form. CrossFlowError for a file that is missing or of another form, with its line.
+    COCO's format. CrossFlowError for a file that is missing or malformed, with its line.
     """
     suffix = path.suffix.lower()
     if suffix == ".json":
@@ -71,7 +71,7 @@ def read_captions(path: Path, columns: Sequence[str] = ("image",)) -> Iterator[P
 
 
 def _pairs(path: Path, rows: Iterable[Row]) -> Iterator[Pair]:
-    """The pairs of a file; CrossFlowError for a row that is no pair, and where there is none at all."""
+    """The pairs of a file; CrossFlowError for a row that is not a pair, and for a file without rows."""
     place = ""
     for place, image, caption in rows:
         pair = Pair(_stripped(image), _stripped(caption))
@@ -83,7 +83,7 @@ def _pairs(path: Path, rows: Iterable[Row]) -> Iterator[Pair]:
 
 
 def _stripped(value: Any) -> str:
-    """Text without the space around it; empty for anything else, and for text that UTF-8 cannot hold."""
+    """Text without surrounding whitespace; empty for anything else, and for text that UTF-8 cannot encode."""
     text = value.strip() if isinstance(value, str) else ""
     return text if text == text.encode(errors="ignore").decode() else ""
 
@@ -97,13 +97,13 @@ def _text(path: Path) -> str:
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Each line that is not blank, and its place."""
+    """Each line that is not blank, after its location."""
     lines = enumerate(_text(path).split("\n"), start=1)
     return ((f"line {number}", line) for number, line in lines if line.strip())
 
 
 def _key(where: str, present: Iterable[str], columns: Sequence[str]) -> str:
-    """The column that names the image; CrossFlowError where there is none, or several, or no caption."""
+    """The column that names the image; CrossFlowError if there is none, or several, or no column ``caption``."""
     present = set(present)
     keys = [column for column in columns if column in present]
     if len(keys) != 1 or "caption" not in present:

@@ -1,4 +1,4 @@
-"""The device that a name means on this machine."""
+"""Device names, resolved on this machine."""
 
 import os
 
@@ -6,7 +6,10 @@ from crossflow.errors import CrossFlowError
 
 
 def usable_device(name: str) -> str:
-    """``name`` (cpu, cuda or cuda:N) if this machine has it; ``auto`` is cuda where there is one, else cpu."""
+    """``name`` (cpu, cuda or cuda:N) if this machine has it; ``auto`` is cuda if available, else cpu.
+
+    CrossFlowError for a device that it does not have.
+    """
     if name == "cpu":  # known without torch, which takes seconds to import
         return name
     import torch
@@ -20,7 +23,7 @@ def usable_device(name: str) -> str:
 
 
 def own_device(name: str) -> str:
-    """``usable_device``; but under ``torchrun`` ``auto`` and ``cuda`` are a GPU for each process of the machine."""
+    """``usable_device``, except that under ``torchrun`` ``auto`` and ``cuda`` give each local process its own GPU."""
     device, local = usable_device(name), os.environ.get("LOCAL_RANK", "")
     if device != "cuda" or not local.isdecimal():
         return device

@@ -1,4 +1,4 @@
-"""The folders that this package keeps things in."""
+"""Where this package keeps its cache and its shipped weights."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ from crossflow.errors import named
 
 
 def cache_folder() -> Path:
-    """The folder ``CROSSFLOW_CACHE``, by default ~/.cache/crossflow."""
+    """The folder in the environment variable ``CROSSFLOW_CACHE``, by default ~/.cache/crossflow."""
     return Path(os.environ.get("CROSSFLOW_CACHE", Path.home() / ".cache" / "crossflow"))
 
 
@@ -17,5 +17,5 @@ TASKS = ("t2i", "caption", "depth", "sr")
 
 
 def shipped(task: str) -> Path:
-    """The shipped model of a task of the embedded world: t2i, caption, depth or sr. CrossFlowError for another name."""
+    """The checkpoint shipped for a task: t2i, caption, depth or sr. CrossFlowError for another name."""
     return WEIGHTS / f"scenes-{named('shipped model', task, dict.fromkeys(TASKS, task))}.safetensors"

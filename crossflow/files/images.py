@@ -1,11 +1,10 @@
-"""Image files, read strictly: what cannot be read exactly is refused by name.
+"""Image files, read strictly: an image that cannot be decoded losslessly to 8-bit RGB is refused.
 
-An image is decoded to 8-bit RGB, only by steps that lose nothing:
-
-- grey, black-and-white and palette images become RGB exactly; an alpha channel that is opaque everywhere is dropped;
-- refused: transparency (what lies behind is not known), CMYK (its RGB depends on a colour profile), more than 8 bits
-  a channel (rounding), several frames, zero-byte, truncated or otherwise unreadable files;
-- pixels are taken as stored: EXIF orientation and colour profiles are not applied, as in every FID implementation.
+- Greyscale, black-and-white and palette images become RGB exactly; an alpha channel that is opaque everywhere is
+  dropped.
+- Refused are transparency (the background is unknown), CMYK (its RGB depends on a colour profile), more than 8 bits
+  per channel (rounding), several frames, and empty, truncated or otherwise unreadable files.
+- Pixels are taken as stored: EXIF orientation and colour profiles are not applied, as in every FID implementation.
 """
 
 import io
@@ -17,7 +16,7 @@ from PIL import Image, ImageFile
 from crossflow.errors import CrossFlowError
 
 FORMATS = {"BMP": (".bmp",), "JPEG": (".jpeg", ".jpg"), "PNG": (".png",), "WEBP": (".webp",)}
-"""What is read, by content; the name may end in anything."""
+"""Formats that are read, by content: the suffix of a file may be any."""
 SUFFIXES = tuple(suffix for several in FORMATS.values() for suffix in several)
 PNG_END = b"IEND\xaeB`\x82"
 
@@ -29,7 +28,7 @@ class UnreadableImage(Exception):
 def read_image(path: Path, formats: Iterable[str] = FORMATS) -> Image.Image:
     """Read an image file of one of the ``formats`` as an RGB image.
 
-    CrossFlowError for a file that is missing, and for all that the module's docstring lists as refused.
+    CrossFlowError for a file that is missing, and for everything that the module docstring lists as refused.
     """
     try:
         return decode_image(path.read_bytes(), formats)[0]
@@ -53,7 +52,7 @@ def decode_image(content: bytes, formats: Iterable[str] = FORMATS) -> tuple[Imag
                 raise UnreadableImage(f"{frames} frames")
             if kind == "PNG" and content[24] > 8:  # the header's bit depth; Pillow would round silently
                 raise UnreadableImage(f"{content[24]} bits a channel")
-            if kind == "PNG" and PNG_END not in content:  # Pillow does not miss it
+            if kind == "PNG" and PNG_END not in content:  # Pillow does not check for it
                 raise UnreadableImage("truncated")
             image.load()
             return _rgb(image), kind
@@ -65,7 +64,7 @@ def decode_image(content: bytes, formats: Iterable[str] = FORMATS) -> tuple[Imag
 
 
 def why_unreadable(error: Exception) -> str:
-    """In a few words, why a file could not be opened or decoded."""
+    """A short reason why a file could not be opened or decoded."""
     return (error.strerror or type(error).__name__) if isinstance(error, OSError) else str(error)
 
 

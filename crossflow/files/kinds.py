@@ -1,7 +1,7 @@
-"""Configs by their kind: what a room has of its own, and what other packages add to it.
+"""Registries of config classes by their ``kind``, which other packages can extend.
 
-A room keeps one table of its configs, such as ``crossflow.sources.SOURCES``. Another package adds to it by an entry
-point in the table's group (its name the kind, its object the config's class), or in code by ``add``.
+Each kind of part has one registry, such as ``crossflow.sources.SOURCES``. Another package adds to it by an entry point
+in the registry's group, whose name is the kind and whose object is the config class, or in code by ``add``.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,14 +14,14 @@ from crossflow.errors import CrossFlowError
 
 
 class Kinds(Mapping[str, type]):
-    """The classes of configs that there are of one sort, by their ``kind``. ``group`` is that of the entry points."""
+    """Config classes of one ``sort`` ("source", "loss", ...) by their ``kind``; ``group`` is the entry-point group."""
 
     def __init__(self, sort: str, group: str, *own: type) -> None:
         self.sort, self.group = sort, group
         self._own = {_kind_of(each): each for each in own}
 
     def add(self, config: type) -> type:
-        """Add a class, which is returned, so that this is a decorator too. CrossFlowError for a kind there is."""
+        """Register and return a config class; also usable as a decorator. CrossFlowError for a kind that exists."""
         kind = _kind_of(config)
         if kind in self._own and self._own[kind] is not config:
             raise CrossFlowError(f"There is a {self.sort} of the kind {kind!r} already: give it another kind.")
@@ -29,7 +29,7 @@ class Kinds(Mapping[str, type]):
         return config
 
     def remove(self, kind: str) -> None:
-        """Take back what ``add`` did."""
+        """Undo ``add``."""
         del self._own[kind]
 
     def __getitem__(self, kind: str) -> type:
@@ -48,7 +48,7 @@ class Kinds(Mapping[str, type]):
 
     @property
     def reader(self) -> PlainValidator:
-        """For pydantic: plain values become the config of their kind; what is a config already stays."""
+        """A pydantic validator: a mapping becomes the config of its ``kind``; a config is returned as is."""
         return PlainValidator(self._read)
 
     def _read(self, value: Any) -> Any:

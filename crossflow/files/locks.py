@@ -1,4 +1,4 @@
-"""One process at a time in a folder: a lock that the operating system takes back however its holder ends."""
+"""One process at a time in a folder: a lock that the operating system releases however its holder ends."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -9,15 +9,15 @@ from filelock import FileLock, Timeout
 from crossflow.errors import CrossFlowError
 
 NAME = ".lock"
-"""The lock's file in the folder; it stays there, empty, when the lock is given back."""
+"""The lock file in the folder; it stays there, empty, after the lock is released."""
 
 
 @contextmanager
 def only_writer(folder: Path, doing: str, wait: bool = False) -> Iterator[None]:
-    """Hold ``folder``, which exists, against other processes; children do not inherit the lock.
+    """Lock ``folder``, which exists, against other processes; child processes do not inherit the lock.
 
-    CrossFlowError at once where another process holds it, saying that it is ``doing`` (such as "training") there;
-    with ``wait`` this one waits instead. Where the file system knows no locks nothing is held.
+    If another process holds it, raise CrossFlowError at once; ``doing`` ("training", ...) is what the message says that
+    process does there. With ``wait``, wait for it instead. On a file system without locks nothing is locked.
     """
     lock = FileLock(folder / NAME, timeout=-1 if wait else 0, fallback_to_soft=False)
     with suppress(OSError, NotImplementedError):

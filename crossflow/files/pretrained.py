@@ -1,4 +1,4 @@
-"""What others trained: found where it lies on this machine, loaded without a word, never downloaded."""
+"""Pretrained weights of others: found on this machine, loaded without progress bars, never downloaded."""
 
 import pickle
 import re
@@ -15,13 +15,13 @@ from torch import Tensor
 from crossflow.errors import CrossFlowError, first_few
 
 UNREADABLE = (EOFError, LookupError, OSError, RuntimeError, SafetensorError, ValueError, pickle.UnpicklingError)
-"""What the libraries raise on files that are cut short, of another kind, or pickles of more than tensors."""
+"""What the libraries raise on files that are truncated, of another format, or pickles of more than tensors."""
 
 
 def local_folder(source: str | Path, holds: str) -> Path:
     """The folder ``source``, or the files of the hub model ``source`` in the local cache (``HF_HOME``).
 
-    Nothing is downloaded. CrossFlowError where there is neither; ``holds`` says which files the folder should hold.
+    Nothing is downloaded. CrossFlowError if there is neither; ``holds`` says in the message which files it should have.
     """
     if Path(source).is_dir():
         return Path(source)
@@ -43,7 +43,7 @@ def local_folder(source: str | Path, holds: str) -> Path:
 
 @contextmanager
 def readable(path: Path, kind: str) -> Iterator[None]:
-    """Say as CrossFlowError that ``path`` is not, or no longer, what a library should read as ``kind``."""
+    """Turn a library's error on reading ``path`` as ``kind`` into a CrossFlowError."""
     try:
         yield
     except UNREADABLE as error:
@@ -54,7 +54,7 @@ def readable(path: Path, kind: str) -> Iterator[None]:
 
 @contextmanager
 def quiet(logging: Any) -> Iterator[None]:
-    """No progress bar and no notice of transformers or diffusers, whichever library's ``utils.logging`` is given."""
+    """Silence progress bars and notices of transformers or diffusers, given that library's ``utils.logging``."""
     bar, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()
@@ -67,14 +67,14 @@ def quiet(logging: Any) -> Iterator[None]:
 
 
 def load_pretrained(kind: Any, folder: Path, logging: Any, exact: bool = False, **options: Any) -> Any:
-    """The model of class ``kind`` in ``folder``, frozen; safetensors, or pickles of tensors alone.
+    """The model of class ``kind`` in ``folder``, frozen, in eval mode; from safetensors or pickles of tensors alone.
 
-    CrossFlowError where the files are damaged or lack any weight: the libraries would draw that at random. With
-    ``exact`` also where they hold weights that the class does not know.
+    CrossFlowError if the files are damaged or lack a weight, which the libraries would initialise at random; with
+    ``exact`` also if they hold weights that the class does not have.
     """
     with quiet(logging), readable(folder, kind.__name__):
         model, report = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True, **options)
-    # transformers 4 stored the numbers of positions
+    # transformers 4 stored the position ids
     unknown = {name for name in report["unexpected_keys"] if not name.endswith("position_ids")} if exact else set()
     if unknown:
         few = first_few(sorted(unknown), 3)
@@ -86,9 +86,9 @@ def load_pretrained(kind: Any, folder: Path, logging: Any, exact: bool = False, 
 
 
 def is_pickle(path: Path) -> bool:
-    """Whether a file is a pickle and not safetensors, which begin with eight bytes and then JSON.
+    """Whether a file is a pickle rather than safetensors, which begins with eight bytes and then JSON.
 
-    Its name tells where its first bytes do not. False where it cannot be read.
+    The suffix decides if the first bytes do not. False if the file cannot be read.
     """
     try:
         with path.open("rb") as file:
@@ -101,7 +101,7 @@ def is_pickle(path: Path) -> bool:
 
 
 def unpickled(path: Path) -> Any:
-    """What a pickle of tensors holds, mapped into memory. CrossFlowError for any other file; nothing of it is run."""
+    """The content of a pickle of tensors, memory-mapped. CrossFlowError for any other file; no code in it is run."""
     try:
         with path.open("rb") as file:
             zipped = file.read(2) == b"PK"
@@ -120,7 +120,7 @@ def unpickled(path: Path) -> Any:
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors by name of a safetensors file, or of a pickle of tensors alone, bare or under ``state_dict``.
+    """The state dict in a safetensors file, or in a pickle of tensors alone, at top level or under ``state_dict``.
 
     CrossFlowError for any other file.
     """
@@ -137,5 +137,5 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _first_line(error: BaseException) -> str:
-    """What an error says, up to the end of its first sentence or line."""
+    """The first sentence or line of an error's message."""
     return str(error).split("\n")[0].split(". ")[0] or type(error).__name__

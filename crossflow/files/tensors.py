@@ -1,4 +1,4 @@
-"""Safetensors files with a header of ours: written whole or not at all, read without trusting them."""
+"""Safetensors files with a JSON header of ours: written atomically, read without trusting them."""
 
 import json
 import os
@@ -24,11 +24,11 @@ DTYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-"""The names that safetensors gives to types, those of the widest numbers first, so that all are aligned."""
+"""The safetensors names of dtypes, widest first, so that every tensor is aligned in the file."""
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    """Write a safetensors file, one tensor after the other: it is there whole or not at all."""
+    """Write a safetensors file atomically, one tensor in memory at a time; ``header`` is plain JSON values."""
     width = {dtype: torch.empty((), dtype=dtype).element_size() for dtype in DTYPES}
     names = sorted(tensors, key=lambda name: (-width[tensors[name].dtype], name))
     entries: dict[str, Any] = {"__metadata__": {"crossflow": json.dumps(header, sort_keys=True)}}
@@ -49,12 +49,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """Our header of a safetensors file, empty if it has none; CrossFlowError for any other file."""
+    """Our header in a safetensors file, empty if it has none; CrossFlowError for any other file."""
     return _read(path, whole=False)[0]
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Our header and the tensors of a safetensors file; CrossFlowError for any other file, a pickle above all."""
+    """Our header and the tensors of a safetensors file; CrossFlowError for any other file, such as a pickle."""
     return _read(path, whole=True)
 
 

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and errors of the file system as a sentence."""
+"""Atomic writes, and file-system errors as CrossFlowError."""
 
 import os
 from collections.abc import Iterator
@@ -10,10 +10,10 @@ from crossflow.errors import CrossFlowError
 
 @contextmanager
 def replacing(path: Path, writer: str | int | None = None) -> Iterator[Path]:
-    """Give a temporary path in the folder of ``path``, made if need be; what was written there becomes ``path``.
+    """Yield a temporary path in the folder of ``path``, created if needed; the file written there replaces ``path``.
 
-    ``writer`` keeps apart the temporary files of several processes that may write ``path`` at the same time. An error
-    leaves ``path`` as it was. One of the file system, such as a full disk, is raised as CrossFlowError.
+    ``writer`` tells apart the temporary files of processes that may write ``path`` at the same time. On an error
+    ``path`` stays as it was. File-system errors, such as a full disk, are raised as CrossFlowError.
     """
     temporary = path.with_name(f"{path.name}.tmp" if writer is None else f".{path.name}.{writer}.tmp")
     with written(path):
@@ -28,7 +28,7 @@ def replacing(path: Path, writer: str | int | None = None) -> Iterator[Path]:
 
 
 def write_whole(path: Path, content: bytes, writer: str | int | None = None, durable: bool = False) -> None:
-    """Let ``path`` hold ``content``, as ``replacing``; ``durable`` also waits for the disk."""
+    """Write ``content`` to ``path`` atomically (see ``replacing``); ``durable`` also waits for the disk."""
     with replacing(path, writer) as temporary, temporary.open("wb") as file:
         file.write(content)
         if durable:
@@ -38,7 +38,7 @@ def write_whole(path: Path, content: bytes, writer: str | int | None = None, dur
 
 @contextmanager
 def written(path: Path) -> Iterator[None]:
-    """Turn an error of the file system into a CrossFlowError that names ``path``."""
+    """Turn a file-system error into a CrossFlowError that names ``path``."""
     try:
         yield
     except OSError as error:

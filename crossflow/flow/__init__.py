@@ -1,1 +1,1 @@
-"""The mathematics of a flow, as functions of tensors: path, solver, guidance, losses."""
+"""Flow matching as functions of tensors: paths, solvers, guidance, losses. No network and no file belongs here."""

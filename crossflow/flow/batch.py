@@ -1,4 +1,4 @@
-"""What one training step is given: items of several modalities, by the name of the modality."""
+"""A training batch: paired items of several modalities, by the name of the modality."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,23 +10,22 @@ from torch import Tensor
 
 
 class Item(NamedTuple):
-    """What a batch holds of one modality, one row an item; ``mask`` marks what is no padding, None where nothing is."""
+    """The values of one modality in a batch, one row per item; ``mask`` is False at padding, None if there is none."""
 
     values: Shaped[Tensor, "b *dims"]
     mask: Bool[Tensor, "b *n"] | None = None
 
     def to(self, device: torch.device) -> "Item":
-        """On a device."""
         return Item(self.values.to(device), None if self.mask is None else self.mask.to(device))
 
 
 @dataclass(frozen=True)
 class Batch(Mapping[str, Item]):
-    """Paired items by modality, beside them what only loss terms read (``pixels``, ``image_features``, ``negatives``).
+    """Paired items by modality, and inputs that only loss terms read (``pixels``, ``image_features``, ``negatives``).
 
-    ``same`` numbers the sources, so that items with the same one can be told. ``goal`` holds what the flow is to reach:
-    for null items the target of another (``Draws.donor``). None means that the batch is whole, so that the donors are
-    in it.
+    ``same`` is an id of the source: equal for items that share it, such as images with the same caption. ``goal`` is
+    the target that the flow is trained on: an item's own or, for null items, another's (``Draws.donor``). None means
+    that the batch is that of the whole step, so that it contains the donors.
     """
 
     items_by_name: Mapping[str, Item]
@@ -44,14 +43,13 @@ class Batch(Mapping[str, Item]):
 
     @property
     def count(self) -> int:
-        """How many items there are."""
+        """The batch size."""
         return len(self.same)
 
     def reaching(self, name: str, donor: Int[Tensor, " b"]) -> Shaped[Tensor, "b *dims"]:
-        """What the flow is to reach, of the modality ``name``; ``donor`` is used where the batch is whole."""
+        """The targets of the flow, of the modality ``name``; ``donor`` selects them if the batch is whole."""
         return self[name].values[donor] if self.goal is None else self.goal
 
     def to(self, device: torch.device) -> "Batch":
-        """The batch on a device."""
         items = {name: item.to(device) for name, item in self.items_by_name.items()}
         return Batch(items, self.same.to(device), None if self.goal is None else self.goal.to(device))

@@ -1,4 +1,4 @@
-"""A velocity field from what a network predicts: the velocity itself, or the target, whose velocity follows."""
+"""The velocity field of a network that predicts the velocity itself, or the target, from which it follows."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -8,22 +8,22 @@ from torch import Tensor
 from crossflow.flow.path import Path
 
 Predict = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, ...]]
-"""(x [b ...], t [b], conditional [b] bool) -> a prediction for each resolution, the finest last."""
+"""(x [b ...], t [b], conditional [b] bool) -> one prediction per resolution, the finest last."""
 
 
 class Field:
-    """The velocity that a network's predictions mean, at (x, t, conditional)."""
+    """A velocity field v(x, t, conditional); ``resolutions`` gives the velocity at every resolution."""
 
     def __init__(self, predict: Predict) -> None:
         self.resolutions = predict
 
     def __call__(self, x: Tensor, t: Tensor, conditional: Tensor) -> Tensor:
-        """At full resolution."""
+        """The velocity at full resolution."""
         return self.resolutions(x, t, conditional)[-1]
 
 
 def field_of(predict: Predict, path: Path, parameterisation: Literal["velocity", "target"]) -> Field:
-    """The field of a network that predicts velocities, or targets of ``path``."""
+    """The velocity field of a network that predicts velocities, or targets of ``path``."""
     if parameterisation == "velocity":
         return Field(predict)
     return Field(lambda x, t, conditional: tuple(path.velocity_to(each, x, t) for each in predict(x, t, conditional)))

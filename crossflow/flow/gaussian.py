@@ -1,4 +1,4 @@
-"""A diagonal Gaussian over latents: what a source encoder answers with."""
+"""Diagonal Gaussians over latents: the posterior that a source encoder returns."""
 
 from typing import NamedTuple
 

@@ -1,6 +1,6 @@
-"""Guidance: a velocity pushed away from that of a worse one, v = v_worse + scale (v_better - v_worse).
+"""Guidance: extrapolation from a weaker velocity field to a better one, v = v_weak + scale (v_good - v_weak).
 
-Scale 1 is no guidance: only the better velocity is run. Scale 0 is the worse velocity alone.
+Scale 1 is no guidance: only the better field is evaluated. Scale 0 is the weaker field alone.
 """
 
 import math
@@ -20,14 +20,14 @@ from crossflow.flow.solver import Velocity
 
 @dataclass(frozen=True, kw_only=True)
 class NoGuidance:
-    """Nothing is trained without its source, and nothing guided."""
+    """No guidance: there are no null items in training, and the scale is always 1."""
 
     kind: Literal["none"] = "none"
     null_rate: ClassVar[float] = 0.0
     weaker: ClassVar[None] = None
 
     def velocity(self, velocity_of: "IndicatorVelocity", scale: float, weaker: Velocity | None) -> Velocity:
-        """The velocity as it is; CrossFlowError for a ``scale`` other than 1."""
+        """The conditional velocity; CrossFlowError for a ``scale`` other than 1."""
         check_scale(scale)
         if scale != 1:
             raise CrossFlowError(f"guidance_scale is {scale}, and this model was trained without guidance: give 1.")
@@ -36,7 +36,7 @@ class NoGuidance:
 
 @dataclass(frozen=True, kw_only=True)
 class Indicator:
-    """Classifier-free guidance with an indicator: the share ``null_rate`` of items goes to a target not its own."""
+    """Classifier-free guidance with an indicator: a fraction ``null_rate`` of items is trained on another's target."""
 
     null_rate: float = 0.1
     kind: Literal["indicator"] = "indicator"
@@ -53,9 +53,9 @@ class Indicator:
 
 @dataclass(frozen=True, kw_only=True)
 class Autoguidance:
-    """Guidance by a worse version of the model: ``checkpoint`` is its file, named from the folder of the model's own.
+    """Autoguidance (Karras et al. 2024): ``checkpoint`` is a weaker version of the model, a file in the same folder.
 
-    Nothing is trained without its source.
+    There are no null items in training.
     """
 
     checkpoint: str
@@ -70,16 +70,15 @@ class Autoguidance:
 
     @property
     def weaker(self) -> str:
-        """The file of the worse model."""
         return self.checkpoint
 
     def velocity(self, velocity_of: "IndicatorVelocity", scale: float, weaker: Velocity | None) -> Velocity:
-        """See ``autoguidance``; CrossFlowError where the worse model is needed and not there."""
+        """See ``autoguidance``; CrossFlowError if the scale needs the weaker model and it was not loaded."""
         good = indicator(velocity_of, 1.0)
         if scale == 1:
             return good
         if weaker is None:
-            raise CrossFlowError(f"guidance_scale is {scale}, and the worse model {self.checkpoint} was not loaded.")
+            raise CrossFlowError(f"guidance_scale is {scale}, and the weaker model {self.checkpoint} was not loaded.")
         return autoguidance(good, weaker, scale)
 
 
@@ -88,29 +87,29 @@ GUIDANCES = Kinds("guidance", "crossflow.guidances", NoGuidance, Indicator, Auto
 
 @runtime_checkable
 class Guidance(Protocol):
-    """What a config of guidance has."""
+    """The interface of a guidance config."""
 
     @property
     def kind(self) -> str:
-        """The name by which a file holds it."""
+        """Its name in checkpoints and in the registry."""
         ...
 
     @property
     def null_rate(self) -> float:
-        """The share of items that are trained towards a target not their own."""
+        """The fraction of training items that are unconditional: trained on the target of another item."""
         ...
 
     @property
     def weaker(self) -> str | None:
-        """The file of the worse model that it needs, in the folder of the model's own; None for none."""
+        """The checkpoint of the weaker model that it needs, a file in the model's own folder; None for none."""
         ...
 
     def velocity(self, velocity_of: "IndicatorVelocity", scale: float, weaker: Velocity | None) -> Velocity:
-        """The guided velocity, a function of (x, t)."""
+        """The guided velocity field, a function of (x, t)."""
         ...
 
 
-if TYPE_CHECKING:  # what is here, so that types are narrowed by it; another package's is as good
+if TYPE_CHECKING:  # the union narrows types; at run time any registered kind is accepted
     GuidanceConfig = NoGuidance | Indicator | Autoguidance
 else:
     GuidanceConfig = Annotated[Guidance, GUIDANCES.reader]
@@ -121,8 +120,8 @@ IndicatorVelocity = Callable[[Tensor, Tensor, Tensor], Tensor]
 def indicator(velocity_of: IndicatorVelocity, scale: float) -> Velocity:
     """Classifier-free guidance with an indicator (CrossFlow, section 3.4).
 
-    The source already holds the condition, so it cannot be dropped. Instead the model is told by ``conditional``
-    whether to go to the source's own target or to any. Both run as one doubled batch, conditional half first.
+    The condition is in the source, so it cannot be dropped. Instead the network gets the flag ``conditional``: whether
+    to flow to the source's own target or to any. Both are evaluated as one doubled batch, conditional half first.
     A negative or non-finite scale raises CrossFlowError.
     """
     check_scale(scale)
@@ -140,7 +139,7 @@ def indicator(velocity_of: IndicatorVelocity, scale: float) -> Velocity:
 
 
 def autoguidance(good: Velocity, bad: Velocity, scale: float) -> Velocity:
-    """Guide a model with a worse version of itself (Karras et al. 2024), such as an earlier checkpoint.
+    """Guide a model with a weaker version of itself (Karras et al. 2024), such as an earlier checkpoint.
 
     A negative or non-finite scale raises CrossFlowError.
     """

@@ -1,7 +1,7 @@
-"""The parts of CrossFlow's training loss, each a pure function of tensors.
+"""The terms of CrossFlow's training loss as pure functions of tensors, and the random numbers of a step.
 
-L = L_FM + L_Enc + kl_weight * L_KL (paper, section 3.3). The paper's KL is the ordinary one at weight 1e-4; the
-authors' released code uses the ``official`` form at weight 1e-2. Both sum over latent dimensions.
+L = L_FM + L_Enc + kl_weight * L_KL (paper, section 3.3). The paper uses the standard KL at weight 1e-4, the authors'
+released code the ``official`` form at weight 1e-2. Both sum over latent dimensions.
 """
 
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from torch.nn import functional as F
 
 
 class Draws(NamedTuple):
-    """Every random number of one training step. Row i of each belongs to item i of the batch.
+    """All random numbers of one training step; row i belongs to item i of the batch.
 
     ``donor`` is the index, in the batch of the whole optimiser step, of the item whose target the flow is trained on:
-    its own, or for the items of the null subset that of the next item of the subset (the authors' cyclic shift).
-    ``target_noise`` samples the targets, afresh at every step, where the autoencoder gives Gaussians.
+    the item itself or, in the null subset, the next item of the subset (the authors' cyclic shift). ``target_noise``
+    samples the target latents where the autoencoder has a posterior.
     """
 
     noise: Float[Tensor, "b c h w"]
@@ -29,11 +29,10 @@ class Draws(NamedTuple):
     target_noise: Float[Tensor, "b c h w"] | None = None
 
     def rows(self, start: int, stop: int) -> "Draws":
-        """The draws of one share of the batch."""
+        """The draws of a slice of the batch."""
         return Draws._make(None if part is None else part[start:stop] for part in self)
 
     def to(self, device: torch.device) -> "Draws":
-        """The draws on a device."""
         return Draws._make(None if part is None else part.to(device) for part in self)
 
 
@@ -45,7 +44,7 @@ def draw(
     sampled_targets: bool = False,
     times: Literal["logit-normal", "uniform"] = "logit-normal",
 ) -> Draws:
-    """Draw for a batch of ``count``: t is logit-normal(0, 1) or uniform; a null subset of fewer than two is emptied."""
+    """Draw for a batch of ``count``: t is logit-normal(0, 1) or uniform; a null subset of one item is left empty."""
     noise = torch.randn(count, *shape, generator=generator)
     uniform = times == "uniform"
     t = torch.rand(count, generator=generator) if uniform else torch.randn(count, generator=generator).sigmoid()
@@ -66,7 +65,7 @@ def gather(x: Shaped[Tensor, "b *dims"]) -> Shaped[Tensor, "g *dims"]:
 
 
 class _Gather(torch.autograd.Function):
-    """Each rank's loss depends on the rows of all, so a row's gradient is the sum over the ranks."""
+    """All-gather whose backward sums over ranks, because the loss of each rank depends on the rows of all."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -84,10 +83,10 @@ class _Gather(torch.autograd.Function):
 def flow_matching(
     predicted: Sequence[Float[Tensor, "b c _ _"]], velocity: Float[Tensor, "b c h w"], weights: Sequence[float]
 ) -> Float[Tensor, " b"]:
-    """Mean squared error of the velocity over all dimensions of an item, one weighted term for each resolution.
+    """Mean squared error of the velocity over the dimensions of each item, summed over resolutions with ``weights``.
 
-    The target of a prediction whose side is 1/r of the latent's is r times the average over windows of r x r, which
-    keeps the variance of independent noise (the authors' DiMR).
+    The target at 1/r of the resolution is r times the average over r x r windows, which preserves the variance of
+    independent noise (the authors' DiMR).
     """
     total = velocity.new_zeros(len(velocity))
     for each, weight in zip(predicted, weights, strict=True):
@@ -100,7 +99,7 @@ def flow_matching(
 def kl(
     mean: Float[Tensor, "b c h w"], log_var: Float[Tensor, "b c h w"], form: Literal["standard", "official"]
 ) -> Float[Tensor, " b"]:
-    """KL to N(0, I) of every item, summed over latent dimensions.
+    """KL divergence of each item's Gaussian from N(0, I), summed over latent dimensions.
 
     ``official`` replaces mean^2 by (0.3 mean)^6, as in the authors' code: almost free below |mean| = 3, steep above.
     """
@@ -117,9 +116,9 @@ def contrastive(
 ) -> Float[Tensor, ""]:
     """CLIP loss between source latents and image-tower latents, with negatives gathered over ranks.
 
-    Items with the same ``caption`` number are positives of one another, each with an equal share. ``negatives`` are
-    source latents of k captions that an item is not: its image has to prefer its own to these too. Never in bfloat16,
-    whose rounding of a cosine, times the scale, is no longer small.
+    Items with the same ``caption`` id are positives of one another, with equal weight. ``negatives`` are source latents
+    of k hard negative captions per item, further wrong answers for its image. Autocast is off: bfloat16 rounds cosines
+    too coarsely for the scale they are multiplied by.
     """
     a, b = (gather(F.normalize(x.flatten(1), dim=-1)) for x in (source, other))
     captions = gather(caption)

@@ -1,4 +1,4 @@
-"""Paths from a source x0 to a target x1. t = 0 is the source and t = 1 the target, here and everywhere else."""
+"""Paths from a source x0 to a target x1. t = 0 is the source and t = 1 the target, throughout the package."""
 
 import math
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from crossflow.errors import CrossFlowError
 
 
 class PathSample(NamedTuple):
-    """A point of the path, and the velocity d(xt)/dt there, which is what the model regresses."""
+    """A point on the path, and the velocity d(xt)/dt there, the regression target."""
 
     xt: Float[Tensor, "b *dims"]
     velocity: Float[Tensor, "b *dims"]
@@ -19,10 +19,10 @@ class PathSample(NamedTuple):
 
 @runtime_checkable
 class Path(Protocol):
-    """Anything that joins x0 to x1."""
+    """The interface of a path from x0 to x1."""
 
     def sample(self, x0: Float[Tensor, "b *dims"], x1: Float[Tensor, "b *dims"], t: Float[Tensor, " b"]) -> PathSample:
-        """Return the path's point and velocity at t, one time in [0, 1] an item."""
+        """The point and the velocity at t, one time in [0, 1] per item."""
         ...
 
     def velocity_to(
@@ -30,31 +30,31 @@ class Path(Protocol):
     ) -> Float[Tensor, "b *dims"]:
         """The velocity at xt of the path that ends in x1: for networks that predict the target itself.
 
-        It is 0 / 0 at t = 1, so what is divided by is kept at ``NEAREST`` or above (arXiv 2511.13720 has 0.05 too).
+        It is 0 / 0 at t = 1, so the denominator is clamped to ``NEAREST`` (0.05, as in arXiv 2511.13720).
         """
         ...
 
 
 NEAREST = 0.05
+"""The smallest denominator of ``velocity_to``."""
 
 
 @dataclass(frozen=True)
 class LinearPath:
     """The straight path of flow matching (Lipman et al. 2023), which CrossFlow trains on.
 
-    xt = t x1 + (1 - (1 - sigma_min) t) x0, so d(xt)/dt = x1 - (1 - sigma_min) x0 at every t. At t = 1 a share
-    ``sigma_min`` of the source is left.
+    xt = t x1 + (1 - (1 - sigma_min) t) x0, so d(xt)/dt = x1 - (1 - sigma_min) x0 at every t. At t = 1,
+    sigma_min x0 remains.
     """
 
     sigma_min: float = 1e-5
 
     def __post_init__(self) -> None:
-        """Refuse a sigma_min outside [0, 1)."""
         if not 0 <= self.sigma_min < 1:
             raise CrossFlowError(f"sigma_min is {self.sigma_min}; it must be at least 0 and less than 1.")
 
     def sample(self, x0: Float[Tensor, "b *dims"], x1: Float[Tensor, "b *dims"], t: Float[Tensor, " b"]) -> PathSample:
-        """Return the point and the velocity at t. Shapes that do not fit raise CrossFlowError."""
+        """The point and the velocity at t. CrossFlowError for shapes that do not match."""
         t = _times(x0, x1, t)
         kept = 1 - self.sigma_min
         return PathSample(t * x1 + (1 - kept * t) * x0, x1 - kept * x0)
@@ -72,12 +72,12 @@ class LinearPath:
 class SinCosPath:
     """The trigonometric path of stochastic interpolants (Albergo et al. 2023), the paper's "Sin-Cos" variant.
 
-    xt = cos(pi t / 2) x0 + sin(pi t / 2) x1, which keeps the variance of independent x0 and x1 of equal variance.
-    The paper prints no formula; this is the standard one.
+    xt = cos(pi t / 2) x0 + sin(pi t / 2) x1, which preserves the variance of independent x0 and x1 of equal variance.
+    The paper gives no formula; this is the standard one.
     """
 
     def sample(self, x0: Float[Tensor, "b *dims"], x1: Float[Tensor, "b *dims"], t: Float[Tensor, " b"]) -> PathSample:
-        """Return the point and the velocity at t. Shapes that do not fit raise CrossFlowError."""
+        """The point and the velocity at t. CrossFlowError for shapes that do not match."""
         angle = _times(x0, x1, t) * (math.pi / 2)
         cos, sin = angle.cos(), angle.sin()
         return PathSample(cos * x0 + sin * x1, (cos * x1 - sin * x0) * (math.pi / 2))
@@ -94,7 +94,7 @@ PATHS: dict[str, type[LinearPath] | type[SinCosPath]] = {"linear": LinearPath, "
 
 
 def _times(x0: Tensor, x1: Tensor, t: Tensor) -> Tensor:
-    """Give t [b] the trailing axes of x0 [b ...]; broadcasting by accident would train on wrong pairs."""
+    """t [b] with the trailing axes of x0 [b ...]; accidental broadcasting would train on wrong pairs."""
     if x0.shape != x1.shape or t.shape != x0.shape[:1]:
         raise CrossFlowError(
             f"The path got x0 {list(x0.shape)}, x1 {list(x1.shape)} and t {list(t.shape)}; "

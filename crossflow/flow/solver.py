@@ -1,7 +1,7 @@
 """Solvers of dx/dt = velocity(x, t), from the source (t = 0) to the target (t = 1) or back.
 
-Every solver is called ``solver(velocity, x, steps, backward=False)``. The velocity always gets the whole batch, so it
-may hold per-item conditions, and t as a tensor [b] of x's dtype. A fixed-step solver takes ``steps`` equal steps.
+Every solver is called as ``solver(velocity, x, steps, backward=False)``. The velocity always gets the whole batch, so
+that it may use per-item conditions, and t as a tensor [b] of x's dtype. Fixed-step solvers take ``steps`` equal steps.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,26 +21,26 @@ OFFICIAL_END = 1 - 1e-5
 TOLERANCE = 1e-5
 """Relative and absolute tolerance of dopri5, as in the official code."""
 MAX_STEPS = 1000
-"""Steps dopri5 may try; a trained model takes tens."""
+"""Most steps that dopri5 tries; a trained model takes tens."""
 MIN_STEP = 1e-9
 """The shortest step dopri5 tries; only a velocity that is not finite or not continuous asks for less."""
 
 
 @runtime_checkable
 class Solver(Protocol):
-    """Carries x along the velocity, from t = 0 to t = 1, or from 1 to 0 when ``backward``."""
+    """Integrates the velocity field from t = 0 to t = 1 or, with ``backward``, from 1 to 0."""
 
     def __call__(
         self, velocity: Velocity, x: Float[Tensor, "b *dims"], steps: int, backward: bool = False
     ) -> Float[Tensor, "b *dims"]:
-        """Return x at the other end. ``steps`` below 1 raises CrossFlowError."""
+        """x at the final time. ``steps`` below 1 raises CrossFlowError."""
         ...
 
 
 def euler(
     velocity: Velocity, x: Float[Tensor, "b *dims"], steps: int, backward: bool = False
 ) -> Float[Tensor, "b *dims"]:
-    """Textbook Euler, first order: x + h v(x, t) with t_i = i / steps. One evaluation a step."""
+    """Euler's method, first order: x + h v(x, t) with t_i = i / steps. One evaluation per step."""
     for t, h in _grid(steps, backward):
         x = x + h * velocity(x, _same(x, t))
     return x
@@ -51,8 +51,8 @@ def euler_official(
 ) -> Float[Tensor, "b *dims"]:
     """The official sampler: it evaluates at t_i = (1 - 1e-5) i / (steps - 1), but steps by (1 - 1e-5) / steps.
 
-    Its times run ahead of its steps, by a whole step at the end, so it is a first-order method with an error of its
-    own: use it to repeat published samples. Backward walks the same times the other way. One evaluation a step.
+    The times run ahead of the steps, by a whole step at the end, so it is a first-order method with an additional
+    error: use it to reproduce published samples. Backward takes the same times in reverse. One evaluation per step.
     """
     _check(steps)
     h = OFFICIAL_END / steps
@@ -65,7 +65,7 @@ def euler_official(
 def midpoint(
     velocity: Velocity, x: Float[Tensor, "b *dims"], steps: int, backward: bool = False
 ) -> Float[Tensor, "b *dims"]:
-    """Explicit midpoint, second order: the velocity half a step ahead. Two evaluations a step."""
+    """Explicit midpoint, second order: the velocity at the middle of the step. Two evaluations per step."""
     for t, h in _grid(steps, backward):
         half = x + h / 2 * velocity(x, _same(x, t))
         x = x + h * velocity(half, _same(x, t + h / 2))
@@ -75,7 +75,7 @@ def midpoint(
 def heun(
     velocity: Velocity, x: Float[Tensor, "b *dims"], steps: int, backward: bool = False
 ) -> Float[Tensor, "b *dims"]:
-    """Heun's method, second order: the mean of the velocities at both ends of the step. Two evaluations a step."""
+    """Heun's method, second order: the mean of the velocities at both ends of the step. Two evaluations per step."""
     for t, h in _grid(steps, backward):
         here = velocity(x, _same(x, t))
         there = velocity(x + h * here, _same(x, t + h))
@@ -88,15 +88,15 @@ def dopri5(
 ) -> Float[Tensor, "b *dims"]:
     """Adaptive Dormand-Prince 5(4) (1980) at relative and absolute tolerance 1e-5; the first step is 1 / steps.
 
-    Each item of the batch has its own time and step, so its result does not depend on its batch mates: items that
-    are done wait where they are. Six evaluations a step tried. Raises CrossFlowError when it cannot finish, and for
+    Each item of the batch has its own time and step size, so its result does not depend on the rest of the batch;
+    items that have finished stay fixed. Six evaluations per attempted step. CrossFlowError if it cannot finish, and for
     half precision, whose rounding is coarser than the tolerance.
     """
     _check(steps)
     if x.dtype not in (torch.float32, torch.float64):
         raise CrossFlowError(f"dopri5 needs float32 or float64 and got {x.dtype}: convert x, or use a fixed step.")
 
-    def field(x: Tensor, s: Tensor) -> Tensor:  # s runs from 0 to 1 either way
+    def field(x: Tensor, s: Tensor) -> Tensor:  # s runs from 0 to 1 in both directions
         return -velocity(x, (1 - s).to(x)) if backward else velocity(x, s.to(x))
 
     s = torch.zeros(len(x), dtype=torch.float64)
@@ -145,7 +145,8 @@ def dopri5_step(
 ) -> tuple[Float[Tensor, "b *dims"], Float[Tensor, "b *dims"], Float[Tensor, "b *dims"]]:
     """One step of size h from t, given ``slope`` = v(x, t): the fifth-order x, its error estimate, and v at its end.
 
-    The estimate is the difference to the embedded fourth-order solution. t and h may be of another dtype or device.
+    The error estimate is the difference from the embedded fourth-order solution. t and h may have another dtype or
+    device than x.
     """
     width = h.to(x).reshape(-1, *[1] * (x.ndim - 1))
     slopes, point = [slope], x
@@ -162,7 +163,7 @@ def _weighted(weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:
 def _error_ratio(
     error: Float[Tensor, "b *dims"], x: Float[Tensor, "b *dims"], proposal: Float[Tensor, "b *dims"]
 ) -> Float[Tensor, " b"]:
-    """Root mean square of error / tolerance over each item, in float64 on the CPU; infinite where not finite."""
+    """Root mean square of error / tolerance over each item, in float64 on the CPU; NaN becomes infinite."""
     allowed = TOLERANCE + TOLERANCE * torch.maximum(x.abs(), proposal.abs())
     ratio = (error / allowed).reshape(len(x), -1).square().mean(1).sqrt()
     return ratio.double().cpu().nan_to_num(nan=torch.inf)
@@ -200,5 +201,5 @@ SOLVERS: dict[str, Solver] = {
 
 
 def solver_named(name: str) -> Solver:
-    """Return the solver of that name; an unknown name raises CrossFlowError with the nearest and all known names."""
+    """The solver of that name; an unknown name raises CrossFlowError that lists the nearest and all known names."""
     return named("solver", name, SOLVERS)

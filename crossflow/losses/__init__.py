@@ -1,4 +1,4 @@
-"""What training adds to the flow loss: a term a file, each with the networks that only it needs."""
+"""Loss terms added to the flow loss: one file per term, with the networks that only training needs."""
 
 from typing import TYPE_CHECKING, Annotated, Protocol, runtime_checkable
 
@@ -14,42 +14,42 @@ LOSSES = Kinds("loss", "crossflow.losses", KL, Contrast, TextContrast, ImageReco
 
 @runtime_checkable
 class Term(Protocol):
-    """What the config of a term has."""
+    """The interface of a loss-term config."""
 
     @property
     def kind(self) -> str:
-        """The name by which a file holds it."""
+        """Its name in checkpoints and in the registry."""
         ...
 
     @property
     def name(self) -> str:
-        """The name that the log has for it."""
+        """Its name in the training log."""
         ...
 
     @property
     def weight(self) -> float:
-        """What multiplies it in the total."""
+        """Its weight in the total loss."""
         ...
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """What of a batch it takes beside the two ends."""
+        """The entries of a batch that it reads besides source and target."""
         ...
 
     def check(self, accepts: str, variance: str, guided: bool, learns: bool) -> None:
-        """CrossFlowError where it cannot go with a source that ``accepts`` this and has this ``variance``.
+        """CrossFlowError if it does not apply to a source that ``accepts`` this kind and has this ``variance``.
 
-        ``guided`` says whether some items are trained towards targets not their own, ``learns`` whether the latents of
-        the target are learned along with the flow.
+        ``guided`` says whether there are null items, trained on other items' targets; ``learns`` whether the target's
+        autoencoder is trained jointly with the flow.
         """
         ...
 
     def build(self, reads: tuple[int, ...], shape: tuple[int, int, int]) -> nn.Module:
-        """The module of ``Step -> loss`` for values of the shape ``reads`` and latents of ``shape`` (c, h, w)."""
+        """A module ``Step -> loss``, for source data of shape ``reads`` and latents of ``shape`` (c, h, w)."""
         ...
 
 
-if TYPE_CHECKING:  # what is here, so that types are narrowed by it; another package's is as good
+if TYPE_CHECKING:  # the union narrows types; at run time any registered kind is accepted
     LossConfig = KL | Contrast | TextContrast | ImageReconstruction | TextReconstruction
 else:
     LossConfig = Annotated[Term, LOSSES.reader]

@@ -1,6 +1,6 @@
-"""Contrasts of source latents: with the other side of the pair, or with the text itself.
+"""Contrastive losses on source latents: with the other side of the pair, or with another encoding of the text.
 
-The paper's "I-T Contrast" (the one it keeps) and "T-T Contrast" (section 3.3, Table 3b).
+The paper's "I-T Contrast", which it keeps, and "T-T Contrast" (section 3.3, Table 3b).
 """
 
 from dataclasses import dataclass
@@ -17,16 +17,16 @@ from crossflow.networks.blocks import check_sizes
 from crossflow.networks.token_encoder import TokenEncoder, TokenEncoderConfig
 
 NEGATIVES = "negatives"
-"""The name in a batch of further captions that an item is not, k an item: tokens [b k n d] with their mask [b k n]."""
+"""The entry of a batch with k hard negative captions per item: tokens [b k n d] and their mask [b k n]."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contrast:
-    """CLIP's loss between source latents and the other side of the pair, as the image tower ``tower`` embeds it.
+    """CLIP loss between source latents and the other side of the pair, embedded by ``tower``.
 
-    Cosines are multiplied by the exponential of a learned number (``exp``, as in CLIP) or, as in the authors' code, by
-    the number itself (``raw``). With ``hard_negatives`` an image has to prefer its own caption to those that the data
-    say it is not, such as the caption with two colours exchanged.
+    The logit scale is the exponential of a learned scalar (``exp``, as in CLIP) or, as in the authors' code, the scalar
+    itself (``raw``). ``hard_negatives`` adds wrong captions from the data, such as the caption with two colours
+    swapped, to the negatives of an image.
     """
 
     weight: float = 1.0
@@ -38,14 +38,13 @@ class Contrast:
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """What of a batch it takes beside the two ends."""
         return (*READS[self.tower], *((NEGATIVES,) if self.hard_negatives else ()))
 
     def check(self, accepts: str, variance: str, guided: bool, learns: bool) -> None:
-        """CrossFlowError where the tower cannot see the items' own targets, or the negatives are no texts."""
+        """CrossFlowError if the tower would not see each item's own target, or if hard negatives are not texts."""
         if learns and (guided or self.tower != "latents"):
             raise CrossFlowError(
-                "A contrast with latents that are learned along is by the tower latents, and without null items: "
+                "A contrast with jointly trained latents needs the tower latents and no null items: "
                 "let guidance be none."
             )
         if self.hard_negatives and accepts != "tokens":
@@ -65,13 +64,13 @@ class ContrastTerm(nn.Module):
         self.tower = TOWERS[config.tower](shape, config.scale)
 
     def forward(self, step: Step) -> Float[Tensor, ""]:
-        """The loss of the batch of all processes, without the weight."""
+        """The loss over the batch of all processes, unweighted."""
         seen = self.tower(step.batch[READS[self.config.tower][0]].values if READS[self.config.tower] else step.own)
         negatives = self._negatives(step) if self.config.hard_negatives else None
         return losses.contrastive(step.x0, seen, self.tower.scale, step.batch.same, negatives)
 
     def _negatives(self, step: Step) -> Float[Tensor, "b k c h w"]:
-        """Source latents of the captions that an item is not, sampled by the item's own noise."""
+        """Source latents of the hard negatives, sampled with the item's own noise."""
         values, mask = step.batch[NEGATIVES]
         if mask is None:
             raise CrossFlowError("The negatives of a batch have no mask, which those of texts need.")
@@ -82,7 +81,7 @@ class ContrastTerm(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class TextContrast:
-    """CLIP's loss between source latents and a simple encoder of the same text: the paper's "T-T Contrast"."""
+    """CLIP loss between source latents and a small second encoder of the same text: the paper's "T-T Contrast"."""
 
     weight: float = 1.0
     width: int = 96
@@ -97,12 +96,12 @@ class TextContrast:
         check_sizes(width=self.width, depth=self.depth, heads=self.heads)
 
     def check(self, accepts: str, variance: str, guided: bool, learns: bool) -> None:
-        """CrossFlowError where no text is read."""
+        """CrossFlowError for a source that reads no text."""
         if accepts != "tokens":
             raise CrossFlowError(f"A contrast with the text needs a source that reads tokens, not {accepts}.")
 
     def build(self, reads: tuple[int, ...], shape: tuple[int, int, int]) -> "TextContrastTerm":
-        """The term, with its encoder, for tokens (n, d), ``reads``, and latents of ``shape``."""
+        """The term, with its encoder, for tokens of shape ``reads`` (n, d) and latents of ``shape``."""
         return TextContrastTerm(self, reads, shape)
 
 
@@ -117,7 +116,7 @@ class TextContrastTerm(nn.Module):
         self.scaled = LearnedScale(config.scale)
 
     def forward(self, step: Step) -> Float[Tensor, ""]:
-        """The loss of the batch of all processes, without the weight."""
+        """The loss over the batch of all processes, unweighted."""
         mask = step.source.mask
         if mask is None:
             raise CrossFlowError("The texts of a batch have no mask.")

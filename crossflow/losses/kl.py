@@ -1,4 +1,4 @@
-"""KL of the source's Gaussian to N(0, I), weighted."""
+"""KL divergence of the source posterior from N(0, I)."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -22,12 +22,11 @@ class KL:
     reads: ClassVar[tuple[str, ...]] = ()
 
     def check(self, accepts: str, variance: str, guided: bool, learns: bool) -> None:
-        """CrossFlowError where the source has no variance that is learned: the loss would be infinite, or idle."""
+        """CrossFlowError for a source without a learned variance: the loss would be infinite or useless."""
         if variance != "learned":
             raise CrossFlowError(f"A KL needs a source whose variance is learned, and this one's is {variance}.")
 
     def build(self, reads: tuple[int, ...], shape: tuple[int, int, int]) -> "KLTerm":
-        """The term for sources of latents of ``shape``."""
         return KLTerm(self)
 
 
@@ -39,5 +38,5 @@ class KLTerm(nn.Module):
         self.config = config
 
     def forward(self, step: Step) -> Float[Tensor, ""]:
-        """The mean over items, without the weight."""
+        """The mean over items, unweighted."""
         return losses.kl(step.posterior.mean, step.posterior.log_var, self.config.form).mean()

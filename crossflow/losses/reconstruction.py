@@ -1,4 +1,4 @@
-"""Source latents read back as what they were made of: the paper's reconstruction losses, in training only."""
+"""Reconstruction of the source data from source latents: the paper's reconstruction losses."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -15,7 +15,7 @@ from crossflow.networks.blocks import Block, PatchTokens, at_least_float32, chec
 
 @dataclass(frozen=True, kw_only=True)
 class ImageReconstruction:
-    """The squared error of an image read back, ``patch`` by patch, from its source latent."""
+    """Mean squared error of the image decoded from its source latent, in patches of ``patch`` pixels a side."""
 
     weight: float
     patch: int
@@ -27,22 +27,22 @@ class ImageReconstruction:
         check_sizes(patch=self.patch)
 
     def check(self, accepts: str, variance: str, guided: bool, learns: bool) -> None:
-        """CrossFlowError where no image is read."""
+        """CrossFlowError for a source that reads no image."""
         if accepts != "image":
-            raise CrossFlowError(f"An image is read back, and this source reads {accepts}.")
+            raise CrossFlowError(f"An image is reconstructed, and this source reads {accepts}.")
 
     def build(self, reads: tuple[int, ...], shape: tuple[int, int, int]) -> "ReconstructionTerm":
-        """The term, with its decoder, for images (k, i, j), ``reads``, and latents of ``shape``."""
+        """The term, with its decoder, for images of shape ``reads`` (k, i, j) and latents of ``shape``."""
         channels, height, width = reads
         return ReconstructionTerm(Reconstructor(shape, (channels, height, width), self.patch))
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextReconstruction:
-    """The squared error of token embeddings read back from the source latent: the paper's "T-T Recon".
+    """Mean squared error of the token embeddings decoded from the source latent: the paper's "T-T Recon".
 
-    The paper prints no sizes of the decoder. Ours: ``depth`` transformer blocks of ``width``, one query a token, which
-    look up what they need in the latent's places.
+    The paper gives no sizes of the decoder. Ours has ``depth`` transformer blocks of ``width`` over one learned query
+    per token and the latent positions.
     """
 
     weight: float = 1.0
@@ -57,25 +57,25 @@ class TextReconstruction:
         check_sizes(width=self.width, depth=self.depth, heads=self.heads)
 
     def check(self, accepts: str, variance: str, guided: bool, learns: bool) -> None:
-        """CrossFlowError where no text is read."""
+        """CrossFlowError for a source that reads no text."""
         if accepts != "tokens":
-            raise CrossFlowError(f"Token embeddings are read back, and this source reads {accepts}.")
+            raise CrossFlowError(f"Token embeddings are reconstructed, and this source reads {accepts}.")
 
     def build(self, reads: tuple[int, ...], shape: tuple[int, int, int]) -> "ReconstructionTerm":
-        """The term, with its decoder, for tokens (n, d), ``reads``, and latents of ``shape``."""
+        """The term, with its decoder, for tokens of shape ``reads`` (n, d) and latents of ``shape``."""
         count, token_width = reads
         return ReconstructionTerm(TokenReconstructor(self, shape, count, token_width))
 
 
 class ReconstructionTerm(nn.Module):
-    """The mean squared error of a decoder over all numbers that are no padding."""
+    """The mean squared error of a decoder, padding excluded."""
 
     def __init__(self, decoder: nn.Module) -> None:
         super().__init__()
         self.decoder = decoder
 
     def forward(self, step: Step) -> Float[Tensor, ""]:
-        """Without the weight."""
+        """The loss, unweighted."""
         error = (self.decoder(step.x0) - step.source.values).square()
         if step.source.mask is None:
             return error.mean()
@@ -84,10 +84,7 @@ class ReconstructionTerm(nn.Module):
 
 
 class Reconstructor(nn.Module):
-    """Source latents back to the images they were made of.
-
-    Two layers for every ``patch`` of the image by itself, so that the latent has to hold it in its place.
-    """
+    """Source latents to images: a two-layer MLP on each patch alone, so that latents stay spatially aligned."""
 
     def __init__(self, shape: tuple[int, int, int], image: tuple[int, int, int], patch: int) -> None:
         super().__init__()
@@ -98,12 +95,11 @@ class Reconstructor(nn.Module):
         self.apply(initialise)
 
     def forward(self, x0: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k i j"]:
-        """Read the image back."""
         return unpatched(at_least_float32(self.out(F.relu(self.patches(x0)))), self.image, self.patch)
 
 
 class TokenReconstructor(nn.Module):
-    """Source latents back to the token embeddings they were made of."""
+    """Source latents to token embeddings."""
 
     def __init__(self, config: TextReconstruction, shape: tuple[int, int, int], count: int, token_width: int) -> None:
         super().__init__()
@@ -117,7 +113,6 @@ class TokenReconstructor(nn.Module):
         self.apply(initialise)
 
     def forward(self, x0: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
-        """Read the tokens back."""
         queries = self.queries.expand(len(x0), -1, -1)
         x = torch.cat([queries, self.embed(x0.flatten(2).transpose(1, 2)) + self.position], dim=1)
         for block in self.blocks:

@@ -1,4 +1,4 @@
-"""What a term of the loss is given, and what its config says of itself."""
+"""The input of a loss term."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,10 +11,10 @@ from crossflow.flow.gaussian import Gaussian
 
 
 class Step(NamedTuple):
-    """One training step as the terms see it.
+    """One training step, as loss terms get it.
 
-    ``x0`` is the sample of ``posterior`` by ``noise``, ``own`` the latent of each item's own target, ``source`` what
-    was read. ``encode`` makes the posterior of further sources.
+    ``source`` is the source data, ``x0`` the sample of its ``posterior`` with ``noise``, and ``own`` the latent of each
+    item's own target, also for null items. ``encode`` returns the posterior of other source data.
     """
 
     batch: Batch

@@ -1,8 +1,8 @@
-"""The image side of the image-text contrast: towers that answer in the shape of the source latent.
+"""Image towers of the contrastive loss: encoders whose output has the shape of the source latent.
 
-Training only: no sampling checkpoint holds one. The paper says "image encoder"; the authors' code trains a SigLIP-L/16
-from random weights over the pixels (``siglip-l16``). ``features`` reads image features that were computed once by a
-frozen network instead, and ``latents`` the target latents: both change the recipe and are named in it.
+They exist in training only; no checkpoint holds one. The paper says "image encoder"; the authors' code trains a
+SigLIP-L/16 on the pixels from random weights (``siglip-l16``). ``features`` reads image features precomputed by a
+frozen network instead, and ``latents`` reads the target latents. These two depart from the paper's recipe.
 """
 
 import math
@@ -23,14 +23,14 @@ from crossflow.networks.blocks import Block, Patches, at_least_float32, initiali
 SIGLIP = "vit_large_patch16_siglip_256"
 SIGLIP_SIDE = 256
 SIGLIP_WIDTH = 1024
-"""Of the features of that network, and so of those that are computed beforehand."""
+"""Width of that network's features, and so of precomputed ones."""
 HEAD_WIDTH = 4096
 LARGEST_PLAIN = 4096
-"""Latents of more numbers than this come from an ``Adaptor`` and not a two-layer network, as in the authors' code."""
+"""Latents of more dimensions than this get an ``Adaptor`` as the head, smaller ones an MLP, as in the authors' code."""
 
 
 class LearnedScale(nn.Module):
-    """What multiplies the cosines of a contrast."""
+    """The learned logit scale of a contrastive loss."""
 
     def __init__(self, scale_form: Literal["exp", "raw"]) -> None:
         super().__init__()
@@ -39,16 +39,16 @@ class LearnedScale(nn.Module):
 
     @property
     def scale(self) -> Float[Tensor, ""]:
-        """1/tau in the paper, learned in the log domain and kept at 100 or below.
+        """1/tau in the paper, learned in the log domain and clamped to at most 100.
 
-        In the form ``raw`` it is the logarithm itself, without a bound, as the authors' code has it.
+        In the form ``raw`` it is the logarithm itself, unclamped, as in the authors' code.
         """
         scale = self.log_scale if self.scale_form == "raw" else self.log_scale.exp().clamp(max=100.0)
         return scale.squeeze()
 
 
 class Tower(LearnedScale):
-    """What the towers share. With ``checkpointing`` one that can computes the activations inside its blocks again."""
+    """The base of the towers. ``checkpointing`` recomputes activations in the backward pass where supported."""
 
     checkpointing: bool = False
 
@@ -58,7 +58,7 @@ class Tower(LearnedScale):
 
 
 class LatentTower(Tower):
-    """A small transformer over target latents, for latents that are the pixels."""
+    """A small transformer over the target latents themselves."""
 
     def __init__(self, shape: tuple[int, int, int], scale_form: Literal["exp", "raw"]) -> None:
         super().__init__(shape, scale_form)
@@ -68,7 +68,6 @@ class LatentTower(Tower):
         self.apply(initialise)
 
     def forward(self, target: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Embed target latents."""
         tokens = self.patches.tokens(target)
         for block in self.blocks:
             tokens = block(tokens)
@@ -76,14 +75,13 @@ class LatentTower(Tower):
 
 
 class FeatureTower(Tower):
-    """A head over image features of width 1024 that were computed beforehand: cheap, and another recipe."""
+    """A head over precomputed image features of width 1024: cheap, but not the paper's recipe."""
 
     def __init__(self, shape: tuple[int, int, int], scale_form: Literal["exp", "raw"]) -> None:
         super().__init__(shape, scale_form)
         self.head = _head(shape)
 
     def forward(self, image_features: Float[Tensor, "b f"]) -> Float[Tensor, "b c h w"]:
-        """Project features."""
         return at_least_float32(self.head(image_features)).unflatten(1, self.shape)
 
 
@@ -96,16 +94,15 @@ class SiglipTower(Tower):
         self.head = _head(shape)
 
     def forward(self, image: UInt8[Tensor, "b s s 3"]) -> Float[Tensor, "b c h w"]:
-        """Embed pixels."""
         self.visual.set_grad_checkpointing(self.checkpointing)
         return at_least_float32(self.head(self.visual(_pixels(image)))).unflatten(1, self.shape)
 
 
 class FrozenSiglip:
-    """SigLIP-L/16 at 256 pixels with weights that were trained elsewhere: what makes features for a ``FeatureTower``.
+    """A pretrained, frozen SigLIP-L/16 at 256 pixels, which computes the features for a ``FeatureTower``.
 
-    ``weights`` is open_clip's file of ViT-L-16-SigLIP-256, .safetensors or a pickle of tensors. CrossFlowError where it
-    cannot be read, or does not hold exactly this network's image side.
+    ``weights`` is open_clip's file of ViT-L-16-SigLIP-256, .safetensors or a pickle of tensors. CrossFlowError if it
+    cannot be read, or does not hold exactly the weights of this image encoder.
     """
 
     def __init__(self, weights: Path, device: str = "cpu") -> None:
@@ -128,7 +125,7 @@ class FrozenSiglip:
 
 
 def _pixels(image: UInt8[Tensor, "b s s 3"]) -> Float[Tensor, "b 3 t t"]:
-    """What SigLIP reads: 256 pixels a side, in [-1, 1]."""
+    """SigLIP's input: 256 pixels a side, in [-1, 1]."""
     pixels = image.permute(0, 3, 1, 2).float()
     if pixels.shape[-1] != SIGLIP_SIDE:
         pixels = F.interpolate(pixels, SIGLIP_SIDE, mode="bilinear", antialias=True)
@@ -136,7 +133,7 @@ def _pixels(image: UInt8[Tensor, "b s s 3"]) -> Float[Tensor, "b 3 t t"]:
 
 
 def _siglip() -> nn.Module:
-    """The image side of open_clip's ViT-L-16-SigLIP-256."""
+    """The image encoder of open_clip's ViT-L-16-SigLIP-256."""
     try:
         from open_clip.timm_model import TimmModel
     except ImportError as error:
@@ -145,7 +142,7 @@ def _siglip() -> nn.Module:
 
 
 def _head(shape: tuple[int, int, int]) -> nn.Module:
-    """Features of width 1024 to as many numbers as the latent has."""
+    """The head from features of width 1024 to a flattened latent."""
     channels, side, _ = shape
     if math.prod(shape) > LARGEST_PLAIN:
         return Adaptor(SIGLIP_WIDTH, channels, side)
@@ -163,6 +160,6 @@ TOWERS: dict[str, type[LatentTower] | type[FeatureTower] | type[SiglipTower]] = 
     "siglip-l16": SiglipTower,
 }
 PIXELS, IMAGE_FEATURES = "pixels", "image_features"
-"""The names in a batch of images, uint8 [b s s 3], and of their features [b f], for towers that read these."""
+"""The entries of a batch with images, uint8 [b s s 3], and their features [b f], for towers that read these."""
 READS: Mapping[str, tuple[str, ...]] = {"latents": (), "features": (IMAGE_FEATURES,), "siglip-l16": (PIXELS,)}
-"""What each tower takes of a batch; nothing is the latent of the target."""
+"""The entry of a batch that each tower reads; none means the target latent."""

@@ -1,6 +1,7 @@
-"""Kinds of data, a file each: between raw data and latents.
+"""Modalities: conversion between raw data and what a flow reads, or the latents it ends in. One file per modality.
 
-A flow reads one (``ReadsConfig``) and reaches another (``TargetConfig``); what they have in common is in ``modality``.
+A flow reads one modality (``ReadsConfig``) and generates another (``TargetConfig``). ``modality`` has the base class;
+the frozen language models behind token embeddings are in ``text_embedders`` and ``minilm``.
 """
 
 from typing import TYPE_CHECKING, Annotated, Protocol, runtime_checkable
@@ -29,46 +30,46 @@ TARGETS = Kinds(
 
 @runtime_checkable
 class Reads(Protocol):
-    """What the config of a modality has that a flow reads."""
+    """The interface of the config of a modality that a flow reads."""
 
     @property
     def kind(self) -> str:
-        """What a source has to accept: tokens, image or latents."""
+        """The kind of data, which the source must accept: tokens, image or latents."""
         ...
 
     @property
     def name(self) -> str:
-        """That in a batch."""
+        """Its key in a batch."""
         ...
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the values of one item."""
+        """The shape of one item's values."""
         ...
 
 
 @runtime_checkable
 class Target(Protocol):
-    """What the config of a modality has that a flow reaches."""
+    """The interface of the config of a modality that a flow generates."""
 
     @property
     def kind(self) -> str:
-        """The name by which a file holds it."""
+        """Its name in checkpoints and in the registry."""
         ...
 
     @property
     def name(self) -> str:
-        """That in a batch."""
+        """Its key in a batch."""
         ...
 
     @property
     def drawn(self) -> bool:
-        """Whether its latents are drawn afresh at every step from Gaussians."""
+        """Whether its latents are sampled anew from a posterior at every training step."""
         ...
 
     @property
     def external(self) -> bool:
-        """Whether its weights are a file of their own."""
+        """Whether its weights are a separate file, not part of the checkpoint."""
         ...
 
     def build(self, shape: tuple[int, int, int]) -> Modality:
@@ -76,11 +77,11 @@ class Target(Protocol):
         ...
 
 
-if TYPE_CHECKING:  # what is here, so that types are narrowed by it; another package's is as good
+if TYPE_CHECKING:  # the union narrows types; at run time any registered kind is accepted
     ReadsConfig = TokensConfig | ImageConfig | LatentsConfig
 else:
     ReadsConfig = Annotated[Reads, READS.reader]
-if TYPE_CHECKING:  # what is here, so that types are narrowed by it; another package's is as good
+if TYPE_CHECKING:  # the union narrows types; at run time any registered kind is accepted
     TargetConfig = PatchPCAConfig | KLConfig | PixelsConfig | DepthConfig | TextAutoencoderConfig
 else:
     TargetConfig = Annotated[Target, TARGETS.reader]

@@ -1,9 +1,10 @@
-"""The cleaning of captions that DeepFloyd's T5 was given in training, and so every model after it (DeepFloyd IF).
+"""The caption cleaning of DeepFloyd IF, which the authors apply to captions before T5.
 
-Web captions carry addresses, mark-up, article numbers and shop phrases. Each rule below removes or evens out one of
-these; they run in order, and the whole twice, because one removal can uncover another. Two oddities are kept, for the
-embeddings depend on them: space at the ends is only removed after the last rule, so that the rules for the first and
-last character can miss them in a pass, and only the scheme of an address is removed where its ending is unknown.
+Web captions contain URLs, mark-up, article numbers and shop phrases. Each rule below removes or normalises one of
+these. The rules run in order, and the whole list twice, because one removal can uncover another match. Two quirks are
+kept because the embeddings depend on them: whitespace at the ends is stripped only after the last rule, so that the
+rules for the first and last character can miss in one pass; and only the scheme of a URL is removed if its top-level
+domain is unknown.
 """
 
 import html
@@ -15,7 +16,7 @@ from urllib.parse import unquote_plus
 
 
 class Rule(NamedTuple):
-    """Every match of ``pattern`` is replaced by ``by``."""
+    """Replaces every match of ``pattern`` by ``by``."""
 
     pattern: str
     by: str = ""
@@ -33,7 +34,7 @@ BEFORE_MARKUP = (
     Rule(rf"\b(?:https?:(?:/{{1,3}}|[a-z0-9%])|{_DOMAIN})"),
     Rule(rf"\b(?:www:(?:/{{1,3}}|[a-z0-9%])|{_DOMAIN})"),
 )
-"""Masked people, then web addresses: a scheme, or a host of a known ending with its path."""
+"""Masked people, then URLs: a scheme, or a host with a known top-level domain and its path."""
 
 BEFORE_REPAIR = (
     Rule(r"@\w+"),  # nicknames
@@ -45,7 +46,7 @@ BEFORE_REPAIR = (
     Rule("&amp"),
     Rule(r"\d{1,3}(?:\.\d{1,3}){3}", " "),  # IP addresses
     Rule(r"\d:\d\d\s+$"),  # article numbers
-    Rule(r"\\n", " "),  # a line break that was written out
+    Rule(r"\\n", " "),  # a literal backslash-n
     Rule(r"#(?:\d{1,3}|\d{5,})\b"),  # "#123", "#12345"; four digits may be a year
     Rule(r"\b\d{6,}\b"),
     Rule(rf"\S+\.(?:{_FILE_KINDS})"),  # file names
@@ -77,7 +78,7 @@ AFTER_REPAIR = (
 
 
 def clean_caption(caption: str) -> str:
-    """``caption`` in lower case, without what the rules remove, as the authors give it to T5."""
+    """``caption`` in lower case with all rules applied, as the authors give it to T5."""
     return _cleaned_once(_cleaned_once(caption))
 
 
@@ -101,6 +102,6 @@ def _applied(rules: Iterable[Rule], caption: str) -> str:
 def _without_markup(caption: str) -> str:
     from bs4 import BeautifulSoup, MarkupResemblesLocatorWarning
 
-    with warnings.catch_warnings():  # a caption that looks like an address is still a caption
+    with warnings.catch_warnings():  # a caption may look like a URL or a path
         warnings.simplefilter("ignore", MarkupResemblesLocatorWarning)
         return BeautifulSoup(caption, "html.parser").text

@@ -1,4 +1,4 @@
-"""Depth maps as latents: the logarithm of depth, with nothing learned."""
+"""Depth maps as latents: the logarithm of depth, without learned parameters."""
 
 import math
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ class DepthConfig:
     external: ClassVar[bool] = False
 
     def build(self, shape: tuple[int, int, int]) -> "LogDepth":
-        """The modality for latents of ``shape`` (1, h, w); CrossFlowError where they have more channels."""
+        """The modality for latents of ``shape`` (1, h, w); CrossFlowError for more channels."""
         if shape[0] != 1:
             raise CrossFlowError(f"The latent of a depth map has one channel, and the shape is {list(shape)}.")
         return LogDepth(self)
@@ -46,21 +46,20 @@ class LogDepth(Modality):
         self.nearest, self.farthest = config.nearest, config.farthest
 
     def prepare(self, raw: Sequence[np.ndarray]) -> Float[Tensor, "b 1 h w"]:
-        """Latents of depth maps in metres."""
         return self.encode(torch.from_numpy(np.stack(raw)))
 
     def encode(self, depth: Float[Tensor, "b h w"]) -> Float[Tensor, "b 1 h w"]:
-        """2 log(d / nearest) / log(farthest / nearest) - 1, of depths clipped to that range; inf is the farthest."""
+        """2 log(d / nearest) / log(farthest / nearest) - 1, with d clipped to that range; inf becomes the farthest."""
         relative = (depth.clamp(self.nearest, self.farthest) / self.nearest).log()
         return (2 * relative / math.log(self.farthest / self.nearest) - 1)[:, None]
 
     def decode(self, latents: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b h w"]:
-        """Metres, within the range."""
+        """Depth in metres, within the range."""
         relative = (latents[:, 0].clamp(-1, 1) + 1) / 2 * math.log(self.farthest / self.nearest)
         return self.nearest * relative.exp()
 
 
 def grey(depth: np.ndarray, nearest: float = 1.5, farthest: float = 80.0) -> np.ndarray:
-    """A depth map [h w] in metres as an image to look at, uint8 [h w 3]: the nearer the lighter, by the logarithm."""
+    """A depth map [h w] in metres as a grey image, uint8 [h w 3]: lighter is nearer, on a logarithmic scale."""
     share = np.log(np.clip(depth, nearest, farthest) / nearest) / np.log(farthest / nearest)
     return np.repeat(np.rint(255 * (1 - share)).astype(np.uint8)[..., None], 3, axis=2)

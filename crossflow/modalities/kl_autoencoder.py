@@ -1,7 +1,7 @@
 """The autoencoder of the authors' released models: Stable Diffusion's KL-f8, frozen, from diffusers' or CompVis' files.
 
-A cell of the latent covers 8 x 8 pixels. The encoder gives *moments*, mean | log-variance of 4 channels each; a latent
-is scale * (mean + sd * noise), with the authors' scale 0.23010 (diffusers' own, 0.18215, is not used).
+A latent cell covers 8 x 8 pixels. The encoder outputs *moments*: mean and log-variance, concatenated, of 4 channels
+each. A latent is scale * (mean + sd * noise), with the authors' scale 0.23010 (not diffusers' 0.18215).
 """
 
 import re
@@ -21,15 +21,15 @@ from crossflow.files.pretrained import load_pretrained, load_tensors, local_fold
 from crossflow.modalities.modality import Modality
 
 SCALE = 0.23010
-"""Latents of about unit variance, in every config of the authors."""
+"""The scale in every config of the authors, for latents of about unit variance."""
 
 CHUNK = 10
-"""Images encoded or decoded at once. It bounds the memory and changes nothing but the last bits."""
+"""Images encoded or decoded at once. It bounds memory, and changes results by rounding only."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class KLConfig:
-    """The Stable Diffusion autoencoder (KL, 8 pixels a cell), whose weights are a file of their own.
+    """The Stable Diffusion autoencoder (KL-f8), whose weights are a separate file.
 
     ``scale`` multiplies its latents; the released CrossFlow models use 0.23010, not the usual 0.18215.
     """
@@ -41,16 +41,16 @@ class KLConfig:
     external: ClassVar[bool] = True
 
     def build(self, shape: tuple[int, int, int]) -> Modality:
-        """What travels with the model: nothing. ``load`` reads the autoencoder itself."""
+        """An empty module: the checkpoint holds no autoencoder. ``load`` reads it from its own file."""
         return Modality()
 
     def load(self, source: str | Path, device: str = "cpu") -> "KLAutoencoder":
-        """The autoencoder of the weights ``source``."""
+        """The autoencoder with the weights in ``source``."""
         return KLAutoencoder.from_path(source, self.scale, device)
 
 
 class KLAutoencoder(nn.Module):
-    """A frozen ``AutoencoderKL`` of diffusers as an Autoencoder: uint8 images to latents [b 4 h/8 w/8] and back."""
+    """A frozen ``AutoencoderKL`` of diffusers: uint8 images to latents [b 4 h/8 w/8] and back."""
 
     def __init__(self, vae: nn.Module, scale: float = SCALE) -> None:
         super().__init__()
@@ -63,8 +63,8 @@ class KLAutoencoder(nn.Module):
     ) -> "KLAutoencoder":
         """Load a diffusers folder, a hub model in the local cache, or a .pth or .safetensors file of CompVis' format.
 
-        Nothing is downloaded, and pickles of more than tensors are refused. CrossFlowError where a file lacks a weight,
-        has one too many, or cannot be read.
+        Nothing is downloaded, and pickles of more than tensors are refused. CrossFlowError if weights are missing or
+        unknown, or the file cannot be read.
         """
         from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
         from diffusers.utils import logging
@@ -77,7 +77,7 @@ class KLAutoencoder(nn.Module):
         return cls(vae, scale).to(device, dtype)
 
     def moments(self, images: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b m i j"]:
-        """Mean | log-variance, without the scale, as the authors' feature files hold them."""
+        """Mean and log-variance along the channels, unscaled, as in the authors' feature files."""
         cell = 2 ** (len(self.vae.config.block_out_channels) - 1)
         height, width = images.shape[1:3]
         if height % cell or width % cell:
@@ -86,15 +86,15 @@ class KLAutoencoder(nn.Module):
         return torch.cat([self.vae.encode(part).latent_dist.parameters for part in pixels.split(CHUNK)])
 
     def encode(self, images: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b c i j"]:
-        """The latents' means, scaled; nothing is drawn."""
+        """The scaled posterior mean; nothing is sampled."""
         return self.scale * self.moments(images).chunk(2, dim=1)[0]
 
     def sample(self, moments: Float[Tensor, "b m i j"], noise: Float[Tensor, "b c i j"]) -> Float[Tensor, "b c i j"]:
-        """``sample_moments`` with the scale of this autoencoder."""
+        """``sample_moments`` with this autoencoder's scale."""
         return sample_moments(moments, noise, self.scale)
 
     def decode(self, latents: Float[Tensor, "b c i j"]) -> UInt8[Tensor, "b h w 3"]:
-        """Images of latents: (x + 1) / 2 clipped to [0, 1], rounded to 256 levels, halves up."""
+        """Images: (x + 1) / 2 clipped to [0, 1] and rounded, halves up, to 256 levels."""
         if latents.shape[1] != self.vae.config.latent_channels:
             raise CrossFlowError(
                 f"These latents have {latents.shape[1]} channels, but the autoencoder's have"
@@ -111,16 +111,16 @@ def _levels(pixels: Float[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b h w 3"]:
 def sample_moments(
     moments: Float[Tensor, "b m i j"], noise: Float[Tensor, "b c i j"], scale: float = SCALE
 ) -> Float[Tensor, "b c i j"]:
-    """scale * (mean + exp(log_var / 2) * noise), the log-variance kept in [-30, 20]."""
+    """scale * (mean + exp(log_var / 2) * noise), with the log-variance clamped to [-30, 20]."""
     mean, log_var = moments.chunk(2, dim=1)
     return scale * (mean + (0.5 * log_var.clamp(-30.0, 20.0)).exp() * noise)
 
 
 def center_crop(image: Image.Image, size: int) -> np.ndarray:
-    """The square of side ``size`` in the middle, uint8 RGB [size size 3], resized as ADM does (Dhariwal, Nichol 2021).
+    """The centre crop of side ``size``, uint8 RGB [size size 3], resized as in ADM (Dhariwal & Nichol 2021).
 
-    The image is halved with a box filter while its shorter side is at least 2 * size; then a bicubic one brings that
-    side to ``size``.
+    The image is halved with a box filter while its shorter side is at least 2 * size; then that side is resized to
+    ``size`` with a bicubic filter.
     """
     image = image.convert("RGB")
     while min(image.size) >= 2 * size:
@@ -132,10 +132,10 @@ def center_crop(image: Image.Image, size: int) -> np.ndarray:
 
 
 PREFIX = "first_stage_model."
-"""Of the autoencoder's weights in a checkpoint of a whole latent diffusion model."""
+"""Prefix of the autoencoder's weights in a checkpoint of a whole latent diffusion model."""
 
 TRAINING_ONLY = ("loss.", "model_ema.")
-"""What a checkpoint of the autoencoder's own training holds beside it."""
+"""Prefixes of weights that only the training of the autoencoder needed."""
 
 NAMES = (
     (r"(down|up)_blocks\.(\d+)\.resnets", r"\1.\2.block"),
@@ -148,11 +148,11 @@ NAMES = (
     (r"to_out\.0", "proj_out"),
     ("conv_shortcut", "nin_shortcut"),
 )
-"""What diffusers calls a part, and what CompVis does."""
+"""Patterns in diffusers' names, and what CompVis has in their place."""
 
 
 def _from_compvis(path: Path) -> nn.Module:
-    """The autoencoder in a file of CompVis' format; its sizes are those of the weights."""
+    """The autoencoder in a file of CompVis' format; its sizes are read off the weights."""
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     state = load_tensors(path)
@@ -186,7 +186,7 @@ def _from_compvis(path: Path) -> nn.Module:
 
 
 def _sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The settings of AutoencoderKL that have these weights; KeyError where one that tells a size is missing."""
+    """The AutoencoderKL settings that fit these weights; KeyError if a weight that determines a size is missing."""
     blocks = [re.fullmatch(r"encoder\.down\.(\d+)\.block\.(\d+)\.conv1\.weight", name) for name in state]
     levels = 1 + max((int(block[1]) for block in blocks if block), default=0)
     widths = [state[f"encoder.down.{level}.block.0.conv1.weight"].shape[0] for level in range(levels)]
@@ -200,7 +200,7 @@ def _sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _compvis_name(name: str, levels: int) -> str:
-    """CompVis' name of a weight of diffusers' AutoencoderKL; CompVis counts the decoder's levels from the image."""
+    """CompVis' name of a weight of diffusers' AutoencoderKL; CompVis numbers decoder levels from the image side."""
     for pattern, by in NAMES:
         name = re.sub(pattern, by, name)
     return re.sub(r"\bup\.(\d+)", lambda level: f"up.{levels - 1 - int(level[1])}", name)

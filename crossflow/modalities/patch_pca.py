@@ -1,4 +1,4 @@
-"""Images as the principal components of their patches: the latents of the embedded world."""
+"""Images as principal components of their patches: the image latents of the embedded world."""
 
 import math
 from collections.abc import Sequence
@@ -17,9 +17,12 @@ from crossflow.networks.blocks import check_sizes
 
 @dataclass(frozen=True, kw_only=True)
 class PatchPCAConfig:
-    """``components`` numbers for every ``patch`` x ``patch`` RGB patch. ``power`` 0 keeps the variances' proportions
-    under one common scale, ``power`` 1 gives every component unit variance. ``sd`` is the standard deviation of the
-    latents: a small one moves the times at which a flow decides what goes where towards the middle of the path."""
+    """``components`` principal components for every ``patch`` x ``patch`` RGB patch.
+
+    ``power`` 0 keeps the ratios of the components' variances, ``power`` 1 whitens them. ``sd`` is the standard
+    deviation of the latents; a small one moves the times at which the flow decides on content towards the middle of
+    the path.
+    """
 
     patch: int = 8
     components: int = 48
@@ -40,16 +43,16 @@ class PatchPCAConfig:
             )
 
     def build(self, shape: tuple[int, int, int]) -> "PatchPCA":
-        """The modality for latents of ``shape``; CrossFlowError where these have other channels."""
+        """The modality for latents of ``shape``; CrossFlowError if the channels are not the components."""
         if shape[0] != self.components:
             raise CrossFlowError(f"There are {self.components} components, and the latents {list(shape)} have others.")
         return PatchPCA(self)
 
 
 class PatchPCA(Modality):
-    """Principal components of image patches: linear, exact up to the components left out, fitted in seconds.
+    """PCA of image patches: linear, exact up to the components left out, fitted in seconds.
 
-    The fitted numbers are buffers, so they travel in the checkpoint of the model that was trained on them.
+    The fitted mean, basis and scale are buffers, so they are saved in the checkpoint of the model.
     """
 
     fits = True
@@ -66,7 +69,7 @@ class PatchPCA(Modality):
         self.register_buffer("scale", torch.ones(config.components))
 
     def fit(self, images: UInt8[Tensor, "b h w 3"]) -> None:
-        """Set mean, basis and scale from images; float64 inside."""
+        """Fit mean, basis and scale to images, in float64."""
         patches = self._patches(images).double().reshape(-1, len(self.mean))
         mean = patches.mean(0)
         variance, basis = torch.linalg.eigh((patches - mean).T @ (patches - mean) / (len(patches) - 1))
@@ -80,16 +83,15 @@ class PatchPCA(Modality):
         self.scale.copy_(scale)
 
     def prepare(self, raw: Sequence[np.ndarray]) -> Float[Tensor, "b c i j"]:
-        """Latents of images."""
         return self.encode(torch.from_numpy(np.stack(raw)))
 
     def encode(self, images: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b c i j"]:
-        """One cell a patch; unit variance on average over the images it was fitted on."""
+        """One cell per patch; the standard deviation is ``sd`` on average over the images it was fitted to."""
         patches = self._patches(images).to(self.mean)
         return ((patches - self.mean) @ self.basis / self.scale).permute(0, 3, 1, 2).contiguous()
 
     def decode(self, latents: Float[Tensor, "b c i j"]) -> UInt8[Tensor, "b h w 3"]:
-        """Images, rounded and clipped."""
+        """Images, rounded and clipped to [0, 255]."""
         patches = (latents.permute(0, 2, 3, 1) * self.scale) @ self.basis.T + self.mean
         b, rows, columns, _ = patches.shape
         side = self.config.patch
@@ -108,5 +110,5 @@ class PatchPCA(Modality):
 
 
 def _signs(basis: Tensor) -> Tensor:
-    """Signs that make each column's largest entry positive, so that a fit is the same on every machine."""
+    """Signs that make the largest entry of each column positive, so that a fit is the same on every machine."""
     return basis.gather(0, basis.abs().argmax(0, keepdim=True)).sign()

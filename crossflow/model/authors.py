@@ -1,11 +1,11 @@
-"""The authors' released checkpoints (github.com/qihao067/CrossFlow): from flat files of tensors to our models.
+"""The authors' released checkpoints (github.com/qihao067/CrossFlow): configs and names of their weights.
 
-Such a file is one state dict of float32 tensors, as a ``.pth`` or with the same keys as ``.safetensors``. Its config
-stands nowhere, so it is read off the shapes. The one thing that shapes do not tell is the number of attention heads: it
-is known for the widths in the authors' program; at any other it is taken to be one for 64 channels, but at least four,
-and a warning says so.
+Such a file is one state dict of float32 tensors, a ``.pth`` or a ``.safetensors`` with the same keys. It holds no
+config, so the config is inferred from the shapes. Shapes do not determine the number of attention heads: it is known
+for the widths in the authors' code; for any other width it is assumed to be one per 64 channels, but at least four, and
+a warning says so.
 
-The file also holds the image tower of the training, ``open_clip*``; sampling drops it.
+The file also holds the image tower, ``open_clip*``, which only training needs; it is dropped.
 """
 
 import math
@@ -27,17 +27,17 @@ from crossflow.networks.dit import DiTConfig
 from crossflow.sources.released import ReleasedEncoderConfig
 
 TRAINING_ONLY = ("open_clip.", "open_clip_output.")
-"""Prefixes of what sampling does not need."""
+"""Prefixes of weights that sampling does not need."""
 DIMR_HEADS = {960: 16, 1024: 16}
-"""Attention heads by width, of every DiMR in the authors' program."""
+"""Attention heads by width, of every DiMR in the authors' code."""
 DIT_HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16, 1280: 20}
-"""Of every DiT in it."""
+"""Attention heads by width, of every DiT in the authors' code."""
 
 Shapes = Mapping[str, Sequence[int]]
 
 
 def released_name(name: str) -> str:
-    """The name in released files of our weight ``name``."""
+    """The name of our weight ``name`` in released files."""
     name = name.removeprefix("backbone.")
     return f"context_encoder.{name.removeprefix('encoder.')}" if name.startswith("encoder.") else name
 
@@ -49,7 +49,7 @@ def our_name(name: str) -> str:
 
 
 def split(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """What sampling needs, and the names of what it does not."""
+    """The weights that sampling needs, and the names of the others."""
     dropped = sorted(name for name in tensors if name.startswith(TRAINING_ONLY))
     return {name: part for name, part in tensors.items() if not name.startswith(TRAINING_ONLY)}, dropped
 
@@ -57,8 +57,8 @@ def split(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
 def infer_config(path: str | Path, shapes: Shapes, heads: int | None = None) -> FlowConfig:
     """The config of a released model from the shapes of its weights, with the authors' recipe and sampling settings.
 
-    ``heads`` are those of the backbone; None is the rule above. CrossFlowError for a file that is not of this
-    architecture; it names the first weight that is missing.
+    ``heads`` is the number of attention heads of the backbone; None applies the rule above. CrossFlowError for a file
+    of another architecture; it names the first missing weight.
     """
     try:
         config = _config(shapes, heads)
@@ -124,7 +124,7 @@ def _dit(shapes: Shapes, heads: int | None) -> tuple[DiTConfig, tuple[int, int, 
 
 
 def _text_encoder(shapes: Shapes) -> tuple[ReleasedEncoderConfig, int, int]:
-    """The text encoder, and the number and width of the tokens that it reads."""
+    """The text encoder, and the count and width of the tokens that it reads."""
     here = "context_encoder"
     width = shapes[f"{here}.layers.0.attn.W_Q.weight"][0]
     reductions = _count(shapes, f"{here}.reduction_layers")
@@ -157,6 +157,6 @@ def _heads(width: int, said: int | None, known: Mapping[int, int]) -> int:
 
 
 def _count(shapes: Shapes, prefix: str) -> int:
-    """How many numbered parts there are under ``prefix``; those that are missing are found when weights are checked."""
+    """The number of indexed modules under ``prefix``; gaps are found later, when the weights are checked."""
     pattern = re.compile(rf"{re.escape(prefix)}\.(\d+)\.")
     return 1 + max((int(found[1]) for name in shapes if (found := pattern.match(name))), default=-1)

@@ -1,4 +1,4 @@
-"""The models that the authors released, as configs, and what they have in common with those of the paper."""
+"""The authors' released models as configs, and the parts that they share with the paper's models."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -17,7 +17,7 @@ STAGE_WEIGHTS: Mapping[int, tuple[float, ...]] = {1: (1.0,), 2: (0.25, 1.0), 3: 
 
 
 def stages(width: int, depth: int, levels: int, heads: int = 16) -> DiMRConfig:
-    """A DiMR of the authors' proportions: a transformer, then ConvNeXts, each of half the width and (once) depth."""
+    """A DiMR in the authors' proportions: a transformer, then ConvNeXts of half its depth, each of half the width."""
     low = Stage(block="transformer", width=width, hidden=2 * width, depth=depth, heads=heads, patch=2 ** (levels - 1))
     fine = [
         Stage(
@@ -29,13 +29,13 @@ def stages(width: int, depth: int, levels: int, heads: int = 16) -> DiMRConfig:
 
 
 AUTHORS_LOSSES = (KL(weight=1e-2), Contrast(weight=1.0, tower="siglip-l16", scale="raw"))
-"""What the authors' program adds to the flow loss."""
+"""The terms that the authors' code adds to the flow loss."""
 
 
 def text_to_image(
     backbone: DiMRConfig | DiTConfig, size: int, text: Literal["clip-vit-l14", "t5-v1.1-xxl"], null_rate: float = 0.1
 ) -> FlowConfig:
-    """A model of the authors' program for images of ``size`` pixels a side."""
+    """A model of the authors' code for images of ``size`` pixels a side."""
     t5 = text == "t5-v1.1-xxl"
     return FlowConfig(
         shape=(4, size // 8, size // 8),
@@ -64,4 +64,4 @@ AUTHORS_MODELS: Mapping[str, FlowConfig] = {
     "t2i-512px-t5-dit": text_to_image(DiTConfig(width=1280, depth=36, heads=20, patch=2), 512, "t5-v1.1-xxl"),
     "t2i-training-demo": text_to_image(stages(960, 29, 3), 512, "clip-vit-l14"),
 }
-"""The released models, by the names of their files; the demo is what the authors' program trains when it is tried."""
+"""The released models by file name; ``t2i-training-demo`` is the model of the authors' training demo."""

@@ -1,8 +1,8 @@
-"""One safetensors file is a model: its weights, its config and where it came from, all in one place.
+"""Checkpoints: one safetensors file with a model's weights, its config and notes on its training.
 
-Its header is one JSON object under the key ``crossflow``: ``format``, ``version``, ``config``, and notes on how the
-weights came to be. One key, because safetensors writes several in random order, and equal models must be equal bytes.
-The file is data: nothing in it is ever executed.
+The header is one JSON object under the key ``crossflow``: ``format``, ``version``, ``config`` and the notes. It is a
+single key because safetensors writes several keys in random order, and equal models must give equal bytes. The file is
+data: nothing in it is ever executed.
 """
 
 import json
@@ -29,19 +29,19 @@ from crossflow.model.standard import FlowModel
 
 FORMAT = "crossflow"
 VERSION = "2"
-"""Files of version 1 are read too: see ``earlier``."""
+"""The version that is written. Version 1 is read too: see ``earlier``."""
 NOT_SHIPPED = ("terms.", "weaker.")
-"""Prefixes of weights that stay out of the file: what only training needs, and another model's."""
+"""Prefixes of weights that are not saved: the networks of loss terms, and the guiding model."""
 
 
 def save_checkpoint(path: str | Path, model: FlowModel, notes: Mapping[str, Any] | None = None) -> None:
-    """Write ``model`` to ``path`` atomically. ``notes``, plain JSON values, are kept in the header."""
+    """Write ``model`` to ``path`` atomically. ``notes``, plain JSON values, go into the header."""
     header = {**(notes or {}), "format": FORMAT, "version": VERSION, "config": asdict(model.config)}
     write_tensors(Path(path), _shipped(model), header)
 
 
 def export_checkpoint(path: Path, out: Path, sampling: Sampling) -> None:
-    """Copy a checkpoint, ours or released, with ``sampling`` as what it recommends; noise, weights and notes stay."""
+    """Copy a checkpoint, ours or released, with other default ``sampling``; noise, weights and notes are kept."""
     _check_other(path, out)
     model = load_model(path)
     config: Any = replace(model.config, sampling=replace(sampling, noise=model.config.sampling.noise))
@@ -50,7 +50,7 @@ def export_checkpoint(path: Path, out: Path, sampling: Sampling) -> None:
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """What a checkpoint is, as plain JSON: of one of ours its whole header, of a released one what its shapes tell."""
+    """A checkpoint as plain JSON: the header of one of ours, the inferred config of a released one."""
     header, tensors = _tensors(path)
     if "format" in header:
         model_config(header, path)
@@ -61,9 +61,9 @@ def describe(path: Path) -> dict[str, Any]:
 
 
 def convert(path: Path, out: Path, heads: int | None = None) -> list[str]:
-    """Write a released checkpoint as one of ours; returns the names of what was dropped, needed in training only.
+    """Write a released checkpoint as one of ours; return the names of the training-only weights that were dropped.
 
-    Beside the file itself, which is mapped, memory holds one weight at a time. ``heads``: see ``released``.
+    The file is memory-mapped, so memory holds one weight at a time. For ``heads`` see ``authors.infer_config``.
     """
     _check_other(path, out)
     header, tensors = _tensors(path)
@@ -77,14 +77,14 @@ def convert(path: Path, out: Path, heads: int | None = None) -> list[str]:
 
 def _check_other(path: Path, out: Path) -> None:
     if os.path.isfile(path) and os.path.isfile(out) and out.samefile(path):
-        raise CrossFlowError(f"{out} is the file to be read, which holds more than is kept of it: choose another name.")
+        raise CrossFlowError(f"{out} is also the input, which holds more than the output would: choose another name.")
 
 
 def load_checkpoint(path: str | Path, device: str = "cpu") -> CrossFlow:
     """Read a CrossFlow model, in eval mode, on ``device``: one of ours, or one that the authors released.
 
-    Raises CrossFlowError for a file that is missing, truncated, of another version or another kind of model, that
-    holds more than tensors, and for any weight that is missing, unknown or of the wrong shape; the message names it.
+    CrossFlowError for a file that is missing, truncated, of another version or kind of model, or holds more than
+    tensors, and for a weight that is missing, unknown or of the wrong shape; the message names it.
     """
     model = load_model(path, device)
     if not isinstance(model, CrossFlow):
@@ -98,7 +98,7 @@ def load_model(path: str | Path, device: str = "cpu") -> FlowModel:
     if isinstance(model, CrossFlow) and (other := weaker_of(Path(path), model.config)) is not None:
         weaker = _load(other, device)
         if not isinstance(weaker, CrossFlow) or weaker.config.shape != model.config.shape:
-            raise CrossFlowError(f"{other} is no worse version of {path}: its latents or its kind are others.")
+            raise CrossFlowError(f"{other} is no weaker version of {path}: its latents or its kind differ.")
         model.weaker = weaker
     return model
 
@@ -115,19 +115,19 @@ def _load(path: str | Path, device: str) -> FlowModel:
 
 
 def weaker_of(path: Path, config: ModelConfig) -> Path | None:
-    """The file of the worse model by which that of ``config`` in ``path`` is guided; None where there is none."""
+    """The file of the weaker model that guides the model in ``path``; None if there is none."""
     return None if config.guidance.weaker is None else path.parent / config.guidance.weaker
 
 
 def _tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Header and tensors of a checkpoint; a pickle of tensors has no header."""
+    """Header and tensors of a checkpoint; the header of a pickle is empty."""
     return ({}, load_tensors(path)) if os.path.isfile(path) and is_pickle(path) else read_tensors(path)
 
 
 def _released(
     path: Path, tensors: dict[str, Tensor], heads: int | None = None
 ) -> tuple[FlowModel, dict[str, Tensor], list[str]]:
-    """The blank model of a released checkpoint; its weights, checked, under our names; the names of those dropped."""
+    """The model of a released checkpoint, without weights; its checked weights under our names; the names dropped."""
     kept, dropped = released.split(tensors)
     config = released.infer_config(path, {name: tuple(part.shape) for name, part in kept.items()}, heads)
     model = _blank(config, path)
@@ -137,13 +137,13 @@ def _released(
 
 
 def _blank(config: ModelConfig, path: str | Path) -> FlowModel:
-    """The model of ``config`` without numbers: nothing is allocated before the weights are seen to be there."""
-    with torch.device("meta"), _naming(path):
+    """The model of ``config`` on the meta device: nothing is allocated before the weights are checked."""
+    with torch.device("meta"), _naming_file(path):
         return config.build(training=False)
 
 
 def model_config(header: Mapping[str, Any], path: str | Path) -> ModelConfig:
-    """The config in a checkpoint's header; CrossFlowError where it is not one of ours, or of another version."""
+    """The config in a checkpoint's header; CrossFlowError if it is not one of ours, or of an unknown version."""
     if header.get("format") != FORMAT or "config" not in header:
         raise CrossFlowError(f"{path} is a safetensors file, but not of a CrossFlow model: its header does not say so.")
     if header.get("version") not in (FIRST, VERSION):
@@ -151,13 +151,13 @@ def model_config(header: Mapping[str, Any], path: str | Path) -> ModelConfig:
             f"{path} is of format version {header.get('version')}, and this program reads {FIRST} and {VERSION}: "
             "use the release that wrote it, or train again."
         )
-    with _naming(path):
+    with _naming_file(path):
         config = migrated(header["config"], header["version"])
     return config_from_json(json.dumps(config), path)
 
 
 def check_tensors(path: str | Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Refuse tensors that are missing, unknown, of another shape or type, or not finite; the first one is named."""
+    """CrossFlowError for tensors that are missing, unknown, of another shape or dtype, or not finite; it names one."""
     missing, unknown = expected.keys() - found.keys(), found.keys() - expected.keys()
     for what, names in (("misses", missing), ("holds the unknown", unknown)):
         if names:
@@ -179,8 +179,8 @@ def _shipped(model: FlowModel) -> dict[str, Tensor]:
 
 
 @contextmanager
-def _naming(path: str | Path) -> Iterator[None]:
-    """Add the file's name to what is said of a config."""
+def _naming_file(path: str | Path) -> Iterator[None]:
+    """Add the file's name to errors about its config."""
     try:
         yield
     except CrossFlowError as error:
@@ -188,23 +188,25 @@ def _naming(path: str | Path) -> Iterator[None]:
 
 
 def config_from_json(text: str, path: str | Path) -> ModelConfig:
-    """A config from JSON. A field that is unknown, missing, or of the wrong type or range raises CrossFlowError."""
+    """A config from JSON. CrossFlowError for a field that is unknown, missing, or of the wrong type or range."""
     try:
-        with _naming(path):
+        with _naming_file(path):
             config: ModelConfig = TypeAdapter(ModelConfig).validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the whole"
         raise CrossFlowError(f"The config in the header of {path} cannot be read: {place}: {first['msg']}.") from error
-    if not _covered(json.loads(text), json.loads(json.dumps(asdict(config)))):  # a field is unknown, or of another type
+    if not _contains(
+        json.loads(json.dumps(asdict(config))), json.loads(text)
+    ):  # a field is unknown, or of another type
         raise CrossFlowError(f"The config in the header of {path} is of another release: its fields are not today's.")
     return config
 
 
-def _covered(given: Any, whole: Any) -> bool:
-    """Whether ``given`` is in ``whole``, which may have more fields: those added since, at their defaults."""
+def _contains(whole: Any, given: Any) -> bool:
+    """Whether ``whole`` contains ``given``; it may have more fields, added since and at their defaults."""
     if isinstance(given, dict) and isinstance(whole, dict):
-        return given.keys() <= whole.keys() and all(_covered(value, whole[name]) for name, value in given.items())
+        return given.keys() <= whole.keys() and all(_contains(whole[name], value) for name, value in given.items())
     if isinstance(given, list) and isinstance(whole, list):
-        return len(given) == len(whole) and all(map(_covered, given, whole))
+        return len(given) == len(whole) and all(map(_contains, whole, given))
     return type(given) is type(whole) and given == whole

@@ -1,4 +1,4 @@
-"""What a model is, as data: its two ends, the source, the network, the terms of the loss, how it is best sampled."""
+"""Model configs: what is read, the source, the target, the backbone, the loss terms, guidance and sampling."""
 
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Override:
-    """Sampling settings to use in place of a model's own; None leaves one as it is."""
+    """Sampling settings that replace a model's own; None keeps a setting."""
 
     solver: str | None = None
     steps: int | None = None
@@ -30,15 +30,15 @@ class Override:
 
 
 OWN = Override()
-"""Nothing in place of a model's own settings."""
+"""All of a model's own settings."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """The sampling settings a model is recommended with, chosen on a validation split.
+    """A model's default sampling settings, chosen on a validation split.
 
-    ``noise`` multiplies the standard deviation of what is drawn for the source: 1 is the paper's, 0 takes the middle of
-    a posterior, for tasks with one answer rather than many.
+    ``noise`` multiplies the standard deviation of the source sample: 1 as in the paper; 0 takes the posterior mean, for
+    tasks with one right answer.
     """
 
     solver: str = "midpoint"
@@ -54,7 +54,7 @@ class Sampling:
             raise CrossFlowError(f"noise is {self.noise}; it must be from 0 to 1.")
 
     def but(self, override: Override) -> "Sampling":
-        """These settings with those that ``override`` gives in their place."""
+        """These settings, replaced where ``override`` is not None."""
         return replace(self, **{name: value for name, value in vars(override).items() if value is not None})
 
 
@@ -63,11 +63,12 @@ Times = Literal["logit-normal", "uniform"]
 
 @dataclass(frozen=True, kw_only=True)
 class FlowConfig:
-    """CrossFlow, whole: from what it ``reads``, by ``source``, to latents of ``shape`` (c, h, w) of the ``target``.
+    """A CrossFlow model: from what it ``reads``, by a ``source``, to latents of ``shape`` (c, h, w) of the ``target``.
 
-    ``losses`` are what is added to the flow loss. ``times`` is how the times of training are drawn. The network
-    predicts the velocity (the paper's ``parameterisation``) or the target itself, whose velocity is compared all the
-    same (arXiv 2511.13720). ``stage_weights`` weigh the flow loss of each resolution.
+    ``backbone`` is the velocity network, ``losses`` are the terms added to the flow loss, ``times`` is the distribution
+    of training times. The ``parameterisation`` is what the network predicts: the velocity, as in the paper, or the
+    target, which is converted to a velocity before the loss (arXiv 2511.13720). ``stage_weights`` weight the flow loss
+    at each resolution of the backbone.
     """
 
     shape: tuple[int, int, int]
@@ -97,19 +98,19 @@ class FlowConfig:
             raise CrossFlowError("A network of several resolutions predicts velocities: parameterisation is velocity.")
 
     def build(self, training: bool = True) -> "CrossFlow":
-        """The model; without what only training needs unless ``training``."""
+        """The model; with ``training`` also the networks of the loss terms."""
         from crossflow.model.crossflow import CrossFlow
 
         return CrossFlow(self, training)
 
     @property
     def terms(self) -> tuple[LossConfig, ...]:
-        """What is added to the flow loss."""
+        """The terms added to the flow loss."""
         return self.losses
 
     @property
     def beside(self) -> tuple[str, ...]:
-        """What of a batch the terms of the loss read beside the two ends."""
+        """The entries of a batch that loss terms read besides source and target."""
         return tuple(name for term in self.losses for name in term.reads)
 
 
@@ -117,8 +118,8 @@ class FlowConfig:
 class StandardConfig:
     """The paper's baseline: flow matching from N(0, I), with what it ``reads`` as a condition.
 
-    The network looks at the ``condition`` by cross-attention or, images only, has it in ``channels`` beside its
-    latents. The other fields are those of ``FlowConfig``; ``guidance`` drops the condition.
+    The ``condition`` enters the network by cross-attention or, for images only, as ``channels`` concatenated to the
+    latents. The other fields are those of ``FlowConfig``; null items of ``guidance`` drop the condition.
     """
 
     shape: tuple[int, int, int]
@@ -142,19 +143,19 @@ class StandardConfig:
             raise CrossFlowError("A network of several resolutions predicts velocities: parameterisation is velocity.")
 
     def build(self, training: bool = True) -> "StandardFlow":
-        """The model, which has the same parts in ``training``."""
+        """The model; ``training`` makes no difference."""
         from crossflow.model.standard import StandardFlow
 
         return StandardFlow(self)
 
     @property
     def terms(self) -> tuple[LossConfig, ...]:
-        """What is added to the flow loss: nothing."""
+        """The terms added to the flow loss: none."""
         return ()
 
     @property
     def beside(self) -> tuple[str, ...]:
-        """What of a batch is read beside the two ends: nothing."""
+        """The entries of a batch read besides source and target: none."""
         return ()
 
 
@@ -162,7 +163,7 @@ ModelConfig = Annotated[FlowConfig | StandardConfig, Field(discriminator="kind")
 
 
 def _check_ends(config: FlowConfig | StandardConfig) -> None:
-    """CrossFlowError for what neither model can be."""
+    """CrossFlowError for what is invalid in either model."""
     check_sizes(**dict(zip(("channels", "height", "width"), config.shape, strict=True)))
     if config.reads.name == config.target.name:
         raise CrossFlowError(f"Both ends are called {config.target.name}: give what is read another name.")

@@ -1,8 +1,8 @@
-"""CrossFlow: from what is read to a source latent, and by the flow to the latent of the target.
+"""The CrossFlow model: an encoder from data to source latents, and a flow from these to target latents.
 
-It answers the calls that the baseline (``standard``) answers too: ``forward(batch, draws)`` is the training loss,
-``generate(...)`` all of sampling. Its field never sees what was read, a text or an image: that is in x0, which
-``source(...)`` made of it. What a model is for shows in its config's two ends, and nowhere between.
+It has the interface of the baseline (``standard``): ``forward(batch, draws)`` is the training loss, ``generate(...)``
+the whole of sampling. The velocity field gets no condition: the text or image is encoded in x0 alone. What a model
+generates from what is decided by its config's ``reads`` and ``target``; the code between is the same for every task.
 """
 
 from jaxtyping import Bool, Float
@@ -19,16 +19,16 @@ from crossflow.losses.term import Step
 from crossflow.model.config import FlowConfig, Sampling
 
 Values = Float[Tensor, "b n d"] | Float[Tensor, "b k i j"]
-"""What a flow reads: the tokens of texts, images in [-1, 1], or latents."""
+"""What a flow reads: token embeddings, images in [-1, 1], or latents."""
 Losses = dict[str, Tensor]
-"""The parts of one step's loss by name, ``total`` and ``flow`` first, and what to watch beside them."""
+"""The terms of one step's loss by name, ``total`` and ``flow`` first, and statistics to monitor."""
 
 
 class CrossFlow(nn.Module):
     """One modality to another with no noise source and no cross-attention (Liu et al. 2025, arXiv 2412.15213).
 
-    ``training`` False leaves out what sampling does not need: the networks of the terms of the loss. ``weaker`` is the
-    worse model of autoguidance, where the config names one.
+    ``training`` False leaves out the networks of the loss terms. ``weaker`` is the weaker model for autoguidance, if
+    the config names one.
     """
 
     weaker: "CrossFlow | None"
@@ -45,9 +45,9 @@ class CrossFlow(nn.Module):
         self.weaker = None
 
     def forward(self, batch: Batch, draws: Draws, counted: tuple[str, ...] | None = None) -> Losses:
-        """The training loss of one batch, with every random number given.
+        """The training loss of one batch, given all random numbers.
 
-        Of the flow loss and the terms only those in ``counted`` are computed; None is all.
+        ``counted`` names the losses to compute, ``flow`` and those of the terms; None is all.
         """
         if len(self.terms) < len(self.config.losses):
             raise CrossFlowError("This model was built for sampling, without the terms of its loss: build it to train.")
@@ -82,7 +82,7 @@ class CrossFlow(nn.Module):
     def source(
         self, values: Values, mask: Bool[Tensor, "b n"] | None, noise: Float[Tensor, "b c h w"]
     ) -> Float[Tensor, "b c h w"]:
-        """The source latent x0: a sample of the posterior of what is read."""
+        """The source latent x0: a sample of the encoder's posterior."""
         return self.encoder(values, mask).sample(noise)
 
     def velocity(self, guidance_scale: float) -> Velocity:
@@ -98,7 +98,7 @@ class CrossFlow(nn.Module):
         guidance_scale: float,
         backward: bool = False,
     ) -> Float[Tensor, "b c h w"]:
-        """Carry source latents to target latents (or, ``backward``, targets to sources)."""
+        """Integrate the flow from source to target latents or, with ``backward``, from target to source latents."""
         return solver_named(solver)(self.velocity(guidance_scale), x0, steps, backward)
 
     def generate(
@@ -108,7 +108,7 @@ class CrossFlow(nn.Module):
         noise: Float[Tensor, "b c h w"],
         sampling: Sampling,
     ) -> Float[Tensor, "b c h w"]:
-        """What is read to target latents."""
+        """Encode what is read, and sample target latents."""
         x0 = self.source(values, mask, sampling.noise * noise)
         return self.sample(x0, sampling.solver, sampling.steps, sampling.guidance_scale)
 

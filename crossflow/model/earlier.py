@@ -1,4 +1,4 @@
-"""Configs of files that earlier releases wrote, in today's form."""
+"""Migration of configs in checkpoints of earlier versions."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,14 +6,14 @@ from typing import Any
 from crossflow.errors import CrossFlowError
 
 FIRST = "1"
-"""The version of files whose config said by numbers what stands at the two ends; 0 was a term of the loss left out."""
+"""In version 1 fields such as ``image`` and ``token_count`` implied what is read, and a weight of 0 left a term out."""
 
 
 def migrated(config: Any, version: str) -> Any:
-    """The config of a file of ``version``, as plain JSON, as it would be written today.
+    """The config of a file of ``version`` in the current form; both are plain JSON.
 
-    What is no config of that version stays as it is, or keeps its odd fields, so that reading it names them.
-    CrossFlowError where a field that the version needs is not there, or is of another type.
+    Unknown fields are kept, so that reading the config reports them. CrossFlowError if a field that the version
+    requires is missing or of another type.
     """
     if version != FIRST or not isinstance(config, Mapping):
         return config
@@ -39,11 +39,11 @@ def _first(old: dict[str, Any]) -> dict[str, Any]:
         new |= {"kind": "standard", "condition": condition}
     else:
         new |= {"kind": "crossflow", "source": _kind(encoder, "variational"), "losses": losses}
-    return new | old  # path, times, stage_weights and sampling are as they were
+    return new | old  # path, times, stage_weights and sampling are unchanged
 
 
 def _kind(config: Mapping[str, Any], default: str) -> dict[str, Any]:
-    """The config with the kind that those of the embedded world did not say."""
+    """The config with its kind, which version 1 left out for the ``default``."""
     return {"kind": default, **config}
 
 
@@ -61,7 +61,7 @@ def _reads(old: dict[str, Any], target: str) -> dict[str, Any]:
 
 
 def _losses(old: dict[str, Any], encoder: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """The terms whose weights were not 0."""
+    """The terms with a weight other than 0."""
     kl = {"kind": "kl", "weight": old.pop("kl_weight", 1e-2), "form": old.pop("kl_form", "official")}
     contrast = {
         "kind": "contrast",

@@ -1,6 +1,6 @@
-"""The standard flow matching that CrossFlow is compared with: from noise, with what is read as a condition.
+"""The baseline: standard flow matching from noise, conditioned on what is read.
 
-It answers the calls that CrossFlow answers: ``forward(batch, draws)`` and ``generate(...)``.
+It has the interface of ``CrossFlow``: ``forward(batch, draws)`` and ``generate(...)``.
 """
 
 from typing import Any
@@ -21,9 +21,9 @@ from crossflow.sources.upsample import enlarged
 
 
 class StandardFlow(nn.Module):
-    """The paper's baseline: flow matching from N(0, I), the source as a condition in every block or beside the latents.
+    """The paper's baseline: flow matching from N(0, I), conditioned by cross-attention or by concatenation.
 
-    The condition beside the latents is the image itself, brought to their size.
+    A concatenated condition is the image, resized to the latents.
     """
 
     def __init__(self, config: StandardConfig) -> None:
@@ -39,9 +39,9 @@ class StandardFlow(nn.Module):
         self.path = PATHS[config.path]()
 
     def forward(self, batch: Batch, draws: Draws, counted: tuple[str, ...] | None = None) -> Losses:
-        """The flow-matching loss; unconditional items keep their own target and lose what they are made from.
+        """The flow-matching loss; unconditional items keep their own target and lose the condition.
 
-        There is nothing else that could be ``counted``.
+        ``counted`` has no effect, since there are no other terms.
         """
         read, own = batch[self.config.reads.name], batch[self.config.target.name].values
         x1, learned = self.autoencoder.reach(own, draws.target_noise)
@@ -52,7 +52,7 @@ class StandardFlow(nn.Module):
         return {"total": flow + learned, "flow": flow.detach(), **parts}
 
     def velocity(self, guidance_scale: float, values: Values, mask: Bool[Tensor, "b n"] | None) -> Velocity:
-        """The guided velocity field for what is read, a function of (x, t)."""
+        """The guided velocity field given the condition, a function of (x, t)."""
         return self.config.guidance.velocity(self._field(values, mask), guidance_scale, None)
 
     def generate(
@@ -62,12 +62,12 @@ class StandardFlow(nn.Module):
         noise: Float[Tensor, "b c h w"],
         sampling: Sampling,
     ) -> Float[Tensor, "b c h w"]:
-        """Noise to target latents, given a text or an image."""
+        """Sample target latents from noise, given a text or an image."""
         field = self.velocity(sampling.guidance_scale, values, mask)
         return solver_named(sampling.solver)(field, sampling.noise * noise, sampling.steps)
 
     def _field(self, values: Tensor, mask: Tensor | None) -> Field:
-        """The field, whose x may be the batch several times over."""
+        """The velocity field; its x may be the batch repeated, as guidance does."""
         predict = self._beside(values) if self.config.condition == "channels" else self._attending(values, mask)
         return field_of(predict, self.path, self.config.parameterisation)
 

@@ -1,7 +1,7 @@
-"""Blocks, and velocity networks: ``forward(x [b c h w], t [b], conditional [b] bool) -> velocity [b c h w]``.
+"""Velocity networks and their blocks: ``velocities(x [b c h w], t [b], conditional [b] bool)``.
 
-``velocities`` takes the same and gives what training compares: a prediction for each resolution, the finest last. A
-network says whether it ``tabulates`` all that depends on time alone, for the fast sampler.
+``velocities`` returns a tuple of predictions, one per resolution, the finest last. The attribute ``tabulates`` says
+whether a network can precompute everything that depends on time alone, for the fast sampler.
 """
 
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, runtime_checkable
@@ -17,16 +17,16 @@ Backbone = Transformer | DiMR | DiT
 
 @runtime_checkable
 class Network(Protocol):
-    """What the config of a network has."""
+    """The interface of a network config."""
 
     @property
     def kind(self) -> str:
-        """The name by which a file holds it."""
+        """Its name in checkpoints and in the registry."""
         ...
 
     @property
     def resolutions(self) -> int:
-        """How many velocities it gives."""
+        """The number of resolutions at which it predicts the velocity."""
         ...
 
     def build(self, shape: tuple[int, int, int]) -> Any:
@@ -34,15 +34,15 @@ class Network(Protocol):
         ...
 
     def beside(self, shape: tuple[int, int, int], channels: int) -> Any:
-        """The baseline's, which also reads ``channels`` beside the latents; CrossFlowError where it has none."""
+        """The baseline's network, conditioned on ``channels`` concatenated to x; CrossFlowError if there is none."""
         ...
 
     def attending(self, shape: tuple[int, int, int], token_width: int, image: tuple[int, int, int] | None) -> Any:
-        """The baseline's, with cross-attention to tokens, or to an ``image``; CrossFlowError where it has none."""
+        """The baseline's network, with cross-attention to tokens or an ``image``; CrossFlowError if there is none."""
         ...
 
 
-if TYPE_CHECKING:  # what is here, so that types are narrowed by it; another package's is as good
+if TYPE_CHECKING:  # the union narrows types; at run time any registered kind is accepted
     BackboneConfig = TransformerConfig | DiMRConfig | DiTConfig
 else:
     BackboneConfig = Annotated[Network, NETWORKS.reader]

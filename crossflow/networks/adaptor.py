@@ -1,4 +1,4 @@
-"""The authors' head from a vector to a map, of their text encoder and of their image tower at 512 pixels."""
+"""The authors' convolutional head from a vector to a feature map, for their text encoder and image tower at 512 px."""
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -6,10 +6,10 @@ from torch.nn import functional as F
 
 
 class Adaptor(nn.Module):
-    """A vector to a flattened map [out_channels side side]: two linear layers, then three convolutions.
+    """A vector to a flattened map [out_channels side side]: two linear layers, then three 3 x 3 convolutions.
 
-    ``hidden`` is the width between the linear layers, ``channels`` those between the convolutions. All but the last are
-    followed by a norm, over the whole map after a convolution, and a ReLU.
+    ``hidden`` is the width between the linear layers, ``channels`` the widths between the convolutions. Every layer but
+    the last is followed by LayerNorm, over the whole map after a convolution, and ReLU.
     """
 
     def __init__(

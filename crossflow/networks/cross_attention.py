@@ -1,7 +1,7 @@
-"""The paper's baseline: standard flow matching from noise, with cross-attention to the source in every block.
+"""The network of the paper's baseline: flow matching from noise, with cross-attention to the condition in every block.
 
-A text is the same frozen token embedding that CrossFlow's encoder reads, an image the same patches. "Unconditional"
-replaces the source by one learned token, the usual dropping of text for classifier-free guidance.
+The condition is what CrossFlow's encoder reads: token embeddings of a frozen language model, or an image in patches.
+Unconditional items attend to one learned token instead, as usual in classifier-free guidance.
 """
 
 import torch
@@ -13,9 +13,9 @@ from crossflow.networks.transformer import TransformerConfig
 
 
 class CrossAttentionTransformer(nn.Module):
-    """Velocity of latents of ``shape`` (c, h, w), given text tokens of width ``token_width``, or images.
+    """Velocity of latents of ``shape`` (c, h, w), given token embeddings of width ``token_width``, or images.
 
-    ``source`` is the shape (k, i, j) of the images, which are cut into as many patches as there are latent places.
+    ``source`` is the shape (k, i, j) of the images, which are cut into as many patches as the latents.
     """
 
     tabulates = False
@@ -49,7 +49,6 @@ class CrossAttentionTransformer(nn.Module):
         source: Float[Tensor, "b n d"] | Float[Tensor, "b k i j"],
         mask: Bool[Tensor, "b n"] | None,
     ) -> tuple[Float[Tensor, "b c h w"], ...]:
-        """The only resolution there is."""
         return (self(x, t, conditional, source, mask),)
 
     def forward(
@@ -60,7 +59,7 @@ class CrossAttentionTransformer(nn.Module):
         source: Float[Tensor, "b n d"] | Float[Tensor, "b k i j"],
         mask: Bool[Tensor, "b n"] | None,
     ) -> Float[Tensor, "b c h w"]:
-        """Every place may look at the source where ``conditional``, at the empty token where not."""
+        """Latent tokens attend to the source where ``conditional``, to the learned token elsewhere."""
         time = self.time(t)[:, None]
         context = self.embed(source)
         mask = conditional.new_ones(context.shape[:2]) if mask is None else mask

@@ -1,11 +1,11 @@
-"""DiMR, the released velocity network: stages of rising resolution, each fed with all features of the one below.
+"""DiMR, the released velocity network: stages of rising resolution, each given all features of the stage below.
 
-Every stage sees the whole x_t through patches of its own size, and gives a velocity of its own resolution. The first is
-a transformer, later ones are ConvNeXts. There is no time embedding: the parameters of every norm depend on time
+Every stage embeds the whole x_t in patches of its own size and predicts the velocity at its own resolution. The first
+is a transformer, later ones are ConvNeXts. There is no time embedding: the parameters of every norm depend on time
 (``time_dependent``). Attributes are named as in the authors' files, so ``stages.`` there is ``backbone.stages.`` here.
 
-Difference of the authors' program, and so of this module, from the paper: the indicator's two learned parameters are
-scalars, each repeated over all channels of the token that stands before the sequence.
+The authors' code, and so this module, differs from the paper in one point: the two learned parameters of the indicator
+are scalars, broadcast over the channels of a token prepended to the sequence.
 """
 
 from dataclasses import dataclass
@@ -24,9 +24,9 @@ from crossflow.networks.time_dependent import Time, TimeDependent, TimeLayerNorm
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One resolution: ``patch`` latent cells a side make one token; ``depth`` blocks with MLPs of ``hidden`` width.
+    """One resolution: a token per ``patch`` x ``patch`` latent cells; ``depth`` blocks with MLPs of width ``hidden``.
 
-    ``heads`` matters to a transformer alone, ``kernel`` (the side of the depthwise convolution) to a ConvNeXt alone.
+    ``heads`` applies to transformers only, ``kernel`` (the side of the depthwise convolution) to ConvNeXts only.
     """
 
     block: Literal["transformer", "convnext"]
@@ -50,7 +50,7 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class DiMRConfig:
-    """The stages, from low to high resolution; the patches of the last are single latent cells."""
+    """The stages, from low to high resolution; the last has patches of one latent cell."""
 
     stages: tuple[Stage, ...]
     kind: Literal["dimr"] = "dimr"
@@ -65,7 +65,7 @@ class DiMRConfig:
 
     @property
     def resolutions(self) -> int:
-        """How many velocities it gives."""
+        """The number of stages, each of which predicts the velocity."""
         return len(self.stages)
 
     def build(self, shape: tuple[int, int, int]) -> "DiMR":
@@ -73,22 +73,22 @@ class DiMRConfig:
         return DiMR(self, shape)
 
     def beside(self, shape: tuple[int, int, int], channels: int) -> "DiMR":
-        """Not there: CrossFlowError."""
+        """CrossFlowError: this network has no such form."""
         raise CrossFlowError("A DiMR has no form with a condition in channels: let the condition be attention.")
 
     def attending(
         self, shape: tuple[int, int, int], token_width: int, image: tuple[int, int, int] | None
     ) -> "AttendingDiMR":
-        """The network with cross-attention to tokens, for the baseline; CrossFlowError for an ``image``."""
+        """The baseline's network, with cross-attention to tokens; CrossFlowError for an ``image``."""
         if image is not None:
             raise CrossFlowError("A DiMR attends to the tokens of texts alone: choose the plain transformer.")
         return AttendingDiMR(self, shape, token_width)
 
 
 class DiMR(nn.Module):
-    """Velocity of latents of ``shape`` (c, h, w). Time is t in [0, 1], or a step number once ``tabulate`` was called.
+    """Velocity of latents of ``shape`` (c, h, w). Time is t in [0, 1] or, after ``tabulate``, a step index.
 
-    With ``checkpointing`` the activations inside blocks are computed again in the backward pass, and not kept.
+    With ``checkpointing`` activations inside blocks are recomputed in the backward pass instead of stored.
     """
 
     checkpointing: bool = False
@@ -111,11 +111,11 @@ class DiMR(nn.Module):
     def velocities(
         self, x: Float[Tensor, "b c h w"], t: Time, conditional: Bool[Tensor, " b"]
     ) -> tuple[Float[Tensor, "b c _ _"], ...]:
-        """One velocity for every stage, [b c h/patch w/patch], low to high resolution."""
+        """One velocity per stage, [b c h/patch w/patch], from low to high resolution."""
         return self.given(x, t, conditional)
 
     def given(self, x: Tensor, t: Time, conditional: Tensor, *context: Tensor) -> tuple[Tensor, ...]:
-        """``velocities``, where ``context`` is nothing, or tokens and which of them each item may attend to."""
+        """``velocities`` with an optional ``context`` for cross-attention: tokens and their mask."""
         x = x.to(next(self.parameters()).dtype)
         features, velocities = [], []
         for stage in self.stages:
@@ -125,17 +125,17 @@ class DiMR(nn.Module):
 
     @torch.no_grad()
     def tabulate(self, times: Float[Tensor, " s"]) -> None:
-        """Compute all that depends on time alone at a solver's s times; from then on t may be step numbers."""
+        """Precompute everything that depends on time alone at a solver's s times; then t may be step indices."""
         for module in self.modules():
             if isinstance(module, TimeDependent):
                 module.tabulate(times)
 
 
 class AttendingDiMR(nn.Module):
-    """The baseline's DiMR: after every self-attention the places attend to the tokens of a text.
+    """The baseline's DiMR: every self-attention is followed by cross-attention to the tokens of a text.
 
-    The paper describes it in one sentence and prints no details. Ours: keys and values of the token embeddings as they
-    are, queries after a time-dependent norm, the learned ``empty`` token where an item is not conditional.
+    The paper describes it in one sentence, without details. Ours: keys and values from the token embeddings without a
+    norm, queries after a time-dependent norm, and the learned token ``empty`` for unconditional items.
     """
 
     tabulates = False
@@ -153,7 +153,7 @@ class AttendingDiMR(nn.Module):
         source: Float[Tensor, "b n d"],
         mask: Bool[Tensor, "b n"] | None,
     ) -> Float[Tensor, "b c h w"]:
-        """The velocity at full resolution, given tokens and which of them are no padding."""
+        """The velocity at full resolution, given token embeddings and their mask."""
         return self.velocities(x, t, conditional, source, mask)[-1]
 
     def velocities(
@@ -164,7 +164,7 @@ class AttendingDiMR(nn.Module):
         source: Float[Tensor, "b n d"],
         mask: Bool[Tensor, "b n"] | None,
     ) -> tuple[Float[Tensor, "b c _ _"], ...]:
-        """One velocity for every stage, given tokens and which of them are no padding."""
+        """One velocity per stage, given token embeddings and their mask."""
         real = conditional.new_ones(source.shape[:2]) if mask is None else mask
         context = torch.cat([self.empty.expand(len(source), -1, -1), source.to(self.empty.dtype)], dim=1)
         seen = torch.cat([~conditional[:, None], real & conditional[:, None]], dim=1)
@@ -172,7 +172,7 @@ class AttendingDiMR(nn.Module):
 
 
 class StageNetwork(nn.Module):
-    """Blocks in the form of a U: the second half reads, beside the stream, what the first half left behind."""
+    """One stage: blocks with U-shaped long skip connections, from the first half to the second."""
 
     def __init__(
         self, stage: Stage, shape: tuple[int, int, int], below: Stage | None, context_width: int | None = None
@@ -212,20 +212,20 @@ class StageNetwork(nn.Module):
         places = self.input_layer(x)
         if self.upsample is not None:
             places = places + recompute(checkpointing, self.upsample, t, *below)
-        features = self._features(self._open(places, conditional), t, checkpointing, *context)
+        features = self._features(self._sequence(places, conditional), t, checkpointing, *context)
         if self.indicated:
             features = [feature[:, 1:].unflatten(1, places.shape[1:3]) for feature in features]
         return features, self.output_layer(features[-1], t)
 
-    def _open(self, places: Float[Tensor, "b h w d"], conditional: Bool[Tensor, " b"]) -> Tensor:
-        """For a transformer flatten the places, and put the indicator token before them."""
+    def _sequence(self, places: Float[Tensor, "b h w d"], conditional: Bool[Tensor, " b"]) -> Tensor:
+        """For a transformer, flatten the positions and prepend the indicator token."""
         if not self.indicated:
             return places
         indicator = torch.where(conditional, self.tensor_false, self.tensor_true)[:, None, None]
         return torch.cat([indicator.expand(-1, 1, places.shape[-1]), places.flatten(1, 2)], dim=1)
 
     def _features(self, x: Tensor, t: Time, checkpointing: bool, *context: Tensor) -> list[Tensor]:
-        """The stream before the first block and after every block."""
+        """The residual stream before the first block and after every block."""
         features, half = [x], len(self.skip_denses)
         for i, block in enumerate(self.blocks):
             if i > half:
@@ -236,9 +236,9 @@ class StageNetwork(nn.Module):
 
 
 class Block(nn.Module):
-    """x + mixing(x), attention or a depthwise convolution, then x + MLP(x).
+    """x + mixing(x), by self-attention or a depthwise convolution, then x + MLP(x).
 
-    Given ``context_width`` a transformer's block attends to a context after it has attended to itself.
+    With ``context_width`` a transformer block has cross-attention after self-attention.
     """
 
     def __init__(self, stage: Stage, context_width: int | None = None) -> None:
@@ -255,7 +255,7 @@ class Block(nn.Module):
         self.block2 = GatedMLP(width, stage.hidden)
 
     def forward(self, x: Float[Tensor, "b *places d"], t: Time, *context: Tensor) -> Float[Tensor, "b *places d"]:
-        """Tokens [b n d] of a transformer, places [b h w d] of a ConvNeXt."""
+        """x is [b n d] in a transformer, [b h w d] in a ConvNeXt."""
         x = x + (self.block1(x, t) if self.attends else self.block1(x))
         if self.cross is not None:
             x = x + self.cross(x, t, *context)
@@ -263,7 +263,7 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention after its norm."""
+    """Pre-norm self-attention, without the residual."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -273,12 +273,11 @@ class Attention(nn.Module):
         self.dense = nn.Linear(width, width)
 
     def forward(self, x: Float[Tensor, "b n d"], t: Time) -> Float[Tensor, "b n d"]:
-        """What is to be added to x."""
         return self.dense(self_attend(self.query_key_value(self.norm(x, t)), self.heads))
 
 
 class CrossAttention(nn.Module):
-    """Attention to a context after its norm."""
+    """Pre-norm cross-attention, without the residual; keys where ``seen`` is False are ignored."""
 
     def __init__(self, width: int, heads: int, context_width: int) -> None:
         super().__init__()
@@ -291,14 +290,13 @@ class CrossAttention(nn.Module):
     def forward(
         self, x: Float[Tensor, "b n d"], t: Time, context: Float[Tensor, "b m e"], seen: Bool[Tensor, "b m"]
     ) -> Float[Tensor, "b n d"]:
-        """What is to be added to x."""
         query = self.query(self.norm(x, t)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         key, value = self.key_value(context).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
         return self.dense(attend(query, key, value, seen[:, None, None, :]).transpose(1, 2).flatten(2))
 
 
 class GatedMLP(nn.Module):
-    """w2 (GELU(w0 x) * w1 x) after its norm."""
+    """Pre-norm gated MLP, w2 (GELU(w0 x) * w1 x), without the residual."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
@@ -308,37 +306,34 @@ class GatedMLP(nn.Module):
         self.w2 = nn.Linear(hidden, width)
 
     def forward(self, x: Float[Tensor, "b *places d"], t: Time) -> Float[Tensor, "b *places d"]:
-        """What is to be added to x."""
         x = self.norm(x, t)
         return self.w2(F.gelu(self.w0(x)) * self.w1(x))
 
 
 class Upsample(nn.ModuleList):
-    """All features of the stage below, at this stage's resolution and width."""
+    """All features of the stage below, concatenated, brought to this stage's resolution and width."""
 
     def __init__(self, inputs: int, width: int, ratio: int) -> None:
         super().__init__([TimeLayerNorm(inputs), PixelShuffle(inputs, width, ratio), TimeLayerNorm(width)])
 
     def forward(self, t: Time, *below: Float[Tensor, "b h w _"]) -> Float[Tensor, "b high wide d"]:
-        """Norm of them side by side, pixel shuffle, norm."""
         norm_below, shuffle, norm = self
         return norm(shuffle(norm_below(torch.cat(below, dim=-1), t)), t)
 
 
 class Output(nn.ModuleList):
-    """Velocity from the last features: norm, then a 3 x 3 convolution."""
+    """Velocity from the last features, in at least float32: norm, then a 3 x 3 convolution."""
 
     def __init__(self, width: int, channels: int) -> None:
         super().__init__([TimeLayerNorm(width), ToMaps(), nn.Conv2d(width, channels, 3, padding=1)])
 
     def forward(self, x: Float[Tensor, "b h w d"], t: Time) -> Float[Tensor, "b c h w"]:
-        """In at least float32."""
         norm, to_maps, convolution = self
         return at_least_float32(convolution(to_maps(norm(x, t))))
 
 
 class Positions(nn.Module):
-    """Adds a learned vector to every place."""
+    """Adds learned position embeddings, row by row."""
 
     def __init__(self, rows: int, columns: int, width: int) -> None:
         super().__init__()
@@ -346,12 +341,11 @@ class Positions(nn.Module):
         self.position_embeddings = nn.Embedding(rows * columns, width)
 
     def forward(self, x: Float[Tensor, "b h w d"]) -> Float[Tensor, "b h w d"]:
-        """Row by row."""
         return x + self.position_embeddings.weight.unflatten(0, self.sides)
 
 
 class PixelShuffle(nn.Module):
-    """One linear map from every place to the ``ratio`` x ``ratio`` places it becomes."""
+    """One linear map from each position to the ``ratio`` x ``ratio`` positions that replace it."""
 
     def __init__(self, inputs: int, width: int, ratio: int) -> None:
         super().__init__()
@@ -359,7 +353,7 @@ class PixelShuffle(nn.Module):
         self.kernel = nn.Linear(inputs, ratio * ratio * width)
 
     def forward(self, x: Float[Tensor, "b h w e"]) -> Float[Tensor, "b high wide d"]:
-        """The channels of the map are ordered (row, column, channel)."""
+        """The outputs of the linear map are ordered (row, column, channel)."""
         x = self.kernel(x).unflatten(-1, (self.ratio, self.ratio, -1))
         return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
@@ -368,7 +362,7 @@ class ToPlaces(nn.Module):
     """[b d h w] -> [b h w d]."""
 
     def forward(self, maps: Float[Tensor, "b d h w"]) -> Float[Tensor, "b h w d"]:
-        """Contiguous, since all that follows works along channels."""
+        """Contiguous, because the layers that follow work along channels."""
         return maps.permute(0, 2, 3, 1).contiguous()
 
 
@@ -376,12 +370,12 @@ class ToMaps(nn.Module):
     """[b h w d] -> [b d h w]."""
 
     def forward(self, places: Float[Tensor, "b h w d"]) -> Float[Tensor, "b d h w"]:
-        """A view, in the memory format channels_last."""
+        """A view in memory format channels_last."""
         return places.permute(0, 3, 1, 2)
 
 
 def _initialise(module: nn.Module) -> None:
-    """Linear maps and positions truncated-normal of sd 0.02, biases zero; convolutions keep PyTorch's default."""
+    """Linear layers and positions truncated-normal with sd 0.02, biases zero; convolutions keep PyTorch's default."""
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.trunc_normal_(module.weight, std=0.02)
     if isinstance(module, nn.Linear) and module.bias is not None:

@@ -1,8 +1,8 @@
-"""The released DiT (Peebles & Xie 2023, adaLN-Zero), the other velocity network of the authors' program.
+"""The released DiT (Peebles & Xie 2023, adaLN-Zero), the other velocity network of the authors' code.
 
-Attributes are named as in the authors' files, so every key there is ``backbone.`` plus itself here. Differences from
-the paper: it has no DiT; its indicator, a token there, is added to the embedding of time here. Difference from DiT: the
-embedding takes t in [0, 1] as it is, not times 1000.
+Attributes are named as in the authors' files: a key there, prefixed with ``backbone.``, is the key here. The CrossFlow
+paper describes no DiT; its indicator is a token, whereas here it is added to the time embedding. Difference from DiT:
+the time embedding takes t in [0, 1], not 1000 t.
 """
 
 import math
@@ -19,12 +19,12 @@ from crossflow.networks.blocks import at_least_float32, check_sizes, initialise,
 from crossflow.networks.time_dependent import Time, look_up, recompute
 
 FREQUENCIES = 128
-"""Sinusoids of time, each as cosine and sine, from 1 radian a unit of t down to almost 1 / 10,000."""
+"""Frequencies of the time embedding, each as cosine and sine: from 1 down to almost 1 / 10,000 radians per unit t."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiTConfig:
-    """Sizes of a DiT; ``patch`` latent cells a side make one token, and MLPs are four times as wide as the stream."""
+    """Sizes of a DiT: a token per ``patch`` x ``patch`` latent cells, and MLPs of four times the width."""
 
     width: int
     depth: int
@@ -39,7 +39,6 @@ class DiTConfig:
 
     @property
     def resolutions(self) -> int:
-        """How many velocities it gives."""
         return 1
 
     def build(self, shape: tuple[int, int, int]) -> "DiT":
@@ -47,18 +46,18 @@ class DiTConfig:
         return DiT(self, shape)
 
     def beside(self, shape: tuple[int, int, int], channels: int) -> "DiT":
-        """Not there: CrossFlowError."""
+        """CrossFlowError: this network has no such form."""
         raise CrossFlowError("A DiT has no form for the baseline: choose the plain transformer, or a DiMR.")
 
     def attending(self, shape: tuple[int, int, int], token_width: int, image: tuple[int, int, int] | None) -> "DiT":
-        """Not there: CrossFlowError."""
+        """CrossFlowError: this network has no such form."""
         raise CrossFlowError("A DiT has no form for the baseline: choose the plain transformer, or a DiMR.")
 
 
 class DiT(nn.Module):
-    """Velocity of latents of ``shape`` (c, h, w). Time is t in [0, 1], or a step number once ``tabulate`` was called.
+    """Velocity of latents of ``shape`` (c, h, w). Time is t in [0, 1] or, after ``tabulate``, a step index.
 
-    With ``checkpointing`` the activations inside blocks are computed again in the backward pass, and not kept.
+    With ``checkpointing`` activations inside blocks are recomputed in the backward pass instead of stored.
     """
 
     checkpointing: bool = False
@@ -80,7 +79,7 @@ class DiT(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """As in DiT: Xavier-uniform, embeddings normal of sd 0.02, zero modulations and output."""
+        """As in DiT: Xavier-uniform weights, embeddings normal with sd 0.02, zero modulations and output."""
         self.apply(initialise)
         weight, bias = self.x_embedder.proj.parameters()
         nn.init.xavier_uniform_(weight.flatten(1))
@@ -94,7 +93,6 @@ class DiT(nn.Module):
     def forward(
         self, x: Float[Tensor, "b c h w"], t: Time, conditional: Bool[Tensor, " b"]
     ) -> Float[Tensor, "b c h w"]:
-        """The velocity."""
         condition = self._condition(t, conditional)
         tokens = self.x_embedder(x.to(self.pos_embed.dtype)) + self.pos_embed
         for block in self.blocks:
@@ -107,12 +105,11 @@ class DiT(nn.Module):
     def velocities(
         self, x: Float[Tensor, "b c h w"], t: Time, conditional: Bool[Tensor, " b"]
     ) -> tuple[Float[Tensor, "b c h w"]]:
-        """The velocity, as the only one of a network with one resolution."""
         return (self(x, t, conditional),)
 
     @torch.no_grad()
     def tabulate(self, times: Float[Tensor, " s"]) -> None:
-        """Compute every modulation at a solver's s times, conditional and not; from then on t may be step numbers."""
+        """Precompute every modulation at a solver's s times, for both flags; then t may be step indices."""
         flags = torch.tensor([True, False], device=times.device)
         condition = self._condition(times.repeat_interleave(2), flags.repeat(len(times)))
         for modulation in self._modulations():
@@ -122,9 +119,9 @@ class DiT(nn.Module):
         return [module for module in self.modules() if isinstance(module, Modulation)]
 
     def _condition(self, t: Time, conditional: Bool[Tensor, " b"]) -> Float[Tensor, "b d"] | Int[Tensor, " b"]:
-        """Time's embedding plus the indicator's, then SiLU, at least float32; given step numbers, rows of the tables.
+        """SiLU(time embedding + indicator embedding), in at least float32; for step indices, rows of the tables.
 
-        The SiLU is the first layer of every modulation; here it is done once for all.
+        SiLU is the first layer of every modulation in DiT; here it is computed once for all of them.
         """
         if not t.is_floating_point():
             return 2 * t + (~conditional).long()
@@ -132,24 +129,22 @@ class DiT(nn.Module):
 
 
 class PreciseLinear(nn.Linear):
-    """A linear map in at least float32, whatever the autocast and the dtype of the weights."""
+    """A linear layer computed in at least float32, whatever autocast and the dtype of the weights say."""
 
     def forward(self, input: Float[Tensor, "b d"]) -> Float[Tensor, "b e"]:
-        """[b d] -> [b e]."""
         weight, bias = at_least_float32(self.weight), at_least_float32(self.bias)
         with torch.autocast(input.device.type, enabled=False):
             return F.linear(input.to(weight.dtype), weight, bias)
 
 
 class TimestepEmbedding(nn.Module):
-    """Sinusoids of t through a two-layer MLP, in at least float32."""
+    """Sinusoidal embedding of t in [0, 1] through a two-layer MLP, in at least float32."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.mlp = nn.Sequential(PreciseLinear(2 * FREQUENCIES, width), nn.SiLU(), PreciseLinear(width, width))
 
     def forward(self, t: Float[Tensor, " b"]) -> Float[Tensor, "b d"]:
-        """Embed times in [0, 1]."""
         t = at_least_float32(t)
         steps = torch.arange(FREQUENCIES, device=t.device, dtype=t.dtype) / FREQUENCIES
         angles = t[:, None] * torch.exp(-math.log(10_000.0) * steps)
@@ -157,31 +152,29 @@ class TimestepEmbedding(nn.Module):
 
 
 class Indicator(nn.Module):
-    """One vector for conditional (row 0) and one for unconditional (row 1)."""
+    """Embeddings of the flag: row 0 is conditional, row 1 unconditional."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.embedding_table = nn.Embedding(2, width)
 
     def forward(self, conditional: Bool[Tensor, " b"]) -> Float[Tensor, "b d"]:
-        """[b] -> [b d]."""
         return self.embedding_table((~conditional).long())
 
 
 class PatchEmbedding(nn.Module):
-    """One linear map of every patch."""
+    """Linear patch embedding, row by row."""
 
     def __init__(self, channels: int, width: int, patch: int) -> None:
         super().__init__()
         self.proj = nn.Conv2d(channels, width, patch, patch)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
-        """Row by row."""
         return self.proj(x).flatten(2).transpose(1, 2).contiguous()
 
 
 def positions(rows: int, columns: int, width: int) -> Float[Tensor, "1 n d"]:
-    """Sinusoids of every token's column, then of its row: sines, then cosines, of ``width`` / 4 frequencies."""
+    """2D sinusoidal position embeddings: column, then row, each as ``width`` / 4 sines, then cosines."""
     frequencies = 10_000.0 ** (-torch.arange(width // 4, dtype=torch.float64) / (width // 4))
     row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
     angles = [place.flatten()[:, None] * frequencies for place in (column, row)]
@@ -189,7 +182,7 @@ def positions(rows: int, columns: int, width: int) -> Float[Tensor, "1 n d"]:
 
 
 class Modulation(PreciseLinear):
-    """Shifts, scales and gates, from the embedding of time and indicator or, given rows, from ``table``."""
+    """Shifts, scales and gates from the condition or, given row indices, looked up in ``table``."""
 
     table: Tensor | None
 
@@ -198,7 +191,6 @@ class Modulation(PreciseLinear):
         self.register_buffer("table", None, persistent=False)
 
     def forward(self, input: Float[Tensor, "b d"] | Int[Tensor, " b"]) -> Float[Tensor, "b e"]:
-        """In the dtype of the weights."""
         if input.is_floating_point():
             return super().forward(input).to(self.weight.dtype)
         return look_up(self.table, input)
@@ -214,12 +206,11 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        """[b n d] -> [b n d]."""
         return self.proj(self_attend(self.qkv(x), self.heads))
 
 
 class MLP(nn.Module):
-    """Two layers around a GELU in its tanh form."""
+    """Two linear layers around a tanh-approximated GELU."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -227,12 +218,11 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(4 * width, width)
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        """[b n d] -> [b n d]."""
         return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
 
 
 class Block(nn.Module):
-    """x + gate attention(norm x), then x + gate MLP(norm x); gates, and the norms' scales and shifts, are modulated."""
+    """adaLN-Zero block: x + gate * attention(modulated norm of x), then x + gate * MLP(modulated norm of x)."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -243,14 +233,13 @@ class Block(nn.Module):
     def forward(
         self, x: Float[Tensor, "b n d"], condition: Float[Tensor, "b d"] | Int[Tensor, " b"]
     ) -> Float[Tensor, "b n d"]:
-        """[b n d] -> [b n d]."""
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self.adaLN_modulation(condition)[:, None].chunk(6, dim=-1)
         x = x + gate * self.attn(_modulated(x, shift, scale))
         return x + mlp_gate * self.mlp(_modulated(x, mlp_shift, mlp_scale))
 
 
 class FinalLayer(nn.Module):
-    """Modulated norm, then one linear map to the patches."""
+    """Modulated norm, then a linear layer to the patches."""
 
     def __init__(self, width: int, outputs: int) -> None:
         super().__init__()
@@ -260,7 +249,6 @@ class FinalLayer(nn.Module):
     def forward(
         self, x: Float[Tensor, "b n d"], condition: Float[Tensor, "b d"] | Int[Tensor, " b"]
     ) -> Float[Tensor, "b n e"]:
-        """[b n d] -> [b n outputs]."""
         shift, scale = self.adaLN_modulation(condition)[:, None].chunk(2, dim=-1)
         return self.linear(_modulated(x, shift, scale))
 

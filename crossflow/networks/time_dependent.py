@@ -1,9 +1,9 @@
-"""What depends on time alone in the released networks: computed from t, or looked up once it is tabulated.
+"""Time-dependent parameters and norms of the released networks: computed from t, or looked up after tabulation.
 
-Time comes as t in [0, 1], or as the number of a solver's step after ``tabulate(times)`` of the network; one for every
-item, or one for all, which is quicker: each norm is then one kernel. A lookup reads nothing back from the device, so a
-step can be captured in a CUDA graph. Tables are not saved, and do not follow the weights: tabulate again when these
-change.
+Time is t in [0, 1] or, after the network's ``tabulate(times)``, the index of a solver step; one per item, or one for
+the batch, which is faster because each norm is then one kernel. A lookup needs no synchronisation with the device, so
+a step can be captured in a CUDA graph. Tables are not saved and do not follow the weights: tabulate again when the
+weights change.
 """
 
 from collections.abc import Callable
@@ -18,20 +18,20 @@ from crossflow.errors import CrossFlowError
 from crossflow.networks.blocks import at_least_float32
 
 Time = Float[Tensor, " #b"] | Int[Tensor, " #b"]
-"""t in [0, 1], or step numbers."""
+"""t in [0, 1], or step indices."""
 
 
 def look_up(table: Float[Tensor, "s d"] | None, row: Int[Tensor, " b"]) -> Float[Tensor, "b d"]:
-    """Rows of a table; CrossFlowError where there is none."""
+    """Rows of a table; CrossFlowError if there is none."""
     if table is None:
         raise CrossFlowError("Time came as step numbers before tabulate(times) was called: call it, or give t.")
     return table.index_select(0, row)
 
 
 class TimeDependent(nn.Module):
-    """A vector on its way between two: s p0 + (1 - s) p1 with s = sigmoid((1 - 2 t) (w + 1) + b), by element.
+    """A learned vector of t: s p0 + (1 - s) p1 with s = sigmoid((1 - 2 t) (w + 1) + b), elementwise.
 
-    It is computed in at least float32. p0 and p1 start equal; w and b start at zero and take no weight decay.
+    It is computed in at least float32. p0 and p1 start at ``start``; w and b start at zero and have no weight decay.
     """
 
     table: Tensor | None
@@ -45,7 +45,7 @@ class TimeDependent(nn.Module):
         self.nodecay_bias = nn.Parameter(torch.zeros(width))
 
     def forward(self, t: Time) -> Float[Tensor, "b d"]:
-        """The vector at each time, in the dtype of the weights."""
+        """The vector at each t, in the dtype of the weights."""
         if not t.is_floating_point():
             return look_up(self.table, t)
         parts = (self.param0, self.param1, self.nodecay_weight, self.nodecay_bias)
@@ -54,12 +54,12 @@ class TimeDependent(nn.Module):
         return torch.lerp(param1, param0, share.to(param0)).to(self.param0.dtype)
 
     def tabulate(self, times: Float[Tensor, " s"]) -> None:
-        """Keep the vector at these times."""
+        """Store the vector at these times."""
         self.table = self(times)
 
 
 class TimeRMSNorm(nn.Module):
-    """gain(t) x / sqrt(mean(x^2) + 1e-16) over channels, the authors' x / (rms + 1e-8) to float32 rounding."""
+    """gain(t) x / sqrt(mean(x^2) + 1e-16) over channels: the authors' x / (rms + 1e-8), up to float32 rounding."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class TimeRMSNorm(nn.Module):
         x = x.to(gain.dtype)
         if len(gain) == 1:
             return F.rms_norm(x, x.shape[-1:], gain[0], eps=1e-16)
-        return _spread(gain, x) * F.rms_norm(x, x.shape[-1:], eps=1e-16)
+        return _expanded(gain, x) * F.rms_norm(x, x.shape[-1:], eps=1e-16)
 
 
 class TimeLayerNorm(nn.Module):
@@ -88,19 +88,16 @@ class TimeLayerNorm(nn.Module):
         x = x.to(gain.dtype)
         if len(gain) == 1:
             return F.layer_norm(x, x.shape[-1:], gain[0], bias[0])
-        return torch.addcmul(_spread(bias, x), _spread(gain, x), F.layer_norm(x, x.shape[-1:]))
+        return torch.addcmul(_expanded(bias, x), _expanded(gain, x), F.layer_norm(x, x.shape[-1:]))
 
 
-def _spread(vector: Float[Tensor, "#b d"], x: Tensor) -> Tensor:
-    """[b d] -> [b 1 ... d], to meet x."""
+def _expanded(vector: Float[Tensor, "#b d"], x: Tensor) -> Tensor:
+    """[b d] -> [b 1 ... d], to broadcast with x."""
     return vector.reshape(-1, *[1] * (x.ndim - 2), x.shape[-1])
 
 
 def recompute(active: bool, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """Call the function; if ``active`` keep none of its activations, and compute them again in the backward pass.
-
-    The function draws no random numbers.
-    """
+    """Call ``function``; if ``active``, with activation checkpointing. It must draw no random numbers."""
     if not (active and torch.is_grad_enabled()):
         return function(*inputs)
     return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)

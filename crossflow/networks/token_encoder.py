@@ -1,9 +1,9 @@
-"""From tokens to the moments of a Gaussian over latents: the Text Variational Encoder, and the text autoencoder's.
+"""From tokens to the mean and log-variance of latents: the network of the variational and text-autoencoder encoders.
 
-Differences from the paper: blocks are pre-norm; and besides the paper's ``flat`` readout (flatten all tokens, one
-linear layer to the whole latent) there is ``grid``, where one learned token for every place of the latent grid joins
-the sequence and is projected to the mean and log-variance of its own place. ``grid`` has as many parameters for a large
-latent as for a small one, and lets each place look up the words it needs by self-attention.
+Differences from the paper: blocks are pre-norm, and besides the paper's ``flat`` readout (flatten all tokens, one
+linear layer to the whole latent) there is ``grid``: one learned query token per latent position joins the sequence and
+is projected to the mean and log-variance of that position. The head of ``grid`` does not grow with the latent, and each
+position can attend to the words that it needs.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from crossflow.networks.blocks import Block, at_least_float32, check_sizes, init
 
 @dataclass(frozen=True, kw_only=True)
 class TokenEncoderConfig:
-    """Sizes of a text encoder, and how its tokens become a latent."""
+    """Sizes of a text encoder, and the readout from its tokens to latents."""
 
     width: int
     depth: int
@@ -35,7 +35,7 @@ class TokenEncoderConfig:
 class TokenEncoder(nn.Module):
     """Tokens [b n d] with their mask [b n] -> mean and log-variance of latents of ``shape`` (c, h, w).
 
-    n is ``token_count``, the length that token embeddings are padded to, and d is ``token_width``.
+    n is ``token_count``, the padded length, and d is ``token_width``.
     """
 
     def __init__(
@@ -55,12 +55,12 @@ class TokenEncoder(nn.Module):
             self.head = nn.Linear(token_count * config.width, 2 * channels * height * width)
         self.apply(initialise)
         with torch.no_grad():
-            self.head.weight.mul_(0.3)  # a posterior near N(0, 1), with mean and log-variance of sd about 0.3
+            self.head.weight.mul_(0.3)  # starts near N(0, 1): mean and log-variance have sd about 0.3
 
     def moments(
         self, tokens: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"]
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
-        """Padding outside ``mask`` is never attended to, and in the ``flat`` readout it is cleared."""
+        """Mean and log-variance. Padding is never attended to, and the ``flat`` readout sets it to zero."""
         x = self.embed(tokens)
         b, (channels, height, width) = x.shape[0], self.shape
         if self.readout == "grid":

@@ -1,8 +1,8 @@
-"""The plain transformer of the paper's claim: latents in, velocities out, no cross-attention.
+"""A plain transformer as velocity network: self-attention over latent patches, without cross-attention.
 
-Difference from the paper's DiMR: one resolution and one stage. The guidance indicator is, as there, a learned token
-before the sequence: one embedding for "conditional", one for "unconditional". Time is a second token, and is added to
-every place as well.
+Unlike the paper's DiMR it has one resolution. As there, the guidance indicator is a learned token prepended to the
+sequence, one embedding for conditional and one for unconditional. The time embedding is a second token, and is also
+added to every latent token.
 """
 
 import math
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
-    """Sizes of a vanilla transformer; ``patch`` latent cells a side make one token.
+    """Sizes of a plain transformer; a token per ``patch`` x ``patch`` latent cells.
 
-    ``summaries`` tokens before the sequence are each one linear map of the whole latent: whatever the encoder wrote
-    across it, every place can look up there from the first block on.
+    ``summaries`` is the number of prepended tokens that are each one linear map of the whole latent, so that every
+    position has global information from the first block on.
     """
 
     width: int
@@ -40,7 +40,6 @@ class TransformerConfig:
 
     @property
     def resolutions(self) -> int:
-        """How many velocities it gives."""
         return 1
 
     def build(self, shape: tuple[int, int, int]) -> "Transformer":
@@ -48,20 +47,20 @@ class TransformerConfig:
         return Transformer(self, shape)
 
     def beside(self, shape: tuple[int, int, int], channels: int) -> "Transformer":
-        """The network that also reads ``channels`` beside the latents, for the baseline."""
+        """The baseline's network, conditioned on ``channels`` concatenated to the latents."""
         return Transformer(self, shape, channels)
 
     def attending(
         self, shape: tuple[int, int, int], token_width: int, image: tuple[int, int, int] | None
     ) -> "CrossAttentionTransformer":
-        """The network with cross-attention to tokens, or to the patches of an ``image`` (k, i, j), for the baseline."""
+        """The baseline's network, with cross-attention to tokens, or to the patches of an ``image`` (k, i, j)."""
         from crossflow.networks.cross_attention import CrossAttentionTransformer
 
         return CrossAttentionTransformer(self, shape, token_width, image)
 
 
 class Transformer(nn.Module):
-    """Velocity of latents of ``shape`` (c, h, w); ``beside`` more channels of x may hold what it is conditioned on."""
+    """Velocity of latents of ``shape`` (c, h, w); x may have ``beside`` more channels, which hold a condition."""
 
     tabulates = False
 
@@ -79,13 +78,12 @@ class Transformer(nn.Module):
     def velocities(
         self, x: Float[Tensor, "b k h w"], t: Float[Tensor, " b"], conditional: Bool[Tensor, " b"]
     ) -> tuple[Float[Tensor, "b c h w"], ...]:
-        """The only resolution there is."""
         return (self(x, t, conditional),)
 
     def forward(
         self, x: Float[Tensor, "b k h w"], t: Float[Tensor, " b"], conditional: Bool[Tensor, " b"]
     ) -> Float[Tensor, "b c h w"]:
-        """Indicator row 0 is conditional and row 1 unconditional, as in the authors' DiT."""
+        """Row 0 of the indicator is conditional and row 1 unconditional, as in the authors' DiT."""
         time = self.time(t)[:, None]
         lead = torch.cat([self.indicator((~conditional).long())[:, None], time], dim=1)
         if self.summaries is not None:

@@ -1,6 +1,6 @@
-"""What is trained, by name: ``CONFIGS[name]`` holds a model and all that decides how its weights come out.
+"""Recipes by name: ``CONFIGS[name]`` is a model config, its training data and its training hyperparameters.
 
-``scenes`` has the embedded world, ``authors`` the authors' program, ``paper`` the paper.
+``scenes`` has the recipes of the embedded world, ``authors`` those of the authors' code, ``paper`` those of the paper.
 """
 
 from dataclasses import replace
@@ -14,7 +14,7 @@ from crossflow.recipes.scenes import SCENES
 
 
 def _with_image_features(recipe: TrainConfig) -> TrainConfig:
-    """Contrast with image features that were computed once, in place of a SigLIP trained from random weights."""
+    """The recipe with precomputed image features in place of a SigLIP trained from random weights."""
     kl, contrast = recipe.model.terms
     losses = (kl, replace(contrast, tower="features"))
     return replace(recipe, model=replace(recipe.model, losses=losses))
@@ -29,17 +29,17 @@ CONFIGS: dict[str, TrainConfig] = {
 }
 """Recipe name -> recipe.
 
-``t2i-*`` are the authors' program, ``paper-*`` the paper; either with ``-image-features`` is another recipe.
+``t2i-*`` are of the authors' code, ``paper-*`` of the paper; either with ``-image-features`` is a different recipe.
 
-The two of Table 1 differ in the source and in where the text comes in; they match exactly in steps and within 5 % in
-parameters, the encoder counted. ``scenes-tiny``, and ``t2i-tiny`` for pairs in a folder, are for tests and first steps:
-they run in seconds and learn nothing.
+The two ``scenes-table1-*`` differ in the source and in how the text enters; they have the same number of steps, and
+parameter counts, encoder included, within 5 %. ``scenes-tiny`` and, for pairs in a folder, ``t2i-tiny`` are for tests
+and first tries: they run in seconds and learn nothing.
 """
 ENTRY_POINTS = "crossflow.recipes"
 
 
 def recipe_named(name: str) -> TrainConfig:
-    """The recipe of that name, ours or an installed package's (an entry point). CrossFlowError for another name."""
+    """The recipe of that name, ours or an installed package's entry point. CrossFlowError for another name."""
     for entry in metadata.entry_points(group=ENTRY_POINTS):
         if entry.name == name and name not in CONFIGS:
             CONFIGS[name] = entry.load()

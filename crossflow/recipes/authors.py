@@ -1,4 +1,4 @@
-"""The recipes of the authors' program: the released models, with its schedule; and one that is as small as can be."""
+"""The recipes of the authors' code: the released models with its schedule, and a tiny one of the same architecture."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,7 +14,7 @@ from crossflow.sources.released import ReleasedEncoderConfig
 
 
 def authors_schedule(model: FlowConfig, rate: float) -> TrainConfig:
-    """The authors' schedule for a model; the learning rates of their configs are those of fine-tuning."""
+    """The authors' training hyperparameters for a model; the learning rates in their configs are for fine-tuning."""
     return TrainConfig(
         model=model,
         data=PairData(size=8 * model.shape[1]),
@@ -62,7 +62,7 @@ TINY = TrainConfig(
     save_every=5,
     sample_every=10,
 )
-"""The authors' architecture and losses as small as can be, with the text encoder that comes with the package."""
+"""The authors' architecture and losses at the smallest sizes, with MiniLM as the text encoder."""
 
 
 def _authors(name: str, rate: float) -> TrainConfig:
@@ -77,4 +77,4 @@ AUTHORS: Mapping[str, TrainConfig] = {
     "t2i-512px-t5-dit": _authors("t2i-512px-t5-dit", 2e-5),
     "t2i-training-demo": replace(_authors("t2i-training-demo", 1e-5), batch_size=4),
 }
-"""The recipes of the released models, by the names of their files."""
+"""The recipes of the released models, by file name."""

@@ -11,7 +11,7 @@ from crossflow.recipes.recipe import TrainConfig
 
 
 def _paper(backbone: DiMRConfig) -> TrainConfig:
-    """The paper's recipe at 256 pixels: the ordinary KL at weight 1e-4, a learned temperature, 300,000 steps."""
+    """The paper's recipe at 256 pixels: the standard KL at weight 1e-4, a learned temperature, 300,000 steps."""
     model = text_to_image(backbone, 256, "clip-vit-l14")
     losses = (KL(weight=1e-4, form="standard"), Contrast(weight=1.0, tower="siglip-l16", scale="exp"))
     model = replace(model, losses=losses)
@@ -25,4 +25,4 @@ PAPER: Mapping[str, TrainConfig] = {
     "paper-500m": _paper(stages(768, 61, 2, heads=12)),
     "paper-1b": _paper(stages(1024, 65, 2)),
 }
-"""The sizes of the paper's Figure 3, with layers of our own in the 1B model's proportions: the paper prints none."""
+"""The sizes of the paper's Figure 3. It gives no layer sizes: these are ours, in the 1B model's proportions."""

@@ -1,4 +1,4 @@
-"""What a recipe is: a model, its training pairs, and all that decides how its weights come out."""
+"""The recipe: a model config, its training data, and all hyperparameters that determine the trained weights."""
 
 import hashlib
 import json
@@ -13,16 +13,15 @@ from crossflow.scenes.negatives import MOST
 from crossflow.scenes.spec import VERSION as WORLD
 
 CELL = 8
-"""Pixels a side that one cell of Stable Diffusion's latents covers."""
+"""Pixels per side of one cell of Stable Diffusion's latents."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SceneData:
-    """The training pairs: ``count`` scenes of the split ``train``, drawn at ``size`` pixels.
+    """Training pairs from ``count`` scenes of the split ``train``, rendered at ``size`` pixels.
 
-    ``captions`` are the numbers of the captions that an item may come with, 0 being the prompt; a number that stands
-    twice comes twice as often. ``negatives`` is how many prompts come with an item that are not true of it, for a
-    contrast with hard negatives.
+    ``captions`` are the indices of the captions to sample from, 0 being the prompt; an index given twice is sampled
+    twice as often. ``negatives`` is how many untrue prompts come with an item, for a contrast with hard negatives.
     """
 
     count: int = 60_000
@@ -36,7 +35,7 @@ class SceneData:
             raise CrossFlowError(f"negatives is {self.negatives}; of every prompt there are from 0 to {MOST}.")
 
     def check(self, model: ModelConfig) -> None:
-        """CrossFlowError for a model whose targets scenes do not have."""
+        """CrossFlowError for a model with an external autoencoder, which scenes are not encoded by."""
         if model.target.external:
             raise CrossFlowError("Pairs in a folder are encoded by the KL autoencoder, scenes by any other.")
         given = (NEGATIVES,) if self.negatives else ()
@@ -49,16 +48,16 @@ class SceneData:
 
 @dataclass(frozen=True, kw_only=True)
 class PairData:
-    """Image-text pairs in a folder that is given at training time: the authors' feature files, or our shards.
+    """Image-text pairs in a folder given at training time: the authors' feature files, or our shards.
 
-    ``size`` is the side of the images in pixels, ``CELL`` of which make one cell of the latents.
+    ``size`` is the side of the images in pixels, ``CELL`` times that of the latents.
     """
 
     size: int = 256
     kind: Literal["folder"] = "folder"
 
     def check(self, model: ModelConfig) -> None:
-        """CrossFlowError for a model whose targets are no latents of images of this size."""
+        """CrossFlowError for a model whose targets are not latents of images of this size."""
         if not model.target.external:
             raise CrossFlowError("Pairs in a folder are encoded by the KL autoencoder, scenes by any other.")
         if model.shape[1:] != (self.size // CELL,) * 2:
@@ -67,10 +66,10 @@ class PairData:
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A part of a training: ``steps`` that train all, the ``source`` with the terms' networks, or the ``flow``.
+    """A stage of training: ``steps`` that train ``all``, the ``source`` with the loss terms' networks, or the ``flow``.
 
-    ``losses`` are the names of what counts, ``flow`` and those of the terms; None is everything. What is not trained
-    keeps its weights, and where the flow loss does not count its network is not run.
+    ``losses`` names the losses that are computed, ``flow`` and those of the terms; None is all. What is not trained
+    keeps its weights, and without the flow loss the velocity network is not evaluated.
     """
 
     steps: int
@@ -93,12 +92,12 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """A recipe. ``batch_size`` is that of one optimiser step, over all processes and accumulated parts.
+    """A recipe. ``batch_size`` is that of one optimiser step, over all processes and accumulated micro-batches.
 
-    ``stages`` divide the ``steps``; none is one stage of everything. The rate rises over ``warmup`` steps and then
-    falls to its share ``final_learning_rate``, where 1 is a constant rate. ``clip`` is the largest norm of the
-    gradient, None for no clipping. ``precision`` auto is bf16 where the hardware multiplies in it, which small networks
-    gain nothing from on a CPU. The sampling checkpoints of the steps ``keep_at`` are kept beside the last one.
+    ``stages`` divide the ``steps``; empty is one stage that trains everything. The learning rate rises over ``warmup``
+    steps, then decays linearly to the fraction ``final_learning_rate`` of its peak; 1 is a constant rate. ``clip`` is
+    the largest gradient norm, None for no clipping. ``precision`` auto is bf16 where the hardware supports it, which
+    small networks gain nothing from on a CPU. The checkpoints of the steps in ``keep_at`` are kept besides the last.
     """
 
     model: ModelConfig
@@ -139,7 +138,7 @@ class TrainConfig:
             raise CrossFlowError(f"keep_at is {list(self.keep_at)}; there are steps 1 to {self.steps}.")
 
     def stage(self, step: int) -> Stage:
-        """The stage that optimiser step ``step``, counted from 0, belongs to."""
+        """The stage of optimiser step ``step``, counted from 0."""
         end = 0
         for stage in self.stages:
             end += stage.steps
@@ -148,20 +147,20 @@ class TrainConfig:
         return Stage(steps=self.steps)
 
     def rate(self, step: int) -> float:
-        """The learning rate of optimiser step ``step``: linear warm-up, then linear decay to the final share.
+        """The learning rate of optimiser step ``step``: linear warm-up, and linear decay to the final fraction.
 
-        The first step is taken at 1 / ``warmup`` of the rate; in the authors' program it is taken at 0, and so lost.
+        The first step has 1 / ``warmup`` of the rate; in the authors' code it has 0, and so no effect.
         """
         rise = min(1.0, (step + 1) / self.warmup)
         return self.learning_rate * rise * max(self.final_learning_rate, 1.0 - step / self.steps)
 
     def plain(self) -> dict[str, Any]:
-        """All but the model, as plain JSON values, with the version of the embedded world."""
+        """Everything but the model, as plain JSON values, with the version of the embedded world."""
         training = asdict(self) | {"world": WORLD}
         del training["model"]
         return json.loads(json.dumps(training))
 
     def digest(self, seed: int) -> str:
-        """Twelve hexadecimal digits that name the training with ``seed``: of all of the recipe, and of the world."""
+        """Twelve hexadecimal digits that identify the training: a hash of recipe, embedded world and ``seed``."""
         whole = {"model": asdict(self.model), "training": self.plain(), "seed": seed}
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""The recipes of the embedded world: ``SCENES[name]``, each CrossFlow model beside its baseline."""
+"""The recipes of the embedded world: a CrossFlow model and its baseline for each task."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -28,9 +28,9 @@ WORDS = (
 
 
 def _caption(backbone: TransformerConfig, source: ImageEncoderConfig | None) -> TrainConfig:
-    """An image of a scene to the latents of its caption, 16 places of 8 numbers. No source is the baseline.
+    """An image of a scene to the latents of its caption, 16 positions of 8 channels. Without a source: the baseline.
 
-    The contrast is between image and caption, as that of text and image is in the other direction.
+    The contrastive loss is between image and caption, as in text-to-image.
     """
     target = TextAutoencoderConfig(words=WORDS, count=20, width=96, depth=1, heads=4)
     losses = (KL(weight=1e-2), Contrast(weight=0.1))
@@ -41,16 +41,16 @@ def _caption(backbone: TransformerConfig, source: ImageEncoderConfig | None) -> 
 
 
 def _depth(backbone: TransformerConfig, source: ImageEncoderConfig | None) -> TrainConfig:
-    """An image of a scene to its depth map, in pixel space."""
+    """An image of a scene to its depth map, in pixel space. Without a source: the baseline."""
     losses = (KL(weight=1e-5), ImageReconstruction(weight=0.1, patch=8))
     model = _from_image((1, 32, 32), DepthConfig(), 32, backbone, source, losses, "channels", solver="euler")
     return _trained(replace(model, times="uniform"), SceneData(count=40_000), steps=1_500)
 
 
 def _superres(backbone: TransformerConfig, source: UpsampleConfig | None) -> TrainConfig:
-    """An image of a scene of 16 pixels a side to one of 64, in pixel space. No source is the baseline.
+    """An image of a scene at 16 pixels to 64 pixels, in pixel space. Without a source: the baseline.
 
-    A patch has 192 numbers: noise in them passes through no narrower network, so the baseline's has to be wider.
+    A patch has 192 dimensions, and noise cannot pass through a narrower network, so the baseline's is wider.
     """
     model = _from_image((3, 64, 64), PixelsConfig(), 16, backbone, source, (), "channels", solver="midpoint")
     return _trained(replace(model, times="uniform"), SceneData(count=20_000, size=64), steps=1_200, batch_size=32)
@@ -67,7 +67,7 @@ def _from_image(
     *,
     solver: str,
 ) -> FlowConfig | StandardConfig:
-    """Images of ``side`` pixels to latents of ``shape``, without guidance."""
+    """A model from images of ``side`` pixels to latents of ``shape``, without guidance."""
     reads = ImageConfig(shape=(3, side, side), name="small image" if target.name == "image" else "image")
     sampling = Sampling(solver=solver, steps=4, guidance_scale=1.0)
     none = NoGuidance()
@@ -98,7 +98,7 @@ def _trained(model: ModelConfig, data: SceneData, steps: int, batch_size: int = 
 
 
 def _scenes(backbone: TransformerConfig, source: VariationalConfig | None, steps: int, null_rate: float) -> TrainConfig:
-    """Text to 32-pixel scenes: 16 patches of 48 principal components each. No source is the baseline."""
+    """Text to 32-pixel scenes: 16 patches of 48 principal components each. Without a source: the baseline."""
     target = PatchPCAConfig(patch=8, components=48, sd=0.35)
     sampling = Sampling(solver="midpoint", steps=16, guidance_scale=2.0)
     shape, guidance = (48, 4, 4), Indicator(null_rate=null_rate)

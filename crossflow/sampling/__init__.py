@@ -1,1 +1,1 @@
-"""From a trained model to outputs: pipelines, the fast sampler, folders of samples, walks and sums of latents."""
+"""From a trained model to outputs: pipelines, the fast sampler, folders of samples, latent-space interpolation."""

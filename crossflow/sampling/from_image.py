@@ -1,6 +1,6 @@
-"""From images to captions, depth maps and larger images: a flow with its target's autoencoder, each output by its seed.
+"""The pipeline from images to captions, depth maps or larger images, whichever the model generates.
 
-The counterpart of ``TextToImage`` for models whose sources are images. What comes out depends on the model alone.
+The counterpart of ``TextToImage`` for models that read images. Each output has its own seed.
 """
 
 import copy
@@ -24,11 +24,11 @@ from crossflow.networks.blocks import check_sizes
 from crossflow.sampling.text_to_image import BATCH, dtype_named, seeded_noise
 
 GRAIN = 1024
-"""Depth comes in steps of 1 / GRAIN metres: far above what batch sizes change, so that outputs are the same bits."""
+"""Depth is rounded to 1 / GRAIN metres, far above rounding differences between batch sizes: outputs agree bitwise."""
 
 
 class Decoder(Protocol):
-    """What turns target latents into outputs."""
+    """Anything that decodes target latents to outputs."""
 
     def decode(self, latents: Float[Tensor, "b c h w"]) -> Tensor | list[str]:
         """Captions, depth maps [b h w], or images uint8 [b h w 3]."""
@@ -36,12 +36,12 @@ class Decoder(Protocol):
 
 
 class FromImage:
-    """A model whose sources are images, ready to answer. ``ends`` names what it reads and what it gives.
+    """A pipeline of a model that reads images. ``ends`` names the modalities that it reads and generates.
 
     ``precision`` is float64 (auto) or float32. In float64 an output depends on its own image and seed alone: rounding
-    differences between batch sizes stay far below what shows. In float32 that is so but for rounding.
+    differences between batch sizes are far too small to show. In float32 this holds up to rounding.
 
-    ``identity`` is all of this that can change an output, as plain JSON.
+    ``identity`` is everything here that can change an output, as plain JSON.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class FromImage:
     def from_checkpoint(
         cls, path: str | Path, device: str = "cpu", precision: str = "auto", batch_size: int | None = None
     ) -> "FromImage":
-        """Load a checkpoint onto auto, cpu, cuda or cuda:N; CrossFlowError where it or the device cannot be used."""
+        """Load a checkpoint onto auto, cpu, cuda or cuda:N; CrossFlowError if it or the device cannot be used."""
         return cls(load_model(path, usable_device(device)), file_sha256(path), precision, batch_size)
 
     @torch.no_grad()
@@ -78,7 +78,7 @@ class FromImage:
         seeds: Sequence[int],
         override: Override = OWN,
     ) -> list[str] | list[np.ndarray]:
-        """One output an image, which is uint8 RGB [h w 3] of the size that the model was trained on.
+        """One output per image; images are uint8 RGB [h w 3] of the size that the model was trained on.
 
         A caption is a str, a depth map float32 [h w] in metres, a larger image uint8 RGB [h w 3].
         """
@@ -93,7 +93,7 @@ class FromImage:
     def _answer(
         self, images: Sequence[np.ndarray], seeds: Sequence[int], sampling: Sampling
     ) -> list[str] | list[np.ndarray]:
-        """One batch."""
+        """The outputs of one batch."""
         source = Pixels().encode(torch.from_numpy(np.stack(images))).to(self.device, self.dtype)
         noise = torch.stack([seeded_noise(seed, self.model.config.shape) for seed in seeds])
         latents = self.model.generate(source, None, noise.to(source), sampling)
@@ -106,7 +106,7 @@ class FromImage:
 
 
 def check_images(images: Sequence[np.ndarray], seeds: Sequence[int], size: tuple[int, ...]) -> None:
-    """Raise CrossFlowError unless there is a seed an image, and every image is uint8 RGB of ``size`` (h, w)."""
+    """CrossFlowError unless there is one seed per image, and every image is uint8 RGB of ``size`` (h, w)."""
     if len(images) != len(seeds):
         raise CrossFlowError(f"There are {len(images)} images but {len(seeds)} seeds; give one seed an image.")
     for image in images:

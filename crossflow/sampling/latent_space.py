@@ -1,7 +1,7 @@
-"""Walks and sums in the space of source latents, as the authors' program does them (their ``demo_t2i_arith``).
+"""Interpolation and arithmetic on source latents, as in the authors' ``demo_t2i_arith``.
 
-Because a prompt's source has the shape of an image's latent, points between two prompts, and sums of prompts, are
-sources too, and the flow makes images of them.
+The source latent of a prompt has the shape of an image latent, so points between two prompts, and sums of prompts, are
+source latents too, which the flow maps to images.
 """
 
 import math
@@ -25,7 +25,7 @@ from crossflow.sampling.text_to_image import TextToImage, prompt_seed
 def interpolate(
     first: Float[Tensor, "c h w"], last: Float[Tensor, "c h w"], frames: int
 ) -> Float[Tensor, "{frames} c h w"]:
-    """``frames`` equally spaced points on the line between two sources, both ends included, with no rescaling."""
+    """Linear interpolation between two source latents: ``frames`` points, both ends included, without rescaling."""
     if frames < 2:
         raise CrossFlowError(f"An interpolation has at least its two ends; frames is {frames}.")
     return torch.stack([first + (last - first) * (k / (frames - 1)) for k in range(frames)])
@@ -37,9 +37,10 @@ def arithmetic(
     subtract: Sequence[Float[Tensor, "c h w"]] = (),
     scale: float = 1.0,
 ) -> Float[Tensor, "c h w"]:
-    """base + scale (sum of ``add`` - sum of ``subtract``), brought to mean 0 and unbiased standard deviation 1.
+    """base + scale (sum of ``add`` - sum of ``subtract``), normalised to mean 0 and unbiased standard deviation 1.
 
-    Mean and deviation are over all numbers of the latent. ``scale`` is the factor of the paper's Figure 9 (0.25 to 3).
+    Mean and deviation are over all dimensions of the latent. ``scale`` is the factor of the paper's Figure 9 (0.25 to
+    3).
     """
     if not math.isfinite(scale):
         raise CrossFlowError(f"scale is {scale}; it must be a finite number.")
@@ -53,7 +54,7 @@ def arithmetic(
 
 @dataclass(frozen=True, kw_only=True)
 class Sum:
-    """The terms of a sum of prompts."""
+    """The terms of prompt arithmetic: base + scale (add - subtract)."""
 
     base: str
     add: tuple[str, ...] = ()
@@ -62,14 +63,14 @@ class Sum:
 
     @property
     def prompts(self) -> list[str]:
-        """All of them, in the order of their images."""
+        """All prompts, in the order of their images."""
         return [self.base, *self.add, *self.subtract]
 
 
 def draw_walk(
     pipeline: TextToImage, ends: tuple[str, str], frames: int, sampling: Sampling, seed: int, out: Path
 ) -> Path:
-    """Draw ``interpolate`` between the sources of two prompts: ``frame-000.png`` …, ``grid.png``, ``walk.gif``."""
+    """Sample an interpolation between two prompts into ``frame-000.png`` …, ``grid.png`` and ``walk.gif``."""
     first, last = pipeline.source(ends, [prompt_seed(seed, prompt) for prompt in ends])
     images = pipeline.from_source(interpolate(first, last, frames), sampling)
     _write(images, [f"frame-{k:03d}" for k in range(frames)], out, columns=min(frames, 10))
@@ -81,7 +82,7 @@ def draw_walk(
 
 
 def draw_sum(pipeline: TextToImage, terms: Sum, sampling: Sampling, seed: int, out: Path) -> Path:
-    """Draw each prompt of a sum by itself, then their sum: ``base.png``, ``add-0.png`` …, ``sum.png``, ``grid.png``."""
+    """Sample each prompt alone, then their sum, into ``base.png``, ``add-0.png`` …, ``sum.png`` and ``grid.png``."""
     sources = pipeline.source(terms.prompts, [prompt_seed(seed, prompt) for prompt in terms.prompts])
     base, rest = sources[0], list(sources[1:])
     total = arithmetic(base, rest[: len(terms.add)], rest[len(terms.add) :], terms.scale)

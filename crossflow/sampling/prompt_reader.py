@@ -1,7 +1,7 @@
-"""The text-to-image model run backward: an image, carried from t = 1 to its source latent, is read as a prompt.
+"""Captioning with a text-to-image model run backward: image to source latent, which a decoder maps to a prompt.
 
-The paper's row "CrossFlow-T2I" of Table 4. Only the decoder from source latents to words is trained for it, by
-``python -m crossflow.training.prompt_reader``, on what the model's own frozen text encoder makes of prompts.
+The row "CrossFlow-T2I" of the paper's Table 4. Only the decoder from source latents to words is trained, by
+``python -m crossflow.training.prompt_reader``, on posteriors of the model's own frozen text encoder.
 """
 
 import copy
@@ -28,16 +28,16 @@ from crossflow.sampling.from_image import check_images
 from crossflow.sampling.text_to_image import TextToImage
 
 READER = WEIGHTS / "scenes-t2i-reader.safetensors"
-"""The decoder that is shipped, for the text-to-image model that is."""
+"""The shipped decoder, for the shipped text-to-image model."""
 FORMAT = "crossflow-prompt-reader"
 VERSION = "1"
 
 
 class PromptReader:
-    """A text-to-image model and a decoder of its source latents: images in, prompts out. Nothing is drawn.
+    """A text-to-image pipeline and a decoder of its source latents: images in, prompts out, deterministically.
 
-    The flow runs without guidance, by default with the solver and the steps that the model recommends forward.
-    ``identity`` is all of this that can change an output, as plain JSON.
+    The flow runs without guidance, by default with the solver and steps of the model's sampling settings.
+    ``identity`` is everything here that can change an output, as plain JSON.
     """
 
     ends = ("image", "text")
@@ -61,7 +61,7 @@ class PromptReader:
     ) -> "PromptReader":
         """Load both onto auto, cpu, cuda or cuda:N; see ``TextToImage``.
 
-        CrossFlowError where a file or the device cannot be used, or the decoder is that of another text encoder.
+        CrossFlowError if a file or the device cannot be used, or the decoder was trained for another text encoder.
         """
         pipeline = TextToImage.from_checkpoint(checkpoint, device, precision=precision, batch_size=batch_size)
         return cls(pipeline, load_decoder(Path(decoder), pipeline.model), file_sha256(decoder))
@@ -73,7 +73,7 @@ class PromptReader:
         seeds: Sequence[int],
         override: Override = OWN,
     ) -> list[str]:
-        """The prompt of every image, which is uint8 RGB [h w 3] of the model's size. No seed changes it."""
+        """One prompt per image; images are uint8 RGB [h w 3] of the model's size. ``seeds`` have no effect."""
         check_images(images, seeds, self.size)
         if override.guidance_scale not in (None, 1):
             raise CrossFlowError("Images are read without guidance: leave guidance_scale out.")
@@ -83,14 +83,14 @@ class PromptReader:
 
 
 def encoder_of(model: FlowModel) -> torch.nn.Module:
-    """The text encoder of ``model``; CrossFlowError for the baseline, whose sources are noise."""
+    """The text encoder of ``model``; CrossFlowError for the baseline, whose source is noise."""
     if not isinstance(model, CrossFlow):
         raise CrossFlowError("The standard flow-matching baseline starts from noise: no prompt can be read of that.")
     return model.encoder
 
 
 def encoder_sha256(model: FlowModel) -> str:
-    """The sha256 of the weights of the text encoder, in float32: of all that a decoder of its latents depends on."""
+    """The sha256 of the text encoder's weights in float32, which identifies the latents that a decoder reads."""
     digest = hashlib.sha256()
     for name, part in sorted(encoder_of(model).state_dict().items()):
         digest.update(name.encode() + part.float().cpu().contiguous().numpy().tobytes())
@@ -98,13 +98,13 @@ def encoder_sha256(model: FlowModel) -> str:
 
 
 def save_decoder(path: Path, decoder: TextDecoder, model: FlowModel, notes: Mapping[str, Any]) -> None:
-    """Write a decoder of the latents of ``model``; ``notes``, plain JSON values, are kept in the header."""
+    """Write a decoder of the source latents of ``model``; ``notes``, plain JSON values, go into the header."""
     header = {"format": FORMAT, "version": VERSION, "config": asdict(decoder.config)}
     write_tensors(path, decoder.state_dict(), {**notes, **header, "encoder_sha256": encoder_sha256(model)})
 
 
 def load_decoder(path: Path, model: FlowModel) -> TextDecoder:
-    """Read a decoder that was trained for ``model``. Raises CrossFlowError for any other file or model."""
+    """Read a decoder that was trained for ``model``. CrossFlowError for any other file or model."""
     header, tensors = read_tensors(path)
     if (header.get("format"), header.get("version")) != (FORMAT, VERSION):
         raise CrossFlowError(f"{path} is no decoder of prompts of version {VERSION}: make one by {COMMAND}.")

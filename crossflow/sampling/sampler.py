@@ -1,8 +1,9 @@
-"""Fast sampling of the released networks: everything that can be done once is done before the first step.
+"""Fast sampling of the released networks: everything that can be precomputed is, before the first step.
 
-What depends on time alone is tabulated from the weights as they are, in at least float32; then the weights are rounded,
-once. The conditional and the unconditional half run as one batch, and a step reads nothing back from the device, so on
-a GPU an evaluation is recorded once as a CUDA graph and replayed. The arithmetic is that of ``CrossFlow.sample``.
+Time-dependent parameters are tabulated in at least float32 from the weights at their own precision; then the weights
+are cast once. The conditional and unconditional halves run as one batch, and a step does not synchronise with the
+device, so on a GPU an evaluation is captured once as a CUDA graph and replayed. The arithmetic is that of
+``CrossFlow.sample``.
 """
 
 import copy
@@ -21,20 +22,19 @@ from crossflow.networks.dimr import DiMR
 from crossflow.networks.dit import DiT
 
 ADAPTIVE = ("dopri5",)
-"""Solvers that choose their times on the way, so that nothing can be tabulated."""
+"""Solvers with adaptive times, for which nothing can be tabulated."""
 WARM_UP = 3
-"""Evaluations before one is recorded: libraries choose their kernels, and compilers compile."""
+"""Evaluations before capture, in which libraries choose their kernels and compilers compile."""
 
 
 class Sampler:
-    """One network with one solver of fixed steps, from t = 0 to 1 or ``backward``.
+    """One network with one fixed-step solver, from t = 0 to 1 or ``backward``.
 
-    ``guided`` makes the guided velocity of the network's own; None is by the indicator, at the sampling's scale.
+    ``guided`` turns the network's velocity into the guided one; None is indicator guidance at the sampling's scale.
 
-    ``dtype`` is that of weights and activations; the latents between steps are float32. In the dtype that the network
-    has, it is used itself and its tables are replaced; else a copy is. With ``compiled`` the blocks go through
-    torch.compile, which takes about a minute at the first call. For latents of another batch size than the last ones a
-    GPU records anew.
+    ``dtype`` is that of weights and activations; latents between steps are float32. A network that already has this
+    dtype is used in place and its tables are replaced; otherwise a copy is used. ``compiled`` puts the blocks through
+    torch.compile, which takes about a minute at the first call. On a GPU, a change of batch size captures a new graph.
     """
 
     def __init__(
@@ -58,19 +58,19 @@ class Sampler:
         self.backbone.tabulate(times.to(own.device, torch.promote_types(own.dtype, torch.float32)))
         self.backbone.to(dtype)
         if compiled:
-            torch.compiler.reset()  # tables of another length are other code, and PyTorch keeps few versions of any
+            torch.compiler.reset()  # each table length is a recompilation, and PyTorch limits these
             compile_blocks(self.backbone)
         self._row = torch.zeros(1, dtype=torch.long, device=own.device)
         self._velocity = (guided or partial(indicator, scale=sampling.guidance_scale))(self._at_row)
         self._recorded: _Recorded | None = None
 
     def _at_row(self, x: Tensor, _: Tensor, conditional: Tensor) -> Tensor:
-        """The velocity at the tabulated time whose number stands in ``_row``."""
+        """The velocity at the tabulated time with the index in ``_row``."""
         return self.backbone(x, self._row, conditional)
 
     @torch.no_grad()
     def __call__(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Carry latents to the other end, float32."""
+        """Integrate latents to the other end of the path; returns float32."""
         count = 0
 
         def velocity(x: Tensor, t: Tensor) -> Tensor:
@@ -89,12 +89,12 @@ class Sampler:
         return self._recorded(x)
 
     def _guided(self, x: Tensor) -> Tensor:
-        """The guided velocity; the times that guidance hands on are not read."""
+        """The guided velocity; the time comes from ``_row``, so the one passed here is a dummy."""
         return self._velocity(x, x.new_zeros(len(x)))
 
 
 def evaluation_times(solver: Solver, steps: int, backward: bool) -> Float[Tensor, " s"]:
-    """The times at which a solver of fixed steps asks for the velocity, in its order, float64."""
+    """The times at which a fixed-step solver evaluates the velocity, in order, float64."""
     times: list[Tensor] = []
 
     def still(x: Tensor, t: Tensor) -> Tensor:
@@ -106,14 +106,14 @@ def evaluation_times(solver: Solver, steps: int, backward: bool) -> Float[Tensor
 
 
 def compile_blocks(backbone: DiMR | DiT) -> None:
-    """Compile the repeated blocks in place: all of one kind share their code, so this is quick, unlike the whole."""
+    """Compile the repeated blocks in place: they share code, so this is faster than compiling the whole."""
     for module in backbone.modules():
         for block in getattr(module, "blocks", ()):
             block.compile(fullgraph=True, dynamic=False)
 
 
 class _Recorded:
-    """A function of one tensor, recorded as a CUDA graph on the first input; inputs must keep its shape."""
+    """A function of one tensor, captured as a CUDA graph on the first input; later inputs must have its shape."""
 
     def __init__(self, function: Callable[[Tensor], Tensor], first: Tensor) -> None:
         self.input = first.clone()

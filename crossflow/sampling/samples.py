@@ -1,4 +1,4 @@
-"""Images in folders: one PNG and one line of ``samples.jsonl`` an image, resumable, and grids of several."""
+"""Folders of samples: a PNG and a line of ``samples.jsonl`` per image, resumable; and image grids."""
 
 import io
 import itertools
@@ -22,7 +22,7 @@ from crossflow.sampling.text_to_image import TextToImage, prompt_seed
 
 
 def grid(images: Sequence[np.ndarray], columns: int, scale: int = 3) -> Image.Image:
-    """Tile images of one size row by row, each pixel enlarged ``scale`` times, on white."""
+    """Tile images of one size row by row on white, each pixel enlarged ``scale`` times."""
     height, width, _ = images[0].shape
     rows = -(-len(images) // columns)
     canvas = np.full((rows * (height + 2) - 2, columns * (width + 2) - 2, 3), 255, dtype=np.uint8)
@@ -33,7 +33,7 @@ def grid(images: Sequence[np.ndarray], columns: int, scale: int = 3) -> Image.Im
 
 
 class Drawn(NamedTuple):
-    """What ``draw_into`` did: images drawn now, images kept from before, and prompts that were too long."""
+    """What ``draw_into`` did: new images, images kept from before, and truncated prompts."""
 
     new: int
     kept: int
@@ -50,12 +50,12 @@ def draw_into(
     per_prompt: int = 1,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Drawn:
-    """Draw every prompt into the folder ``out``: one PNG an image, and one line an image in ``samples.jsonl``.
+    """Sample every prompt into the folder ``out``: a PNG and a line of ``samples.jsonl`` per image.
 
-    ``prompts`` may be a stream of any length. Call it again to go on where it was stopped; the result is the same: the
-    images of a batch keep their places in it, also where only some are missing. A batch is written by a thread while
-    the next is drawn. A folder that holds samples of other prompts, settings or weights raises CrossFlowError, and
-    nothing is changed.
+    ``prompts`` may be a stream of any length. The same call again resumes, with the same result as without the
+    interruption: images keep their positions in a batch, even if only some are missing. A thread writes one batch while
+    the next is sampled. CrossFlowError for a folder with samples of other prompts, settings or weights, which is left
+    unchanged.
     """
     settings = {**pipeline.identity, "seed": seed, **asdict(sampling)}
     rows = _rows(prompts, per_prompt, seed, settings)
@@ -77,14 +77,14 @@ def draw_into(
 
 
 def _draw(pipeline: TextToImage, rows: Sequence[dict[str, Any]], sampling: Sampling) -> dict[str, np.ndarray]:
-    """The image of every row, by its file."""
+    """The image of every row, by file name."""
     chosen = Override(**asdict(sampling))
     images = pipeline.generate([row["prompt"] for row in rows], [row["seed"] for row in rows], chosen)
     return {row["file"]: image for row, image in zip(rows, images, strict=True)}
 
 
 def _rows(prompts: Iterable[str], per_prompt: int, seed: int, settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """One line of ``samples.jsonl`` an image. File names hold a number and the letters and digits of the prompt."""
+    """One row of ``samples.jsonl`` per image. File names have indices, and the letters and digits of the prompt."""
     for index, prompt in enumerate(prompts):
         try:
             slug = re.sub("[^a-z0-9]+", "-", prompt.encode().decode().lower())[:60].strip("-")
@@ -97,7 +97,7 @@ def _rows(prompts: Iterable[str], per_prompt: int, seed: int, settings: dict[str
 
 
 class _Record:
-    """``samples.jsonl``: read line by line up to its end, or to a line that a kill cut in half, then appended to."""
+    """``samples.jsonl``: checked line by line up to its end or to a truncated last line, then appended to."""
 
     def __init__(self, path: Path) -> None:
         path.touch()
@@ -129,7 +129,7 @@ class _Record:
 
 
 class _Writer:
-    """Writes one batch in a thread while the next is drawn; what is written is put on record."""
+    """Writes one batch in a thread while the next is sampled, then appends its rows to the record."""
 
     def __init__(self, record: "_Record") -> None:
         self._record = record
@@ -137,7 +137,7 @@ class _Writer:
         self._last: tuple[Future[None], Sequence[dict[str, Any]]] | None = None
 
     def put(self, images: Mapping[Path, np.ndarray], rows: Sequence[dict[str, Any]]) -> None:
-        """Begin to write images, whose ``rows`` are not on record yet, once those before are written."""
+        """Wait for the previous batch, then start to write images; ``rows`` are those not yet in the record."""
         self._settle()
         self._last = self._thread.submit(_write_all, images), rows
 
@@ -165,7 +165,7 @@ def _line(row: dict[str, Any]) -> bytes:
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
-    """Write uint8 RGB [h w 3] as a PNG; a file of that name that holds any other pixels is never overwritten."""
+    """Write uint8 RGB [h w 3] as a PNG. CrossFlowError if the file exists with other pixels."""
     if path.exists():
         if not _holds(path, image):
             raise CrossFlowError(f"{path} is there already and holds another image: choose another --out.")
@@ -175,7 +175,7 @@ def write_image(path: Path, image: np.ndarray) -> None:
 
 
 def png(image: np.ndarray) -> bytes:
-    """uint8 RGB [h w 3] as a PNG, by fpng or, where it is not installed, many times slower by Pillow."""
+    """uint8 RGB [h w 3] as a PNG, by fpng or, many times slower, by Pillow if fpng is not installed."""
     try:
         import fpng
     except ImportError:

@@ -1,4 +1,4 @@
-"""From prompts to images: text embedder, flow, autoencoder, and the noise of every image from its own seed."""
+"""The text-to-image pipeline: text embedder, flow and autoencoder. Each image has its own seed."""
 
 import copy
 import hashlib
@@ -30,27 +30,30 @@ from crossflow.networks.dit import DiT
 from crossflow.sampling.sampler import ADAPTIVE, Sampler
 
 BATCH = 50
-"""Images of the embedded world computed at once."""
+"""Batch size for models of the embedded world."""
 RELEASED_BATCH = {"cpu": 1, "cuda": 16}
-"""Images of released models computed at once; on a GPU one prompt takes as long as a batch."""
+"""Batch size for released models by device; on a GPU one prompt takes as long as a batch."""
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
 AUTOENCODER = "autoencoder_kl.pth"
+"""The default file of the Stable Diffusion autoencoder, in the cache folder."""
 
 
 class TextToImage:
-    """A model with its text embedder and autoencoder, ready to draw.
+    """A model with its text embedder and autoencoder.
 
-    ``precision`` is that of the velocity network. Auto is float64 for models of the embedded world, and for models with
-    the Stable Diffusion autoencoder bfloat16 on a GPU and float32 on a CPU; only released networks can be bfloat16.
+    ``precision`` is that of the velocity network. ``auto`` is float64 for models of the embedded world; for models with
+    the Stable Diffusion autoencoder it is bfloat16 on a GPU and float32 on a CPU. Only released networks support
+    bfloat16.
 
-    An image depends on its own prompt and seed and on nothing that is drawn beside it. In float64 that is because
-    rounding differences between batch sizes stay far below one grey level. Else batches are ``filled``: each has
-    ``batch_size`` images, the last one by repeats; the place in a batch changes no bit on the CPUs tried, but nothing
-    promises that.
+    An image depends on its own prompt and seed, not on the rest of its batch. In float64 this holds because rounding
+    differences between batch sizes are far below one grey level. Otherwise batches are ``filled``: each has
+    ``batch_size`` images, the last one padded with repeats. On the CPUs tried the position in a batch then changes no
+    bit, which is not guaranteed elsewhere.
 
-    ``compiled`` puts the blocks of released networks through torch.compile: the first batch takes a minute longer.
+    ``compiled`` puts the blocks of released networks through torch.compile; the first batch takes a minute longer.
 
-    ``identity`` is all of this that can change an image, as plain JSON; ``parts`` adds what only the caller knows.
+    ``identity`` is everything here that can change an image, as plain JSON; ``parts`` are further entries for it, such
+    as hashes of weights.
     """
 
     def __init__(
@@ -101,10 +104,10 @@ class TextToImage:
         batch_size: int | None = None,
         compiled: bool = False,
     ) -> "TextToImage":
-        """Load a checkpoint onto auto, cpu, cuda or cuda:N; CrossFlowError where it or the device cannot be used.
+        """Load a checkpoint onto auto, cpu, cuda or cuda:N; CrossFlowError if it or the device cannot be used.
 
-        Released models need weights besides. ``text_encoder`` is a folder; None is the cache of the hub.
-        ``autoencoder`` is the authors' autoencoder_kl.pth or a folder of diffusers; None is that file in the folder
+        Released models need further weights. ``text_encoder`` is a folder; None is the local hub cache.
+        ``autoencoder`` is the authors' autoencoder_kl.pth or a diffusers folder; None is that file in the folder
         ``CROSSFLOW_CACHE``.
         """
         device = usable_device(device)
@@ -130,7 +133,7 @@ class TextToImage:
         return cls(model, embedder, file_sha256(path), vae, precision, parts, batch_size, compiled)
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int], override: Override = OWN) -> list[np.ndarray]:
-        """Draw one image a prompt: uint8 RGB [h w 3]. What ``override`` leaves out is the checkpoint's own."""
+        """One image per prompt, uint8 RGB [h w 3]. ``override`` replaces the checkpoint's sampling settings."""
         if len(prompts) != len(seeds):
             raise CrossFlowError(f"There are {len(prompts)} prompts but {len(seeds)} seeds; give one seed a prompt.")
         sampling = self.defaults.but(override)
@@ -141,7 +144,7 @@ class TextToImage:
 
     @torch.no_grad()
     def source(self, prompts: Sequence[str], seeds: Sequence[int]) -> Float[Tensor, "b c h w"]:
-        """The source latents of prompts, one sample each, of which the flow makes images."""
+        """Source latents of prompts, one sample of the posterior each."""
         flow, parts = self._flow(), []
         for items in self._batches(len(prompts)):
             parts.append(flow.source(*self._inputs([prompts[i] for i in items], [seeds[i] for i in items])))
@@ -149,7 +152,7 @@ class TextToImage:
 
     @torch.no_grad()
     def from_source(self, source: Float[Tensor, "b c h w"], sampling: Sampling) -> list[np.ndarray]:
-        """Source latents to images, uint8 RGB [h w 3]."""
+        """Images, uint8 RGB [h w 3], from source latents."""
         images: list[np.ndarray] = []
         for items in self._batches(len(source)):
             images += self._decoded(self._carried(source[items], sampling))
@@ -157,9 +160,9 @@ class TextToImage:
 
     @torch.no_grad()
     def to_source(self, images: Sequence[np.ndarray], sampling: Sampling) -> Float[Tensor, "b c h w"]:
-        """Images, uint8 RGB [h w 3] of the model's size, back to source latents: the flow from t = 1 to t = 0.
+        """Source latents of images, uint8 RGB [h w 3] of the model's size, by the flow from t = 1 to t = 0.
 
-        With guidance_scale 1 and enough steps it is the inverse of ``from_source``, up to what the autoencoder loses.
+        With guidance_scale 1 and enough steps it inverts ``from_source``, up to the loss of the autoencoder.
         """
         parts = []
         for items in self._batches(len(images)):
@@ -170,14 +173,14 @@ class TextToImage:
 
     @torch.no_grad()
     def _draw(self, prompts: Sequence[str], seeds: Sequence[int], sampling: Sampling) -> list[np.ndarray]:
-        """One batch."""
+        """The images of one batch."""
         tokens, mask, noise = self._inputs(prompts, seeds)
         if isinstance(self.model, CrossFlow):
             return self._decoded(self._carried(self.model.source(tokens, mask, sampling.noise * noise), sampling))
         return self._decoded(self.model.generate(tokens, mask, noise, sampling))
 
     def _batches(self, count: int) -> Iterator[list[int]]:
-        """The numbers of the items of each batch; where batches are filled, the last with its last item."""
+        """The item indices of each batch; a filled batch repeats the last item."""
         for start in range(0, count, self.batch_size):
             items = list(range(start, min(start + self.batch_size, count)))
             yield items + items[-1:] * (self.batch_size - len(items) if self.filled else 0)
@@ -185,7 +188,7 @@ class TextToImage:
     def _carried(
         self, latents: Float[Tensor, "b c h w"], sampling: Sampling, backward: bool = False
     ) -> Float[Tensor, "b c h w"]:
-        """Latents to the other end of the flow, by tables where the network and the solver have them."""
+        """Integrate latents to the other end of the flow, by the fast sampler where network and solver allow it."""
         flow = self._flow()
         adaptive = sampling.solver in ADAPTIVE and self.dtype != torch.bfloat16
         if not flow.backbone.tabulates or flow.weaker is not None or adaptive or self.dtype == torch.float64:
@@ -205,7 +208,7 @@ class TextToImage:
 
     @property
     def _own(self) -> Tensor:
-        """Any parameter: its dtype is that of latents between steps."""
+        """Any parameter: latents between steps have its dtype."""
         return next(self.model.parameters())
 
     def _inputs(self, prompts: Sequence[str], seeds: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
@@ -218,7 +221,7 @@ class TextToImage:
 
 
 def dtype_named(precision: str, model: FlowModel, device: torch.device) -> torch.dtype:
-    """The type that ``precision`` names for this model's network; see ``TextToImage``. Raises CrossFlowError."""
+    """The dtype that ``precision`` names for this model (see ``TextToImage``); CrossFlowError if unsupported."""
     released = model.config.target.external
     if precision == "auto":
         return (torch.bfloat16 if device.type == "cuda" else torch.float32) if released else torch.float64
@@ -243,12 +246,12 @@ def _own_autoencoder() -> Path:
 
 
 def seeded_noise(seed: int, shape: tuple[int, int, int]) -> Float[Tensor, "c h w"]:
-    """Standard normal noise of one image; always drawn on the CPU, so that devices agree."""
+    """Standard normal noise for one item, drawn on the CPU so that it is the same on every device."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def prompt_seed(seed: int, prompt: str, copy: int = 0) -> int:
-    """A seed for the ``copy``-th image of ``prompt``: a hash, so that it does not depend on what else is drawn."""
+    """A seed for the ``copy``-th image of ``prompt``: a hash of these and ``seed``, independent of other prompts."""
     try:
         text = f"{seed}\n{copy}\n{prompt}".encode()
     except UnicodeEncodeError as error:

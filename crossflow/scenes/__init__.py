@@ -1,4 +1,4 @@
-"""The embedded world: seeded scenes with exact images, captions, depth and an exact reader. No downloads."""
+"""The embedded world: a procedural data set of scenes with images, captions, depth, an exact reader and two judges."""
 
 from crossflow.scenes.parse import Found, read
 from crossflow.scenes.render import render

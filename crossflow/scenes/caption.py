@@ -1,6 +1,7 @@
-"""What is said of a scene: the prompt in one of GenEval's six task forms, and four fuller paraphrases of the image.
+"""Captions of scenes: a prompt of one of GenEval's six tasks, and four full descriptions.
 
-A prompt says only what its task judges; the paraphrases name every object with its colour, the light, or the places.
+A prompt mentions only what its task judges; the descriptions name every object with its colour, and some the light or
+the positions.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ PLURALS = {"box": "boxes", "cross": "crosses"}
 
 
 def article(noun: str) -> str:
-    """Prefix ``noun`` with its indefinite article."""
+    """``noun`` with its indefinite article."""
     return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 
@@ -30,7 +31,7 @@ def plural(shape: str) -> str:
 def specification(task: str, looks: list[tuple[str, str]], relation: str = "") -> dict[str, Any]:
     """GenEval's metadata for a task over objects with the (shape, color) ``looks``.
 
-    ``relation`` is that of the second object to the first, for the task ``position`` alone.
+    ``relation`` is that of the second object to the first, for the task ``position`` only.
     """
     (shape, color), count = looks[0], len(looks)
     if task == "single_object":
@@ -60,7 +61,7 @@ def specification(task: str, looks: list[tuple[str, str]], relation: str = "") -
 
 
 def captions(scene: Scene, prompt: str, rng: np.random.Generator) -> tuple[str, ...]:
-    """Five captions that are true of ``scene``: the prompt, then four that name every object in a drawn order."""
+    """Five true captions of ``scene``: the prompt, then four that name every object in a random order."""
     order = [scene.objects[i] for i in rng.permutation(len(scene.objects))]
     named = _join([article(f"{item.color} {item.shape}") for item in order])
     placed = _join([f"{article(f'{item.color} {item.shape}')} {_place(item)}" for item in order])
@@ -74,9 +75,9 @@ def captions(scene: Scene, prompt: str, rng: np.random.Generator) -> tuple[str, 
 
 
 def describe(scene: Scene) -> str:
-    """The one caption that names every object and the light, the objects as they are read: row by row, from the left.
+    """The caption that names every object and the light, with the objects in reading order: row by row, left to right.
 
-    It says nothing that the image does not show, which the four paraphrases, in a drawn order, do not promise.
+    The image determines it, unlike the four descriptions, whose order is random.
     """
     order = sorted(scene.objects, key=lambda item: (int(item.y * CELLS), int(item.x * CELLS)))
     return f"{_join([article(f'{item.color} {item.shape}') for item in order])} {_light(scene)}"

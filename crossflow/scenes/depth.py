@@ -1,4 +1,4 @@
-"""Exact metric depth of a scene, and pairs of one scene at two resolutions."""
+"""Exact depth maps of scenes, and super-resolution pairs."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from crossflow.scenes.spec import Scene
 
 
 def depth_map(scene: Scene, size: int = 32) -> np.ndarray:
-    """Depth along the optical axis at pixel centres: float32 [size size], metres, inf in the sky.
+    """Depth along the optical axis at pixel centres: float32 [size size], in metres, inf in the sky.
 
-    The ground is a plane under a pinhole; an object has one depth over the pixels that it covers by half or more, and
-    the nearer of two objects hides the other.
+    The ground is a plane seen by a pinhole camera. An object has constant depth over the pixels that it covers by half
+    or more, and nearer objects occlude farther ones.
     """
     rows = (np.arange(size) + 0.5) / size
     depth = np.repeat(scene.camera.ground_depth(rows)[:, None], size, axis=1)
@@ -25,8 +25,8 @@ def depth_map(scene: Scene, size: int = 32) -> np.ndarray:
 def low_res(scene: Scene, size: int = 128, factor: int = 4) -> tuple[np.ndarray, np.ndarray]:
     """A super-resolution pair of ``scene``: uint8 images [size/factor ...] and [size ...] (h w 3).
 
-    The low image is the area mean of the high one over factor x factor pixels, rounded to the nearest integer; no
-    other filter, noise or compression. Raises ValueError when ``factor`` does not divide ``size``.
+    The low-resolution image is the mean of the other over factor x factor pixels, rounded to the nearest integer,
+    without other filters, noise or compression. ValueError if ``factor`` does not divide ``size``.
     """
     if factor < 1 or size % factor:
         raise ValueError(f"factor must divide the size, got size {size} and factor {factor}")

@@ -1,4 +1,4 @@
-"""How good the judges are, on real renders of the split ``test`` that neither has seen."""
+"""The accuracy of the judges on real renders of the split ``test``, which neither was trained on."""
 
 import json
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from crossflow.scenes.truth import claims, facts, holds
 COUNT = 2000
 GROUP = 100
 FULL = 1
-"""Which of the five captions retrieval asks with: every object with its colour, and the light."""
+"""Index of the caption that retrieval queries with: every object with its colour, and the light."""
 
 
 @torch.no_grad()
@@ -76,14 +76,14 @@ def clip_quality(judge: ClipJudge, split: str = "test", count: int = COUNT) -> d
 
 
 def _truth(examples: Sequence[SceneExample], which: int) -> np.ndarray:
-    """Which caption number ``which`` is true of which scene: bool [scenes captions]."""
+    """Whether caption ``which`` of each example is true of each scene: bool [scenes captions]."""
     sides = [claims(item) for item in examples]
     needed, forbidden = (np.stack([side[k][which] for side in sides]) for k in (0, 1))
     return holds(np.stack([facts(item.scene) for item in examples]), needed, forbidden)
 
 
 def write_report(features: FeatureJudge, clip: ClipJudge, path: Path) -> None:
-    """Measure both judges again, on ``test`` and on ``test_heldout``, and write the page."""
+    """Measure both judges on ``test`` and ``test_heldout``, and write the report as Markdown."""
     splits = ("test", "test_heldout")
     lines = [
         "# The judges on real renders",

@@ -1,8 +1,8 @@
 """The embedded world's two judges: a feature CNN (for FID) and a dual encoder (for the CLIP score).
 
-Both are trained on the split ``train`` alone by ``python -m crossflow.scenes.train_judges`` and shipped; neither is
-ever trained or tuned inside an evaluation. The dual encoder's image tower is the feature CNN, frozen, and a small head:
-the two judges share what they see. Their numbers belong to this world.
+Both are trained on the split ``train`` alone by ``python -m crossflow.scenes.train_judges``, and shipped; neither is
+trained or tuned inside an evaluation. The dual encoder's image tower is the frozen feature CNN and a small head, so the
+two judges are not independent. Their scores are comparable within this world only.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from crossflow.files.folders import WEIGHTS
 from crossflow.scenes.spec import CELLS, COLORS, SHAPES
 
 SIDE = 32
-"""Images of another side are resized to this one (bilinear, antialiased) before either judge sees them."""
+"""Side of the judges' input; images of other sizes are resized to it (bilinear, antialiased)."""
 VERSION = "1"
 
 
@@ -39,7 +39,7 @@ class FeatureConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ClipConfig:
-    """Sizes of the dual encoder. ``vocabulary`` holds the known words; 0 is padding and 1 stands for any other word."""
+    """Sizes of the dual encoder. Token ids of ``vocabulary`` start at 2; 0 is padding and 1 any unknown word."""
 
     vocabulary: tuple[str, ...]
     features: FeatureConfig
@@ -51,10 +51,10 @@ class ClipConfig:
 
 
 class FeatureNet(nn.Module):
-    """Four convolutions and a linear layer; the ``dim`` rectified units are the features.
+    """Four convolutions and a linear layer with ReLU, whose ``dim`` outputs are the features.
 
-    In training a linear layer on them says, for each of the CELLS x CELLS cells, which shape (or none) and which colour
-    stands there, and whether it is night.
+    It is trained through a linear head that predicts, for each of the CELLS x CELLS cells, the shape (or none) and the
+    colour of its object, and whether it is night.
     """
 
     def __init__(self, config: FeatureConfig) -> None:
@@ -83,7 +83,7 @@ class FeatureNet(nn.Module):
 
 
 class ClipNet(nn.Module):
-    """An image tower on the feature CNN and a text tower of ``layers`` transformer blocks, into one unit sphere."""
+    """An image tower on the feature CNN and a text tower of ``layers`` transformer blocks; both give unit vectors."""
 
     def __init__(self, config: ClipConfig) -> None:
         super().__init__()
@@ -101,22 +101,22 @@ class ClipNet(nn.Module):
         self.text_head = nn.Linear(config.width, config.dim)
 
     def tokens(self, texts: Sequence[str]) -> Int[Tensor, "b n"]:
-        """Words to numbers, padded to ``config.words``. Raises CrossFlowError for a text without a word."""
+        """Token ids, truncated and padded to ``config.words``. CrossFlowError for a text without a word."""
         known = {word: i + 2 for i, word in enumerate(self.config.vocabulary)}
         table = torch.zeros(len(texts), self.config.words, dtype=torch.long)
         for row, text in zip(table, texts, strict=True):
-            numbers = [known.get(word, 1) for word in split_words(text)][: self.config.words]
-            if not numbers:
+            ids = [known.get(word, 1) for word in split_words(text)][: self.config.words]
+            if not ids:
                 raise CrossFlowError(f"The text {text!r} has no word to embed; give a caption.")
-            row[: len(numbers)] = torch.tensor(numbers)
+            row[: len(ids)] = torch.tensor(ids)
         return table
 
     def image_side(self, features: Float[Tensor, "b d"]) -> Float[Tensor, "b e"]:
-        """Feature CNN's features to unit vectors."""
+        """Features of the CNN to unit vectors."""
         return F.normalize(self.image_head(features), dim=-1)
 
     def text_side(self, tokens: Int[Tensor, "b n"]) -> Float[Tensor, "b e"]:
-        """Tokens to unit vectors: the mean of the blocks' outputs over the words."""
+        """Token ids to unit vectors: the mean of the blocks' outputs over words, projected."""
         empty = tokens == 0
         x = self.blocks(self.embedding(tokens) + self.position, src_key_padding_mask=empty)
         kept = (~empty).unsqueeze(-1)
@@ -124,12 +124,12 @@ class ClipNet(nn.Module):
 
 
 def split_words(text: str) -> list[str]:
-    """The words of ``text`` in lower case; the comma is a word."""
+    """The words of ``text`` in lower case; a comma is a word."""
     return re.findall(r"[a-z]+|,", text.lower())
 
 
 def to_input(images: Sequence[np.ndarray]) -> Float[Tensor, "b 3 h w"]:
-    """Images, uint8 RGB [h w 3] of any sides, to [-1, 1] at SIDE x SIDE. Raises CrossFlowError on another layout."""
+    """uint8 RGB images [h w 3] of any size to [-1, 1] at SIDE x SIDE. CrossFlowError for another layout."""
     planes = []
     for image in images:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
@@ -142,7 +142,7 @@ def to_input(images: Sequence[np.ndarray]) -> Float[Tensor, "b 3 h w"]:
 
 
 class FeatureJudge:
-    """The shipped feature CNN. Called with n images, uint8 [h w 3], it gives float32 [n dim]."""
+    """A feature CNN, called with n images, uint8 [h w 3]; returns features, float32 [n dim]."""
 
     def __init__(self, net: FeatureNet, header: Mapping[str, str], weights_sha256: str) -> None:
         self.net, self.header, self.weights_sha256 = net.eval(), header, weights_sha256
@@ -150,12 +150,11 @@ class FeatureJudge:
 
     @torch.no_grad()
     def __call__(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """The features of ``images``."""
         return self.net(to_input(images)).numpy()
 
 
 class ClipJudge:
-    """The shipped dual encoder. Called with n images it gives unit vectors, float32 [n dim]."""
+    """A dual encoder, called with n images, uint8 [h w 3]; returns unit vectors, float32 [n dim]."""
 
     def __init__(self, net: ClipNet, header: Mapping[str, str], weights_sha256: str) -> None:
         self.net, self.header, self.weights_sha256 = net.eval(), header, weights_sha256
@@ -163,17 +162,16 @@ class ClipJudge:
 
     @torch.no_grad()
     def __call__(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """The unit vectors of ``images``."""
         return self.net.image_side(self.net.features(to_input(images))).numpy()
 
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """The unit vectors, float32 [n dim], of ``texts``."""
+        """Unit vectors of texts, float32 [n dim]."""
         return self.net.text_side(self.net.tokens(texts)).numpy()
 
 
 def load_features(path: Path = WEIGHTS / "scenes-features.safetensors") -> FeatureJudge:
-    """The feature CNN at ``path``, by default the shipped one. Raises CrossFlowError where it cannot be read."""
+    """The feature CNN at ``path``, by default the shipped one. CrossFlowError if it cannot be read."""
     header, tensors, digest = _read(path, "features")
     config = json.loads(header["config"])
     net = FeatureNet(_feature_config(config))
@@ -182,7 +180,7 @@ def load_features(path: Path = WEIGHTS / "scenes-features.safetensors") -> Featu
 
 
 def load_clip(path: Path = WEIGHTS / "scenes-clip.safetensors") -> ClipJudge:
-    """The dual encoder at ``path``, by default the shipped one. Raises CrossFlowError where it cannot be read."""
+    """The dual encoder at ``path``, by default the shipped one. CrossFlowError if it cannot be read."""
     header, tensors, digest = _read(path, "clip")
     config = json.loads(header["config"])
     config |= {"vocabulary": tuple(config["vocabulary"]), "features": _feature_config(config["features"])}
@@ -192,7 +190,7 @@ def load_clip(path: Path = WEIGHTS / "scenes-clip.safetensors") -> ClipJudge:
 
 
 def save_judge(path: Path, net: FeatureNet | ClipNet, notes: Mapping[str, str]) -> None:
-    """Write ``net`` at ``path``, weights in float16, with its config and ``notes`` (command, quality) in the header."""
+    """Write ``net`` to ``path``, weights in float16, with its config and ``notes`` (command, quality) in the header."""
     kind = "features" if isinstance(net, FeatureNet) else "clip"
     header = {"format": "scenes-judge", "kind": kind, "version": VERSION, "config": json.dumps(asdict(net.config))}
     tensors = {k: v.half() if v.is_floating_point() else v for k, v in net.state_dict().items()}
@@ -210,7 +208,7 @@ def _feature_config(config: Mapping[str, list[int] | int]) -> FeatureConfig:
 
 
 def _read(path: Path, kind: str) -> tuple[dict[str, str], dict[str, Tensor], str]:
-    """Header, tensors (float32) and sha256 of a judge's file."""
+    """Header, tensors (float32) and sha256 of a judge's file; CrossFlowError if it cannot be read."""
     command = f"run `python -m crossflow.scenes.train_judges {kind}` to make it"
     if not path.is_file():
         raise CrossFlowError(f"There is no judge at {path}; {command}.")

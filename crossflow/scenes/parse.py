@@ -1,16 +1,16 @@
 """The exact reader: an image of the embedded world back to its objects, with no learned part.
 
-1. Background: the world's background varies by row alone, so each row's is the median of its unsaturated pixels.
-2. Unmixing: a pixel is ``background + coverage * (color - background)``. Of the eight colours, under the light that the
-   sky tells, the one that leaves the smallest residual is the pixel's; its projection is the pixel's coverage.
-3. Objects: connected pixels, saturated and covered enough, that fill enough area. Each takes the colour that leaves
-   the smallest residual over all its pixels.
-4. Shape: coverage has an area and a centroid, and from these every shape's place and radius follow. The shape whose
-   ideal coverage, drawn there, is nearest to the measured one wins, if it is near enough.
+1. Background: it varies by row only, so it is estimated per row as the median of the unsaturated pixels.
+2. Unmixing: a pixel is ``background + coverage * (color - background)``. Its colour is that of the eight, by day or
+   night as the sky shows, with the smallest residual; its coverage is the projection on that colour.
+3. Objects: connected components of saturated pixels with enough coverage, of at least a minimal area. Each has the
+   colour with the smallest residual over all its pixels.
+4. Shape: area and centroid of the coverage determine where, and how large, each shape would be. The shape whose ideal
+   coverage is closest to the measured one is chosen, if it is close enough.
 
-Areas are relative to the image, so one reader serves every size. No constant was chosen on a model's images:
-``python -m benchmarks.scenes_reader`` measures the reader. Objects of two colours that touch are told apart; of one
-colour they are one component, and one object at most. The world itself keeps its objects apart.
+Areas are relative to the image, so the reader works at every size. No constant was tuned on a model's images;
+``python -m benchmarks.scenes_reader`` measures the reader. Touching objects of different colours are separated; of one
+colour they form one component, and at most one object. In the world itself objects do not touch.
 """
 
 from __future__ import annotations
@@ -25,42 +25,42 @@ from crossflow.scenes.render import inside
 from crossflow.scenes.spec import COLORS, NIGHT, SHAPES
 
 MIN_CHROMA = 40.0
-"""Largest minus smallest channel of a pixel that may belong to an object by day; the background's is below 37."""
+"""Smallest difference between the channels of a pixel in an object, by day; the background's is below 37."""
 MIN_COVERAGE = 0.35
-"""Coverage above which a pixel is part of a component, below one half so that a blurred ring stays whole."""
+"""Coverage above which a pixel is part of a component; below one half, so that a blurred ring stays connected."""
 MIN_AREA = 8.0 / 32**2
-"""Smallest area of an object in images: half of the smallest real one (a pillar of 15 px in an image of 32 px)."""
+"""Smallest area of an object as a fraction of the image: half the smallest real one (15 of 32 x 32 pixels)."""
 BLUR = 0.6 / 32
-"""Standard deviation, in image sides, of the blur that a shape may have: it is compared sharp and so blurred."""
+"""Standard deviation, in image sides, of a blurred ideal shape; the sharp one is compared as well."""
 MIN_MATCH = 0.55
-"""Smallest overlap with an ideal shape: at 32 px, clean renders stay above 0.93 and under noise of sd 4 above 0.57."""
+"""Smallest overlap with an ideal shape; at 32 px clean renders are above 0.93, under noise of sd 4 above 0.57."""
 DAY_SKY = 120.0
-"""Median brightness of the top quarter above which it is day; the sky is near 40 by night and above 190 by day."""
+"""Median brightness of the top quarter above which it is day: the sky is near 40 by night, above 190 by day."""
 EXTENT = 256
-"""Point samples across an image in a drawn shape, over which a pixel's coverage is averaged (at least one a pixel)."""
+"""Point samples across the image for the coverage of an ideal shape, at least one per pixel."""
 PALETTE = np.array(list(COLORS.values()), dtype=np.float64)
 OPPONENT = np.array([[0.299, -0.169, 0.5], [0.587, -0.331, -0.419], [0.114, 0.5, -0.081]])
 """RGB to luma and two colour differences (JPEG's), as columns."""
 TRUST = np.array([1.0, 0.03, 0.03])
-"""How much a squared difference in each of these says about coverage: JPEG halves the resolution of colour."""
+"""Weights of these three in the estimate of coverage: colour counts less, since JPEG halves its resolution."""
 EIGHT = np.ones((3, 3), dtype=bool)
 
 
 @dataclass(frozen=True)
 class Found:
-    """One object that was read. ``match`` is the overlap (IoU of coverages) with its ideal shape, 1 at best."""
+    """A detected object. ``match`` is the overlap (IoU of coverages) with its ideal shape, at most 1."""
 
     shape: str
     color: str
     box: tuple[int, int, int, int]
     """Left, top, right and bottom in pixels, right and bottom exclusive."""
     mask: np.ndarray
-    """bool [h w]: the pixels covered by half or more."""
+    """bool [h w]: pixels covered by half or more."""
     match: float
 
 
 def read(image: np.ndarray) -> list[Found]:
-    """The objects in ``image`` (uint8 RGB [h w 3]), in scanning order. Raises ValueError on another type or layout."""
+    """The objects in ``image`` (uint8 RGB [h w 3]), in scanning order. ValueError for another dtype or layout."""
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"an image must be uint8 [h w 3], got {image.dtype} {list(image.shape)}")
     pixels = image.astype(np.float64)
@@ -80,14 +80,14 @@ def read(image: np.ndarray) -> list[Found]:
 
 
 def _better(whole: Found | None, pieces: list[Found]) -> list[Found]:
-    """A component as one object, or as its pieces of one colour each where every one of them matches better."""
+    """A component as one object, or as single-coloured pieces if every piece matches better."""
     if whole is None or (pieces and min(piece.match for piece in pieces) > whole.match):
         return pieces
     return [whole]
 
 
 def _background(pixels: np.ndarray, saturated: np.ndarray) -> np.ndarray:
-    """Each row's background [h 3]: the median of its pixels away from saturated ones; from near rows if it has none."""
+    """The background of each row [h 3]: the median of pixels away from saturated ones, else from other rows."""
     free = ~np.asarray(ndimage.binary_dilation(saturated, structure=EIGHT), dtype=bool)
     known = free.any(axis=1)
     if not known.any():
@@ -98,7 +98,7 @@ def _background(pixels: np.ndarray, saturated: np.ndarray) -> np.ndarray:
 
 
 def _unmix(rest: np.ndarray, span: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Coverage and squared residual [h w colors] of ``rest`` [h w 3] as a part of its row's ``span`` [h colors 3]."""
+    """Coverage and squared residual [h w colors] of ``rest`` [h w 3] projected on the row's ``span`` [h colors 3]."""
     rest, span = rest @ OPPONENT, span @ OPPONENT
     across = span.transpose(0, 2, 1)
     along = np.maximum(rest @ across, 0.0)
@@ -109,7 +109,7 @@ def _unmix(rest: np.ndarray, span: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _components(solid: np.ndarray) -> list[np.ndarray]:
-    """The connected parts of ``solid`` that are large enough to be an object: masks bool [h w]."""
+    """Masks, bool [h w], of the connected components of ``solid`` that are large enough for an object."""
     labels = np.zeros(solid.shape, dtype=np.int32)
     ndimage.label(solid, structure=EIGHT, output=labels)
     areas = np.bincount(labels.ravel())
@@ -117,7 +117,7 @@ def _components(solid: np.ndarray) -> list[np.ndarray]:
 
 
 def _recognise(core: np.ndarray, solid: np.ndarray, coverage: np.ndarray, residual: np.ndarray) -> Found | None:
-    """Name the component ``core``. Its soft edge lies within 1/32 of the image, and in no other component."""
+    """The object of component ``core``, or None. Its soft edge is within 1/32 of the image, in no other component."""
     color = int(residual[core].sum(axis=0).argmin())
     edge = max(1, len(core) // 32)
     near = ndimage.binary_dilation(core, structure=EIGHT, iterations=edge)
@@ -142,14 +142,14 @@ def _window(mask: np.ndarray) -> tuple[slice, slice]:
 
 @lru_cache
 def _moments(shape: str) -> tuple[float, float]:
-    """Area in squared radii, and how far below the centre the centroid lies in radii, of the ideal ``shape``."""
+    """Area in squared radii of the ideal ``shape``, and offset in radii of its centroid below its centre."""
     points = (np.arange(1000) + 0.5) / 500 - 1.0
     rows = inside(shape, points[None, :], points[:, None]).mean(axis=1)
     return float(rows.mean() * 4.0), float(rows @ points / rows.sum())
 
 
 def _match(shape: str, share: np.ndarray, size: int) -> float:
-    """IoU of the coverage ``share`` [h w] with that of ``shape``, sharp or blurred, of its area and centroid."""
+    """IoU of the coverage ``share`` [h w] with ``shape``, sharp or blurred, of the same area and centroid."""
     area, low = _moments(shape)
     total, samples = share.sum(), max(1, EXTENT // size)
     radius = np.sqrt(total / area)

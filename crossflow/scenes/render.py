@@ -1,4 +1,4 @@
-"""Scenes to pixels, exactly: every pixel is the mean of 8 x 8 point samples of the shapes over a smooth background."""
+"""Rendering of scenes: every pixel is the mean of 8 x 8 point samples of the shapes over a smooth background."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import numpy as np
 from crossflow.scenes.spec import COLORS, NIGHT, Object, Scene
 
 SAMPLES = 8
+"""Point samples per pixel side."""
 HAZE = np.array([20.0, 14.0, 6.0])
-"""How much lighter the sky is at the horizon than at the zenith, by day."""
+"""RGB by which the sky is lighter at the horizon than at the zenith, by day."""
 
 
 def inside(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Whether points (u, v), in radii from the centre with v down, belong to ``shape``."""
+    """Whether points (u, v), in radii from the centre with v downwards, are inside ``shape``."""
     if shape == "ball":
         return u * u + v * v <= 1.0
     if shape == "box":
@@ -30,7 +31,7 @@ def inside(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def coverage(item: Object, size: int) -> tuple[slice, slice, np.ndarray]:
-    """The share of each pixel that ``item`` covers, in [0, 1], on the rows and columns that it can touch."""
+    """The rows and columns that ``item`` can touch, and its coverage of each pixel there, in [0, 1]."""
     low_x, high_x = (int(np.clip((item.x + s * item.radius) * size + s, 0, size)) for s in (-1, 1))
     low_y, high_y = (int(np.clip((item.y + s * item.radius) * size + s, 0, size)) for s in (-1, 1))
     u = (_points(low_x, high_x) / size - item.x) / item.radius
@@ -45,7 +46,7 @@ def _points(low: int, high: int) -> np.ndarray:
 
 
 def background(scene: Scene, size: int) -> np.ndarray:
-    """The empty world, float64 [size size 3]: a sky that pales to the horizon, a ground that darkens towards us."""
+    """The background, float64 [size size 3]: a sky that pales to the horizon, a ground that darkens to the camera."""
     rows = _points(0, size) / size
     horizon = scene.camera.horizon
     near = np.clip((rows - horizon) / (1.0 - horizon), 0.0, 1.0)[:, None]
@@ -57,7 +58,7 @@ def background(scene: Scene, size: int) -> np.ndarray:
 
 
 def render(scene: Scene, size: int = 32) -> np.ndarray:
-    """Draw ``scene``: uint8 RGB [size size 3]. Any size; the world is meant for 32, 64, 128 and 256."""
+    """Render ``scene``: uint8 RGB [size size 3]. Any size works; the world is meant for 32, 64, 128 and 256."""
     image = background(scene, size)
     for item in sorted(scene.objects, key=lambda item: -item.depth):
         rows, columns, share = coverage(item, size)
@@ -67,7 +68,7 @@ def render(scene: Scene, size: int = 32) -> np.ndarray:
 
 
 def object_masks(scene: Scene, size: int = 32) -> np.ndarray:
-    """Which pixels each object covers by half or more: bool [objects size size], in the order of the scene."""
+    """The pixels that each object covers by half or more: bool [objects size size], in the scene's order."""
     masks = np.zeros((len(scene.objects), size, size), dtype=bool)
     for mask, item in zip(masks, scene.objects, strict=True):
         rows, columns, share = coverage(item, size)

@@ -1,8 +1,8 @@
 """The embedded world: a seeded scene of one to four flat shapes before a ground plane and a sky.
 
-A scene is data. The camera is a pinhole at ``height`` metres over the ground, pitched down by ``pitch`` radians; image
+A scene is data. The camera is a pinhole ``height`` metres above the ground, pitched down by ``pitch`` radians; image
 coordinates are fractions of the image side, x to the right and y down. Objects are billboards that face the camera:
-each has an image place and radius, and a metric depth that never puts it below the ground.
+each has an image position and radius, and a metric depth that never puts it below the ground.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ HELD_OUT = (
     ("ring", "red"),
     ("pillar", "cyan"),
 )
-"""One (shape, color) pair a shape, seen only in the split ``test_heldout``."""
+"""One (shape, color) pair per shape that occurs only in the split ``test_heldout``."""
 
 FOCAL = 1.0
 """Focal length in image sides: a field of view of 53 degrees."""
 NIGHT = 0.65
 """Brightness of an object at night, relative to day."""
 CELLS = 4
-"""Objects stand in cells of a CELLS x CELLS grid, never in two that share an edge, each wholly inside its own."""
+"""Each object is wholly inside its own cell of a CELLS x CELLS grid; no two occupied cells share an edge."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class Object:
 
 @dataclass(frozen=True, kw_only=True)
 class Camera:
-    """A pinhole ``height`` metres over the ground, pitched down by ``pitch`` radians (negative looks up)."""
+    """A pinhole camera ``height`` metres above the ground, pitched down by ``pitch`` radians (negative looks up)."""
 
     height: float
     pitch: float
@@ -74,7 +74,7 @@ class Camera:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """All there is to draw: the objects, the camera, the light, and the colours of sky and ground (RGB, 0 to 255)."""
+    """A scene: objects, camera, day or night, and the colours of sky and ground (RGB, 0 to 255)."""
 
     objects: tuple[Object, ...]
     camera: Camera
@@ -84,7 +84,7 @@ class Scene:
 
 
 def sample_scene(rng: np.random.Generator, looks: list[tuple[str, str]], cells: list[tuple[int, int]]) -> Scene:
-    """Draw a scene; its i-th object has the (shape, color) ``looks[i]`` and stands in ``cells[i]``, (row, column)."""
+    """Sample a scene; its i-th object has the (shape, color) ``looks[i]`` and is in ``cells[i]``, (row, column)."""
     camera = Camera(height=float(rng.uniform(1.2, 2.0)), pitch=float(rng.uniform(-0.12, 0.12)))
     night = bool(rng.random() < 0.3)
     light = 0.45 if night else 1.0

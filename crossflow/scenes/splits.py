@@ -1,7 +1,8 @@
 """The data set: ``example(split, index)`` is a pure function of its arguments and of ``VERSION``.
 
-``train``, ``val`` and ``test`` never hold one of the six ``HELD_OUT`` pairs of shape and colour; every example of
-``test_heldout`` names at least one in its prompt. Tasks go round by index, so any run of 6 k examples is balanced.
+``train``, ``val`` and ``test`` never contain one of the six ``HELD_OUT`` pairs of shape and colour; every example of
+``test_heldout`` names at least one in its prompt. Tasks cycle with the index, so any 6 k consecutive examples are
+balanced.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from crossflow.scenes.caption import RELATIONS, TASKS, captions, specification
 from crossflow.scenes.spec import CELLS, COLORS, HELD_OUT, SHAPES, VERSION, Scene, sample_scene
 
 SPLITS = {"train": 0, "val": 1, "test": 2, "test_heldout": 3}
-"""Split name -> the number that seeds it."""
+"""Split name -> its seed."""
 HELD_OUT_TASKS = ("colors", "color_attr")
 
 
@@ -32,7 +33,7 @@ class SceneExample:
 
 
 def example(split: str, index: int) -> SceneExample:
-    """The ``index``-th example of ``split``: the same for ever, whichever others are drawn."""
+    """The ``index``-th example of ``split``, independent of all others. ValueError for an unknown split."""
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; the splits are {', '.join(SPLITS)}")
     rng = np.random.default_rng([VERSION, SPLITS[split], index])
@@ -54,7 +55,7 @@ def example(split: str, index: int) -> SceneExample:
 
 
 def _looks(rng: np.random.Generator, task: str, held_out: bool) -> list[tuple[str, str]]:
-    """Draw the (shape, color) of each object; colours are free wherever the task does not speak of them."""
+    """Sample the (shape, color) of each object; colours are sampled also where the task does not mention them."""
     count = {"single_object": 1, "colors": 1, "counting": int(rng.integers(2, 5))}.get(task, 2)
     if task == "counting":
         shapes = [SHAPES[rng.integers(len(SHAPES))]] * count
@@ -68,9 +69,9 @@ def _looks(rng: np.random.Generator, task: str, held_out: bool) -> list[tuple[st
 
 
 def _cells(rng: np.random.Generator, task: str, count: int) -> tuple[list[tuple[int, int]], str]:
-    """Draw (row, column) cells of which no two share an edge.
+    """Sample (row, column) cells of which no two share an edge.
 
-    For ``position`` also the relation of the second object to the first; for other tasks "".
+    Also, for the task ``position``, the relation of the second object to the first; "" for other tasks.
     """
     while True:
         cells = [(int(i) // CELLS, int(i) % CELLS) for i in rng.permutation(CELLS * CELLS)[:count]]

@@ -1,8 +1,8 @@
 """Train the judges on the split ``train``: ``python -m crossflow.scenes.train_judges features|clip|report``.
 
-``features`` first, since ``clip`` builds on it, then ``report``. One CPU thread, about five minutes for ``features``
-and four for ``clip``; the same seed on the same machine gives the same weights. The qualities in the headers and in
-results/scenes/judges.md are measured on ``test``.
+Run ``features`` first, since ``clip`` uses it, then ``clip``, then ``report``. One CPU thread, about five minutes for
+``features`` and four for ``clip``; the same seed on the same machine gives the same weights. The accuracies in the
+headers and in results/scenes/judges.md are measured on ``test``.
 """
 
 import argparse
@@ -46,7 +46,7 @@ TEMPERATURE = 0.07
 
 
 def cells(item: SceneExample) -> Int[np.ndarray, "2 cells"]:
-    """For each cell of ``item``: its shape (0: none, then 1 + index) and its colour's index (-1: none)."""
+    """For each cell of ``item``: its shape (0 for none, else 1 + index) and the index of its colour (-1 for none)."""
     table = np.stack([np.zeros(CELLS * CELLS, dtype=np.int64), np.full(CELLS * CELLS, -1, dtype=np.int64)])
     for each in item.scene.objects:
         cell = int(each.y * CELLS) * CELLS + int(each.x * CELLS)
@@ -55,7 +55,7 @@ def cells(item: SceneExample) -> Int[np.ndarray, "2 cells"]:
 
 
 def train_features(examples: Sequence[SceneExample], steps: int, seed: int) -> FeatureNet:
-    """Fit the feature CNN to every cell's shape and colour and to night, with mirrored and noisy images."""
+    """Train the feature CNN on the shape and colour of every cell and on night, with mirrored and noisy images."""
     torch.manual_seed(seed)
     net = FeatureNet(FeatureConfig())
     images = to_input([render(item.scene) for item in examples])
@@ -88,9 +88,9 @@ def train_features(examples: Sequence[SceneExample], steps: int, seed: int) -> F
 
 
 def foil(item: SceneExample, rng: np.random.Generator) -> SceneExample:
-    """``item`` described wrongly: two objects' colours swapped, or one object's shape or colour redrawn.
+    """A hard negative: ``item`` with the colours of two objects swapped, or one shape or colour resampled.
 
-    The hardest wrong captions: without them a dual encoder learns which words occur and not which belong together.
+    Without hard negatives a dual encoder learns which words occur, but not which belong together.
     """
     objects = list(item.scene.objects)
     i = int(rng.integers(len(objects)))
@@ -114,7 +114,7 @@ def _painted(item: Object, color: str) -> Object:
 
 
 def train_clip(examples: Sequence[SceneExample], steps: int, seed: int) -> ClipNet:
-    """Fit the dual encoder: each caption's probability mass belongs on the images it is true of, and vice versa."""
+    """Train the dual encoder: a caption's probability mass belongs on the images that it is true of, and vice versa."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     vocabulary = sorted({word for item in examples for caption in item.captions for word in split_words(caption)})
@@ -154,9 +154,9 @@ def _claims(items: Sequence[SceneExample]) -> tuple[list[np.ndarray], list[np.nd
 
 
 def matching_loss(logits: Float[Tensor, "images texts"], true: Tensor) -> Float[Tensor, ""]:
-    """Minus the log probability of the true ones, for each image over texts and for each text over images.
+    """Negative log-probability of the true matches, for each image over texts and for each text over images.
 
-    A text that is true of no image of the batch (a foil) has no term of its own, but is a wrong answer to every image.
+    A text that is true of no image of the batch (a foil) has no term of its own, but is a negative for every image.
     """
     among = logits.masked_fill(~true, -torch.inf)
     by_image = logits.logsumexp(1) - among.logsumexp(1)
@@ -166,7 +166,7 @@ def matching_loss(logits: Float[Tensor, "images texts"], true: Tensor) -> Float[
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train one judge and write it with its measured quality, or write the page of both."""
+    """Train one judge and write it with its measured accuracy, or write the report on both."""
     parser = argparse.ArgumentParser(prog="python -m crossflow.scenes.train_judges", description=__doc__)
     parser.add_argument("judge", choices=["features", "clip", "report"])
     parser.add_argument("--steps", type=int, help="default 1600 for features, 1500 for clip")

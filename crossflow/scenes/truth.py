@@ -1,8 +1,8 @@
 """Which captions are true of which scenes, for training and measuring the dual encoder.
 
-A scene is a vector of facts and a caption a pair of vectors: the facts it needs and those it forbids. A prompt says
-only what its task judges (a photo of a ring holds for every image with a ring); the other four captions describe the
-whole scene, so they forbid any further object.
+A scene is a vector of facts; a caption is a pair of vectors, the facts that it needs and those that it forbids. A
+prompt states only what its task judges ("a photo of a ring" holds for every image with a ring); the other four captions
+describe the whole scene, so they forbid any further object.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from crossflow.scenes.splits import SceneExample
 
 Fact = tuple[object, ...]
 MOST = 5
-"""Counts are told apart up to this many."""
+"""Largest count that is distinguished."""
 LOOKS = [(shape, color) for shape in SHAPES for color in ("", *COLORS)]
 PLACES = [(row, column) for row in range(CELLS) for column in range(CELLS)]
 FACTS: list[Fact] = [
@@ -29,12 +29,12 @@ FACTS: list[Fact] = [
     ("night",),
     ("day",),
 ]
-"""Every fact the captions can speak of; a count or a number of objects means that many or more."""
+"""Every fact that captions can state; a count means that many or more."""
 NUMBER = {fact: i for i, fact in enumerate(FACTS)}
 
 
 def facts(scene: Scene) -> np.ndarray:
-    """What is true of ``scene``: float32 [facts], 0 or 1."""
+    """The facts that are true of ``scene``: float32 [facts], 0 or 1."""
     true: list[Fact] = [("night",) if scene.night else ("day",)]
     true += [("objects", n) for n in range(1, len(scene.objects) + 1)]
     counts = Counter((item.shape, color) for item in scene.objects for color in ("", item.color))
@@ -50,7 +50,7 @@ def facts(scene: Scene) -> np.ndarray:
 
 
 def claims(item: SceneExample) -> tuple[np.ndarray, np.ndarray]:
-    """What each of ``item``'s five captions needs and forbids: two float32 [5 facts], 0 or 1."""
+    """The facts that each of ``item``'s five captions needs and forbids: two float32 [5 facts], 0 or 1."""
     needed, forbidden = _prompt_claims(item)
     whole: list[Fact] = [("objects", len(item.scene.objects))]
     whole += [("count", *look, n) for look, n in Counter((o.shape, o.color) for o in item.scene.objects).items()]
@@ -78,6 +78,6 @@ def _vector(true: list[Fact]) -> np.ndarray:
 
 
 def holds(scene_facts: np.ndarray, needed: np.ndarray, forbidden: np.ndarray) -> np.ndarray:
-    """Which claim is true of which scene: bool [scenes claims] from [scenes facts] and twice [claims facts]."""
+    """Whether each claim is true of each scene: bool [scenes claims], from [scenes facts] and twice [claims facts]."""
     met = scene_facts @ needed.T == needed.sum(axis=1)
     return met & (scene_facts @ forbidden.T == 0)

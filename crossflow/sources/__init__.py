@@ -1,7 +1,7 @@
-"""From data to a Gaussian over source latents, where a flow begins: a source a file.
+"""Sources: encoders from data to a Gaussian over source latents, where the flow starts. One file per source.
 
-A source's config says what kind of data it ``accepts`` and what ``variance`` its Gaussian has (learned, fixed or none),
-and builds it by ``config.build(reads, shape)``: a module of ``(values, mask) -> Gaussian``.
+A source's config names the kind of data that it ``accepts`` and the ``variance`` of its Gaussian (learned, fixed or
+none). ``config.build(reads, shape)`` returns a module ``(values, mask) -> Gaussian``.
 """
 
 from typing import TYPE_CHECKING, Annotated, Protocol, runtime_checkable
@@ -31,21 +31,21 @@ SOURCES = Kinds(
 
 @runtime_checkable
 class Source(Protocol):
-    """What the config of a source has."""
+    """The interface of a source config."""
 
     @property
     def kind(self) -> str:
-        """The name by which a file holds it."""
+        """Its name in checkpoints and in the registry."""
         ...
 
     @property
     def accepts(self) -> str:
-        """The kind of what it reads: tokens, image or latents."""
+        """The kind of data that it reads: tokens, image or latents."""
         ...
 
     @property
     def variance(self) -> str:
-        """That of its Gaussian: learned, fixed or none."""
+        """The variance of its Gaussian: learned, fixed or none."""
         ...
 
     def build(self, reads: tuple[int, ...], shape: tuple[int, int, int]) -> nn.Module:
@@ -53,7 +53,7 @@ class Source(Protocol):
         ...
 
 
-if TYPE_CHECKING:  # what is here, so that types are narrowed by it; another package's is as good
+if TYPE_CHECKING:  # the union narrows types; at run time any registered kind is accepted
     SourceConfig = (
         VariationalConfig
         | ReleasedEncoderConfig

@@ -1,4 +1,4 @@
-"""The latent of another modality's codec as the source, with noise of a fixed deviation about it."""
+"""Latents of another modality's codec as the source, with Gaussian noise of fixed standard deviation."""
 
 import math
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from crossflow.flow.gaussian import Gaussian
 
 @dataclass(frozen=True, kw_only=True)
 class CodecConfig:
-    """Latents as they are read, and noise of the standard deviation ``sd`` about them; 0 is none."""
+    """The latents that are read, with Gaussian noise of standard deviation ``sd``; 0 is no noise."""
 
     sd: float = 0.0
     kind: Literal["codec"] = "codec"
@@ -26,23 +26,24 @@ class CodecConfig:
 
     @property
     def variance(self) -> str:
-        """Whether there is any."""
         return "fixed" if self.sd else "none"
 
     def build(self, reads: tuple[int, ...], shape: tuple[int, int, int]) -> "CodecSource":
-        """The source; CrossFlowError where the latents that are read have not the target's ``shape``."""
+        """The source; CrossFlowError if the latents that are read do not have the target's ``shape``."""
         if reads != shape:
-            raise CrossFlowError(f"Latents {list(reads)} are read, and the flow passes through {list(shape)}.")
+            raise CrossFlowError(
+                f"Latents {list(reads)} are read, and the target's are {list(shape)}: make them equal."
+            )
         return CodecSource(self)
 
 
 class CodecSource(nn.Module):
-    """Latents [b c h w] -> a Gaussian about them."""
+    """Latents [b c h w] -> a Gaussian with these as the mean."""
 
     def __init__(self, config: CodecConfig) -> None:
         super().__init__()
         self.log_var = 2 * math.log(config.sd) if config.sd else -math.inf
 
     def forward(self, values: Float[Tensor, "b c h w"], mask: None = None) -> Gaussian:
-        """``mask`` is for texts: latents have no padding."""
+        """Latents have no padding, so ``mask`` is None."""
         return Gaussian(values, torch.full_like(values, self.log_var))

@@ -1,7 +1,7 @@
-"""An encoder's mean as the source: as it is, or with noise of a fixed deviation about it.
+"""The mean of an encoder as the source: deterministic, or with Gaussian noise of fixed standard deviation.
 
-The paper's Table 3a compares these with the Variational Encoder: "Encoder" (FID 66.65) and "Encoder + noise" (59.91),
-the noise "in the manner of CFM" (arXiv 2312.07360) at a level that it does not state.
+The paper's Table 3a compares these with the Variational Encoder: "Encoder" (FID 66.65) and "Encoder + noise" (59.91).
+The noise is "in the manner of CFM" (arXiv 2312.07360), at a level that the paper does not state.
 """
 
 import math
@@ -24,7 +24,7 @@ EncoderConfig = Annotated[VariationalConfig | ReleasedEncoderConfig | ImageEncod
 
 @dataclass(frozen=True, kw_only=True)
 class DeterministicConfig:
-    """The mean that the encoder ``mean_of`` gives, without any variance; its log-variance is not used."""
+    """The mean of the encoder ``mean_of``, without variance; the encoder's log-variance is unused."""
 
     mean_of: EncoderConfig
     kind: Literal["deterministic"] = "deterministic"
@@ -32,17 +32,16 @@ class DeterministicConfig:
 
     @property
     def accepts(self) -> str:
-        """The kind of data that it reads."""
         return self.mean_of.accepts
 
     def build(self, reads: tuple[int, ...], shape: tuple[int, int, int]) -> "FixedVariance":
-        """The source of data of the shape ``reads``, for latents of ``shape`` (c, h, w)."""
+        """The source for data of shape ``reads`` and latents of ``shape`` (c, h, w)."""
         return FixedVariance(self.mean_of.build(reads, shape), sd=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FixedNoiseConfig:
-    """The mean that the encoder ``mean_of`` gives, and noise of the standard deviation ``sd`` about it."""
+    """The mean of the encoder ``mean_of``, with Gaussian noise of standard deviation ``sd``."""
 
     mean_of: EncoderConfig
     sd: float
@@ -55,16 +54,15 @@ class FixedNoiseConfig:
 
     @property
     def accepts(self) -> str:
-        """The kind of data that it reads."""
         return self.mean_of.accepts
 
     def build(self, reads: tuple[int, ...], shape: tuple[int, int, int]) -> "FixedVariance":
-        """The source of data of the shape ``reads``, for latents of ``shape`` (c, h, w)."""
+        """The source for data of shape ``reads`` and latents of ``shape`` (c, h, w)."""
         return FixedVariance(self.mean_of.build(reads, shape), self.sd)
 
 
 class FixedVariance(nn.Module):
-    """The mean of an encoder, with one standard deviation for every number of every item."""
+    """The mean of an encoder, with the same standard deviation in every dimension of every item."""
 
     def __init__(self, encoder: nn.Module, sd: float) -> None:
         super().__init__()
@@ -72,6 +70,5 @@ class FixedVariance(nn.Module):
         self.log_var = 2 * math.log(sd) if sd else -math.inf
 
     def forward(self, values: Float[Tensor, "b *dims"], mask: Bool[Tensor, "b n"] | None) -> Gaussian:
-        """What the encoder answers, its variance replaced."""
         mean = self.encoder(values, mask).mean
         return Gaussian(mean, torch.full_like(mean, self.log_var))

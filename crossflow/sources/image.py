@@ -1,7 +1,7 @@
 """The Image Variational Encoder: from the pixels of an image to a Gaussian over source latents.
 
-The paper says only that it answers in the shape of the target and has a reconstruction loss. Ours is a plain vision
-transformer, each of whose patches becomes the moments of its own part of the latent.
+The paper says only that its output has the shape of the target and that it has a reconstruction loss. Ours is a plain
+vision transformer; each patch token is projected to the mean and log-variance of its own part of the latent.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from crossflow.networks.blocks import Block, PatchTokens, at_least_float32, chec
 
 @dataclass(frozen=True, kw_only=True)
 class ImageEncoderConfig:
-    """Sizes of an image encoder; ``patch`` pixels a side make one token."""
+    """Sizes of an image encoder; a token per ``patch`` x ``patch`` pixels."""
 
     width: int
     depth: int
@@ -32,13 +32,13 @@ class ImageEncoderConfig:
         check_sizes(width=self.width, depth=self.depth, heads=self.heads, patch=self.patch)
 
     def build(self, reads: tuple[int, ...], shape: tuple[int, int, int]) -> "ImageEncoder":
-        """The encoder of images (k, i, j), ``reads``, to latents of ``shape`` (c, h, w)."""
+        """The encoder from images of shape ``reads`` (k, i, j) to latents of ``shape`` (c, h, w)."""
         channels, height, width = reads
         return ImageEncoder(self, shape, (channels, height, width))
 
 
 class ImageEncoder(nn.Module):
-    """Images of the shape ``source`` (k, i, j) -> Gaussian over latents of ``shape`` (c, h, w)."""
+    """Images of shape ``source`` (k, i, j) -> Gaussian over latents of ``shape`` (c, h, w)."""
 
     def __init__(self, config: ImageEncoderConfig, shape: tuple[int, int, int], source: tuple[int, int, int]) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class ImageEncoder(nn.Module):
             self.head.weight.mul_(0.3)
 
     def forward(self, source: Float[Tensor, "b k i j"], mask: None = None) -> Gaussian:
-        """``mask`` is for texts: an image has no padding."""
+        """Images have no padding, so ``mask`` is None."""
         x = self.patches(source)
         for block in self.blocks:
             x = block(x)

@@ -1,12 +1,12 @@
-"""The text variational encoder of the authors' program, its head at 512 pixels, and the norm it uses.
+"""The Text Variational Encoder of the authors' code, with its convolutional head at 512 pixels.
 
-Post-norm transformer layers without positions, then ``reductions`` layers that each halve the width; all tokens, those
-of the padding too, are laid side by side and mapped to the mean and log-variance of every latent cell. Attributes are
-named as in the authors' files, so ``context_encoder.`` there is ``encoder.`` here. The authors multiply T5's embeddings
-by 10 before they are given to it.
+Post-norm transformer layers without positions, then ``reductions`` layers that each halve the width. All tokens,
+padding included, are flattened and mapped to the mean and log-variance of every latent cell. Attributes are named as
+in the authors' files, so ``context_encoder.`` there is ``encoder.`` here. T5 embeddings are expected times 10, as the
+authors scale them.
 
-Differences of the authors' program, and so of this module, from the paper, which has transformer blocks and one linear
-projection: the halving layers, and the convolutional head.
+The paper has transformer blocks and one linear projection. The authors' code, and so this module, adds the halving
+layers and the convolutional head.
 """
 
 import copy
@@ -29,9 +29,9 @@ from crossflow.networks.blocks import at_least_float32, attend, check_sizes
 class ReleasedEncoderConfig:
     """Sizes of the released text encoder.
 
-    ``depth`` layers of ``width`` channels come before the ``reductions``; every MLP has ``hidden``. With ``compress``
-    a small network first brings the tokens to ``width``; without it they must have it. ``adaptor`` is the hidden width
-    and the two channel counts of an ``Adaptor`` as the head; None is one linear map.
+    ``depth`` layers of ``width`` channels precede the ``reductions``; every MLP has the width ``hidden``. With
+    ``compress`` a small MLP first projects the tokens to ``width``; else they must have that width. ``adaptor`` is the
+    hidden width and the two channel counts of an ``Adaptor`` as the head; None is a linear head.
     """
 
     width: int
@@ -59,13 +59,13 @@ class ReleasedEncoderConfig:
             raise CrossFlowError(f"dropout is {self.dropout}; it must be at least 0 and below 1.")
 
     def build(self, reads: tuple[int, ...], shape: tuple[int, int, int]) -> "ReleasedEncoder":
-        """The encoder of tokens (n, d), ``reads``, to latents of ``shape`` (c, h, w)."""
+        """The encoder from tokens of shape ``reads`` (n, d) to latents of ``shape`` (c, h, w)."""
         count, width = reads
         return ReleasedEncoder(self, shape, count, width)
 
     @property
     def widths(self) -> list[int]:
-        """The width before each reduction, and after the last."""
+        """The width before each reduction and after the last."""
         return [self.width >> i for i in range(self.reductions + 1)]
 
 
@@ -100,9 +100,9 @@ class ReleasedEncoder(nn.Module):
             self.adaptor = Adaptor(inputs, 2 * channels, rows, hidden, (first, second))
 
     def forward(self, tokens: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"]) -> Gaussian:
-        """Padding outside ``mask`` is never attended to, but what becomes of it is part of what the head reads.
+        """Padding is never attended to, but its outputs are part of the head's input.
 
-        Every text has at least one token inside. Tokens of another number or width raise CrossFlowError.
+        Every text has at least one token that is not padding. CrossFlowError for tokens of another count or width.
         """
         if tokens.shape[1:] != self.reads:
             raise CrossFlowError(
@@ -118,7 +118,7 @@ class ReleasedEncoder(nn.Module):
 
 
 class Compressor(nn.Module):
-    """Two linear maps around a norm and a ReLU, which bring wide tokens to the width of the encoder."""
+    """Linear, norm, ReLU, linear: projects wide token embeddings to the width of the encoder."""
 
     def __init__(self, inputs: int, width: int) -> None:
         super().__init__()
@@ -127,12 +127,11 @@ class Compressor(nn.Module):
         self.fc2 = nn.Linear(width, width)
 
     def forward(self, tokens: Float[Tensor, "b n e"]) -> Float[Tensor, "b n d"]:
-        """[b n inputs] -> [b n width]."""
         return self.fc2(F.relu(self.ln_fc1(self.fc1(tokens))))
 
 
 class Layer(nn.Module):
-    """norm(x + attention(x)), then norm(x + MLP(x))."""
+    """A post-norm transformer layer: norm(x + attention(x)), then norm(x + MLP(x))."""
 
     def __init__(self, width: int, config: ReleasedEncoderConfig) -> None:
         super().__init__()
@@ -143,25 +142,23 @@ class Layer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"]) -> Float[Tensor, "b n e"]:
-        """[b n width] -> [b n width]."""
         x = self.norm1(x + self.dropout(self.attn(x, mask)))
         return self.norm2(x + self.dropout(self.feed_forward(x)))
 
 
 class ReductionLayer(Layer):
-    """A layer, and then half the width."""
+    """A layer followed by a projection to half the width."""
 
     def __init__(self, width: int, config: ReleasedEncoderConfig) -> None:
         super().__init__(width, config)
         self.reduction = nn.Linear(width, width // 2)
 
     def forward(self, x: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"]) -> Float[Tensor, "b n e"]:
-        """[b n width] -> [b n width/2]."""
         return self.reduction(super().forward(x, mask))
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with dropout on its weights; keys outside ``mask`` are not seen."""
+    """Multi-head self-attention with attention dropout; keys where ``mask`` is False are ignored."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -172,7 +169,6 @@ class Attention(nn.Module):
         self.W_O = nn.Linear(width, width)
 
     def forward(self, x: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
-        """[b n d] -> [b n d]."""
         query, key, value = (
             layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer in (self.W_Q, self.W_K, self.W_V)
         )
@@ -182,7 +178,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear maps around a ReLU and dropout."""
+    """Two linear layers around ReLU and dropout."""
 
     def __init__(self, width: int, hidden: int, dropout: float) -> None:
         super().__init__()
@@ -191,12 +187,11 @@ class FeedForward(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        """[b n d] -> [b n d]."""
         return self.ffn_2(self.dropout(F.relu(self.ffn_1(x))))
 
 
 class Norm(nn.Module):
-    """g (x - mean) / (sd + 1e-5) + b: the sd is the unbiased one, and 1e-5 stands outside its root."""
+    """g (x - mean) / (sd + 1e-5) + b, with the unbiased sd; unlike LayerNorm, 1e-5 is outside the root."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The enlarged image as the source: nothing is learned before the flow, and nothing is drawn."""
+"""The upsampled image as the source: deterministic, without learned parameters."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -15,7 +15,7 @@ from crossflow.networks.blocks import check_sizes
 
 @dataclass(frozen=True, kw_only=True)
 class UpsampleConfig:
-    """An image enlarged ``factor`` times, bicubic, is the source: nothing is learned and nothing drawn."""
+    """Bicubic upsampling of an image by ``factor``."""
 
     factor: int
     kind: Literal["upsample"] = "upsample"
@@ -26,26 +26,26 @@ class UpsampleConfig:
         check_sizes(factor=self.factor)
 
     def build(self, reads: tuple[int, ...], shape: tuple[int, int, int]) -> "Upsample":
-        """The enlargement of images (k, i, j), ``reads``; CrossFlowError where it has not the latents' ``shape``."""
+        """The source for images of shape ``reads`` (k, i, j); CrossFlowError if they do not upsample to ``shape``."""
         channels, height, width = reads
         if (channels, height * self.factor, width * self.factor) != shape:
-            raise CrossFlowError(f"Images of {list(reads)} enlarged {self.factor} times are no latents {list(shape)}.")
+            raise CrossFlowError(f"Images of {list(reads)} enlarged {self.factor} times are not latents {list(shape)}.")
         return Upsample(self)
 
 
 class Upsample(nn.Module):
-    """Images -> themselves, enlarged: a Gaussian without variance. Bicubic as in Pillow (a = -0.5)."""
+    """Images -> a Gaussian of zero variance at the upsampled images; bicubic as in Pillow (a = -0.5)."""
 
     def __init__(self, config: UpsampleConfig) -> None:
         super().__init__()
         self.factor = config.factor
 
     def forward(self, source: Float[Tensor, "b c i j"], mask: None = None) -> Gaussian:
-        """``mask`` is for texts: an image has no padding."""
+        """Images have no padding, so ``mask`` is None."""
         mean = enlarged(source, (source.shape[-2] * self.factor, source.shape[-1] * self.factor))
         return Gaussian(mean, torch.full_like(mean, -torch.inf))
 
 
 def enlarged(images: Float[Tensor, "b k i j"], size: tuple[int, int]) -> Float[Tensor, "b k h w"]:
-    """Images at another size (h, w), bicubic with antialiasing, whose kernel is Pillow's."""
+    """Images resized to ``size`` (h, w), bicubic with antialiasing, with Pillow's kernel."""
     return F.interpolate(images, size=size, mode="bicubic", antialias=True)

@@ -1,4 +1,4 @@
-"""The Text Variational Encoder: from the tokens of a frozen language model to a Gaussian over source latents."""
+"""The Text Variational Encoder: from token embeddings of a frozen language model to a Gaussian over source latents."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -12,14 +12,14 @@ from crossflow.networks.token_encoder import TokenEncoder, TokenEncoderConfig
 
 @dataclass(frozen=True, kw_only=True)
 class VariationalConfig(TokenEncoderConfig):
-    """Sizes of a text encoder that answers with mean and variance."""
+    """Sizes of a variational text encoder."""
 
     kind: Literal["variational"] = "variational"
     accepts: ClassVar[str] = "tokens"
     variance: ClassVar[str] = "learned"
 
     def build(self, reads: tuple[int, ...], shape: tuple[int, int, int]) -> "VariationalEncoder":
-        """The encoder of tokens (n, d), ``reads``, to latents of ``shape`` (c, h, w)."""
+        """The encoder from tokens of shape ``reads`` (n, d) to latents of ``shape`` (c, h, w)."""
         count, width = reads
         return VariationalEncoder(self, shape, count, width)
 
@@ -28,5 +28,5 @@ class VariationalEncoder(TokenEncoder):
     """Text tokens [b n d] with their mask [b n] -> Gaussian over latents of ``shape`` (c, h, w)."""
 
     def forward(self, tokens: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"]) -> Gaussian:
-        """The posterior of each text; padding outside ``mask`` has no part in it."""
+        """The posterior of each text; padding has no influence on it."""
         return Gaussian(*self.moments(tokens, mask))

@@ -1,1 +1,1 @@
-"""The training loop, its state, optimiser, sharding and previews."""
+"""Training: the loop, the state of a run, the optimiser, sharding and previews; ``data`` has the training pairs."""

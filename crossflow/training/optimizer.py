@@ -1,7 +1,7 @@
-"""The optimiser of a model: AdamW for everything, or Muon for the matrices inside blocks and AdamW for the rest.
+"""The optimiser: AdamW for all parameters, or Muon for the matrices inside blocks and AdamW for the rest.
 
-Frozen parameters have no part in it. Those named ``nodecay_*`` take no weight decay, as in the authors' program. Its
-state is handed over as named tensors, so that a training state is one file of tensors and no pickle.
+Frozen parameters are skipped. Parameters named ``nodecay_*`` have no weight decay, as in the authors' code. The state
+is a dict of named tensors, so that a training state is a safetensors file and not a pickle.
 """
 
 from collections.abc import Mapping
@@ -17,13 +17,13 @@ KEPT: Mapping[type, tuple[str, ...]] = {
     torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"),
     torch.optim.Muon: ("momentum_buffer",),
 }
-"""What each part keeps for every parameter."""
+"""The state tensors of each optimiser, per parameter."""
 NO_DECAY = "nodecay_"
-"""In the names of parameters that take no weight decay."""
+"""Marks the names of parameters without weight decay."""
 
 
 class Optimizer:
-    """One or two of torch's optimisers that step together; the rate is given at every step."""
+    """One or two PyTorch optimisers that step together; the learning rate is passed to every step."""
 
     def __init__(
         self, kind: Literal["adamw", "muon"], model: nn.Module, betas: tuple[float, float], weight_decay: float
@@ -46,7 +46,7 @@ class Optimizer:
             self.parts.append(muon)
 
     def step(self, rate: float) -> None:
-        """Step at learning rate ``rate`` and clear the gradients."""
+        """Step with learning rate ``rate``, and clear the gradients."""
         for part in self.parts:
             for group in part.param_groups:
                 group["lr"] = rate
@@ -54,7 +54,7 @@ class Optimizer:
             part.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Tensor]:
-        """What is kept, by names made of the parameter's own; zero where a parameter was never stepped."""
+        """The state tensors, named after their parameters; zero for a parameter that was never stepped."""
         kept = {}
         for slot in self._slots():
             found = slot.part.state.get(slot.parameter, {})
@@ -63,17 +63,17 @@ class Optimizer:
 
     @staticmethod
     def _zero(slot: "_Slot") -> Tensor:
-        """What a part begins with."""
+        """The initial state tensor."""
         return torch.zeros((), dtype=torch.float32) if slot.key == "step" else torch.zeros_like(slot.parameter)
 
     def blank_state(self) -> dict[str, Tensor]:
-        """Tensors, without numbers, of the names, shapes and types that ``load_state`` expects."""
+        """Meta tensors with the names, shapes and dtypes that ``load_state`` expects."""
         shapes = {slot.name: () if slot.key == "step" else slot.parameter.shape for slot in self._slots()}
         with torch.device("meta"):
             return {slot.name: torch.empty(shapes[slot.name], dtype=slot.parameter.dtype) for slot in self._slots()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take up what ``state`` gave, where parameters are sharded their own shares of it."""
+        """Load what ``state`` returned; sharded parameters take their own shard of it."""
         for part in self.parts:
             kept: dict[int, dict[str, Tensor]] = {}
             for slot in self._slots():
@@ -93,7 +93,7 @@ class Optimizer:
 
 
 class _Slot(NamedTuple):
-    """One tensor that a part keeps: ``key`` of the parameter at ``place``, and its name in the state."""
+    """One state tensor: ``key`` of the ``parameter`` at index ``place`` in the optimiser ``part``, and its name."""
 
     part: torch.optim.Optimizer
     place: int

@@ -1,4 +1,4 @@
-"""What a training run shows of itself on the way: images drawn for fixed prompts, or answers to fixed images."""
+"""Previews during training: samples for fixed prompts, or outputs for fixed images."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -30,7 +30,7 @@ SCENE_PROMPTS = (
     "a photo of a pillar left of a ball",
     "a photo of a red box and a blue ring",
 )
-"""One prompt of each task form, drawn at every sample grid."""
+"""One prompt of each task, for the sample grids of scenes."""
 PHOTO_PROMPTS = (
     "a photo of a bear",
     "a photo of a bench and a bird",
@@ -39,18 +39,18 @@ PHOTO_PROMPTS = (
     "a photo of a clock left of a chair",
     "a photo of a red bowl and a blue vase",
 )
-"""The same for recipes that do not draw scenes."""
+"""The same for recipes on photographs."""
 PROMPTS: Mapping[str, tuple[str, ...]] = {"scenes": SCENE_PROMPTS, "folder": PHOTO_PROMPTS}
-"""By the kind of a recipe's data."""
+"""Prompts by the kind of a recipe's data."""
 COLUMNS = 8
 
 
 class PromptGrids:
-    """Sample grids: a row of images for each of six prompts.
+    """Sample grids: one row of images for each of six prompts.
 
-    A model without an autoencoder of its own needs the weights of the text encoder and the autoencoder: given, or
-    where ``TextToImage`` looks for them. CrossFlowError where they are given and cannot be read; where they are not
-    there, that is said once, and no grids are drawn.
+    A model with an external autoencoder needs the weights of text encoder and autoencoder, given or in the default
+    locations of ``TextToImage``. CrossFlowError if they are given and cannot be read. If the defaults are missing, a
+    message says so once, and no grids are drawn.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class PromptGrids:
             say(f"No sample grids are drawn: {error}")
 
     def draw(self, model: FlowModel, path: Path) -> None:
-        """Draw one into ``path``."""
+        """Write a sample grid to ``path``."""
         if self.parts is None:
             return
         embedder, autoencoder = self.parts
@@ -91,9 +91,9 @@ class PromptGrids:
 
 
 class SceneAnswers:
-    """What a model makes of the first eight scenes of the validation split, between what it saw and what is true.
+    """A model's outputs for the first eight scenes of the validation split.
 
-    A grid of images and depth maps, three rows; captions are a text file.
+    Images and depth maps become a grid of three rows: inputs, outputs, ground truth. Captions become a text file.
     """
 
     def __init__(self, config: TrainConfig) -> None:
@@ -103,7 +103,7 @@ class SceneAnswers:
         self.truths: list[Any] = [OF_SCENE[model.target.name](scene, size, model) for scene in scenes]
 
     def draw(self, model: FlowModel, path: Path) -> None:
-        """Draw them into ``path``, or write them beside it."""
+        """Write the grid to ``path``, or captions to ``path`` with the suffix .txt."""
         answers = FromImage(model).generate(self.sources, range(COLUMNS))
         if isinstance(answers[0], str):
             lines = [f"{answer}\n    {truth}\n" for answer, truth in zip(answers, self.truths, strict=True)]
@@ -116,7 +116,7 @@ class SceneAnswers:
 
 
 def _shown(picture: np.ndarray | str, side: int) -> np.ndarray:
-    """An image or a depth map as an image of ``side`` pixels, by repeating pixels."""
+    """An image or a depth map as an image of ``side`` pixels, by nearest-neighbour upsampling."""
     image = cast(np.ndarray, picture)
     image = grey(image) if image.ndim == 2 else image
     times = side // image.shape[0]
@@ -133,7 +133,7 @@ def previews_of(
     device: torch.device,
     say: Callable[[str], None],
 ) -> Previews:
-    """What a training of ``config`` shows of itself; the arguments are those of ``PromptGrids``."""
+    """The previews for ``config``; the arguments are those of ``PromptGrids``."""
     if config.model.reads.name == "text":
         return PromptGrids(config, text_encoder, autoencoder, device, say)
     return SceneAnswers(config)

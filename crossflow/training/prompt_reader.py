@@ -1,8 +1,8 @@
-"""Train the decoder that reads prompts of source latents: ``python -m crossflow.training.prompt_reader``.
+"""Train the decoder from source latents to prompts: ``python -m crossflow.training.prompt_reader``.
 
-Prompts of the split ``train`` become samples of the posteriors of the frozen text encoder, and the decoder learns their
-words by cross-entropy. One CPU thread, about two minutes; the same seed on the same machine gives the same weights.
-``python -m benchmarks.prompt_reader`` measures what comes back.
+Its inputs are samples from the frozen text encoder's posteriors of prompts of the split ``train``, its loss is the
+cross-entropy of their words. One CPU thread, about two minutes; the same seed on the same machine gives the same
+weights. ``python -m benchmarks.prompt_reader`` measures the result.
 """
 
 import argparse
@@ -37,7 +37,7 @@ STEPS, EXAMPLES, BATCH, RATE, WARMUP = 800, 12_000, 64, 2e-3, 100
 
 @torch.no_grad()
 def posteriors(model: CrossFlow, embedder: TextEmbedder, prompts: Sequence[str]) -> Gaussian:
-    """What the encoder of ``model`` makes of ``prompts``."""
+    """The posteriors of ``prompts`` under the encoder of ``model``."""
     return model.encoder(*embedder.embed(prompts, model.config.reads.shape[0]))
 
 
@@ -49,7 +49,7 @@ def train(
     steps: int,
     seed: int,
 ) -> TextDecoder:
-    """A decoder of samples of the posteriors ``found`` to their ``words``; ``order`` has the prompts as they occur."""
+    """Train a decoder from samples of the posteriors ``found`` to ``words``; ``order`` has a row index per example."""
     torch.manual_seed(seed)
     shape = found.mean.shape[1:]
     decoder = TextDecoder(config, (shape[0], shape[1], shape[2]))
@@ -66,9 +66,9 @@ def train(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train on the prompts of the first scenes of ``train`` and write the decoder."""
+    """Train on the prompts of the first scenes of ``train``, and write the decoder."""
     parser = argparse.ArgumentParser(prog="python -m crossflow.training.prompt_reader", description=__doc__)
-    parser.add_argument("--checkpoint", type=Path, default=SHIPPED, help="the text-to-image model to be read")
+    parser.add_argument("--checkpoint", type=Path, default=SHIPPED, help="the text-to-image model")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--examples", type=int, default=EXAMPLES)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,4 +1,4 @@
-"""A training run between two steps: weights, their moving average, the optimiser, the step; and how it moves on."""
+"""The state of a training run: weights, their moving average, optimiser and step; and the optimiser step itself."""
 
 import contextlib
 import dataclasses
@@ -24,17 +24,18 @@ from crossflow.training.optimizer import Optimizer
 from crossflow.training.sharding import divide, share_like, whole
 
 PCA_IMAGES = 4000
+"""Renders that a ``PatchPCA`` is fitted to."""
 
 
 class Run:
-    """One process' part of a run, at step 0 until ``load``.
+    """One process's part of a training run, at step 0 until ``load``.
 
-    ``data`` is the fingerprint of the training data, if it comes from outside. ``shard`` divides weights, averages and
-    the optimiser's state among the processes, ``checkpointing`` computes activations again in the backward pass; both
-    save memory and change no number, so a run may go on with or without them, and on any number of processes.
+    ``data`` is the fingerprint of the training data, if they are read from a folder. ``shard`` shards weights, averages
+    and optimiser state over the processes; ``checkpointing`` recomputes activations in the backward pass. Both save
+    memory without changing results, so a run may resume with or without them, and on any number of processes.
 
-    Dropout is drawn from (seed, step, first item of the share), so a resumed run draws the same. It is the one thing
-    that depends on the number of processes: without it any number gives the same losses, with it the same on average.
+    Dropout is seeded by (seed, step, first item of the share), so a resumed run has the same. It alone depends on the
+    number of processes: losses are the same for any number without dropout, and the same on average with it.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class Run:
         self.optimizer = Optimizer(config.optimizer, self.model, config.betas, config.weight_decay)
 
     def advance(self, shares: Iterator[Share]) -> Losses:
-        """One optimiser step; returns the losses of the whole batch, averaged over processes and parts."""
+        """One optimiser step; returns the losses averaged over processes and micro-batches."""
         config, device, stage = self.config, self.accelerator.device, self.config.stage(self.step)
         if config.stages:
             self._train_only(stage)
@@ -98,7 +99,7 @@ class Run:
             part.requires_grad_(name in self.trained and stage.trained(name))
 
     def _update(self) -> None:
-        """Clip, step, and let the moving average follow; it follows faster at first, when there is little to keep."""
+        """Clip gradients, step, and update the moving average, whose decay is smaller in the first steps."""
         if self.config.clip is not None:
             nn.utils.clip_grad_norm_(self.weights.values(), self.config.clip)
         self.optimizer.step(self.config.rate(self.step))
@@ -110,7 +111,7 @@ class Run:
         self.step += 1
 
     def average(self) -> FlowModel | None:
-        """What sampling needs, with averaged weights; for the main process alone, but all have to ask for it."""
+        """The averaged model for sampling, on the main process, else None; all processes must call it."""
         held: dict[str, Tensor] = {**self.model.state_dict(), **self.averages}
         needed = {name: part for name, part in held.items() if not name.startswith(NOT_SHIPPED)}
         parts = whole(needed, keep=self.accelerator.is_main_process)
@@ -122,7 +123,7 @@ class Run:
         return model.eval()
 
     def notes(self) -> dict[str, Any]:
-        """What the header of the checkpoint says of its training, beside the model's config."""
+        """The checkpoint's notes on its training."""
         notes = {
             "step": self.step,
             "seed": self.seed,
@@ -133,13 +134,13 @@ class Run:
         return notes if self.data is None else notes | {"data": self.data}
 
     def save(self, path: Path) -> None:
-        """Write everything a resumed run needs, whole, on the main process; all have to call it."""
+        """Write the state of the run from the main process; all processes must call it."""
         tensors = whole(self._tensors() | self.optimizer.state(), keep=self.accelerator.is_main_process)
         if self.accelerator.is_main_process:
             write_tensors(path, tensors, self._header())
 
     def load(self, path: Path) -> None:
-        """Take up the state in ``path``, which must be of the same recipe, seed, precision and data."""
+        """Load the state in ``path``; CrossFlowError unless recipe, seed, precision and data are the same."""
         header, found = read_tensors(path)
         mine = json.loads(json.dumps(self._header()))
         for name in ("config", "training", "seed", "precision", "data"):
@@ -162,7 +163,7 @@ class Run:
 
 
 def _fresh_model(config: TrainConfig, seed: int) -> FlowModel:
-    """The model at step 0: its weights drawn with ``seed``, its autoencoder fitted."""
+    """The model at step 0: weights initialised with ``seed``, autoencoder fitted."""
     torch.manual_seed(seed)
     model = config.model.build()
     if model.autoencoder.fits:
@@ -172,7 +173,7 @@ def _fresh_model(config: TrainConfig, seed: int) -> FlowModel:
 
 
 def _checkpoint(model: FlowModel) -> None:
-    """Keep no activations inside the blocks of the network and of the terms' towers."""
+    """Turn on activation checkpointing in the velocity network and the towers of loss terms."""
     if not any(hasattr(module, "checkpointing") for module in model.backbone.modules()):
         raise CrossFlowError("This recipe's network is small and keeps its activations: leave --checkpointing out.")
     for module in model.modules():

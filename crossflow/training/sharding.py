@@ -1,6 +1,6 @@
-"""Weights divided among processes (FSDP2): cut on the way in, gathered whole on the way out.
+"""Weights sharded over processes (FSDP2): sharding a model, and gathering and scattering its tensors.
 
-What is divided is a ``DTensor``; all functions here take whole tensors too, and leave these as they are.
+A sharded tensor is a ``DTensor``; the functions here also accept plain tensors and leave these unchanged.
 """
 
 import re
@@ -14,26 +14,27 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 UNIT = re.compile(r"(.*[._])?(blocks|layers)\.\d+")
-"""The modules that are gathered, used and let go as one: the blocks of every network."""
+"""The modules that are gathered and resharded as one unit: the blocks of every network."""
 
 
 def divide(model: nn.Module, device: torch.device) -> None:
-    """Divide ``model`` among all processes and bring it to ``device``: each block by itself, and the rest as one.
+    """Shard ``model`` over all processes and move it to ``device``: each block as a unit, and the rest as one.
 
-    Weights are gathered, and gradients averaged, in the precision they have: under autocast the arithmetic is that of
-    DDP, and so are the numbers.
+    Weights are gathered, and gradients averaged, in their own precision, so that under autocast the arithmetic and the
+    results are those of DDP.
     """
     mesh = init_device_mesh(device.type, (get_world_size(),))
-    for name, module in reversed(list(model.named_modules())):  # the inner ones first, as fully_shard wants it
+    for name, module in reversed(list(model.named_modules())):  # inner modules first, as fully_shard requires
         if UNIT.fullmatch(name):
             fully_shard(module, mesh=mesh)
     fully_shard(model, mesh=mesh)
 
 
 def whole(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
-    """The tensors gathered, on the CPU where they were divided; none of them unless ``keep``.
+    """The gathered tensors, on the CPU if they were sharded; empty without ``keep``.
 
-    All processes call it together, and one at a time is gathered, so that those that keep none need no memory.
+    All processes must call it together. Tensors are gathered one at a time, so that processes that keep none need
+    little memory.
     """
     found = {}
     for name, tensor in tensors.items():
@@ -44,7 +45,7 @@ def whole(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
 
 
 def share_like(full: Tensor, held: Tensor) -> Tensor:
-    """This process's share of a whole tensor, divided as ``held`` is."""
+    """This process's shard of a whole tensor, sharded as ``held`` is."""
     if not isinstance(held, DTensor):
         return full
     full = full.to(held.device)

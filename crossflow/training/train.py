@@ -1,7 +1,7 @@
-"""Training: one loop, every step a pure function of the seed and the step's number.
+"""The training loop. Every step is a pure function of the state, the seed and the step number.
 
-A run that was stopped anywhere goes on to the same bits. Any number of processes or parts trains on the same batches
-(``crossflow.training.data.pairs.shares``), and a state that some processes saved is taken up by any others.
+A run that was stopped anywhere resumes to the same bits. Any number of processes or micro-batches trains on the same
+batches (``crossflow.training.data.pairs.shares``), and a saved state resumes on any number of processes.
 """
 
 import json
@@ -44,15 +44,15 @@ def train(
 ) -> Path:
     """Train ``config`` into the folder ``out`` and return the path of the sampling checkpoint, ``model.safetensors``.
 
-    The folder also gets ``log.jsonl`` (every loss part), ``samples/``, ``timing.jsonl`` and ``state.safetensors``, all
-    that ``resume`` needs; under several processes all see the same folder, and the main one holds its lock. The state
-    is written last, so whatever it says has happened is there. ``data`` is the folder of pairs, for recipes that read
-    one. ``precision`` is fp32, bf16 or auto, None the recipe's own, ``device`` cpu, cuda or auto; for ``shard`` and
-    ``checkpointing`` see ``Run``. ``text_encoder`` and ``autoencoder`` are the weights that sample grids need if the
-    model has none of its own (see ``PromptGrids``).
+    The folder also gets ``log.jsonl`` (all losses), ``samples/``, ``timing.jsonl`` and ``state.safetensors``, which is
+    all that ``resume`` needs. Several processes must share the folder, and the main one holds its lock. The state is
+    written last, so the other files are never behind it. ``data`` is the folder of pairs, for recipes that read one.
+    ``precision`` is fp32, bf16, auto or None for the recipe's own; ``device`` is cpu, cuda or auto; for ``shard`` and
+    ``checkpointing`` see ``Run``. ``text_encoder`` and ``autoencoder`` are weights that sample grids need if the
+    model's autoencoder is external (see ``PromptGrids``).
 
-    Raises CrossFlowError when ``out`` holds another run, or this one and ``resume`` is off; when another process trains
-    there; when it cannot be written; when ``data`` is not what the recipe reads; and when the loss is no longer finite.
+    CrossFlowError if ``out`` holds another run, or this one without ``resume``; if another process trains there; if it
+    cannot be written; if ``data`` is not what the recipe reads; and if the loss is no longer finite.
     """
     clock = _Clock()
     accelerator = _accelerator(device)
@@ -93,7 +93,7 @@ def _accelerator(device: str) -> Accelerator:
 
 
 def _precision(name: str, device: torch.device) -> str:
-    """``auto`` is bf16 where the hardware multiplies in it: CUDA from Ampere on, CPUs with AVX512-BF16 or AMX."""
+    """``auto`` is bf16 where the hardware supports it: CUDA from Ampere on, CPUs with AVX512-BF16 or AMX."""
     if name == "auto":
         on_cpu = device.type == "cpu"
         able = torch.ops.mkldnn._is_mkldnn_bf16_supported() if on_cpu else torch.cuda.is_bf16_supported(False)
@@ -104,7 +104,7 @@ def _precision(name: str, device: torch.device) -> str:
 
 
 class _Record:
-    """What a run leaves in its folder, when it is due; written by the main process, with the others called along."""
+    """Writes the files of a run when they are due, on the main process; all processes must call ``write``."""
 
     def __init__(
         self,
@@ -124,7 +124,7 @@ class _Record:
             self.previews = previews_of(run.config, text_encoder, autoencoder, run.accelerator.device, say)
 
     def write(self, losses: Losses) -> None:
-        """Write what is due after a step. A loss that is not finite ends the run before it is saved."""
+        """Write what is due after a step. A non-finite loss raises CrossFlowError before anything is saved."""
         run, config, step = self.run, self.run.config, self.run.step
         log_now, sample_now, save_now = (
             step % every == 0 or step == config.steps
@@ -149,17 +149,17 @@ class _Record:
 
 
 class _Clock:
-    """``timing.jsonl``: a line a saved state, with the seconds and the main process' CPU seconds since the one before.
+    """``timing.jsonl``: one line per saved state, with seconds and the main process's CPU seconds since the last one.
 
-    ``from`` is the step of the state before, or that at which this process began; so what was lost in a kill and done
-    again is not counted twice, and records that do not join up show that one is missing.
+    ``from`` is the step of the previous state, or the step at which this process started, so that steps lost in a kill
+    and repeated are not counted twice, and a gap between lines shows that one is missing.
     """
 
     def __init__(self) -> None:
         self.step, self.seconds, self.cpu_seconds = 0, time.monotonic(), time.process_time()
 
     def write(self, path: Path, step: int) -> None:
-        """Append the line of the state of ``step``, which has just been saved."""
+        """Append the line for the state of ``step``, which has just been saved."""
         seconds, cpu_seconds = time.monotonic(), time.process_time()
         row = {"from": self.step, "to": step}
         row |= {"seconds": seconds - self.seconds, "cpu_seconds": cpu_seconds - self.cpu_seconds}
@@ -169,9 +169,9 @@ class _Clock:
 
 
 class _Log:
-    """``log.jsonl``: one line every so many steps.
+    """``log.jsonl``: one line of losses every ``log_every`` steps.
 
-    On opening, lines past the step that a run resumes from are cut off, and so is a line that a kill cut in half.
+    On opening, lines after the step that the run resumes from are removed, and so is a truncated last line.
     """
 
     def __init__(self, path: Path, step: int) -> None:
@@ -187,7 +187,7 @@ class _Log:
             temporary.write_text("".join(kept))
 
     def write(self, step: int, rate: float, losses: Losses) -> str:
-        """Append a line and return it in words."""
+        """Append a line, and return it formatted for the console."""
         values = {name: float(value) for name, value in losses.items()}
         row: dict[str, Any] = {"step": step, "learning_rate": rate, **values}
         with written(self.path), self.path.open("a") as file:

@@ -72,7 +72,7 @@ def test_a_worse_version_of_other_latents_is_refused(tmp_path):
     path = saved(tmp_path)
     other = flow(shape=(3, 2, 2), guidance=NoGuidance()).build(training=False)
     save_checkpoint(tmp_path / "worse.safetensors", other)
-    with pytest.raises(CrossFlowError, match="is no worse version of"):
+    with pytest.raises(CrossFlowError, match="is no weaker version of"):
         load_checkpoint(path)
 
 

@@ -149,9 +149,9 @@ def test_a_file_is_never_written_over_itself(tmp_path):
     link.symlink_to(path)
     sampling = checkpoint.load_model(path).config.sampling
     for out in (path, link):
-        with pytest.raises(CrossFlowError, match=f"{out} is the file to be read"):
+        with pytest.raises(CrossFlowError, match=f"{out} is also the input"):
             checkpoint.convert(path, out)
-        with pytest.raises(CrossFlowError, match=f"{out} is the file to be read"):
+        with pytest.raises(CrossFlowError, match=f"{out} is also the input"):
             checkpoint.export_checkpoint(path, out, sampling)
     assert path.read_bytes() == before
 

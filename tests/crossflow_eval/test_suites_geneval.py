@@ -10,7 +10,6 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from crossflow_eval.runs.geneval_export import write_official
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -21,6 +20,7 @@ from crossflow_eval.judges.geneval.detector import object_names
 from crossflow_eval.metrics.geneval import TASKS, Detection, GenEval
 from crossflow_eval.models.folder import FolderModel
 from crossflow_eval.runs import run
+from crossflow_eval.runs.geneval_export import write_official
 from crossflow_eval.suites import geneval, load_suite
 
 DATA = Path(geneval.__file__).with_name("geneval.jsonl")

@@ -1,4 +1,4 @@
-"""Training pairs: drawn from scenes, or read from folders and shards. All of them open by ``open_data``."""
+"""Training pairs, rendered from scenes or read from folders; ``open_data`` opens either kind."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,47 +17,44 @@ Say = Callable[[str], None]
 
 @runtime_checkable
 class Data(Protocol):
-    """Training data, found and checked. ``fingerprint`` tells data from outside apart; None where none are read."""
+    """Training data, located and checked. ``fingerprint`` identifies data in a folder; None if none is read."""
 
     @property
-    def fingerprint(self) -> str | None:
-        """A sha256, or None."""
-        ...
+    def fingerprint(self) -> str | None: ...
 
     def pairs(self, model: FlowModel, cache: Path, say: Say) -> Pairs:
-        """What training reads, for ``model`` with its modality fitted; what has to be made is kept in ``cache``."""
+        """The training pairs for ``model``, whose autoencoder is fitted; what is computed is stored in ``cache``."""
         ...
 
 
 def open_data(recipe: TrainConfig, folder: Path | None, seed: int) -> Data:
-    """The training data of ``recipe``: those in ``folder``, or those that it draws itself.
+    """The training data of ``recipe``: those in ``folder``, or scenes.
 
-    CrossFlowError where a folder is missing, is given to a recipe that reads none, or is not what the recipe reads.
+    CrossFlowError if a folder is missing, given to a recipe that reads none, or not what the recipe reads.
     """
     return _OPEN[recipe.data.kind](recipe, folder, seed)
 
 
 @dataclass(frozen=True)
 class _Scenes:
-    """Data of the embedded world."""
+    """Pairs of the embedded world."""
 
     recipe: TrainConfig
     fingerprint: str | None = None
 
     def pairs(self, model: FlowModel, cache: Path, say: Say) -> Pairs:
-        """Drawn, or read from the cache."""
         return _OF_SCENES[self.recipe.model.reads.kind](self.recipe, model, cache, say)
 
 
 @dataclass(frozen=True)
 class _Folder:
-    """Data in a folder."""
+    """Pairs in a folder."""
 
     read: SourcePairs
     fingerprint: str | None
 
     def pairs(self, model: FlowModel, cache: Path, say: Say) -> Pairs:
-        """Read as they are asked for."""
+        """Items are read on demand, so there is nothing to prepare."""
         return self.read
 
 
@@ -77,6 +74,6 @@ def _folder(recipe: TrainConfig, folder: Path | None, seed: int) -> Data:
 
 
 _OPEN: Mapping[str, Callable[[TrainConfig, Path | None, int], Data]] = {"scenes": _scenes, "folder": _folder}
-"""By the kind of a recipe's data."""
+"""How training data are opened, by the kind of a recipe's data."""
 _OF_SCENES: Mapping[str, Callable[..., Pairs]] = {"tokens": text_pairs, "image": image_pairs}
-"""By the kind of what a model reads."""
+"""How pairs of scenes are made, by the kind of what a model reads."""

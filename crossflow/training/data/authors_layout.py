@@ -1,18 +1,18 @@
-"""Training pairs in the layout of the authors' code: pre-computed features, one file an image.
+"""Training pairs in the layout of the authors' code: precomputed features, one file per image.
 
 ::
 
-    <folder>/img_text_pair.jsonl        a line an item, with img_path and prompt
+    <folder>/img_text_pair.jsonl        a line per item, with img_path and prompt
     <folder>/imgs/<img_path>            the image, where the recipe's image tower reads pixels
     <folder>/features/<name>.npy        a pickled dict, or <name>.npz with the same arrays
         image_latent_256, _512          moments of the latent, [8 s/8 s/8], not scaled
         token_embedding_clip, _t5       [77 768], [77 4096] (already times 10)
         token_mask_clip, _t5            [77], 1 for a token and 0 for padding
-        batch_caption                   the text that the embeddings are of
+        batch_caption                   the text that was embedded
 
 ``name`` is the last part of img_path without its suffix. The authors' extraction script writes ``feature``, their
-loader reads ``features``: either is taken, and ``OfficialFeatures.features`` says which. Their pickles are read by
-``crossflow.files.arrays``, which runs nothing of them.
+loader reads ``features``; either is accepted. The pickles are read by ``crossflow.files.arrays``, which executes
+nothing in them.
 """
 
 import hashlib
@@ -36,15 +36,15 @@ PAIRS = "img_text_pair.jsonl"
 TOKENS = 77
 WIDTHS = {"clip": 768, "t5": 4096}
 FLOATS, MASKS = "ef", "?" + np.typecodes["AllInteger"]
-"""Numpy's type codes: float16 and float32; bool and integers."""
+"""numpy type codes: float16 and float32; bool and integers."""
 
 
 class OfficialFeatures:
     """A source of pairs over the authors' layout, for images of ``size`` pixels and the embeddings of ``text``.
 
-    With ``images`` each item brings its image, centre-cropped. Opening reads the list of pairs once and keeps where its
-    lines begin; ``fingerprint`` is of that list, not of the files it names. CrossFlowError, with file and line, for a
-    line that is no pair, a path that leaves the folder, and a file that is missing, damaged or of other sizes.
+    With ``images`` each item includes its image, centre-cropped. Opening reads the list of pairs once and stores line
+    offsets; ``fingerprint`` identifies the list, not the files that it names. CrossFlowError, with file and line, for a
+    line that is not a pair, a path outside the folder, and a file that is missing, damaged or of other shapes.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class OfficialFeatures:
         return len(self._starts)
 
     def item(self, index: int) -> KeptPair:
-        """Item ``index``, as it stands in the list."""
+        """Item ``index``, in the order of the list."""
         if not 0 <= index < len(self):
             raise IndexError(f"There is no item {index}: {self.pairs} lists {len(self)}.")
         with self.pairs.open("rb") as file:
@@ -113,7 +113,7 @@ def _features_folder(folder: Path) -> Path:
 
 
 def _line_starts(path: Path) -> tuple[np.ndarray, str]:
-    """Where each line that is not blank begins, in bytes, and the sha256 of the file."""
+    """Byte offsets of the lines that are not blank, and the sha256 of the file."""
     starts, position, digest = array("q"), 0, hashlib.sha256()
     try:
         with path.open("rb") as file:
@@ -142,7 +142,7 @@ def _pair(line: bytes) -> tuple[str, str]:
 
 
 def _inside(folder: Path, relative: str) -> Path:
-    """A path below ``folder``; CrossFlowError where it leads out of it, be it by a symbolic link."""
+    """A path below ``folder``; CrossFlowError if it leads outside, by a symbolic link or otherwise."""
     parts = PurePosixPath(relative)
     if parts.is_absolute() or ".." in parts.parts or "\0" in relative:
         raise CrossFlowError(f"the path {relative!r} leaves its folder: name files below {folder}.")
@@ -153,7 +153,7 @@ def _inside(folder: Path, relative: str) -> Path:
 
 
 def _array(path: Path, found: dict[str, Any], name: str, types: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The array ``name`` of a features file, once its type and shape are right and all its numbers finite."""
+    """The array ``name`` of a features file; CrossFlowError for another dtype or shape, or non-finite values."""
     values = found.get(name)
     if not isinstance(values, np.ndarray):
         raise CrossFlowError(f"{path} holds no array {name}: make the features for this size and text encoder.")

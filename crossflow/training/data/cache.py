@@ -1,8 +1,8 @@
-"""What ``crossflow cache`` does: a folder of images and their captions to shards of latents and embeddings.
+"""Encoding a folder of captioned images into shards of latents and token embeddings, for ``crossflow cache``.
 
-The order of the pairs is that of the images' paths, then of each image's captions. Shard k holds the same pairs
-whoever makes it, and everything in it is computed in batches of one size, so that any number of processes, stopped and
-started at will, leaves the same bytes.
+Pairs are ordered by image path, then by caption. Shard k holds the same pairs whichever process makes it, and all of it
+is computed in batches of a fixed size, so that any number of processes, stopped and restarted at any time, produces
+the same bytes.
 """
 
 import hashlib
@@ -27,22 +27,22 @@ from crossflow.modalities.modality import TextEmbedder
 from crossflow.training.data.shards import KeptPair, Shard, shard_name, write_index, write_shard
 
 CHUNK = 16
-"""Images or captions computed at once; the last ones of a shard are filled up to it."""
+"""Batch size for images and captions; the last batch of a shard is padded to it."""
 T = TypeVar("T")
 
 
 @runtime_checkable
 class Moments(Protocol):
-    """An autoencoder as far as a cache needs it."""
+    """The part of an autoencoder that a cache needs."""
 
     def moments(self, images: UInt8[Tensor, "b s s 3"]) -> Float[Tensor, "b m i j"]:
-        """Mean and log-variance of the latents, not scaled."""
+        """Mean and log-variance of the latents, unscaled."""
         ...
 
 
 @runtime_checkable
 class ImageFeatures(Protocol):
-    """What gives the image features that some recipes contrast with, such as ``FrozenSiglip`` of the towers."""
+    """A frozen image encoder for the contrastive loss of some recipes, such as ``FrozenSiglip``."""
 
     def features(self, images: UInt8[Tensor, "b s s 3"]) -> Float[Tensor, "b f"]:
         """Features of RGB images."""
@@ -68,16 +68,15 @@ def cache(
     process_count: int = 1,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Path:
-    """Make the shards of the captioned images below ``images`` (see ``read_pairs``) in ``out``, and return ``out``.
+    """Encode the captioned images below ``images`` (see ``read_pairs``) into shards in ``out``, and return ``out``.
 
-    Images are centre-cropped to ``size`` pixels, and kept beside their latents with ``keep_images``; their features by
-    ``image_tower`` are kept if that is given. ``recipe``, plain JSON values, should name embedder and autoencoder with
-    the hashes of their weights; it is kept in the index with the sizes. Process ``process_index`` makes every
-    ``process_count``-th shard, and whoever finds all of them made writes the index. Shards that are there and whole
-    are kept, so the same call goes on where one was stopped. An image that cannot be read ends the work, or with
-    ``skip_bad`` is left out and named in the index.
+    Images are centre-cropped to ``size`` pixels; ``keep_images`` also stores these, ``image_tower`` their features.
+    ``recipe``, plain JSON values, should name embedder and autoencoder with the hashes of their weights; it is stored
+    in the index, with the sizes. Process ``process_index`` makes every ``process_count``-th shard, and the process that
+    finds all shards complete writes the index. Complete shards are kept, so the same call resumes. An image that cannot
+    be read is an error or, with ``skip_bad``, is left out and listed in the index.
 
-    Raises CrossFlowError for captions or images that cannot be read, and when ``out`` holds other shards.
+    CrossFlowError for captions or images that cannot be read, and if ``out`` holds other shards.
     """
     if per_shard < 1 or not 0 <= process_index < process_count:
         raise CrossFlowError(
@@ -89,7 +88,7 @@ def cache(
     recipe = dict(recipe) | settings | ({} if image_tower is None else {"image_features": True})
     plan = _plan(pairs, recipe, per_shard)
     total = -(-len(pairs) // per_shard)
-    left = _left(out, plan, total)
+    left = _unfinished(out, plan, total)
     dtype = getattr(torch, tokens_dtype)
     maker = _Maker(images, embedder, autoencoder, image_tower, size, token_count, dtype, keep_images, skip_bad)
     for number in range(process_index, total, process_count):
@@ -99,7 +98,7 @@ def cache(
         items, skipped = maker.items(pairs[number * per_shard : (number + 1) * per_shard])
         write_shard(path, items, {"plan": f"{plan} {number}", "recipe": recipe, "skipped": skipped})
         progress(f"shard {number + 1} of {total}: {len(items)} pairs")
-    if left := _left(out, plan, total):
+    if left := _unfinished(out, plan, total):
         progress(f"{len(left)} of {total} shards are left to other processes")
     else:
         write_index(out, total, recipe, str(process_index))
@@ -107,15 +106,15 @@ def cache(
 
 
 def _plan(pairs: Sequence[Pair], recipe: Mapping[str, Any], per_shard: int) -> str:
-    """A digest of all that decides what the shards hold, but for the images' content."""
+    """A digest of everything that determines the shards, except the content of the images."""
     digest = hashlib.sha256(json.dumps([recipe, per_shard], sort_keys=True).encode())
     for pair in pairs:
         digest.update(json.dumps(pair).encode())
     return digest.hexdigest()
 
 
-def _left(out: Path, plan: str, total: int) -> set[int]:
-    """The shards that are missing or cut short; CrossFlowError where one is there that is not of this plan."""
+def _unfinished(out: Path, plan: str, total: int) -> set[int]:
+    """The shards that are missing or truncated; CrossFlowError for a shard of another plan."""
     left = set()
     for number in range(total):
         path = out / shard_name(number)
@@ -130,7 +129,7 @@ def _left(out: Path, plan: str, total: int) -> set[int]:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether every item of a shard is as it was written."""
+    """Whether every item of a shard is intact."""
     try:
         shard = Shard(path)
         for row in range(shard.count):
@@ -142,7 +141,7 @@ def _is_whole(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class _Maker:
-    """Makes items of pairs."""
+    """Encodes pairs."""
 
     folder: Path
     embedder: TextEmbedder
@@ -156,13 +155,13 @@ class _Maker:
 
     @torch.inference_mode()
     def items(self, pairs: Sequence[Pair]) -> tuple[list[KeptPair], list[str]]:
-        """The items of one shard, and the images that were left out. An image of several captions is encoded once."""
+        """The items of one shard, and the images left out. An image with several captions is encoded once."""
         moments: dict[str, Tensor] = {}
         pixels: dict[str, Tensor] = {}
         features: dict[str, Tensor] = {}
         names = list(dict.fromkeys(pair.image for pair in pairs))
         with ThreadPoolExecutor() as pool:
-            for part in _parts(names):
+            for part in _chunks(names):
                 read = zip(part, pool.map(self._read, part), strict=True)
                 good = {name: image for name, image in read if image is not None}
                 moments |= zip(good, _by_chunk(self.autoencoder.moments, list(good.values())), strict=True)
@@ -171,8 +170,8 @@ class _Maker:
                 pixels |= good if self.keep_images else {}
         kept = [pair for pair in pairs if pair.image in moments]
         items = []
-        for part in _parts(kept):
-            tokens, mask = self.embedder.embed([pair.caption for pair in _filled(part)], self.token_count)
+        for part in _chunks(kept):
+            tokens, mask = self.embedder.embed([pair.caption for pair in _padded(part)], self.token_count)
             for i, (image, caption) in enumerate(part):
                 row = tokens[i].to("cpu", self.tokens_dtype)
                 if not (moments[image].isfinite().all() and row.isfinite().all()):
@@ -191,14 +190,14 @@ class _Maker:
 
 
 def _by_chunk(compute: Callable[[Tensor], Tensor], images: Sequence[Tensor]) -> list[Tensor]:
-    """What ``compute`` gives of each of at most CHUNK images, always of a full chunk."""
-    return list(compute(torch.stack(_filled(images))).float().cpu()[: len(images)]) if images else []
+    """The outputs of ``compute`` for at most CHUNK images, padded to CHUNK."""
+    return list(compute(torch.stack(_padded(images))).float().cpu()[: len(images)]) if images else []
 
 
-def _parts(rows: Sequence[T]) -> list[Sequence[T]]:
+def _chunks(rows: Sequence[T]) -> list[Sequence[T]]:
     return [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
 
 
-def _filled(rows: Sequence[T]) -> list[T]:
-    """CHUNK rows, the last one repeated as need be."""
+def _padded(rows: Sequence[T]) -> list[T]:
+    """``rows`` padded to CHUNK with copies of the last one."""
     return [*rows, *[rows[-1]] * (CHUNK - len(rows))]

@@ -1,4 +1,4 @@
-"""Training on pairs in a folder: the authors' feature files or our shards, epoch after epoch."""
+"""Training pairs from a folder, in epochs: the authors' feature files or our shards."""
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -22,11 +22,11 @@ from crossflow.training.data.pairs import seed_of
 from crossflow.training.data.shards import INDEX, KeptPair, PairSource, Shards, shard_name
 
 OFFICIAL: Mapping[str, Literal["clip", "t5"]] = {"clip-vit-l14": "clip", "t5-v1.1-xxl": "t5"}
-"""Our names of the text encoders in the authors' layout, and theirs."""
+"""Text encoders of the authors' layout: our name -> theirs."""
 
 
 def open_pairs(folder: Path, config: TrainConfig) -> PairSource:
-    """The pairs in ``folder``, in either layout; CrossFlowError where they are not those that the recipe reads."""
+    """The pairs in ``folder``, in either layout; CrossFlowError if they are not what the recipe reads."""
     reads = cast(TokensConfig, config.model.reads)
     if any((folder / name).exists() for name in (INDEX, shard_name(0))):
         source = Shards(folder)
@@ -60,11 +60,11 @@ def _official(folder: Path, config: TrainConfig) -> OfficialFeatures:
 
 
 OF_BATCH: Mapping[str, str] = {PIXELS: "image", IMAGE_FEATURES: "image_features"}
-"""The name in a batch of what terms of the loss read, and that of the part of an item that holds it."""
+"""Entries of a batch that loss terms read -> the field of ``KeptPair`` that holds them."""
 
 
 def parts_read(config: TrainConfig) -> dict[str, tuple[int, ...]]:
-    """The parts of an item that a recipe reads, and their shapes. CrossFlowError for what no folder of pairs holds."""
+    """The fields of ``KeptPair`` that a recipe reads, with their shapes. CrossFlowError if there is no such field."""
     model = config.model
     channels, height, width = model.shape
     tokens = model.reads.shape
@@ -77,12 +77,12 @@ def parts_read(config: TrainConfig) -> dict[str, tuple[int, ...]]:
 
 
 class SourcePairs:
-    """The pairs of a source in the form that training reads.
+    """The pairs of a source as training batches.
 
-    Every epoch goes once through all of them, in an order drawn from the seed and the epoch's number; a step may lie
-    across two epochs. Targets are sampled from the autoencoder's Gaussians, scale * (mean + sd * noise), with the noise
-    of the item that the target is of. Equal captions get equal numbers. Items are read in several threads, and each is
-    checked: CrossFlowError where one is damaged, or of other sizes than the recipe's.
+    Each epoch is a permutation seeded by seed and epoch number; a batch may span two epochs. Targets are sampled from
+    the autoencoder's posterior, scale * (mean + sd * noise), with the noise of the item that the target belongs to.
+    Items with equal captions share an id. Items are read in several threads and checked: CrossFlowError if one is
+    damaged, or its shapes are not the recipe's.
     """
 
     def __init__(self, source: PairSource, config: TrainConfig, seed: int) -> None:
@@ -94,13 +94,13 @@ class SourcePairs:
         self._item(0)
 
     def pick(self, step: int, count: int, generator: torch.Generator) -> Int[Tensor, "b 1"]:
-        """The numbers of a step's items, which depend on seed and step alone."""
+        """The indices of a step's items, which depend on seed and step alone."""
         places = torch.arange(step * count, (step + 1) * count)
         epochs, within = places // len(self.source), places % len(self.source)
         return torch.cat([self._order(epoch)[within[epochs == epoch]] for epoch in epochs.unique().tolist()])[:, None]
 
     def load(self, picks: Int[Tensor, "b 1"], draws: Draws, start: int, stop: int) -> Batch:
-        """The items from ``start`` to ``stop`` and the targets of their donors; nothing else is read."""
+        """The items from ``start`` to ``stop``, with the targets of their donors; no other items are read."""
         donors = draws.donor[start:stop].tolist()
         rows = sorted({*range(start, stop), *donors})
         items = dict(zip(rows, self._readers.map(self._item, picks[rows, 0].tolist()), strict=True))

@@ -1,7 +1,8 @@
-"""What a training step reads.
+"""Batches for training steps: their interface, their random numbers, prefetching and a cache.
 
-All random numbers of a step come from one generator seeded by (seed, step), for the batch of all processes and all
-accumulated parts; each then takes its share. So any number of processes or parts trains on the same batches.
+All random numbers of a step come from one generator seeded by (seed, step), for the whole batch of all processes and
+micro-batches; each process then takes its share. So the batches do not depend on the number of processes or
+micro-batches.
 """
 
 import hashlib
@@ -26,19 +27,19 @@ T = TypeVar("T")
 
 @runtime_checkable
 class Pairs(Protocol):
-    """What training reads: the items of a step are picked for all processes at once, and each loads its own."""
+    """Training pairs: the items of a step are picked for all processes at once, and each process loads its own."""
 
     def pick(self, step: int, count: int, generator: torch.Generator) -> Int[Tensor, "b k"]:
-        """Pick the items of a whole step, as numbers that only ``load`` understands."""
+        """Pick the items of a whole step; the indices are for ``load``."""
         ...
 
     def load(self, picks: Int[Tensor, "b k"], draws: Draws, start: int, stop: int) -> Batch:
-        """The items from ``start`` to ``stop`` of a step's ``picks``, each with what the flow is to carry it to."""
+        """The items from ``start`` to ``stop`` of a step's ``picks``, with the targets of the flow."""
         ...
 
 
 class Share(NamedTuple):
-    """What one process computes at once of a step: items and their draws, the first of them the step's ``start``-th."""
+    """One micro-batch of one process: items from the ``start``-th of the step on, and their draws."""
 
     start: int
     batch: Batch
@@ -48,7 +49,7 @@ class Share(NamedTuple):
 def shares(
     pairs: Pairs, config: TrainConfig, seed: int, first: int = 0, process: int = 0, processes: int = 1
 ) -> Iterator[Share]:
-    """One process' shares of the steps from ``first`` to the end, ``config.accumulate`` of them a step."""
+    """One process's shares of the steps from ``first`` to the end, ``config.accumulate`` per step."""
     size, model = config.batch_size // (config.accumulate * processes), config.model
     for step in range(first, config.steps):
         generator = torch.Generator().manual_seed(seed_of(seed, step))
@@ -61,7 +62,7 @@ def shares(
 
 
 def read_ahead(values: Iterator[T]) -> Iterator[T]:
-    """The same values, each made in the background while the one before it is used."""
+    """The same values, each computed in a thread while the previous one is used."""
     with ThreadPoolExecutor(1) as reader:
         ahead = reader.submit(next, values, None)
         while (value := ahead.result()) is not None:
@@ -70,16 +71,15 @@ def read_ahead(values: Iterator[T]) -> Iterator[T]:
 
 
 def seed_of(*parts: int | str) -> int:
-    """A number of 63 bits, for instance to seed a generator with, that differs wherever the parts do."""
+    """A 63-bit hash of ``parts``, as a seed or an id."""
     text = ",".join(map(str, parts))
     return int.from_bytes(hashlib.sha256(text.encode(errors="surrogatepass")).digest()[:8], "big") >> 1
 
 
 def kept(folder: Path, settings: Mapping[str, Any], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The tensors of ``settings`` in the cache ``folder``, or made by ``make`` and put there.
+    """The tensors for ``settings`` from the cache ``folder``; computed by ``make`` and stored if they are not there.
 
-    The file's name is a digest of the settings, which are all that decides its content, so that a cache is never taken
-    for another. CrossFlowError where a file is not whole.
+    The file name is a digest of ``settings``, which must determine the content. CrossFlowError for a damaged file.
     """
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
     path = folder / f"pairs-{digest}.safetensors"

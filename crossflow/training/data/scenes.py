@@ -1,7 +1,7 @@
-"""The pairs of the embedded world: of each modality, what a scene has of it.
+"""Training pairs of the embedded world, made from scenes.
 
-Pairs are computed once and kept as one safetensors file. Of texts that are read it holds a table of the distinct ones,
-which items point into; of all else one row an item.
+Pairs are computed once and cached as one safetensors file. Texts are stored as a table of the distinct ones, which
+items index; everything else has one row per item.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,7 +34,7 @@ from crossflow.scenes.splits import example
 from crossflow.training.data.pairs import kept
 
 CHUNK = 4096
-"""Scenes or captions computed at once."""
+"""Scenes or captions processed at once."""
 
 
 def scene_images(split: str, count: int, size: int) -> UInt8[Tensor, "n s s 3"]:
@@ -52,16 +52,16 @@ OF_SCENE: dict[str, Callable[[Scene, int, ModelConfig], Any]] = {
     "depth": lambda scene, size, model: depth_map(scene, size),
     "text": lambda scene, size, model: describe(scene),
 }
-"""What a scene, drawn at ``size`` pixels, has of each modality, raw. Text is the description that names all objects.
+"""Modality name -> raw data of a scene at ``size`` pixels. Text is the description that names all objects.
 
-Another package enters here what a modality of its own is given."""
+Another package adds an entry for a modality of its own here."""
 
 
 @dataclass(frozen=True)
 class TextPairs:
-    """Texts and targets; for each item the rows of its captions in the tables ``tokens`` and ``mask``.
+    """Texts and targets; ``captions`` are each item's rows in the tables ``tokens`` and ``mask``.
 
-    ``negatives`` are the rows of captions that an item is not.
+    ``negatives`` are the rows of captions that are not true of an item.
     """
 
     reads: str
@@ -73,13 +73,13 @@ class TextPairs:
     negatives: Int[Tensor, "n l"] | None = None
 
     def pick(self, step: int, count: int, generator: torch.Generator) -> Int[Tensor, "b 2"]:
-        """Draw ``count`` items with replacement, and one of the captions of each: item and row of the caption."""
+        """Sample ``count`` items with replacement, and a caption of each: row of the item, row of the caption."""
         rows = torch.randint(len(self.targets), (count,), generator=generator)
         choice = torch.randint(self.captions.shape[1], (count,), generator=generator)
         return torch.stack([rows, self.captions[rows, choice]], dim=1)
 
     def load(self, picks: Int[Tensor, "b 2"], draws: Draws, start: int, stop: int) -> Batch:
-        """The items from ``start`` to ``stop`` of a step's ``picks``, each with what the flow is to carry it to."""
+        """The items from ``start`` to ``stop`` of a step's ``picks``, with the targets of the flow."""
         rows, caption = picks[start:stop].unbind(1)
         text = Item(self.tokens[caption].float(), self.mask[caption])
         goal = self.targets[picks[draws.donor[start:stop], 0]]
@@ -92,7 +92,7 @@ class TextPairs:
 
 @dataclass(frozen=True)
 class ImagePairs:
-    """Images and targets, each as its modality keeps them."""
+    """Images and targets, as prepared by their modalities."""
 
     reads: str
     reaches: str
@@ -102,11 +102,11 @@ class ImagePairs:
     targets: Shaped[Tensor, "n *dims"]
 
     def pick(self, step: int, count: int, generator: torch.Generator) -> Int[Tensor, "b 1"]:
-        """Draw ``count`` items with replacement."""
+        """Sample ``count`` items with replacement."""
         return torch.randint(len(self.sources), (count, 1), generator=generator)
 
     def load(self, picks: Int[Tensor, "b 1"], draws: Draws, start: int, stop: int) -> Batch:
-        """The items from ``start`` to ``stop`` of a step's ``picks``, each with what the flow is to carry it to."""
+        """The items from ``start`` to ``stop`` of a step's ``picks``, with the targets of the flow."""
         rows = picks[start:stop, 0]
         goal = self.target.values(self.targets[picks[draws.donor[start:stop], 0]])
         items = {
@@ -117,21 +117,21 @@ class ImagePairs:
 
 
 def text_pairs(recipe: TrainConfig, model: FlowModel, folder: Path, progress: Callable[[str], None]) -> TextPairs:
-    """The training pairs of a model that reads texts, from the cache in ``folder`` or made and put there."""
+    """The training pairs of a model that reads texts, cached in ``folder``."""
     made = partial(_texts, recipe, model, progress)
     found = kept(folder, _settings(recipe), made)
     return TextPairs(recipe.model.reads.name, recipe.model.target.name, **found)
 
 
 def image_pairs(recipe: TrainConfig, model: FlowModel, folder: Path, progress: Callable[[str], None]) -> ImagePairs:
-    """The training pairs of a model that reads images, from the cache in ``folder`` or made and put there."""
+    """The training pairs of a model that reads images, cached in ``folder``."""
     reads = cast(ImageConfig, recipe.model.reads)
     found = kept(folder, _settings(recipe), partial(_images, recipe, model, progress))
     return ImagePairs(reads.name, recipe.model.target.name, reads.build(), model.autoencoder, **found)
 
 
 def _settings(recipe: TrainConfig) -> dict[str, Any]:
-    """All that decides the content of the pairs of scenes."""
+    """Everything that determines the pairs."""
     config = recipe.model
     return {
         "world": WORLD,
@@ -185,5 +185,5 @@ def _images(recipe: TrainConfig, model: FlowModel, progress: Callable[[str], Non
 
 
 def _prepared(target: Modality, scenes: Sequence[Scene], data: SceneData, config: ModelConfig) -> Tensor:
-    """The targets of scenes as their modality keeps them."""
+    """The targets of scenes, as prepared by their modality."""
     return target.prepare([OF_SCENE[config.target.name](scene, data.size, config) for scene in scenes])

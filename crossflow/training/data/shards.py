@@ -1,8 +1,8 @@
 """Training pairs on disk: a folder of safetensors shards and ``index.json``, read item by item in any order.
 
-A shard holds the fields of up to some thousand items, each stacked, the captions as UTF-8, and a sha256 of every item.
-An item is checked against it whenever it is read, so that what was altered is never trained on. The sha256 of a
-shard, in its header and in the index, is that of these digests. Nothing is read before it is asked for.
+A shard holds the stacked fields of up to some thousand items, the captions as UTF-8, and a sha256 of every item. Each
+item is checked against its sha256 when it is read, so that altered data are never trained on. The sha256 of a shard, in
+its header and in the index, is that of these digests. Items are read on demand.
 """
 
 import hashlib
@@ -29,15 +29,15 @@ FORMAT = "crossflow-shards"
 VERSION = "1"
 INDEX = "index.json"
 OPEN = 8
-"""Shards kept open, that is mapped into memory, at once."""
+"""Shards kept open (memory-mapped) at once."""
 
 
 class KeptPair(NamedTuple):
-    """One training pair as kept on disk.
+    """One training pair as stored on disk.
 
-    ``moments`` are mean and log-variance of the image's latent, not scaled (8 x 32 x 32 at 256 pixels); ``tokens`` the
-    embeddings as the text encoder gives them, those of T5 times 10. ``image`` is there where the recipe's image tower
-    reads pixels, ``image_features`` where the features of a frozen tower are kept instead.
+    ``moments`` are mean and log-variance of the image's latent, unscaled (8 x 32 x 32 at 256 pixels); ``tokens`` are
+    token embeddings, those of T5 times 10. ``image`` is for recipes whose image tower reads pixels, ``image_features``
+    for those that read features of a frozen tower.
     """
 
     moments: Float[Tensor, "m h w"]
@@ -53,24 +53,24 @@ TENSORS = tuple(name for name in KeptPair._fields if name != "caption")
 
 @runtime_checkable
 class PairSource(Protocol):
-    """What training reads from. Any thread may read any item at any time."""
+    """A random-access collection of pairs. Items may be read from any thread."""
 
     def __len__(self) -> int:
-        """How many items there are."""
+        """The number of items."""
         ...
 
     def item(self, index: int) -> KeptPair:
-        """Item ``index``; CrossFlowError where it is damaged or missing."""
+        """Item ``index``; CrossFlowError if it is damaged or missing."""
         ...
 
     @property
     def fingerprint(self) -> str:
-        """A sha256 by which a resumed run can tell other data."""
+        """A sha256 that identifies the data, for resuming."""
         ...
 
 
 class ShardEntry(BaseModel, frozen=True, extra="forbid"):
-    """What the index says of one shard."""
+    """One shard in the index."""
 
     file: str
     count: int
@@ -78,7 +78,7 @@ class ShardEntry(BaseModel, frozen=True, extra="forbid"):
 
 
 class ShardIndex(BaseModel, frozen=True, extra="forbid"):
-    """The content of ``index.json``. ``skipped`` names images that could not be read and were left out on request."""
+    """The content of ``index.json``. ``skipped`` lists unreadable images that were left out on request."""
 
     format: str
     version: str
@@ -93,10 +93,10 @@ def shard_name(number: int) -> str:
 
 
 def write_shard(path: Path, items: Sequence[KeptPair], header: Mapping[str, Any]) -> None:
-    """Write one shard, whole or not at all. Equal items and headers give equal bytes.
+    """Write one shard atomically. Equal items and headers give equal bytes.
 
-    ``header``, plain JSON values, is kept beside the number of items and their sha256. Shapes and types must be the
-    same for all items.
+    ``header``, plain JSON values, is stored with the number of items and their sha256. All items must have the same
+    shapes and dtypes.
     """
     digests = b"".join(_digest(item) for item in items)
     captions = [item.caption.encode() for item in items]
@@ -111,9 +111,9 @@ def write_shard(path: Path, items: Sequence[KeptPair], header: Mapping[str, Any]
 
 
 def write_index(folder: Path, count: int, recipe: Mapping[str, Any], part: str) -> None:
-    """Write ``index.json`` over the first ``count`` shards, all of which must be there.
+    """Write ``index.json`` for the first ``count`` shards, all of which must exist.
 
-    ``part`` names the temporary file; it differs between processes, as any of them may be the last.
+    ``part`` is a suffix of the temporary file that differs between processes, since any of them may finish last.
     """
     headers = [read_header(folder / shard_name(number)) for number in range(count)]
     index = ShardIndex(
@@ -133,10 +133,10 @@ def write_index(folder: Path, count: int, recipe: Mapping[str, Any], part: str) 
 
 
 class Shards:
-    """The pairs of a folder that ``crossflow cache`` made. ``recipe`` says of what and how.
+    """The pairs in a folder made by ``crossflow cache``. ``recipe`` records how they were made.
 
-    Opening reads the index alone. CrossFlowError for a folder without one; for a shard that is missing, cut short or
-    not the one the index names, when it is first needed; and for a damaged item, when it is read.
+    Opening reads only the index. CrossFlowError for a folder without one; for a shard that is missing, truncated or not
+    the one in the index, when it is first needed; and for a damaged item, when it is read.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -151,7 +151,7 @@ class Shards:
         return self._ends[-1] if self._ends else 0
 
     def item(self, index: int) -> KeptPair:
-        """Item ``index``, in memory of its own."""
+        """Item ``index``, as a copy in memory."""
         if not 0 <= index < len(self):
             raise IndexError(f"There is no item {index}: the shards in {self.folder} hold {len(self)}.")
         number = bisect_right(self._ends, index)
@@ -166,7 +166,7 @@ class Shards:
 
 
 class Shard:
-    """One open shard; CrossFlowError where it is missing, cut short or none."""
+    """One open shard; CrossFlowError if it is missing, truncated or not a shard."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -178,7 +178,7 @@ class Shard:
         self._names = self._file.keys()
 
     def item(self, row: int) -> KeptPair:
-        """The item in ``row``, checked against its digest; CrossFlowError where it differs."""
+        """The item in ``row``; CrossFlowError if it does not match its digest."""
         try:
             item = KeptPair(**{name: self._row(name, row) for name in TENSORS}, caption=self._caption(row))
             whole = _digest(item) == self._row("digests", row).numpy().tobytes()
@@ -189,7 +189,7 @@ class Shard:
         return item
 
     def _row(self, name: str, row: int) -> Any:
-        """One row of a tensor; None where the shard does not hold it."""
+        """One row of a tensor; None if the shard does not have it."""
         return self._file.get_slice(name)[row].clone() if name in self._names else None
 
     def _caption(self, row: int) -> str:
@@ -204,7 +204,7 @@ class Shard:
 
 
 def _digest(item: KeptPair) -> bytes:
-    """The sha256 of an item, each field with its name, type and shape."""
+    """The sha256 of an item: each field with its name, dtype and shape."""
     digest = hashlib.sha256(repr(item.caption).encode())
     for name in TENSORS:
         tensor = getattr(item, name)
