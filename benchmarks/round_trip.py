@@ -18,7 +18,7 @@ from benchmarks.scenes_reader import START
 from crossflow import shipped
 from crossflow.modalities.minilm import MiniLM
 from crossflow.model.checkpoint import load_checkpoint
-from crossflow.model.config import Sampling
+from crossflow.model.settings import Sampling
 from crossflow.sampling.text_to_image import TextToImage
 from crossflow.scenes import example, render
 from crossflow_eval.environment import hardware

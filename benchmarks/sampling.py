@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.plain import as_authors, in_turns, machine, matmul_rate, plain_velocity
 from crossflow.files.devices import usable_device
 from crossflow.flow.solver import euler_official
-from crossflow.model.config import Sampling
+from crossflow.model.settings import Sampling
 from crossflow.networks.dimr import DiMR, DiMRConfig, Stage
 from crossflow.recipes import CONFIGS
 from crossflow.sampling.sampler import Sampler

@@ -11,7 +11,7 @@ from pathlib import Path
 from crossflow import shipped
 from crossflow.files.tensors import read_header
 from crossflow.model.checkpoint import export_checkpoint
-from crossflow.model.config import Sampling
+from crossflow.model.settings import Sampling
 from crossflow.sampling.text_to_image import TextToImage
 from crossflow_eval import report
 from crossflow_eval.environment import hardware

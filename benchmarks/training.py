@@ -34,8 +34,7 @@ from crossflow.flow.batch import Batch, Item
 from crossflow.flow.losses import Draws
 from crossflow.losses import KL
 from crossflow.losses.towers import IMAGE_FEATURES
-from crossflow.model.config import FlowConfig
-from crossflow.model.crossflow import CrossFlow
+from crossflow.model.crossflow import CrossFlow, FlowConfig
 from crossflow.networks.dimr import DiMR
 from crossflow.recipes import CONFIGS
 from crossflow.sampling.sampler import compile_blocks

@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from crossflow.files.folders import shipped
     from crossflow.model.checkpoint import load_checkpoint, save_checkpoint
-    from crossflow.model.config import Override
     from crossflow.model.crossflow import CrossFlow
+    from crossflow.model.settings import Override
     from crossflow.sampling.text_to_image import TextToImage
 
 __version__ = "0.1.0"
 __all__ = ["CrossFlow", "Override", "TextToImage", "load_checkpoint", "save_checkpoint", "shipped"]
 _HOME = {
     "CrossFlow": "crossflow.model.crossflow",
-    "Override": "crossflow.model.config",
+    "Override": "crossflow.model.settings",
     "TextToImage": "crossflow.sampling.text_to_image",
     "load_checkpoint": "crossflow.model.checkpoint",
     "save_checkpoint": "crossflow.model.checkpoint",

@@ -37,7 +37,7 @@ def export(
     """Copy a checkpoint with other default sampling settings, as chosen on a validation split."""
     with one_sentence():
         from crossflow.model.checkpoint import export_checkpoint
-        from crossflow.model.config import Sampling
+        from crossflow.model.settings import Sampling
 
         export_checkpoint(file, out, Sampling(solver=solver, steps=steps, guidance_scale=guidance_scale))
         typer.echo(out)

@@ -31,7 +31,7 @@ def from_image(
         from crossflow.files.folders import shipped
         from crossflow.files.images import read_image
         from crossflow.files.writing import replacing
-        from crossflow.model.config import Override
+        from crossflow.model.settings import Override
         from crossflow.sampling.from_image import FromImage
         from crossflow.sampling.text_to_image import prompt_seed
 

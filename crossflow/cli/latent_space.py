@@ -38,7 +38,7 @@ def interpolate(
     """Interpolate between the source latents of two prompts: frames, a grid and an animation."""
     with one_sentence():
         from crossflow.files.folders import shipped
-        from crossflow.model.config import Override
+        from crossflow.model.settings import Override
         from crossflow.sampling import latent_space
         from crossflow.sampling.text_to_image import TextToImage
 
@@ -68,7 +68,7 @@ def arithmetic(
     """Add and subtract the source latents of prompts: an image of each prompt, and of the sum."""
     with one_sentence():
         from crossflow.files.folders import shipped
-        from crossflow.model.config import Override
+        from crossflow.model.settings import Override
         from crossflow.sampling import latent_space
         from crossflow.sampling.text_to_image import TextToImage
 

@@ -45,7 +45,7 @@ def sample(
             raise CrossFlowError("Give either --prompt TEXT, once or more, or --prompts FILE.")
         count = len(prompt or ()) if prompts is None else _count(prompts)
         from crossflow.files.folders import shipped
-        from crossflow.model.config import Override
+        from crossflow.model.settings import Override
         from crossflow.sampling.samples import draw_into
         from crossflow.sampling.text_to_image import TextToImage
 

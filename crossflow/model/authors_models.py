@@ -7,7 +7,8 @@ from crossflow.flow.guidance import Indicator
 from crossflow.losses import KL, Contrast
 from crossflow.modalities.kl_autoencoder import KLConfig
 from crossflow.modalities.tokens import TokensConfig
-from crossflow.model.config import FlowConfig, Sampling
+from crossflow.model.crossflow import FlowConfig
+from crossflow.model.settings import Sampling
 from crossflow.networks.dimr import DiMRConfig, Stage
 from crossflow.networks.dit import DiTConfig
 from crossflow.sources.released import ReleasedEncoderConfig

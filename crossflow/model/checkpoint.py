@@ -22,10 +22,10 @@ from crossflow.files.hashes import file_sha256
 from crossflow.files.pretrained import is_pickle, load_tensors
 from crossflow.files.tensors import read_tensors, write_tensors
 from crossflow.model import authors as released
-from crossflow.model.config import ModelConfig, Sampling
+from crossflow.model.config import FlowModel, ModelConfig
 from crossflow.model.crossflow import CrossFlow
 from crossflow.model.earlier import FIRST, migrated
-from crossflow.model.standard import FlowModel
+from crossflow.model.settings import Sampling
 
 FORMAT = "crossflow"
 VERSION = "2"

@@ -5,6 +5,9 @@ the whole of sampling. The velocity field gets no condition: the text or image i
 generates from what is decided by its config's ``reads`` and ``target``; the code between is the same for every task.
 """
 
+from dataclasses import dataclass, field
+from typing import Literal
+
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -12,16 +15,67 @@ from crossflow.errors import CrossFlowError
 from crossflow.flow import losses
 from crossflow.flow.batch import Batch
 from crossflow.flow.field import Field, field_of
+from crossflow.flow.guidance import GuidanceConfig, Indicator
 from crossflow.flow.losses import Draws
 from crossflow.flow.path import PATHS
 from crossflow.flow.solver import Velocity, solver_named
+from crossflow.losses import LossConfig
 from crossflow.losses.term import Step
-from crossflow.model.config import FlowConfig, Sampling
+from crossflow.modalities import ReadsConfig, TargetConfig
+from crossflow.model.settings import Losses, Sampling, Times, Values, check_ends
+from crossflow.networks import BackboneConfig
+from crossflow.sources import SourceConfig
 
-Values = Float[Tensor, "b n d"] | Float[Tensor, "b k i j"]
-"""What a flow reads: token embeddings, images in [-1, 1], or latents."""
-Losses = dict[str, Tensor]
-"""The terms of one step's loss by name, ``total`` and ``flow`` first, and statistics to monitor."""
+
+@dataclass(frozen=True, kw_only=True)
+class FlowConfig:
+    """A CrossFlow model: from what it ``reads``, by a ``source``, to latents of ``shape`` (c, h, w) of the ``target``.
+
+    ``backbone`` is the velocity network, ``losses`` are the terms added to the flow loss, ``times`` is the distribution
+    of training times. The ``parameterisation`` is what the network predicts: the velocity, as in the paper, or the
+    target, which is converted to a velocity before the loss (arXiv 2511.13720). ``stage_weights`` weight the flow loss
+    at each resolution of the backbone.
+    """
+
+    shape: tuple[int, int, int]
+    reads: ReadsConfig
+    source: SourceConfig
+    target: TargetConfig
+    backbone: BackboneConfig
+    losses: tuple[LossConfig, ...] = ()
+    guidance: GuidanceConfig = field(default_factory=Indicator)
+    path: Literal["linear", "sincos"] = "linear"
+    times: Times = "logit-normal"
+    parameterisation: Literal["velocity", "target"] = "velocity"
+    stage_weights: tuple[float, ...] = (1.0,)
+    sampling: Sampling = field(default_factory=Sampling)
+    kind: Literal["crossflow"] = "crossflow"
+
+    def __post_init__(self) -> None:
+        check_ends(self)
+        if self.source.accepts != self.reads.kind:
+            raise CrossFlowError(f"The source {self.source.kind} reads {self.source.accepts}, not {self.reads.kind}.")
+        learns = self.target.drawn and not self.target.external
+        for term in self.losses:
+            term.check(self.source.accepts, self.source.variance, self.guidance.null_rate > 0, learns)
+        if len({term.name for term in self.losses}) < len(self.losses):
+            raise CrossFlowError("Two terms of the loss have one name in the log: leave one of them out.")
+        if self.parameterisation == "target" and self.backbone.resolutions > 1:
+            raise CrossFlowError("A network of several resolutions predicts velocities: parameterisation is velocity.")
+
+    def build(self, training: bool = True) -> "CrossFlow":
+        """The model; with ``training`` also the networks of the loss terms."""
+        return CrossFlow(self, training)
+
+    @property
+    def terms(self) -> tuple[LossConfig, ...]:
+        """The terms added to the flow loss."""
+        return self.losses
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """The entries of a batch that loss terms read besides source and target."""
+        return tuple(name for term in self.losses for name in term.reads)
 
 
 class CrossFlow(nn.Module):

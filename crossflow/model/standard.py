@@ -3,21 +3,69 @@
 It has the interface of ``CrossFlow``: ``forward(batch, draws)`` and ``generate(...)``.
 """
 
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from crossflow.errors import CrossFlowError
 from crossflow.flow import losses
 from crossflow.flow.batch import Batch
 from crossflow.flow.field import Field, Predict, field_of
+from crossflow.flow.guidance import GuidanceConfig, Indicator
 from crossflow.flow.losses import Draws
 from crossflow.flow.path import PATHS
 from crossflow.flow.solver import Velocity, solver_named
-from crossflow.model.config import Sampling, StandardConfig
-from crossflow.model.crossflow import CrossFlow, Losses, Values
+from crossflow.losses import LossConfig
+from crossflow.modalities import ReadsConfig, TargetConfig
+from crossflow.model.settings import Losses, Sampling, Times, Values, check_ends
+from crossflow.networks import BackboneConfig
 from crossflow.sources.upsample import enlarged
+
+
+@dataclass(frozen=True, kw_only=True)
+class StandardConfig:
+    """The paper's baseline: flow matching from N(0, I), with what it ``reads`` as a condition.
+
+    The ``condition`` enters the network by cross-attention or, for images only, as ``channels`` concatenated to the
+    latents. The other fields are those of ``FlowConfig``; null items of ``guidance`` drop the condition.
+    """
+
+    shape: tuple[int, int, int]
+    reads: ReadsConfig
+    target: TargetConfig
+    backbone: BackboneConfig
+    condition: Literal["attention", "channels"] = "attention"
+    guidance: GuidanceConfig = field(default_factory=Indicator)
+    path: Literal["linear", "sincos"] = "linear"
+    times: Times = "logit-normal"
+    parameterisation: Literal["velocity", "target"] = "velocity"
+    stage_weights: tuple[float, ...] = (1.0,)
+    sampling: Sampling = field(default_factory=Sampling)
+    kind: Literal["standard"] = "standard"
+
+    def __post_init__(self) -> None:
+        check_ends(self)
+        if self.condition == "channels" and self.reads.kind != "image":
+            raise CrossFlowError(f"A condition in channels is an image, not {self.reads.kind}: let it be attention.")
+        if self.parameterisation == "target" and self.backbone.resolutions > 1:
+            raise CrossFlowError("A network of several resolutions predicts velocities: parameterisation is velocity.")
+
+    def build(self, training: bool = True) -> "StandardFlow":
+        """The model; ``training`` makes no difference."""
+        return StandardFlow(self)
+
+    @property
+    def terms(self) -> tuple[LossConfig, ...]:
+        """The terms added to the flow loss: none."""
+        return ()
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """The entries of a batch read besides source and target: none."""
+        return ()
 
 
 class StandardFlow(nn.Module):
@@ -87,6 +135,3 @@ class StandardFlow(nn.Module):
             return self.backbone.velocities(x, t, conditional, torch.cat([values] * copies), seen)
 
         return predict
-
-
-FlowModel = CrossFlow | StandardFlow

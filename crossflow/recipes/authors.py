@@ -7,7 +7,8 @@ from crossflow.losses import KL, Contrast
 from crossflow.modalities.kl_autoencoder import KLConfig
 from crossflow.modalities.tokens import TokensConfig
 from crossflow.model.authors_models import AUTHORS_MODELS, STAGE_WEIGHTS
-from crossflow.model.config import FlowConfig, Sampling
+from crossflow.model.crossflow import FlowConfig
+from crossflow.model.settings import Sampling
 from crossflow.networks.dimr import DiMRConfig, Stage
 from crossflow.recipes.recipe import PairData, TrainConfig
 from crossflow.sources.released import ReleasedEncoderConfig

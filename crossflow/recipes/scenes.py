@@ -11,7 +11,10 @@ from crossflow.modalities.patch_pca import PatchPCAConfig
 from crossflow.modalities.pixels import ImageConfig, PixelsConfig
 from crossflow.modalities.text_autoencoder import TextAutoencoderConfig
 from crossflow.modalities.tokens import TokensConfig
-from crossflow.model.config import FlowConfig, ModelConfig, Sampling, StandardConfig
+from crossflow.model.config import ModelConfig
+from crossflow.model.crossflow import FlowConfig
+from crossflow.model.settings import Sampling
+from crossflow.model.standard import StandardConfig
 from crossflow.networks.transformer import TransformerConfig
 from crossflow.recipes.recipe import SceneData, TrainConfig
 from crossflow.sources.image import ImageEncoderConfig

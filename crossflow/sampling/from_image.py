@@ -18,8 +18,8 @@ from crossflow.files.devices import usable_device
 from crossflow.files.hashes import file_sha256
 from crossflow.modalities.pixels import Pixels
 from crossflow.model.checkpoint import load_model
-from crossflow.model.config import OWN, Override, Sampling
-from crossflow.model.standard import FlowModel
+from crossflow.model.config import FlowModel
+from crossflow.model.settings import OWN, Override, Sampling
 from crossflow.networks.blocks import check_sizes
 from crossflow.sampling.text_to_image import BATCH, dtype_named, seeded_noise
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from crossflow.errors import CrossFlowError
 from crossflow.files.writing import replacing
-from crossflow.model.config import Sampling
+from crossflow.model.settings import Sampling
 from crossflow.sampling.samples import grid, write_image
 from crossflow.sampling.text_to_image import TextToImage, prompt_seed
 

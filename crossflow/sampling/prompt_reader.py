@@ -21,9 +21,9 @@ from crossflow.files.hashes import file_sha256
 from crossflow.files.tensors import read_tensors, write_tensors
 from crossflow.modalities.text_autoencoder import TextDecoder, TextDecoderConfig
 from crossflow.model.checkpoint import check_tensors
-from crossflow.model.config import OWN, Override, Sampling
+from crossflow.model.config import FlowModel
 from crossflow.model.crossflow import CrossFlow
-from crossflow.model.standard import FlowModel
+from crossflow.model.settings import OWN, Override, Sampling
 from crossflow.sampling.from_image import check_images
 from crossflow.sampling.text_to_image import TextToImage
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from crossflow.errors import CrossFlowError
 from crossflow.flow.guidance import IndicatorVelocity, indicator
 from crossflow.flow.solver import Solver, Velocity, solver_named
-from crossflow.model.config import Sampling
+from crossflow.model.settings import Sampling
 from crossflow.networks.dimr import DiMR
 from crossflow.networks.dit import DiT
 

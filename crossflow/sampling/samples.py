@@ -17,7 +17,7 @@ from PIL import Image
 from crossflow.errors import CrossFlowError
 from crossflow.files.images import read_image
 from crossflow.files.writing import replacing, written
-from crossflow.model.config import Override, Sampling
+from crossflow.model.settings import Override, Sampling
 from crossflow.sampling.text_to_image import TextToImage, prompt_seed
 
 

@@ -21,9 +21,9 @@ from crossflow.modalities.modality import Autoencoder, TextEmbedder
 from crossflow.modalities.text_embedders import LanguageModel
 from crossflow.modalities.tokens import TokensConfig
 from crossflow.model.checkpoint import load_model, weaker_of
-from crossflow.model.config import OWN, Override, Sampling
+from crossflow.model.config import FlowModel
 from crossflow.model.crossflow import CrossFlow
-from crossflow.model.standard import FlowModel
+from crossflow.model.settings import OWN, Override, Sampling
 from crossflow.networks.blocks import check_sizes
 from crossflow.networks.dimr import DiMR
 from crossflow.networks.dit import DiT

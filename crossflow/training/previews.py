@@ -14,7 +14,7 @@ from crossflow.modalities.depth import grey
 from crossflow.modalities.kl_autoencoder import KLConfig
 from crossflow.modalities.modality import Autoencoder, TextEmbedder
 from crossflow.modalities.tokens import TokensConfig
-from crossflow.model.standard import FlowModel
+from crossflow.model.config import FlowModel
 from crossflow.recipes.recipe import TrainConfig
 from crossflow.sampling.from_image import FromImage
 from crossflow.sampling.samples import grid

@@ -15,8 +15,8 @@ from crossflow.errors import CrossFlowError
 from crossflow.files.tensors import read_tensors, write_tensors
 from crossflow.modalities.patch_pca import PatchPCA
 from crossflow.model.checkpoint import NOT_SHIPPED, check_tensors
-from crossflow.model.crossflow import Losses
-from crossflow.model.standard import FlowModel
+from crossflow.model.config import FlowModel
+from crossflow.model.settings import Losses
 from crossflow.recipes.recipe import SceneData, Stage, TrainConfig
 from crossflow.training.data.pairs import Share, seed_of
 from crossflow.training.data.scenes import scene_images

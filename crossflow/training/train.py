@@ -19,7 +19,7 @@ from crossflow.files.devices import usable_device
 from crossflow.files.locks import only_writer
 from crossflow.files.writing import replacing, written
 from crossflow.model.checkpoint import save_checkpoint
-from crossflow.model.crossflow import Losses
+from crossflow.model.settings import Losses
 from crossflow.recipes.recipe import TrainConfig
 from crossflow.training.data import open_data
 from crossflow.training.data.pairs import read_ahead, shares

@@ -37,7 +37,7 @@ class CrossFlowModel:
         check_sampling(solver, steps, guidance_scale)
         where = own_device(device)
         path = shipped("t2i") if checkpoint is None else checkpoint
-        from crossflow.model.config import Override
+        from crossflow.model.settings import Override
         from crossflow.sampling.text_to_image import TextToImage
 
         self._pipeline = TextToImage.from_checkpoint(path, where, text_encoder, autoencoder, precision)

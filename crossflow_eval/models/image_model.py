@@ -41,7 +41,7 @@ class CrossFlowImageModel:
         check_sampling(solver, steps, guidance_scale)
         where = own_device(device)
         path = shipped(task) if checkpoint is None else checkpoint
-        from crossflow.model.config import Override
+        from crossflow.model.settings import Override
         from crossflow.sampling.from_image import FromImage
 
         self._pipeline = FromImage.from_checkpoint(path, where, precision)

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from crossflow.modalities.text_autoencoder import TextAutoencoderConfig
-from crossflow.model.config import FlowConfig
+from crossflow.model.crossflow import FlowConfig
 from crossflow.networks.transformer import TransformerConfig
 from crossflow.recipes import CONFIGS
 from crossflow.recipes.recipe import TrainConfig

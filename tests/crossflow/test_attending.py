@@ -12,7 +12,7 @@ from crossflow.flow.guidance import Indicator
 from crossflow.modalities.kl_autoencoder import KLConfig
 from crossflow.modalities.tokens import TokensConfig
 from crossflow.model.authors_models import stages
-from crossflow.model.config import StandardConfig
+from crossflow.model.standard import StandardConfig
 from crossflow.networks.dimr import AttendingDiMR, DiMRConfig, Stage
 from crossflow.networks.dit import DiTConfig
 from crossflow.sampling.text_to_image import dtype_named

@@ -10,7 +10,7 @@ from test_config import flow
 from crossflow.errors import CrossFlowError
 from crossflow.flow.guidance import Autoguidance, Indicator, NoGuidance
 from crossflow.model.checkpoint import load_checkpoint, save_checkpoint
-from crossflow.model.config import Override, Sampling
+from crossflow.model.settings import Override, Sampling
 from crossflow.recipes import CONFIGS
 from crossflow.sampling.text_to_image import TextToImage
 

@@ -18,8 +18,8 @@ from crossflow.files.devices import usable_device
 from crossflow.files.tensors import read_header, write_tensors
 from crossflow.model import checkpoint
 from crossflow.model.checkpoint import export_checkpoint, load_checkpoint, load_model, save_checkpoint
-from crossflow.model.config import Sampling
 from crossflow.model.crossflow import CrossFlow
+from crossflow.model.settings import Sampling
 from crossflow.recipes import CONFIGS
 
 CONFIG = CONFIGS["scenes-tiny"].model

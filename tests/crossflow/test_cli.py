@@ -16,7 +16,7 @@ from crossflow.cli import app
 from crossflow.files.hashes import file_sha256
 from crossflow.modalities.kl_autoencoder import KLAutoencoder
 from crossflow.model.checkpoint import save_checkpoint
-from crossflow.model.config import Sampling
+from crossflow.model.settings import Sampling
 from crossflow.recipes import CONFIGS
 from crossflow.sampling.text_to_image import TextToImage, prompt_seed
 from crossflow.training.run_state import Run

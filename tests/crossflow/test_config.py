@@ -17,7 +17,10 @@ from crossflow.modalities.patch_pca import PatchPCAConfig
 from crossflow.modalities.pixels import ImageConfig, PixelsConfig
 from crossflow.modalities.text_autoencoder import TextAutoencoderConfig
 from crossflow.modalities.tokens import TokensConfig
-from crossflow.model.config import FlowConfig, ModelConfig, Sampling, StandardConfig
+from crossflow.model.config import ModelConfig
+from crossflow.model.crossflow import FlowConfig
+from crossflow.model.settings import Sampling
+from crossflow.model.standard import StandardConfig
 from crossflow.networks.dimr import DiMRConfig, Stage
 from crossflow.networks.transformer import TransformerConfig
 from crossflow.recipes import CONFIGS
@@ -183,7 +186,7 @@ def test_one_term_a_name():
 
 
 def test_sampling_settings_are_overridden_as_one():
-    from crossflow.model.config import Override
+    from crossflow.model.settings import Override
 
     own = Sampling(solver="euler", steps=3, guidance_scale=2.0, noise=0.5)
     assert own.but(Override()) == own

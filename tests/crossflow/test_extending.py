@@ -20,7 +20,8 @@ from crossflow.modalities.modality import Modality
 from crossflow.modalities.text_embedders import EMBEDDERS
 from crossflow.modalities.tokens import TokensConfig
 from crossflow.model.checkpoint import load_checkpoint
-from crossflow.model.config import FlowConfig, Sampling
+from crossflow.model.crossflow import FlowConfig
+from crossflow.model.settings import Sampling
 from crossflow.networks import NETWORKS
 from crossflow.recipes import CONFIGS, recipe_named
 from crossflow.recipes.recipe import SceneData, TrainConfig

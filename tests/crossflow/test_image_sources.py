@@ -18,8 +18,8 @@ from crossflow.flow.batch import Batch, Item
 from crossflow.flow.losses import draw
 from crossflow.modalities.tokens import TokensConfig
 from crossflow.model.checkpoint import load_model
-from crossflow.model.config import Sampling
 from crossflow.model.crossflow import CrossFlow
+from crossflow.model.settings import Sampling
 from crossflow.model.standard import StandardFlow
 from crossflow.recipes import CONFIGS
 from crossflow.sampling.from_image import GRAIN, FromImage

@@ -11,7 +11,7 @@ from PIL import Image
 from tiny_pipelines import drawer
 
 from crossflow.errors import CrossFlowError
-from crossflow.model.config import Override, Sampling
+from crossflow.model.settings import Override, Sampling
 from crossflow.sampling.latent_space import Sum, arithmetic, draw_sum, draw_walk, interpolate
 from crossflow.sampling.text_to_image import TextToImage, prompt_seed
 

@@ -16,9 +16,10 @@ from crossflow.flow.losses import Draws, draw
 from crossflow.losses import KL, Contrast
 from crossflow.modalities.patch_pca import PatchPCAConfig
 from crossflow.modalities.tokens import TokensConfig
-from crossflow.model.config import FlowConfig, ModelConfig, Sampling
-from crossflow.model.crossflow import CrossFlow
-from crossflow.model.standard import FlowModel, StandardFlow
+from crossflow.model.config import FlowModel, ModelConfig
+from crossflow.model.crossflow import CrossFlow, FlowConfig
+from crossflow.model.settings import Sampling
+from crossflow.model.standard import StandardFlow
 from crossflow.networks.transformer import TransformerConfig
 from crossflow.recipes import CONFIGS
 from crossflow.recipes.recipe import TrainConfig

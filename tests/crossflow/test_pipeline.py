@@ -7,7 +7,7 @@ from tiny_pipelines import drawer
 
 from crossflow.errors import CrossFlowError
 from crossflow.modalities.minilm import MiniLM
-from crossflow.model.config import Override, Sampling
+from crossflow.model.settings import Override, Sampling
 from crossflow.recipes import CONFIGS
 from crossflow.sampling import text_to_image as module
 from crossflow.sampling.sampler import Sampler

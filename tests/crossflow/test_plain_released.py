@@ -17,8 +17,8 @@ from crossflow.flow.batch import Batch, Item
 from crossflow.flow.losses import Draws
 from crossflow.losses import KL
 from crossflow.model.checkpoint import convert, load_checkpoint
-from crossflow.model.config import Sampling
 from crossflow.model.crossflow import CrossFlow
+from crossflow.model.settings import Sampling
 from crossflow.sampling.sampler import Sampler
 
 

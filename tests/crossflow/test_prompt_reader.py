@@ -12,7 +12,7 @@ from crossflow.files.tensors import read_header, write_tensors
 from crossflow.flow.gaussian import Gaussian
 from crossflow.modalities.text_autoencoder import TextDecoder, TextDecoderConfig, tokenized
 from crossflow.model.checkpoint import save_checkpoint
-from crossflow.model.config import Override
+from crossflow.model.settings import Override
 from crossflow.sampling.prompt_reader import PromptReader, load_decoder, save_decoder
 from crossflow.sampling.text_to_image import seeded_noise
 from crossflow.scenes import example, render

@@ -12,7 +12,7 @@ from torch._subclasses import FakeTensorMode
 from crossflow.errors import CrossFlowError
 from crossflow.flow.guidance import indicator
 from crossflow.flow.solver import SOLVERS
-from crossflow.model.config import Sampling
+from crossflow.model.settings import Sampling
 from crossflow.networks.dimr import DiMR
 from crossflow.networks.dit import DiT
 from crossflow.sampling.sampler import ADAPTIVE, Sampler, evaluation_times

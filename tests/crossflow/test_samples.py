@@ -14,7 +14,7 @@ from PIL import Image
 from tiny_pipelines import drawer
 
 from crossflow.errors import CrossFlowError
-from crossflow.model.config import Sampling
+from crossflow.model.settings import Sampling
 from crossflow.sampling import samples
 from crossflow.sampling.samples import draw_into, grid, png, write_image
 from crossflow.sampling.text_to_image import TextToImage, prompt_seed

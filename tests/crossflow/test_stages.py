@@ -10,7 +10,7 @@ from torch import Tensor
 from crossflow.errors import CrossFlowError
 from crossflow.files.tensors import read_header, read_tensors
 from crossflow.model.checkpoint import load_checkpoint
-from crossflow.model.config import Sampling
+from crossflow.model.settings import Sampling
 from crossflow.recipes import CONFIGS
 from crossflow.recipes.recipe import SceneData, Stage, TrainConfig
 from crossflow.training.train import train

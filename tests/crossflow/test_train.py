@@ -18,7 +18,7 @@ from crossflow.errors import CrossFlowError
 from crossflow.files.tensors import read_header
 from crossflow.modalities.minilm import MiniLM
 from crossflow.model.checkpoint import load_checkpoint
-from crossflow.model.config import Sampling
+from crossflow.model.settings import Sampling
 from crossflow.recipes import CONFIGS
 from crossflow.recipes.recipe import SceneData
 from crossflow.training.previews import PHOTO_PROMPTS, SCENE_PROMPTS

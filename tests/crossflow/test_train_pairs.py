@@ -13,7 +13,7 @@ from crossflow.errors import CrossFlowError
 from crossflow.files.tensors import read_header
 from crossflow.modalities import tokens
 from crossflow.modalities.kl_autoencoder import KLAutoencoder
-from crossflow.model.config import Sampling
+from crossflow.model.settings import Sampling
 from crossflow.recipes import CONFIGS
 from crossflow.recipes.recipe import SceneData, TrainConfig
 from crossflow.training import previews

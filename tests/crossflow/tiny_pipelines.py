@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from crossflow.modalities.modality import TextEmbedder
-from crossflow.model.config import FlowConfig, ModelConfig, Sampling, StandardConfig
-from crossflow.model.standard import FlowModel
+from crossflow.model.config import FlowModel, ModelConfig
+from crossflow.model.crossflow import FlowConfig
+from crossflow.model.settings import Sampling
+from crossflow.model.standard import StandardConfig
 from crossflow.networks.dimr import DiMRConfig, Stage
 from crossflow.networks.dit import DiTConfig
 from crossflow.networks.transformer import TransformerConfig

@@ -20,7 +20,8 @@ from accelerate.state import AcceleratorState
 import crossflow.training.train
 from crossflow.flow import losses
 from crossflow.flow.guidance import Indicator
-from crossflow.model.config import Sampling, StandardConfig
+from crossflow.model.settings import Sampling
+from crossflow.model.standard import StandardConfig
 from crossflow.networks.dimr import DiMRConfig
 from crossflow.recipes import CONFIGS
 from crossflow.recipes.recipe import SceneData, TrainConfig

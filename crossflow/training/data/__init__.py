@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from crossflow.errors import CrossFlowError
-from crossflow.model.standard import FlowModel
+from crossflow.model.config import FlowModel
 from crossflow.recipes.recipe import TrainConfig
 from crossflow.training.data.folders import SourcePairs, open_pairs
 from crossflow.training.data.pairs import Pairs

@@ -21,8 +21,7 @@ from crossflow.losses.contrast import NEGATIVES
 from crossflow.modalities.modality import Modality
 from crossflow.modalities.pixels import ImageConfig
 from crossflow.modalities.tokens import TokensConfig
-from crossflow.model.config import ModelConfig
-from crossflow.model.standard import FlowModel
+from crossflow.model.config import FlowModel, ModelConfig
 from crossflow.recipes.recipe import SceneData, TrainConfig
 from crossflow.scenes.caption import describe
 from crossflow.scenes.depth import depth_map, low_res

@@ -1,0 +1,72 @@
+"""What CrossFlow and the baseline have in common: sampling settings, the types that they answer with, checks."""
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from jaxtyping import Float
+from torch import Tensor
+
+from crossflow.errors import CrossFlowError
+from crossflow.flow.guidance import check_scale
+from crossflow.flow.solver import solver_named
+from crossflow.networks.blocks import check_sizes
+
+Values = Float[Tensor, "b n d"] | Float[Tensor, "b k i j"]
+"""What a flow reads: token embeddings, images in [-1, 1], or latents."""
+Losses = dict[str, Tensor]
+"""The terms of one step's loss by name, ``total`` and ``flow`` first, and statistics to monitor."""
+Times = Literal["logit-normal", "uniform"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Override:
+    """Sampling settings that replace a model's own; None keeps a setting."""
+
+    solver: str | None = None
+    steps: int | None = None
+    guidance_scale: float | None = None
+    noise: float | None = None
+
+
+OWN = Override()
+"""All of a model's own settings."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """A model's default sampling settings, chosen on a validation split.
+
+    ``noise`` multiplies the standard deviation of the source sample: 1 as in the paper; 0 takes the posterior mean, for
+    tasks with one right answer.
+    """
+
+    solver: str = "midpoint"
+    steps: int = 25
+    guidance_scale: float = 1.0
+    noise: float = 1.0
+
+    def __post_init__(self) -> None:
+        solver_named(self.solver)
+        check_sizes(steps=self.steps)
+        check_scale(self.guidance_scale)
+        if not 0 <= self.noise <= 1:
+            raise CrossFlowError(f"noise is {self.noise}; it must be from 0 to 1.")
+
+    def but(self, override: Override) -> "Sampling":
+        """These settings, replaced where ``override`` is not None."""
+        return replace(self, **{name: value for name, value in vars(override).items() if value is not None})
+
+
+def check_ends(config: Any) -> None:
+    """CrossFlowError for what is invalid in either model."""
+    check_sizes(**dict(zip(("channels", "height", "width"), config.shape, strict=True)))
+    if config.reads.name == config.target.name:
+        raise CrossFlowError(f"Both ends are called {config.target.name}: give what is read another name.")
+    if len(config.stage_weights) != config.backbone.resolutions:
+        raise CrossFlowError(
+            f"There are {len(config.stage_weights)} stage_weights for {config.backbone.resolutions} stages."
+        )
+    if config.sampling.guidance_scale != 1 and config.guidance.kind == "none":
+        raise CrossFlowError(
+            f"guidance_scale is {config.sampling.guidance_scale}, and there is no guidance: let it be 1, or train some."
+        )
