@@ -1,6 +1,5 @@
 """The commands for captions, depth and super-resolution: outputs made elsewhere, each in its own form, and our own."""
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -69,12 +68,11 @@ def test_captions_in_a_file(monkeypatch):
 
 
 def test_depth_maps_in_a_folder(monkeypatch):
-    suite = dataclasses.replace(three("depth", "npy"), name="nyuv2")
-    monkeypatch.setattr(launch, "load_suite", lambda name, root: suite)
+    monkeypatch.setattr(launch, "load_suite", lambda name, root: three("depth", "npy"))
     Path("maps").mkdir()
     for i in range(3):
         np.save(f"maps/{i}.npy", np.full((4, 5), 1.0 + i, np.float32))
-    assert called("depth", "--suite", "nyuv2", "--ckpt", "maps")["values"]["outputs"]["mean"] == 3
+    assert called("depth", "--ckpt", "maps")["values"]["outputs"]["mean"] == 3
 
 
 def test_images_in_a_folder(monkeypatch):
