@@ -16,12 +16,13 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from crossflow.errors import CrossFlowError
-
 SCHEMA_VERSION = 1
 
 Output = np.ndarray | str
-"""One output of a model: an image (uint8 [h w 3]), a depth map (float32 [h w], metres) or a caption."""
+"""One output of a model, of a kind of ``crossflow_eval.outputs``: an image, a depth map or a caption."""
+
+Role = Literal["model", "chance", "trivial", "ceiling"]
+"""What a run stands for: a model, the level of any real output or of the best without a model, or the best level."""
 
 Row = dict[str, Any]
 """What one metric says of one output: plain JSON values, with ``reason`` where there is a verdict."""
@@ -84,17 +85,52 @@ class Model(Protocol):
         ...
 
 
+@runtime_checkable
+class Lookup(Protocol):
+    """What stands in for a model where outputs exist already: they are looked up by example, not made from sources."""
+
+    name: str
+    identity: Mapping[str, Any]
+
+    def read(self, example_id: str, index: int) -> Output:
+        """Return the ``index``-th output of an example."""
+        ...
+
+
+@runtime_checkable
+class MadeElsewhere(Lookup, Protocol):
+    """Outputs of another program, which may lack some or hold foreign ones."""
+
+    def check(self, needed: Sequence[Example], known: Sequence[Example], outputs_per_example: int) -> None:
+        """Raise CrossFlowError where one of the ``needed`` is missing, or one is of no ``known`` example."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Suite:
-    """Examples and metrics as plain data. ``output`` is the kind of file an output is kept as."""
+    """Examples and metrics as plain data, and all else that is particular to a suite.
+
+    ``output`` is the kind of file an output is kept as, a name in ``crossflow_eval.outputs.KINDS``. A run stands
+    between the ``references``. ``pictures`` gives, by an example's id, what is shown beside its output: its ``source``
+    and its ``target``, each where it is a picture. ``made_elsewhere`` reads outputs made elsewhere from a file or a
+    folder; without one the usual reader of the kind does (``crossflow_eval.models.READERS``).
+
+    ``root`` is the option that names the data root. Where the examples depend on the outputs that are measured,
+    ``fitted`` gives the suite that fits these, and a run is scored again on the examples it has kept.
+    """
 
     name: str
     version: str
-    task: Literal["t2i", "caption", "depth", "sr"]
-    output: Literal["png", "npy", "txt"]
+    task: str
+    output: str
     examples: Callable[[Path | None], Sequence[Example]]
     metrics: Mapping[str, Callable[[], Metric]]
     outputs_per_example: int = 1
+    references: Mapping[Role, Lookup] = field(default_factory=dict)
+    pictures: Callable[[str], Mapping[str, Output]] = field(default=lambda example_id: {})
+    made_elsewhere: Callable[[Path], MadeElsewhere] | None = None
+    root: Literal["data", "captions"] = "data"
+    fitted: Callable[[Model | Lookup], Suite] | None = None
 
 
 class Settings(BaseModel):
@@ -128,18 +164,3 @@ class Result(BaseModel):
     higher_is_better: dict[str, bool]
     data_sha256: str
     environment: dict[str, str]
-
-
-def check_kind(model: str, output: Any, kind: str) -> None:
-    """Raise CrossFlowError if ``output``, which ``model`` gave, is not of the suite's ``kind``."""
-    if kind == "txt":
-        good, wanted = isinstance(output, str), "a str"
-    elif kind == "npy":
-        good = isinstance(output, np.ndarray) and output.dtype == np.float32 and output.ndim == 2
-        wanted = "a float32 array [h w]"
-    else:
-        good = isinstance(output, np.ndarray) and output.dtype == np.uint8 and output.ndim == 3
-        good, wanted = good and output.shape[2] == 3 and output.size > 0, "a uint8 array [h w 3]"
-    if not good:
-        got = f"{output.dtype} {list(output.shape)}" if isinstance(output, np.ndarray) else type(output).__name__
-        raise CrossFlowError(f"The model {model} gave {got} where the suite needs {wanted}.")

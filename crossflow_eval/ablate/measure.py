@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from crossflow.errors import CrossFlowError
 from crossflow_eval.ablate.plan import Part, Plan
 from crossflow_eval.ablate.train import cpu_seconds, train_all
-from crossflow_eval.models import Lookup
-from crossflow_eval.models.crossflow import CrossFlowModel, Training, finished_training
-from crossflow_eval.models.image_model import CrossFlowImageModel
+from crossflow_eval.models import OURS
+from crossflow_eval.models.crossflow import Training, finished_training
 from crossflow_eval.runs import run
 from crossflow_eval.suites import load_suite
-from crossflow_eval.suites import references as suite_references
-from crossflow_eval.tables import Guidance, Role
-from crossflow_eval.types import Model, Result, Suite
+from crossflow_eval.tables import Guidance
+from crossflow_eval.types import Lookup, Model, Result, Role, Suite
 
-MODELS: Mapping[str, Callable[..., Model]] = {
-    "t2i": CrossFlowModel,
-    **{task: partial(CrossFlowImageModel, task) for task in ("caption", "depth", "sr")},
-}
-"""What a trained checkpoint is measured as, by the task of the suite."""
 logger = logging.getLogger(__name__)
 
 
@@ -60,7 +52,7 @@ def ablate(plan: Plan, *, jobs: int = 1, track: run.Track = run.untracked) -> tu
     measured = [_measure(plan, part, track) for part in plan.parts]
     references: dict[Role, Result] = {}
     suite = load_suite(plan.ablation.test)
-    for role, reference in suite_references(suite.name).items():
+    for role, reference in suite.references.items():
         references[role] = _run(suite, reference, plan.limit, plan.out / "references" / role, track)
     return measured, references
 
@@ -82,7 +74,7 @@ def _measure(plan: Plan, part: Part, track: run.Track) -> Measured:
 
     def at(scale: float, name: str, limit: int | None) -> Result:
         suite = load_suite(name)
-        model = MODELS[suite.task](part.checkpoint, guidance_scale=scale)
+        model = OURS[suite.task](part.checkpoint, guidance_scale=scale)
         return _run(suite, model, limit, part.folder / name / f"scale-{scale:g}", track)
 
     validation: dict[float, Result] = {}

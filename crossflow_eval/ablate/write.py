@@ -15,8 +15,8 @@ from crossflow_eval.report import Entry
 from crossflow_eval.report.grid import Grid, build_grid
 from crossflow_eval.report.text import markdown, tidy
 from crossflow_eval.stats import STUDENT, student_mean
-from crossflow_eval.tables import Column, Guidance, Role
-from crossflow_eval.types import Result, Value
+from crossflow_eval.tables import Column, Guidance
+from crossflow_eval.types import Result, Role, Value
 
 SCALE = Column(label="guidance scale, chosen on validation", value="guidance_scale", decimals=1)
 

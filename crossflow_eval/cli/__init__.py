@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from crossflow_eval.cli import measure, setup, show, tasks, train
+from crossflow_eval.cli import measure, setup, show, train
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -22,9 +22,7 @@ def _main() -> None:
     logger.setLevel(logging.INFO)
 
 
-for command in (measure.t2i, measure.geneval, tasks.caption, tasks.depth, tasks.sr, measure.score):
-    app.command()(command)
-for command in (show.report, show.compare, train.ablate):
+for command in (*measure.commands(), measure.score, show.report, show.compare, train.ablate):
     app.command()(command)
 app.command(name="list")(show.list_all)
 for command in (setup.stats, setup.doctor):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import re
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from crossflow.errors import CrossFlowError
+from crossflow_eval.types import Example, Output, Row
 
 CHUNK = 64
 """Every forward pass sees this many images, the last one padded, so that a feature does not depend on how many
@@ -122,21 +123,31 @@ class OnFeatures:
 
     def __init__(self, extractor: FeatureExtractor) -> None:
         self.extractor = extractor
-        self.cache: FeatureCache | None = None
 
-    def features_of(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """The features, float32 [n dim], of images, from the run's cache if there is one."""
-        return extract(self.extractor, images) if self.cache is None else self.cache.extract(images)
+    def update(
+        self, examples: Sequence[Example], outputs: Sequence[Output], features: np.ndarray | None = None
+    ) -> list[Row] | None:
+        """As ``Metric.update``; a run that has the outputs' ``features``, float32 [n dim], gives them."""
+        raise NotImplementedError
+
+    def update_from(self, cache: FeatureCache, examples: Sequence[Example], outputs: Sequence[Any]) -> list[Row] | None:
+        """As ``update``, with the features of the outputs, images, out of a run's ``cache``."""
+        return self.update(examples, outputs, cache.extract(outputs))
+
+    def features_of(self, images: Sequence[np.ndarray], features: np.ndarray | None = None) -> np.ndarray:
+        """The features, float32 [n dim], of images: those given, or else extracted."""
+        return extract(self.extractor, images) if features is None else features
 
 
-def keep_features(metrics: Iterable[object], folder: Path, rank: int) -> list[FeatureCache]:
-    """Let the ``metrics`` that are ``OnFeatures`` keep them in ``folder``: one cache for each extractor."""
+def keep_features(metrics: Mapping[str, object], folder: Path, rank: int) -> dict[str, FeatureCache]:
+    """Where the ``metrics`` that are ``OnFeatures`` find them in ``folder``, by name: one cache for each extractor."""
     caches: dict[Path, FeatureCache] = {}
-    for metric in metrics:
+    found: dict[str, FeatureCache] = {}
+    for name, metric in metrics.items():
         if isinstance(metric, OnFeatures):
             cache = FeatureCache(metric.extractor, folder, rank)
-            metric.cache = caches.setdefault(cache.path, cache)
-    return list(caches.values())
+            found[name] = caches.setdefault(cache.path, cache)
+    return found
 
 
 def _content_sha256(image: np.ndarray) -> bytes:

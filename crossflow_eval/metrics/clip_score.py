@@ -80,9 +80,11 @@ class CLIPScore(OnFeatures):
         self.higher_is_better: Mapping[str, bool] = {self._name: True}
         self._scores: dict[str, list[float]] = defaultdict(list)
 
-    def update(self, examples: Sequence[Example], outputs: Sequence[Output]) -> list[Row]:
+    def update(
+        self, examples: Sequence[Example], outputs: Sequence[Output], features: np.ndarray | None = None
+    ) -> list[Row]:
         """Score the outputs, images, against their prompts, the examples' sources."""
-        images = self.features_of([image_of(output) for output in outputs])
+        images = self.features_of([image_of(output) for output in outputs], features)
         texts = _embed(self._clip, [self._score.prefix + str(example.source) for example in examples])
         cosines = _cosines(images, texts)
         scores = self._score.weight * (np.maximum(cosines, 0.0) if self._score.floor == "pair" else cosines)

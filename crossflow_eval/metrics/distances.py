@@ -59,10 +59,12 @@ class FeatureMetric(OnFeatures):
             **statistic.constants,
         }
 
-    def update(self, examples: Sequence[Example], outputs: Sequence[Output]) -> None:
+    def update(
+        self, examples: Sequence[Example], outputs: Sequence[Output], features: np.ndarray | None = None
+    ) -> None:
         """Take the outputs' features."""
         images = [image_of(output) for output in outputs]
-        self._features.append(self.features_of(images))
+        self._features.append(self.features_of(images, features))
 
     def compute(self) -> dict[str, Value]:
         """The statistic of all outputs. Raises CrossFlowError for too few of them, and for too few references."""

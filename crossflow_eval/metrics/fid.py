@@ -96,10 +96,12 @@ class FID(OnFeatures):
             "interval": JACKKNIFE,
         }
 
-    def update(self, examples: Sequence[Example], outputs: Sequence[Output]) -> None:
+    def update(
+        self, examples: Sequence[Example], outputs: Sequence[Output], features: np.ndarray | None = None
+    ) -> None:
         """Take the outputs' features; an output alone has no distance, so there are no rows."""
         images = [image_of(output) for output in outputs]
-        features = self.features_of(images)
+        features = self.features_of(images, features)
         self._n += len(features)
         self._features.append(features)
         if self._moments is None and self._n * self.extractor.dim > KEPT:
@@ -182,12 +184,14 @@ class InceptionFID(FID):
         self._pairs: list[tuple[np.ndarray, np.ndarray]] = []
         self._exact = exact
 
-    def update(self, examples: Sequence[Example], outputs: Sequence[Output]) -> None:
+    def update(
+        self, examples: Sequence[Example], outputs: Sequence[Output], features: np.ndarray | None = None
+    ) -> None:
         """Take the outputs' features; the first ones in both precisions."""
         if self._exact is not None and self._n < CHECKED:
             images = [image_of(output) for output in outputs[: CHECKED - self._n]]
             self._pairs.append((extract(self.extractor, images), extract(self._exact, images)))
-        super().update(examples, outputs)
+        super().update(examples, outputs, features)
 
     def compute(self) -> dict[str, Value]:
         """The distance; the protocol then holds n, and what 16 bits changed."""

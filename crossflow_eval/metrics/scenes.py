@@ -107,9 +107,11 @@ class SceneCLIPScore(OnFeatures):
         }
         self._scores: dict[str, list[float]] = defaultdict(list)
 
-    def update(self, examples: Sequence[Example], outputs: Sequence[Output]) -> list[Row]:
+    def update(
+        self, examples: Sequence[Example], outputs: Sequence[Output], features: np.ndarray | None = None
+    ) -> list[Row]:
         """Score the outputs against their prompts."""
-        images = self.features_of([image_of(output) for output in outputs]).astype(np.float64)
+        images = self.features_of([image_of(output) for output in outputs], features).astype(np.float64)
         prompts = [str(example.source) for example in examples]
         texts = in_chunks(self._embed_texts, prompts, images.shape[1], "the text encoder").astype(np.float64)
         length = np.linalg.norm(images, axis=1) * np.linalg.norm(texts, axis=1)

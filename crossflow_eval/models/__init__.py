@@ -8,30 +8,36 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
 
 from crossflow.errors import CrossFlowError, unknown
-from crossflow_eval.types import Model, Output
+from crossflow_eval.models.crossflow import CrossFlowModel
+from crossflow_eval.models.depth_folder import DepthFolderModel
+from crossflow_eval.models.folder import FolderModel
+from crossflow_eval.models.image_model import CrossFlowImageModel
+from crossflow_eval.models.predictions import PredictedCaptions
+from crossflow_eval.types import MadeElsewhere, Model
 
 ENTRY_POINTS = "crossflow_eval.models"
 BUILT_IN = ("crossflow", "folder")
 FORMS = ("diffusers:PATH_OR_ID", "package.module:factory")
 """What a model can be named by besides: a pipeline, and an object of any module."""
 
+OURS: Mapping[str, Callable[..., Model]] = {
+    "t2i": CrossFlowModel,
+    **{task: partial(CrossFlowImageModel, task) for task in ("caption", "depth", "sr")},
+}
+"""What a checkpoint of ours is built as, by the task of the suite."""
 
-@runtime_checkable
-class Lookup(Protocol):
-    """What stands in for a model where outputs exist already: they are looked up by example, not made from sources."""
-
-    name: str
-    identity: Mapping[str, Any]
-
-    def read(self, example_id: str, index: int) -> Output:
-        """Return the ``index``-th output of an example."""
-        ...
+READERS: Mapping[str, tuple[str, Callable[[Path], MadeElsewhere]]] = {
+    "png": ("the folder that holds the outputs", FolderModel),
+    "npy": ("the folder that holds the outputs", DepthFolderModel),
+    "txt": ("the file of captions", PredictedCaptions),
+}
+"""What reads outputs made elsewhere, and what it reads in words, by the kind of output; a suite may have its own."""
 
 
 def other_models() -> dict[str, metadata.EntryPoint]:

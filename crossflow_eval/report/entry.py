@@ -11,8 +11,7 @@ from pydantic import ValidationError
 
 from crossflow.errors import CrossFlowError
 from crossflow_eval.report.pictures import thumbnail
-from crossflow_eval.tables import Role
-from crossflow_eval.types import Result, Row
+from crossflow_eval.types import Result, Role, Row
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,8 @@ from typing import Any
 
 from crossflow.errors import CrossFlowError
 from crossflow_eval.report.entry import Entry
-from crossflow_eval.tables import Column, Role, Table, TableRow
-from crossflow_eval.types import Value
+from crossflow_eval.tables import Column, Table, TableRow
+from crossflow_eval.types import Role, Value
 
 PUBLISHED_N = 30_000
 """The n that a distance of two distributions is published at; any other n stands in the column's label."""

@@ -9,55 +9,46 @@ import numpy as np
 from PIL import Image
 
 from crossflow.errors import CrossFlowError
+from crossflow.files.images import UnreadableImage
+from crossflow_eval.outputs import KINDS, depth_colors
+from crossflow_eval.types import Output
 
 THUMBNAIL = 192
 """The longest side of a picture in a page, in pixels; smaller outputs are shown as they are."""
-NEAREST, FARTHEST = 1.0, 80.0
-"""Metres at the two ends of the colours of depth, which go by its logarithm; all beyond has the color of the end."""
 
 
 def thumbnail(path: Path, *, metres: bool = False) -> bytes | None:
     """The PNG bytes of an output, at most THUMBNAIL pixels a side; None where it is no picture.
 
-    A depth map is one where it is in ``metres``. Raises CrossFlowError for a file that cannot be read.
+    A kind whose colours stand for metres is one where outputs are in ``metres``. Raises CrossFlowError for a file that
+    cannot be read.
     """
-    if path.suffix != ".png" and not (path.suffix == ".npy" and metres):
+    kind = KINDS.get(path.suffix.removeprefix("."))
+    if kind is None or kind.picture is None or (kind.metres is not None and not metres):
         return None
     try:
-        if path.suffix == ".npy":
-            depth = np.load(path, allow_pickle=False)
-            step = -(-max(depth.shape) // THUMBNAIL)
-            return picture(depth[::step, ::step])
         content = path.read_bytes()
-        with Image.open(io.BytesIO(content)) as image:
-            if max(image.size) <= THUMBNAIL:
-                return content
-            small = image.convert("RGB")
-        small.thumbnail((THUMBNAIL, THUMBNAIL))
-    except (OSError, ValueError, EOFError) as error:
+        output = kind.decode(content)
+        shown = kind.picture(output, THUMBNAIL)
+    except (OSError, ValueError, EOFError, UnreadableImage) as error:
         raise CrossFlowError(f"{path} cannot be read as a picture; generate it again: {error}") from error
-    return _png(small)
+    return content if path.suffix == ".png" and shown is output else _png(shown)
 
 
-def picture(array: np.ndarray) -> bytes:
-    """The PNG bytes of an image, uint8 [h w 3], or of depth in metres, float [h w], in colours."""
-    return _png(Image.fromarray(array if array.ndim == 3 else depth_colors(array)))
+def picture(output: Output) -> bytes | None:
+    """The PNG bytes of an output, of whichever kind it is, or of a source or target; depth is in metres."""
+    for kind in KINDS.values():
+        if kind.picture is not None and kind.check(output):
+            return _png(kind.picture(output, THUMBNAIL))
+    return None
 
 
-def depth_colors(depth: np.ndarray) -> np.ndarray:
-    """Depth in metres, float [h w], as uint8 [h w 3]: light is near, dark is far, the same colours for every map."""
-    from matplotlib import colormaps
-
-    far = np.log(depth.clip(NEAREST, FARTHEST) / NEAREST) / np.log(FARTHEST / NEAREST)
-    return colormaps["magma"](1.0 - far, bytes=True)[..., :3]
-
-
-def depth_scale(width: int = 128) -> bytes:
+def scale(metres: tuple[float, float], width: int = 128) -> bytes:
     """The PNG bytes of the colours of depth, from near to far."""
-    return picture(np.geomspace(NEAREST, FARTHEST, width)[None])
+    return _png(depth_colors(np.geomspace(*metres, width)[None]))
 
 
-def _png(image: Image.Image) -> bytes:
+def _png(image: np.ndarray) -> bytes:
     stream = io.BytesIO()
-    image.save(stream, format="PNG", optimize=True)
+    Image.fromarray(image).save(stream, format="PNG", optimize=True)
     return stream.getvalue()

@@ -10,9 +10,9 @@ from crossflow.files.writing import write_whole
 from crossflow_eval.report import render
 from crossflow_eval.report.entry import Entry, load
 from crossflow_eval.report.pictures import picture
-from crossflow_eval.suites.scenes import tasks as scene_tasks
-from crossflow_eval.tables import REFERENCES, ROLES, Role
-from crossflow_eval.types import Row
+from crossflow_eval.suites import load_suite, suite_names
+from crossflow_eval.tables import REFERENCES, ROLES
+from crossflow_eval.types import Role, Row
 
 
 def entries(folders: Sequence[Path]) -> list[Entry]:
@@ -27,14 +27,16 @@ def entries(folders: Sequence[Path]) -> list[Entry]:
 
 
 def _entry(folder: Path, role: Role = "model") -> Entry:
-    """A run's part in a report, with the pictures of its sources and targets where the world can draw them."""
+    """A run's part in a report, with the pictures of its sources and targets where its suite has them."""
     entry = load(folder, role=role)
-    suite = entry.result.settings.suite
-    if suite not in scene_tasks.SUITES:
+    name = entry.result.settings.suite
+    if name not in suite_names():  # of a package that is not here
         return entry
+    pictures = load_suite(name).pictures
 
     def beside(row: Row) -> dict[str, bytes]:
-        return {name: picture(array) for name, array in scene_tasks.pictures(suite, row["id"]).items()}
+        drawn = {part: picture(output) for part, output in pictures(row["id"]).items()}
+        return {part: content for part, content in drawn.items() if content is not None}
 
     return dataclasses.replace(entry, beside=beside)
 

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from crossflow_eval.outputs import KINDS
 from crossflow_eval.report.entry import Entry
-from crossflow_eval.report.pictures import FARTHEST, NEAREST, depth_scale
+from crossflow_eval.report.pictures import scale
 from crossflow_eval.types import Row
 
 CARDS = 1000
@@ -48,10 +49,11 @@ def samples(entry: Entry, number: int, named: Sequence[str]) -> str:
 
 def _scale(entry: Entry) -> str:
     """What the colours of depth mean, where outputs are depth maps that are shown."""
-    if not (str(entry.rows[0].get("output")).endswith(".npy") and entry.picture(entry.rows[0])):
+    kind = KINDS.get(str(entry.rows[0].get("output")).rpartition(".")[2])
+    if kind is None or kind.metres is None or not entry.picture(entry.rows[0]):
         return ""
-    bar = f'<img alt="light to dark" src="{_address(depth_scale())}">'
-    return f"<p class=scale>{NEAREST:g} m {bar} {FARTHEST:g} m and beyond</p>"
+    bar = f'<img alt="light to dark" src="{_address(scale(kind.metres))}">'
+    return f"<p class=scale>{kind.metres[0]:g} m {bar} {kind.metres[1]:g} m and beyond</p>"
 
 
 def _cards(entry: Entry, scores: Sequence[str]) -> list[str]:

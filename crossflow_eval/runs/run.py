@@ -17,12 +17,14 @@ from typing import Any
 
 from crossflow.errors import CrossFlowError, first_few
 from crossflow_eval.environment import environment, rank_and_world
-from crossflow_eval.judges.features import FeatureCache, keep_features
-from crossflow_eval.models import Lookup
-from crossflow_eval.runs.store import Job, Store, UnreadableOutput, data_sha256
+from crossflow_eval.judges.features import FeatureCache, OnFeatures, keep_features
+from crossflow_eval.outputs import check_kind
+from crossflow_eval.runs.store import Examples, Job, Store, UnreadableOutput
 from crossflow_eval.types import (
     Example,
     LateRows,
+    Lookup,
+    MadeElsewhere,
     Metric,
     Model,
     Output,
@@ -31,7 +33,6 @@ from crossflow_eval.types import (
     Settings,
     Suite,
     Value,
-    check_kind,
 )
 
 Track = Callable[[Sequence[Sequence[Job]], str], Iterable[Sequence[Job]]]
@@ -73,6 +74,12 @@ def first_examples(examples: Sequence[Example], limit: int | None) -> Sequence[E
     if limit is not None and not 1 <= limit <= len(examples):
         raise CrossFlowError(f"--limit {limit} is not between 1 and the suite's {len(examples)} examples.")
     return examples[:limit]
+
+
+def check_whole(suite: Suite, model: Model | Lookup, examples: Sequence[Example], known: Sequence[Example]) -> None:
+    """Raise CrossFlowError where outputs made elsewhere lack one of the ``examples``, or are of none ``known``."""
+    if isinstance(model, MadeElsewhere):
+        model.check(examples, known, suite.outputs_per_example)
 
 
 def make_settings(suite: Suite, model: Model | Lookup, seed: int = 0, limit: int | None = None) -> Settings:
@@ -118,10 +125,10 @@ def run(
 ) -> Result | None:
     """Generate and score in ``folder``. Returns None on every rank but 0, whose part ends with its outputs."""
     rank, world = rank_and_world()
-    store = Store(folder, rank)
+    examples, store = Examples.of(examples), Store(folder, rank)
     store.open(settings, examples)
     metrics = make_metrics(suite)  # first, so that a judge that is not there costs no work
-    caches = keep_features(metrics.values(), folder / "features", rank)
+    caches = keep_features(metrics, folder / "features", rank)
     if rank != 0:
         generate(suite, model, settings, examples, store, caches, share=(rank, world), track=track)
         return None
@@ -129,7 +136,7 @@ def run(
         generate(suite, model, settings, examples, store, caches, share=(rank, world), track=track)
         if world > 1:
             _wait(store, list_jobs(suite, examples, settings))
-        return score(suite, settings, examples, store, metrics, track=track)
+        return score(suite, settings, examples, store, metrics, caches, track=track)
 
 
 def generate(
@@ -138,14 +145,14 @@ def generate(
     settings: Settings,
     examples: Sequence[Example],
     store: Store,
-    caches: Sequence[FeatureCache] = (),
+    caches: Mapping[str, FeatureCache] | None = None,
     *,
     share: tuple[int, int] = (0, 1),
     track: Track = untracked,
 ) -> int:
     """Make the outputs that are not there yet; of ``share`` (rank, world) only ``todo[rank::world]``. Returns how many.
 
-    Their features go into ``caches`` first, so that where an output is, its features are.
+    Their features go into ``caches``, by the name of the metric, first, so that where an output is, its features are.
 
     Raises:
         CrossFlowError: an output that is there but cannot be read; a model that answers in another kind; a full disk.
@@ -161,7 +168,7 @@ def generate(
         outputs = _ask(model, batch)
         for output in outputs:
             check_kind(model.name, output, suite.output)
-        for cache in caches:
+        for cache in dict.fromkeys((caches or {}).values()):
             cache.extract(outputs)
         for job, output in zip(batch, outputs, strict=True):
             store.write_output(job, output)
@@ -175,6 +182,7 @@ def score(
     examples: Sequence[Example],
     store: Store,
     metrics: Mapping[str, Metric],
+    caches: Mapping[str, FeatureCache] | None = None,
     *,
     again: bool = False,
     track: Track = untracked,
@@ -189,13 +197,13 @@ def score(
     """
     started = time.monotonic()
     jobs = list_jobs(suite, examples, settings)
-    data, machine = data_sha256(examples), environment()
+    data, machine = Examples.of(examples).sha256, environment()
     done = None if again else store.result()
     if done is not None and done.data_sha256 == data and done.environment == machine and _is_clean(machine):
         return done
     rows: list[Row] = []
     for batch in track(_batches(jobs, SCORE_BATCH), "score"):
-        rows += _update(metrics, batch, _read(store, batch, jobs))
+        rows += _update(metrics, caches or {}, batch, _read(store, batch, jobs))
     values, better = _compute(metrics)
     for name, metric in metrics.items():
         if isinstance(metric, LateRows):
@@ -232,7 +240,9 @@ def _read(store: Store, batch: Sequence[Job], jobs: Sequence[Job]) -> list[Outpu
         raise
 
 
-def _update(metrics: Mapping[str, Metric], batch: Sequence[Job], outputs: Sequence[Output]) -> list[Row]:
+def _update(
+    metrics: Mapping[str, Metric], caches: Mapping[str, FeatureCache], batch: Sequence[Job], outputs: Sequence[Any]
+) -> list[Row]:
     """Feed every metric and merge what they say of each output into one row."""
     rows: list[Row] = [
         {"id": job.example.id, "index": job.index, "output": job.name, "prompt": _shown(job.example.source)}
@@ -240,7 +250,11 @@ def _update(metrics: Mapping[str, Metric], batch: Sequence[Job], outputs: Sequen
     ]
     examples = [job.example for job in batch]
     for name, metric in metrics.items():
-        _merge(name, rows, metric.update(examples, outputs) or [{}] * len(rows))
+        if isinstance(metric, OnFeatures) and name in caches:
+            said = metric.update_from(caches[name], examples, outputs)
+        else:
+            said = metric.update(examples, outputs)
+        _merge(name, rows, said or [{}] * len(rows))
     return rows
 
 

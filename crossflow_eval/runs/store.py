@@ -12,28 +12,54 @@ Every file appears whole: it is written under a temporary name beside its place 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, is_dataclass
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image
 from pydantic import BaseModel, ValidationError
 
 from crossflow.errors import CrossFlowError, first_few
 from crossflow.files.images import UnreadableImage
 from crossflow.files.locks import only_writer
 from crossflow.files.writing import write_whole, written
-from crossflow_eval.datasets.folder import decode_image
+from crossflow_eval.outputs import kind_of
 from crossflow_eval.types import Example, Output, Result, Row, Settings
 
 RECORDS = ("settings.json", "examples.jsonl", "per_example.jsonl", "result.json", "timing.jsonl")
 FILES = (*RECORDS, "outputs", "features", "references", "report.html")
 Record = TypeVar("Record", bound=BaseModel)
+
+
+class Examples(tuple[Example, ...]):
+    """The examples of a run, with the record that names them; every file that they stand for is read once for it."""
+
+    @classmethod
+    def of(cls, examples: Sequence[Example]) -> Examples:
+        """These examples; their record is made anew only where there is none yet."""
+        return examples if isinstance(examples, cls) else cls(examples)
+
+    @cached_property
+    def lines(self) -> bytes:
+        """The content of examples.jsonl: one canonical line an example.
+
+        Files stand as their name and sha256, arrays as theirs, never as paths. CrossFlowError for an unreadable file.
+        """
+        hashed = cache(_file_sha256)
+        records = (
+            {name: _plain(getattr(example, name), hashed) for name in ("id", "source", "target", "tags")}
+            for example in self
+        )
+        return "".join(canonical_json(record) + "\n" for record in records).encode()
+
+    @cached_property
+    def sha256(self) -> str:
+        """The name of a run's data: sha256 over these lines."""
+        return hashlib.sha256(self.lines).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -75,8 +101,7 @@ class Store:
             )
         else:
             self.write("settings.json", _pretty(settings), durable=True)
-        lines = "".join(canonical_json(example_record(example)) + "\n" for example in examples).encode()
-        listed = self.path / "examples.jsonl"
+        lines, listed = Examples.of(examples).lines, self.path / "examples.jsonl"
         if listed.exists() and listed.read_bytes() != lines:
             raise CrossFlowError(f"{self.path} was made from other data (examples.jsonl differs). Give another --out.")
         if not listed.exists():
@@ -101,12 +126,12 @@ class Store:
 
     def write_output(self, job: Job, output: Output) -> None:
         """Keep one output; the suffix of the job's name says as what."""
-        self.write(f"outputs/{job.name}", encode_output(output, Path(job.name).suffix))
+        self.write(f"outputs/{job.name}", kind_of(job.name).encode(output))
 
     def read_output(self, job: Job) -> Output:
         """Read one output back. Raises UnreadableOutput."""
         try:
-            return decode_output((self.outputs / job.name).read_bytes(), Path(job.name).suffix)
+            return kind_of(job.name).decode((self.outputs / job.name).read_bytes())
         except FileNotFoundError as error:
             raise UnreadableOutput(f"{job.name} (missing)") from error
         except (OSError, UnreadableImage, ValueError, EOFError) as error:
@@ -164,68 +189,34 @@ class UnreadableOutput(Exception):
     """One output's file is missing, truncated or of another kind; the message holds its name and the reason."""
 
 
-def encode_output(output: Output, suffix: str) -> bytes:
-    """Return the bytes of an output's file: PNG (lossless), NPY or UTF-8 text."""
-    stream = io.BytesIO()
-    if suffix == ".txt":
-        return str(output).encode()
-    if suffix == ".npy":
-        np.save(stream, np.asarray(output), allow_pickle=False)
-    else:
-        Image.fromarray(np.asarray(output)).save(stream, format="PNG", compress_level=1)
-    return stream.getvalue()
-
-
-def decode_output(content: bytes, suffix: str) -> Output:
-    """Invert ``encode_output``. Raises UnreadableImage, ValueError or EOFError."""
-    if suffix == ".txt":
-        return content.decode()
-    if suffix == ".npy":
-        return np.load(io.BytesIO(content), allow_pickle=False)
-    return decode_image(content)[0]
-
-
 def canonical_json(record: Any) -> str:
     """One line of JSON with sorted keys; NaN and infinity are refused with a ValueError."""
     return json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
-def example_record(example: Example) -> dict[str, Any]:
-    """An example as plain JSON. Files stand as their name and sha256, arrays as theirs, never as paths."""
-    return {
-        "id": example.id,
-        "source": _plain(example.source),
-        "target": _plain(example.target),
-        "tags": _plain(example.tags),
-    }
-
-
-def data_sha256(examples: Sequence[Example]) -> str:
-    """Name the data of a run: sha256 over the canonical JSON of its examples, in order."""
-    digest = hashlib.sha256()
-    for example in examples:
-        digest.update(canonical_json(example_record(example)).encode() + b"\n")
-    return digest.hexdigest()
-
-
-def _plain(value: Any) -> Any:
+def _plain(value: Any, hashed: Callable[[Path], str]) -> Any:
+    """A value as plain JSON; ``hashed`` gives the sha256 of a file."""
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
     if isinstance(value, Path):
-        try:
-            return {"file": value.name, "sha256": hashlib.sha256(value.read_bytes()).hexdigest()}
-        except OSError as error:
-            raise CrossFlowError(f"Cannot read {value}: {error.strerror}.") from error
+        return {"file": value.name, "sha256": hashed(value)}
     if isinstance(value, np.ndarray):
         content = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
         return {"array": content, "shape": list(value.shape), "dtype": str(value.dtype)}
     if is_dataclass(value) and not isinstance(value, type):
-        return _plain(asdict(value))
+        return _plain(asdict(value), hashed)
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): _plain(item, hashed) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [_plain(item, hashed) for item in value]
     raise TypeError(f"An example holds a {type(value).__name__}, which has no canonical JSON.")
+
+
+def _file_sha256(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise CrossFlowError(f"Cannot read {path}: {error.strerror}.") from error
 
 
 def _pretty(record: BaseModel) -> bytes:

@@ -1,36 +1,40 @@
-"""The suites by name: plain functions, called only when their suite is wanted.
+"""The suites by name: functions of the data root, called only when their suite is wanted.
 
-Another package adds its own under the entry point group ``crossflow_eval.suites``: a ``Suite``, or a function without
-arguments that gives one.
+Another package adds its own under the entry point group ``crossflow_eval.suites``: a ``Suite``, or such a function.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from importlib import metadata
 from pathlib import Path
 
 from crossflow.errors import CrossFlowError, unknown
-from crossflow_eval.models import Lookup
 from crossflow_eval.suites import caption, coco, depth, geneval, superres, t2i
-from crossflow_eval.suites.scenes import references as scene_references
 from crossflow_eval.suites.scenes import t2i as scenes
 from crossflow_eval.suites.scenes import tasks as scene_tasks
-from crossflow_eval.tables import Role
 from crossflow_eval.types import Suite
 
 ENTRY_POINTS = "crossflow_eval.suites"
+Factory = Callable[[Path | None], Suite]
+"""Builds a suite on its data root, which is None where none is given."""
 
-SUITES: dict[str, Suite | Callable[[], Suite]] = {
-    **{name: partial(scenes.suite, name) for name in scenes.SPLIT_OF},
-    **{name: partial(scene_tasks.suite, name) for name in scene_tasks.SUITES},
-    "folder": t2i.folder,
-    **{name: partial(depth.suite, name) for name in depth.SUITES},
-    **{name: partial(superres.suite, name) for name in superres.SUITES},
-    **{name: partial(caption.suite, name) for name in caption.SUITES},
+
+def _of(make: Callable[[str], Suite], names: Iterable[str]) -> dict[str, Factory]:
+    """Suites whose data root is asked for by their examples alone."""
+    return {name: lambda root, name=name: make(name) for name in names}
+
+
+SUITES: dict[str, Factory] = {
+    **_of(scenes.suite, scenes.SPLIT_OF),
+    **_of(scene_tasks.suite, scene_tasks.SUITES),
+    "folder": lambda root: t2i.folder(),
+    **_of(depth.suite, depth.SUITES),
+    **_of(superres.suite, superres.SUITES),
+    **_of(caption.suite, caption.SUITES),
     **{name: partial(coco.suite, name) for name in coco.SUITES},
-    "geneval": geneval.SUITE,
+    "geneval": lambda root: geneval.SUITE,
 }
 
 
@@ -40,22 +44,17 @@ def suite_names() -> list[str]:
 
 
 def load_suite(name: str, root: Path | None = None) -> Suite:
-    """Return the suite called ``name``. Raises CrossFlowError, with the nearest name, where there is none.
+    """Return the suite called ``name`` on the data ``root``.
 
-    ``root`` is the data root, of which the suites on COCO and MJHQ-30K need the references too, not the examples alone.
+    Raises CrossFlowError, with the nearest name, where there is none.
     """
-    found = partial(coco.suite, name, root) if name in coco.SUITES else SUITES.get(name)
+    found = SUITES.get(name)
     if found is None:
         others = {entry.name: entry for entry in metadata.entry_points(group=ENTRY_POINTS)}
         if name not in others:
             raise unknown("suite", name, suite_names())
         found = others[name].load()
-    suite = found if isinstance(found, Suite) else found()
+    suite = found if isinstance(found, Suite) else found(root)
     if not isinstance(suite, Suite):
         raise CrossFlowError(f"The suite {name!r} is a {type(suite).__name__}, not a crossflow_eval Suite.")
     return suite
-
-
-def references(name: str) -> dict[Role, Lookup]:
-    """What a run of the suite called ``name`` stands between, by role; empty for a suite of another world."""
-    return dict([*scenes.references(name).items(), *scene_references.references(name).items()])

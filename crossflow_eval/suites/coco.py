@@ -22,7 +22,7 @@ keeps its own outputs as JPEG.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -172,6 +172,16 @@ class Prepared:
         return self._extractor([prepared[id(image)] for image in images])
 
 
+class PreparedFID(InceptionFID):
+    """FID against the reference of a ``protocol``, of outputs that are prepared like it."""
+
+    def __init__(self, protocol: Protocol, weights: Any, statistics: Statistics, device: str) -> None:
+        name = f"fid/{protocol.reference.name}"
+        super().__init__(weights, protocol.reference.protocol, statistics, device=device, name=name)
+        self.extractor = Prepared(self.extractor, protocol.outputs)
+        self.protocol: Mapping[str, Any] = {**self.protocol, "outputs": protocol.outputs.said}
+
+
 def _fid(name: str, root: Path | None) -> Metric:
     """FID against the suite's reference, called ``fid/<reference>``."""
     from crossflow_eval.judges.inception import published_weights
@@ -179,10 +189,7 @@ def _fid(name: str, root: Path | None) -> Metric:
     protocol, reference, device = SUITES[name], SUITES[name].reference, own_device("auto")
     weights = published_weights(reference.protocol)
     statistics = _statistics(reference, _given(root, name), weights, device)
-    metric: Any = InceptionFID(weights, reference.protocol, statistics, device=device, name=f"fid/{reference.name}")
-    metric.extractor = Prepared(metric.extractor, protocol.outputs)
-    metric.protocol = {**metric.protocol, "outputs": protocol.outputs.said}
-    return metric
+    return PreparedFID(protocol, weights, statistics, device)
 
 
 def _clip_score(protocol: str) -> Metric:

@@ -8,15 +8,8 @@ targets depth maps; a prediction has its target's size, or on KITTI that of the 
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from crossflow.errors import CrossFlowError
 from crossflow_eval.datasets.depth import (
     DIODE,
     ETH3D,
@@ -24,12 +17,10 @@ from crossflow_eval.datasets.depth import (
     NYUV2,
     SCANNET,
     DepthSet,
-    read_depth_folder,
-    read_prediction,
 )
 from crossflow_eval.metrics.crops import GARG, KB_EIGEN, KB_GARG, NYU_EIGEN, WHOLE
 from crossflow_eval.metrics.depth import DepthErrors, DepthProtocol
-from crossflow_eval.models.folder import FolderModel
+from crossflow_eval.models.depth_folder import DepthFolderModel
 from crossflow_eval.types import Suite
 
 VERSION = "1"
@@ -57,29 +48,5 @@ def suite(name: str) -> Suite:
         output="npy",
         examples=data.examples,
         metrics={"depth": partial(DepthErrors, protocol, data.read)},
+        made_elsewhere=partial(DepthFolderModel, png_scale=data.png_scale),
     )
-
-
-class DepthFolderModel(FolderModel):
-    """Depth maps made elsewhere for one of ``SUITES``: ``<id>.npy``, ``.npz`` or 16-bit ``.png`` of a folder.
-
-    A PNG holds metres times 256 for KITTI and times 1000 elsewhere.
-    """
-
-    def __init__(self, folder: Path, suite_name: str) -> None:
-        self.folder = folder
-        self._png_scale = SUITES[suite_name][0].png_scale
-        self.images = read_depth_folder(folder, self._png_scale)
-        self.identity: Mapping[str, Any] = {
-            "depth_maps_sha256": self.images.sha256,
-            "depth_maps": len(self.images.files),
-            "formats": dict(sorted(Counter(self.images.formats.values()).items())),
-            "png_scale": self._png_scale,
-        }
-
-    def read(self, example_id: str, index: int) -> np.ndarray:
-        """Return the ``index``-th depth map of an example as float32 [h w]. CrossFlowError where there is none."""
-        key = self._key(example_id, index)
-        if key is None:
-            raise CrossFlowError(f"The folder {self.folder} holds no depth map for {example_id}.")
-        return read_prediction(self.images.files[key], self._png_scale)

@@ -1,6 +1,6 @@
 """The suite ``geneval``: GenEval's 553 prompts, four images each, judged by its detector and its classifier of colours.
 
-It also reads the folder that GenEval's own script evaluates (``runs.geneval_export`` writes it)::
+It also reads the folder that GenEval's own script evaluates::
 
     00000/metadata.jsonl        the specification of the first prompt, one JSON object
     00000/samples/00000.png     its images, numbered; and so on to 00552
@@ -58,17 +58,6 @@ def _geneval() -> Metric:
         Detector.from_checkpoint(detector_path, detector.sha256, device),
         ColorClassifier.from_weights(clip_path, clip.sha256, device),
     )
-
-
-SUITE = Suite(
-    name="geneval",
-    version=VERSION,
-    task="t2i",
-    output="png",
-    examples=examples,
-    metrics={"geneval": _geneval},
-    outputs_per_example=IMAGES_PER_PROMPT,
-)
 
 
 class OfficialFolder(FolderModel):
@@ -138,3 +127,15 @@ def _metadata_problem(path: Path, specification: Any) -> str:
     except ValueError:
         return f"{METADATA} is not JSON"
     return "" if found == specification else f"{METADATA} is of another prompt"
+
+
+SUITE = Suite(
+    name="geneval",
+    version=VERSION,
+    task="t2i",
+    output="png",
+    examples=examples,
+    metrics={"geneval": _geneval},
+    outputs_per_example=IMAGES_PER_PROMPT,
+    made_elsewhere=folder_model,
+)

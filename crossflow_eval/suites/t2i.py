@@ -14,6 +14,7 @@ import numpy as np
 
 from crossflow.errors import CrossFlowError
 from crossflow_eval.datasets.folder import ImageFolder, match, read_captions
+from crossflow_eval.models.folder import FolderModel
 from crossflow_eval.stats import BOOTSTRAP, bootstrap_mean
 from crossflow_eval.types import Example, Output, Row, Suite, Value
 
@@ -82,6 +83,9 @@ def folder(images: ImageFolder | None = None, where: Path | None = None) -> Suit
             Example(id=key, source=captions.of[key][0], tags={"captions": str(len(captions.of[key]))}) for key in keys
         ]
 
+    def fitted(model: object) -> Suite:
+        return folder(model.images, model.folder) if isinstance(model, FolderModel) else folder()
+
     return Suite(
         name="folder",
         version=VERSION,
@@ -89,4 +93,6 @@ def folder(images: ImageFolder | None = None, where: Path | None = None) -> Suit
         output="png",
         examples=examples,
         metrics={"image_statistics": ImageStatistics},
+        root="captions",
+        fitted=fitted,
     )

@@ -5,17 +5,15 @@ from __future__ import annotations
 import tomllib
 from fnmatch import fnmatchcase
 from importlib.resources import files
-from typing import Literal
+from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from crossflow.errors import CrossFlowError, unknown
-from crossflow_eval.types import Value
+from crossflow_eval.types import Role, Value
 
 _FOLDER = files("crossflow_eval.tables")
 
-Role = Literal["model", "chance", "trivial", "ceiling"]
-"""What a row stands for: a model, the level of any real output or of the best without a model, or the best level."""
 REFERENCES = "references"
 ROLES: tuple[Role, ...] = ("chance", "trivial", "ceiling")
 """A run of the embedded world keeps the runs of its references in ``references/<role>``."""
@@ -119,8 +117,16 @@ def table_names() -> list[str]:
 
 
 def load_table(name: str) -> Table:
-    """Read the table called ``name``. Raises CrossFlowError for a name that is not there, with the nearest one."""
-    names = table_names()
+    """Read the table called ``name``, or a table's own file of any folder, by its path ``*.toml``.
+
+    Raises CrossFlowError for a name that is not there, with the nearest one, and for a file that cannot be read.
+    """
+    names, path = table_names(), Path(name)
+    if path.suffix == ".toml":
+        try:
+            return parse_table(path.stem, path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise CrossFlowError(f"Cannot read the table {path}: {error}.") from error
     if name not in names:
         raise unknown("table", name, names)
     return parse_table(name, _FOLDER.joinpath(f"{name}.toml").read_text(encoding="utf-8"))

@@ -25,7 +25,7 @@ from crossflow_eval import ablate as ablation
 from crossflow_eval import stats, tables
 from crossflow_eval.ablate import train
 from crossflow_eval.cli import app
-from crossflow_eval.suites import load_suite, references
+from crossflow_eval.suites import load_suite
 from crossflow_eval.suites.scenes import references as scene_references
 from crossflow_eval.tables import Ablation
 from crossflow_eval.types import Result, Settings, Value
@@ -181,7 +181,7 @@ def test_an_ablation_of_another_task_compares_its_two_recipes_on_its_suite(task)
     known = {name for make in suite.metrics.values() for name in make().higher_is_better}
     shown = {str(column.value) for column in plan.table.columns}
     assert {name for name in shown if not name.startswith(("parameters/", "training/"))} <= known
-    assert {row.role for row in plan.table.rows} == {"model", *references(suite.name)}
+    assert {row.role for row in plan.table.rows} == {"model", *suite.references}
     assert all(CONFIGS[recipe].model.guidance.null_rate == 0 for recipe in plan.ablation.recipes.values())
 
 
@@ -228,6 +228,6 @@ def test_a_short_ablation_of_another_task_from_end_to_end(task, tmp_path, monkey
     assert done.exit_code == 0, done.output + repr(done.exception)
     assert "Standard flow matching, seed 0" in done.stdout
     roles = {path.parent.name.split("-")[0] for path in Path("runs", "references").glob("*/result.json")}
-    assert roles == references(f"scenes-{task}").keys()
+    assert roles == load_suite(f"scenes-{task}").references.keys()
     monkeypatch.setattr(train, "TRAIN", ("false",))
     assert CliRunner().invoke(app, arguments).stdout == done.stdout

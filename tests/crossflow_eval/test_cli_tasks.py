@@ -1,12 +1,12 @@
 """The commands for captions, depth and super-resolution: outputs made elsewhere, each in its own form, and our own."""
 
-import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from crossflow.errors import CrossFlowError
@@ -69,12 +69,11 @@ def test_captions_in_a_file(monkeypatch):
 
 
 def test_depth_maps_in_a_folder(monkeypatch):
-    suite = dataclasses.replace(three("depth", "npy"), name="nyuv2")
-    monkeypatch.setattr(launch, "load_suite", lambda name, root: suite)
+    monkeypatch.setattr(launch, "load_suite", lambda name, root: three("depth", "npy"))
     Path("maps").mkdir()
     for i in range(3):
         np.save(f"maps/{i}.npy", np.full((4, 5), 1.0 + i, np.float32))
-    assert called("depth", "--suite", "nyuv2", "--ckpt", "maps")["values"]["outputs"]["mean"] == 3
+    assert called("depth", "--ckpt", "maps")["values"]["outputs"]["mean"] == 3
 
 
 def test_images_in_a_folder(monkeypatch):
@@ -128,3 +127,39 @@ def test_text_to_image_asks_for_our_own_models_whatever_the_checkpoint_is_called
 def test_our_models_that_read_images_have_no_text_encoder():
     with pytest.raises(CrossFlowError, match="does not use --text-encoder"):
         launch.build_model(launch.Request(task="sr", text_encoder=Path("t5")), three("sr", "png"))
+
+
+COMMON = "ckpt model limit steps guidance-scale solver precision seed device out json"
+CHOICE, PARTS = "suite data", "size text-encoder autoencoder"
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("t2i", f"{COMMON} {CHOICE} {PARTS} captions"),
+        ("geneval", f"{COMMON} {PARTS}"),
+        *((task, f"{COMMON} {CHOICE}") for task in ("caption", "depth", "sr")),
+    ],
+)
+def test_a_command_takes_the_options_of_its_task(command, options):
+    taken = [name for parameter in get_command(app).commands[command].params for name in parameter.opts]
+    assert sorted(taken) == sorted(f"--{name}" for name in options.split())
+
+
+@pytest.mark.parametrize(
+    ("model", "refused"),
+    [
+        ("crossflow", "--size"),
+        ("folder", "--steps, --guidance-scale, --solver, --size, --text-encoder, --autoencoder, --precision, --device"),
+        ("diffusers:x", "--ckpt, --solver, --text-encoder, --autoencoder"),
+        (
+            "a:b",
+            "--ckpt, --steps, --guidance-scale, --solver, --size, --text-encoder, --autoencoder, --precision, --device",
+        ),
+    ],
+)
+def test_a_model_refuses_the_options_it_does_not_listen_to(model, refused):
+    given = {"checkpoint": Path("c"), "steps": 1, "guidance_scale": 1.0, "solver": "euler", "size": 8, "seed": 3}
+    parts = {"text_encoder": Path("t"), "autoencoder": Path("a"), "precision": "float32", "device": "cpu"}
+    with pytest.raises(CrossFlowError, match=f"^--model {model} does not use {refused}; leave it out.$"):
+        launch.build_model(launch.Request(model=model, **given, **parts), three("t2i", "png"))

@@ -52,11 +52,11 @@ STATISTICS = {
 
 def measure(statistic: Statistic, images: list[np.ndarray], size: int = 64, cache: Path | None = None) -> FeatureMetric:
     metric = FeatureMetric(Pixels(), statistic)
-    if cache is not None:
-        keep_features([metric], cache, 0)
+    caches = {} if cache is None else keep_features({"it": metric}, cache, 0)
     for start in range(0, len(images), size):
         part = images[start : start + size]
-        assert metric.update([Example(id="x", source="")] * len(part), part) is None
+        features = caches["it"].extract(part) if caches else None
+        assert metric.update([Example(id="x", source="")] * len(part), part, features) is None
     return metric
 
 

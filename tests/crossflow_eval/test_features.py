@@ -131,12 +131,17 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None
 
 
 def test_metrics_of_one_network_share_their_features(tmp_path: Path) -> None:
-    metrics = [OnFeatures(ConvExtractor()), OnFeatures(ConvExtractor()), OnFeatures(ConvExtractor("b" * 64)), object()]
-    first, second = keep_features(metrics, tmp_path, 0)
-    assert metrics[0].cache is metrics[1].cache is first
-    assert metrics[2].cache is second
-    images = pictures(3)
-    assert np.array_equal(metrics[0].features_of(images), OnFeatures(ConvExtractor()).features_of(images))
+    other = OnFeatures(ConvExtractor("b" * 64))
+    metrics = {"a": OnFeatures(ConvExtractor()), "b": OnFeatures(ConvExtractor()), "c": other, "d": object()}
+    caches = keep_features(metrics, tmp_path, 0)
+    assert list(caches) == ["a", "b", "c"]
+    assert caches["a"] is caches["b"] is not caches["c"]
+
+
+def test_a_metric_takes_the_features_that_it_is_given_and_else_makes_them() -> None:
+    images, metric = pictures(3), OnFeatures(ConvExtractor())
+    assert np.array_equal(metric.features_of(images), extract(ConvExtractor(), images))
+    assert metric.features_of(images, given := np.zeros((3, 2), np.float32)) is given
 
 
 @pytest.mark.parametrize("answer", [np.zeros((CHUNK, 23)), np.full((CHUNK, 24), np.inf)])

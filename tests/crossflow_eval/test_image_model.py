@@ -14,8 +14,9 @@ from crossflow.recipes import CONFIGS
 from crossflow.sampling.prompt_reader import READER
 from crossflow_eval.models import load_model
 from crossflow_eval.models.image_model import ENDS, CrossFlowBackward, CrossFlowImageModel
+from crossflow_eval.outputs import check_kind
 from crossflow_eval.suites.scenes import images as scene_images
-from crossflow_eval.types import Model, check_kind
+from crossflow_eval.types import Model
 
 KINDS = {"caption": (32, "txt"), "depth": (32, "npy"), "sr": (16, "png")}
 

@@ -115,12 +115,11 @@ def test_fid_is_the_frechet_distance_of_all_outputs_whatever_the_batches(tmp_pat
     values, protocols = [], []
     for size, cache in itertools.product((7, 90), (None, tmp_path)):
         metric = FID(MeanExtractor(), lambda: reference, reference_name="normal")
-        if cache is not None:
-            keep_features([metric], cache, 0)
+        caches = {} if cache is None else keep_features({"fid": metric}, cache, 0)
         for start in range(0, 90, size):
-            metric.update(
-                [Example(id="x", source="")] * len(outputs[start : start + size]), outputs[start : start + size]
-            )
+            part = outputs[start : start + size]
+            features = caches["fid"].extract(part) if caches else None
+            metric.update([Example(id="x", source="")] * len(part), part, features)
         values.append(metric.compute()["fid"])
         protocols.append(metric.protocol)
     features = MeanExtractor()(outputs).astype(np.float64)

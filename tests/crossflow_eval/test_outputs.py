@@ -1,12 +1,15 @@
 """What a run takes from a model and hands to its metrics: exactly that, in order, or a sentence."""
 
+import hashlib
 import json
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import pytest
 
 from crossflow.errors import CrossFlowError
+from crossflow_eval.outputs import KINDS
 from crossflow_eval.runs import run, store
 from crossflow_eval.types import Example, Suite, Value
 
@@ -118,8 +121,41 @@ def test_the_data_hash_sees_content_and_not_places(tmp_path):
         path = tmp_path / folder / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)
-        return store.data_sha256([Example(id="1", source=path, target={"depth": np.ones(3)}, tags={"t": tag})])
+        example = Example(id="1", source=path, target={"depth": np.ones(3)}, tags={"t": tag})
+        return store.Examples([example]).sha256
 
     same = sha(b"x")
     assert sha(b"x", folder="two") == same
     assert len({same, sha(b"y"), sha(b"x", name="b.bin"), sha(b"x", tag="y")}) == 4
+
+
+def test_a_source_file_is_read_once_for_all_records_of_a_run(tmp_path, monkeypatch):
+    """examples.jsonl, the hash of the data and a second run on the same examples share one reading."""
+    files = [tmp_path / f"{name}.bin" for name in "ab"]
+    for file in files:
+        file.write_bytes(file.name.encode())
+    read, before = [], Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: (read.append(path), before(path))[1])
+    examples = store.Examples([Example(id=str(i), source=files[i % 2], target=files[0]) for i in range(4)])
+    suite, model = suite_of("txt", 1), Speaker(lambda s, seed: "said")
+    results = [
+        run.run(suite, model, run.make_settings(suite, model), examples, tmp_path / out) for out in ("one", "two")
+    ]
+    assert sorted(path for path in read if path.suffix == ".bin") == files
+    listed = (tmp_path / "one" / "examples.jsonl").read_bytes()
+    assert {result.data_sha256 for result in results} == {hashlib.sha256(listed).hexdigest()}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kind_is_kept_without_loss_and_shown_small(kind):
+    outputs = {
+        "png": np.random.default_rng(0).integers(0, 256, (30, 50, 3), dtype=np.uint8),
+        "npy": np.random.default_rng(0).uniform(0, 100, (30, 50)).astype(np.float32),
+        "txt": "ünïcode\r\n",
+    }
+    assert [KINDS[kind].check(output) for output in outputs.values()] == [name == kind for name in outputs]
+    assert np.array_equal(KINDS[kind].decode(KINDS[kind].encode(outputs[kind])), outputs[kind])
+    picture = KINDS[kind].picture
+    if picture is not None:
+        small = picture(outputs[kind], 20)
+        assert small.dtype == np.uint8 and small.ndim == 3 and max(small.shape) <= 20

@@ -7,9 +7,8 @@ import json
 import pytest
 
 from crossflow.errors import CrossFlowError
-from crossflow_eval.models import Lookup
 from crossflow_eval.models.predictions import PredictedCaptions, read_predictions
-from crossflow_eval.types import Example
+from crossflow_eval.types import Example, Lookup
 
 EXAMPLES = [Example(id=str(number), source=f"{number}.jpg", target=["a dog"]) for number in (7, 8, 9)]
 

@@ -17,8 +17,8 @@ from PIL import Image
 
 from crossflow.errors import CrossFlowError
 from crossflow_eval.report import Entry, render
-from crossflow_eval.tables import Column, Role, Table, TableRow, load_table, parse_table, table_names
-from crossflow_eval.types import Result, Row, Settings, Value
+from crossflow_eval.tables import Column, Table, TableRow, load_table, parse_table, table_names
+from crossflow_eval.types import Result, Role, Row, Settings, Value
 
 TABLE = Table(
     name="small",

@@ -19,8 +19,7 @@ import pytest
 from PIL import Image
 
 from crossflow_eval.report import Entry, render
-from crossflow_eval.tables import Role
-from crossflow_eval.types import Result, Row, Settings, Value
+from crossflow_eval.types import Result, Role, Row, Settings, Value
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
 DRIVER = shutil.which("chromedriver")

@@ -33,7 +33,7 @@ def test_an_embedded_suite_has_1000_examples_with_specifications(name):
 def test_references_prompts_and_fid_share_no_scene(monkeypatch):
     """Law: the ceiling's FID is of renders that the reference does not hold."""
     drawn = {}
-    for role, reference in scenes.references("scenes-t2i").items():
+    for role, reference in load_suite("scenes-t2i").references.items():
         seen: list[int] = []
         monkeypatch.setattr("crossflow.scenes.example", lambda split, index, seen=seen: seen.append(index) or SCENE)
         monkeypatch.setattr("crossflow.scenes.render", lambda scene, side: BLACK)
@@ -50,7 +50,7 @@ def test_the_ceiling_is_near_one_and_chance_far_below(monkeypatch):
     suite = load_suite("scenes-t2i")
     examples = suite.examples(None)[:60]
     score = {}
-    for role, reference in scenes.references("scenes-t2i").items():
+    for role, reference in load_suite("scenes-t2i").references.items():
         metric = suite.metrics["geneval"]()
         metric.update(examples, [reference.read(example.id, 0) for example in examples])
         score[role] = metric.compute()["geneval"].mean
@@ -128,8 +128,8 @@ def test_image_statistics_do_not_depend_on_batches():
 def test_another_package_may_add_a_suite(monkeypatch):
     extra = Suite(name="extra", version="1", task="t2i", output="png", examples=lambda root: [], metrics={})
     entries = [
-        types.SimpleNamespace(name="extra", load=lambda: lambda: extra),
-        types.SimpleNamespace(name="broken", load=lambda: lambda: 3),
+        types.SimpleNamespace(name="extra", load=lambda: lambda root: extra),
+        types.SimpleNamespace(name="broken", load=lambda: lambda root: 3),
     ]
     monkeypatch.setattr(suites.metadata, "entry_points", lambda group: entries)
     assert suite_names()[-2:] == ["extra", "broken"]

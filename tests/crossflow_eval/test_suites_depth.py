@@ -17,7 +17,6 @@ from crossflow_eval.report import load, render
 from crossflow_eval.runs import run
 from crossflow_eval.runs.run import list_examples, make_settings
 from crossflow_eval.suites import depth, load_suite
-from crossflow_eval.suites.depth import DepthFolderModel
 from crossflow_eval.tables import load_table, table_of_suite
 
 DRIVE = "2011_09_26_drive_0002_sync"
@@ -55,7 +54,8 @@ def kitti(stored, monkeypatch):
 
 
 def evaluate(name, root, predictions, out):
-    suite, model = load_suite(name), DepthFolderModel(predictions, name)
+    suite = load_suite(name)
+    model = suite.made_elsewhere(predictions)
     examples = list_examples(suite, root)
     model.check(examples, examples, suite.outputs_per_example)
     return run.run(suite, model, make_settings(suite, model), examples, out)
@@ -136,8 +136,8 @@ def test_predictions_that_do_not_fit_are_named(spoil, sentence, kitti, tmp_path)
 
 def test_a_png_counts_in_its_data_sets_unit(tmp_path):
     Image.fromarray(np.array([[512, 1000]], np.uint16)).save(tmp_path / "a.png")
-    assert DepthFolderModel(tmp_path, "kitti_eigen").read("a", 0)[0, 0] == 2
-    model = DepthFolderModel(tmp_path, "nyuv2")
+    assert load_suite("kitti_eigen").made_elsewhere(tmp_path).read("a", 0)[0, 0] == 2
+    model = load_suite("nyuv2").made_elsewhere(tmp_path)
     assert model.read("a", 0)[0, 1] == 1
     assert model.identity["png_scale"] == 1000
     with pytest.raises(CrossFlowError, match="holds no depth map for b"):

@@ -13,10 +13,10 @@ from crossflow.scenes import VERSION, example, render
 from crossflow.scenes.depth import depth_map, low_res
 from crossflow_eval import report
 from crossflow_eval.datasets.folder import read_image
-from crossflow_eval.report.pictures import depth_colors
+from crossflow_eval.outputs import depth_colors
 from crossflow_eval.report.runs import entries, write_page
 from crossflow_eval.runs import launch
-from crossflow_eval.suites import load_suite, references
+from crossflow_eval.suites import load_suite
 from crossflow_eval.suites.scenes import images as scene_images
 from crossflow_eval.suites.scenes import references as scene_references
 from crossflow_eval.suites.scenes import t2i as scenes
@@ -147,7 +147,7 @@ def test_the_trivial_baseline_stays_below_the_ceiling(name):
     suite, examples = load_suite(name), listed(name)
     means = {}
     better = {}
-    for role, reference in references(name).items():
+    for role, reference in suite.references.items():
         outputs = [reference.read(each.id, 0) for each in examples]
         metrics = [make() for make in suite.metrics.values()]
         for metric in metrics:

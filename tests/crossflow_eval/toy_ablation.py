@@ -169,11 +169,8 @@ def toy_suite(split: str) -> Suite:
         output="txt" if split == "told" else "png",
         examples=lambda root: examples,
         metrics={"length": Length} if split == "told" else {"geneval": Brightness},
+        references={"trivial": Said("trivial", "a"), "ceiling": Said("ceiling", "x" * 30)} if split == "told" else {},
     )
-
-
-def toy_references(name: str) -> dict[str, Said]:
-    return {"trivial": Said("trivial", "a"), "ceiling": Said("ceiling", "x" * 30)} if name == "toy-told" else {}
 
 
 def trained(checkpoint: Path, recipe: str, seed: int, steps: int | None = None) -> Training | None:
@@ -194,10 +191,9 @@ def set_up(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train, "TRAIN", (sys.executable, str(folder / "trainer.py")))
     monkeypatch.setattr(train, "finished_training", trained)
     monkeypatch.setattr(measure, "finished_training", trained)
-    monkeypatch.setattr(measure, "MODELS", {"t2i": ToyModel, "caption": ToyTeller})
-    monkeypatch.setattr(measure, "suite_references", toy_references)
+    monkeypatch.setattr(measure, "OURS", {"t2i": ToyModel, "caption": ToyTeller})
     for split in ("val", "test", "told"):
-        monkeypatch.setitem(SUITES, f"toy-{split}", toy_suite(split))
+        monkeypatch.setitem(SUITES, f"toy-{split}", lambda root, split=split: toy_suite(split))
     texts = {"told": TOLD, "toy": TABLE}
     monkeypatch.setattr(tables, "table_names", lambda: list(texts))
     monkeypatch.setattr(tables, "load_table", lambda name: tables.parse_table(name, texts[name]))

@@ -12,20 +12,18 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from crossflow_eval.suites.scenes.tasks import FACTOR, FARTHEST, HIGH, SIDE, SUITES, Task
-from crossflow_eval.types import Output
+from crossflow_eval.suites.scenes.sizes import FACTOR, FARTHEST, HIGH, SIDE, Task
+from crossflow_eval.types import Lookup, Output, Role
 
 CAPTIONED, MEASURED = 20_000, 4_000
 """Training scenes of which the most frequent caption and the median depth are taken."""
 HEIGHT, DISTANCE = (1.2, 2.0), (3.0, 12.0)
 """Metres between which the world draws a camera's height and an object's depth, both uniformly; no image shows them."""
-
-Role = Literal["trivial", "ceiling"]
 
 
 @dataclass
@@ -44,13 +42,10 @@ class Reference:
         return self.make(example(split, int(number)).scene)
 
 
-def references(suite_name: str) -> dict[Role, Reference]:
-    """The references that a run of the suite stands between; none for a suite that is not of ``SUITES``."""
-    if suite_name not in SUITES:
-        return {}
+def references(task: Task, split: str) -> dict[Role, Lookup]:
+    """What the runs of a suite of ``task`` stand between, on the scenes of ``split``."""
     from crossflow.scenes import VERSION as WORLD
 
-    task, split = SUITES[suite_name]
     of: dict[Task, dict[Role, tuple[str, Callable[[Any], Output]]]] = {
         "caption": {
             "trivial": (f"most frequent caption of the first {CAPTIONED} training scenes", lambda _: usual_caption()),

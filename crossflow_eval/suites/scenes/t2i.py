@@ -54,6 +54,7 @@ def suite(name: str) -> Suite:
         output="png",
         examples=examples,
         metrics={"geneval": _geneval, "fid": partial(_fid, split), "clip_score": _clip_score},
+        references={"chance": RealRenders(split, "chance"), "ceiling": RealRenders(split, "ceiling")},
     )
 
 
@@ -73,14 +74,6 @@ class RealRenders:
             return _render(self._split, own)
         digest = hashlib.sha256(f"{example_id}\0{index}".encode()).digest()
         return _render(self._split, FID_REFERENCES.stop + int.from_bytes(digest[:4], "big"))
-
-
-def references(suite_name: str) -> dict[Literal["chance", "ceiling"], RealRenders]:
-    """The references that a run of the suite stands between; none for a suite that is not of this world."""
-    if suite_name not in SPLIT_OF:
-        return {}
-    split = SPLIT_OF[suite_name]
-    return {"chance": RealRenders(split, "chance"), "ceiling": RealRenders(split, "ceiling")}
 
 
 def _render(split: str, index: int) -> np.ndarray:

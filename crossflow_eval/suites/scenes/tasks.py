@@ -20,18 +20,12 @@ from crossflow_eval.metrics.crops import WHOLE
 from crossflow_eval.metrics.depth import DepthErrors, DepthProtocol
 from crossflow_eval.suites.scenes import images as scene_images
 from crossflow_eval.suites.scenes import t2i as scenes
+from crossflow_eval.suites.scenes.references import references
+from crossflow_eval.suites.scenes.sizes import FACTOR, FARTHEST, HIGH, NEAREST, SIDE, Task
 from crossflow_eval.types import Example, Metric, Suite
 
 VERSION = "1"
 COUNT = 1000
-SIDE = 32
-"""Pixels a side of the images that are captioned and whose depth is asked for."""
-FACTOR, HIGH = 4, 64
-"""Super-resolution goes from HIGH / FACTOR pixels a side to HIGH."""
-NEAREST, FARTHEST = 1e-3, 80.0
-"""Metres between which depth is judged."""
-
-Task = Literal["caption", "depth", "sr"]
 SUITES: dict[str, tuple[Task, str]] = {
     "scenes-caption": ("caption", "test"),
     "scenes-depth": ("depth", "test"),
@@ -46,10 +40,10 @@ SUITES: dict[str, tuple[Task, str]] = {
 def suite(name: str) -> Suite:
     """Build one of ``SUITES``."""
     task, split = SUITES[name]
-    output: dict[Task, Literal["txt", "npy", "png"]] = {"caption": "txt", "depth": "npy", "sr": "png"}
+    output = {"caption": "txt", "depth": "npy", "sr": "png"}
     metrics: dict[Task, Mapping[str, Callable[[], Metric]]] = {
         "caption": {"scene": _scene_captions, "captions": _caption_scores},
-        "depth": {"depth": partial(_depth, ""), "objects": partial(_depth, "objects")},
+        "depth": {"depth": partial(SceneDepth, ""), "objects": partial(SceneDepth, "objects")},
         "sr": {"restoration": _restoration, "fid": partial(_fid, split)},
     }
     return Suite(
@@ -59,6 +53,8 @@ def suite(name: str) -> Suite:
         output=output[task],
         examples=partial(_examples, name),
         metrics=metrics[task],
+        references=references(task, split),
+        pictures=partial(pictures, task),
     )
 
 
@@ -96,8 +92,8 @@ def _pictures(task: Task, split: str, scene_of: Mapping[str, Any]) -> tuple[dict
     return sources, {name: depth_target(scene) for name, scene in scene_of.items()} if task == "depth" else {}
 
 
-def pictures(name: str, example_id: str) -> dict[str, np.ndarray]:
-    """What an example of the suite called ``name`` looks like: its ``source`` and, but for captions, its ``target``.
+def pictures(task: Task, example_id: str) -> dict[str, np.ndarray]:
+    """What an example looks like: its ``source`` and, but for captions, its ``target``.
 
     Images are uint8 [h w 3], depth maps float32 [h w] in metres.
     """
@@ -106,7 +102,6 @@ def pictures(name: str, example_id: str) -> dict[str, np.ndarray]:
 
     split, _, index = example_id.rpartition("-")
     scene = example(split, int(index)).scene
-    task, _ = SUITES[name]
     if task == "sr":
         return dict(zip(("source", "target"), low_res(scene, HIGH, FACTOR), strict=True))
     source = {"source": render(scene, SIDE)}
@@ -134,18 +129,21 @@ def _caption_scores() -> Metric:
     return CaptionScores(tokens="words", with_meteor=False)
 
 
-def _depth(part: Literal["", "objects"]) -> Metric:
-    """The ten errors over every valid pixel, or over those of objects, whose names then begin with ``objects/``."""
+class SceneDepth(DepthErrors):
+    """The ten errors over every valid pixel, or over those of ``objects``, whose names then begin with ``objects/``."""
 
-    def read(target: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        depth = target["depth"]
-        valid = (depth > NEAREST) & (depth <= FARTHEST)
-        return depth, valid & target["objects"] if part else valid
+    def __init__(self, part: Literal["", "objects"]) -> None:
+        def read(target: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+            depth = target["depth"]
+            valid = (depth > NEAREST) & (depth <= FARTHEST)
+            return depth, valid & target["objects"] if part else valid
 
-    metric = DepthErrors(DepthProtocol(min_depth=NEAREST, max_depth=FARTHEST, crops={part: WHOLE}), read)
-    which = "that an object covers by half or more, " if part else ""
-    metric.protocol = {**metric.protocol, "pixels": f"those {which}with {NEAREST} m < depth <= {FARTHEST} m"}
-    return metric
+        super().__init__(DepthProtocol(min_depth=NEAREST, max_depth=FARTHEST, crops={part: WHOLE}), read)
+        which = "that an object covers by half or more, " if part else ""
+        self.protocol: Mapping[str, Any] = {
+            **self.protocol,
+            "pixels": f"those {which}with {NEAREST} m < depth <= {FARTHEST} m",
+        }
 
 
 def _restoration() -> Metric:

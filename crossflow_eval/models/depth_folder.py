@@ -1,0 +1,42 @@
+"""Depth maps made elsewhere, as the outputs of a model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from crossflow.errors import CrossFlowError
+from crossflow_eval.datasets.depth import read_depth_folder, read_prediction
+from crossflow_eval.models.folder import FolderModel
+
+MILLIMETRES = 1000.0
+"""What a 16-bit PNG of depth holds where nothing else is said, a metre."""
+
+
+class DepthFolderModel(FolderModel):
+    """The depth maps of a folder, looked up by example id: ``<id>.npy``, ``.npz`` or 16-bit ``.png``.
+
+    A PNG holds metres times ``png_scale``.
+    """
+
+    def __init__(self, folder: Path, png_scale: float = MILLIMETRES) -> None:
+        self.folder = folder
+        self._png_scale = png_scale
+        self.images = read_depth_folder(folder, png_scale)
+        self.identity: Mapping[str, Any] = {
+            "depth_maps_sha256": self.images.sha256,
+            "depth_maps": len(self.images.files),
+            "formats": dict(sorted(Counter(self.images.formats.values()).items())),
+            "png_scale": png_scale,
+        }
+
+    def read(self, example_id: str, index: int) -> np.ndarray:
+        """Return the ``index``-th depth map of an example as float32 [h w]. CrossFlowError where there is none."""
+        key = self._key(example_id, index)
+        if key is None:
+            raise CrossFlowError(f"The folder {self.folder} holds no depth map for {example_id}.")
+        return read_prediction(self.images.files[key], self._png_scale)

@@ -1,0 +1,228 @@
+"""What a measurement is asked by: the options, each once, and the commands that take them.
+
+The fields of :class:`Request` are the options. The commands of ``crossflow_eval.cli`` are made from them, and so is the
+refusal of an option that a model would not listen to. Nothing heavy is imported here, for ``--help`` needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+CHECKPOINTS = (".safetensors", ".pth")
+"""How the files of our own and of released checkpoints end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """How an option is called on the command line (``--steps``), and who takes it.
+
+    ``shown`` stands for the default in ``--help``, where a value that is not given is somebody else's choice.
+    ``models``: the kinds of model that listen to it; None where it is no matter of the model. ``tasks``: those it is
+    for; None for all. ``chooses``: it says what is measured on, which a command may have settled.
+    """
+
+    flag: str
+    help: str
+    shown: str | bool = False
+    models: tuple[str, ...] | None = None
+    tasks: tuple[str, ...] | None = None
+    chooses: bool = False
+
+    def fits(self, model: str, task: str) -> bool:
+        """Whether a ``model`` of this kind listens to the option in this ``task``."""
+        return (self.models is None or model in self.models) and (self.tasks is None or task in self.tasks)
+
+
+def _said(flag: str, help: str, **more: Any) -> dict[str, Option]:
+    """What a field of ``Request`` carries."""
+    return {"option": Option(flag=flag, help=help, **more)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A command that measures: what it is for, and the suite it takes where none is named.
+
+    ``with_data`` is taken instead where the data or outputs made elsewhere are given, ``with_captions`` where captions
+    are. A ``settled`` command has no other suite. ``defaults`` and ``says`` are values and words of its own, by the
+    field of the option.
+    """
+
+    task: str
+    help: str
+    suite: str
+    with_data: str | None = None
+    with_captions: str | None = None
+    settled: bool = False
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    says: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def suites(self) -> str:
+        """The suites that are taken where none is named, in words."""
+        data = f"; {self.with_data} with --data or outputs" if self.with_data else ""
+        captions = f"; {self.with_captions} with --captions" if self.with_captions else ""
+        return self.suite + data + captions
+
+
+OURS = {"model": "crossflow"}
+OF_IMAGES = {
+    "checkpoint": "A checkpoint, or the images with --model folder.",
+    "model": "crossflow, folder, diffusers:PATH_OR_ID, or package.module:factory.",
+}
+"""What text to image has by default, and says in its own words."""
+
+COMMANDS: dict[str, Command] = {
+    "t2i": Command(
+        task="t2i",
+        help="Measure a text-to-image model; without options the shipped one. Run it again to resume.",
+        suite="scenes-t2i",
+        with_captions="folder",
+        defaults=OURS,
+        says=OF_IMAGES,
+    ),
+    "geneval": Command(
+        task="t2i",
+        help="Measure a text-to-image model by GenEval: `t2i --suite geneval`. --model folder reads GenEval's own "
+        "layout.",
+        suite="geneval",
+        settled=True,
+        defaults=OURS,
+        says=OF_IMAGES,
+    ),
+    "caption": Command(
+        task="caption",
+        help="Measure captions; without options the shipped model's. --ckpt may be a COCO results .json or a .jsonl.",
+        suite="scenes-caption",
+        with_data="coco_karpathy",
+    ),
+    "depth": Command(
+        task="depth",
+        help="Measure depth maps; without options the shipped model's. --ckpt may be a folder of .npy, .npz or 16-bit "
+        ".png.",
+        suite="scenes-depth",
+        with_data="kitti_eigen",
+    ),
+    "sr": Command(
+        task="sr",
+        help="Measure super-resolution; without options the shipped model's. --ckpt may be a folder of images.",
+        suite="scenes-sr",
+        with_data="imagenet_sr",
+    ),
+}
+
+SAMPLED = ("crossflow", "diffusers")
+"""The kinds of model whose sampling has options."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What ``crossflow-eval`` was asked to measure; None means not given.
+
+    Without ``model`` a checkpoint's file is a model of ours, and so is no file at all; what else ``checkpoint`` names
+    are outputs made elsewhere. Text to image has our own models alone by default.
+    """
+
+    task: str = "t2i"
+    checkpoint: Path | None = field(
+        default=None,
+        metadata=_said(
+            "--ckpt", "A checkpoint, or outputs made elsewhere.", shown="shipped", models=("crossflow", "folder")
+        ),
+    )
+    model: str | None = field(
+        default=None,
+        metadata=_said("--model", "crossflow, folder, or package.module:factory.", shown="by what --ckpt is"),
+    )
+    suite: str | None = field(default=None, metadata=_said("--suite", "See `list`.", chooses=True))
+    data: Path | None = field(default=None, metadata=_said("--data", "The suite's data root.", chooses=True))
+    captions: Path | None = field(
+        default=None,
+        metadata=_said(
+            "--captions", "Prompts: .csv or .jsonl (image, caption), or COCO .json.", tasks=("t2i",), chooses=True
+        ),
+    )
+    limit: int | None = field(default=None, metadata=_said("--limit", "Only the first examples.", shown="all"))
+    steps: int | None = field(
+        default=None, metadata=_said("--steps", "Solver steps.", shown="the model's", models=SAMPLED)
+    )
+    guidance_scale: float | None = field(
+        default=None, metadata=_said("--guidance-scale", "1 is none.", shown="the model's", models=SAMPLED)
+    )
+    solver: str | None = field(
+        default=None, metadata=_said("--solver", "Name of a solver.", shown="the checkpoint's", models=("crossflow",))
+    )
+    size: int | None = field(
+        default=None,
+        metadata=_said(
+            "--size", "Pixels a side, of diffusers.", shown="the pipeline's", models=("diffusers",), tasks=("t2i",)
+        ),
+    )
+    text_encoder: Path | None = field(
+        default=None,
+        metadata=_said(
+            "--text-encoder", "Folder of CLIP or T5.", shown="the hub's cache", models=("crossflow",), tasks=("t2i",)
+        ),
+    )
+    autoencoder: Path | None = field(
+        default=None,
+        metadata=_said(
+            "--autoencoder",
+            "autoencoder_kl.pth or diffusers' folder.",
+            shown="in CROSSFLOW_CACHE",
+            models=("crossflow",),
+            tasks=("t2i",),
+        ),
+    )
+    precision: str | None = field(
+        default=None, metadata=_said("--precision", "auto, or a type such as bfloat16.", shown="auto", models=SAMPLED)
+    )
+    seed: int = field(default=0, metadata=_said("--seed", "Seed of the whole run.", shown=True))
+    device: str | None = field(
+        default=None, metadata=_said("--device", "auto, cpu, cuda, cuda:N.", shown="auto", models=SAMPLED)
+    )
+    out: Path | None = field(
+        default=None, metadata=_said("--out", "The run's folder.", shown="runs/SUITE/MODEL-DIGEST")
+    )
+
+    @property
+    def model_name(self) -> str:
+        """The model that was asked for."""
+        if self.model is not None:
+            return self.model
+        path = self.checkpoint
+        by_default = COMMANDS[self.task].defaults.get("model") if self.task in COMMANDS else None
+        ours = path is None or (path.suffix.lower() in CHECKPOINTS and not path.is_dir())
+        return by_default or ("crossflow" if ours else "folder")
+
+    @property
+    def suite_name(self) -> str:
+        """The suite that was asked for; else the embedded one, unless data or outputs made elsewhere are given."""
+        if self.suite is not None:
+            return self.suite
+        command = COMMANDS[self.task]
+        if self.captions is not None and command.with_captions is not None:
+            return command.with_captions
+        elsewhere = self.data is not None or self.model_name == "folder"
+        return command.with_data if elsewhere and command.with_data is not None else command.suite
+
+    @property
+    def of_model(self) -> dict[str, Any]:
+        """What was given of the options that models listen to, the checkpoint aside: the values by their field."""
+        found = {each.name: getattr(self, each.name) for each, option in options() if option.models is not None}
+        return {name: value for name, value in found.items() if value is not None and name != "checkpoint"}
+
+    def unused(self, model: str) -> list[str]:
+        """The options that were given and to which a ``model`` of this kind does not listen."""
+        return [
+            option.flag
+            for each, option in options()
+            if option.models is not None and getattr(self, each.name) is not None and not option.fits(model, self.task)
+        ]
+
+
+def options() -> list[tuple[Field[Any], Option]]:
+    """Every option with its field of ``Request``, in the order of ``--help``."""
+    return [(each, each.metadata["option"]) for each in fields(Request) if "option" in each.metadata]
