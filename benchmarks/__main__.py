@@ -8,6 +8,7 @@ NAMES = (
     "scenes_latent",
     "round_trip",
     "depth",
+    "coverage",
     "ssim",
     "captions",
     "inception",

@@ -1,7 +1,9 @@
 """Intervals and comparisons, float64 and seeded. The unit of resampling is the example, never the output.
 
 Every 95 % interval names its method; the names go into protocols, so that two kinds of interval are never confused.
-Source: B. Efron and R. Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 8, 11, 13 and 15.
+``benchmarks.coverage`` tabulates how often those of stratified means hold the truth.
+Sources: B. Efron and R. Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 8, 11, 13 and 15; B. L. Welch,
+1947; E. B. Wilson, 1927; G. Y. Zou and A. Donner, 2008 (MOVER: limits of a sum from the limits of its terms).
 """
 
 from __future__ import annotations
@@ -21,9 +23,19 @@ RESAMPLES = 2000
 FLIPS = 10_000
 GROUPS = 20
 BOOTSTRAP = "percentile bootstrap over examples, 2000 resamples, seed 0"
-STRATIFIED_BOOTSTRAP = "percentile bootstrap over examples within each task, 2000 resamples, seed 0"
+WELCH = "Welch-Satterthwaite t of the mean of task means, over examples; none where a task has one example"
+WITHIN_BOUNDS = (
+    "the wider of Welch-Satterthwaite t of the mean of task means, over examples, and of the tasks' Wilson limits "
+    "joined by MOVER, within the bounds of the scores; none where a task has one example"
+)
 JACKKNIFE = "delete-group jackknife over the outputs, 20 groups, seed 0, Student t; the reference is held fixed"
 STUDENT = "Student t over training seeds, df = seeds - 1, unclipped"
+UNIT = (0.0, 1.0)
+"""The bounds of verdicts and of shares of them."""
+FEW = 5
+"""Examples of a task below which ``WELCH`` was seen to cover less than it says (``benchmarks.coverage``)."""
+PRIOR = 0.25
+"""Squared distance from the mean that ``WITHIN_BOUNDS`` adds to each task, on the scale 0 to 1: that of one verdict."""
 _BLOCK = 1 << 22
 """How many resampled scores are held in memory at once."""
 
@@ -33,24 +45,106 @@ def bootstrap_mean(scores: Sequence[float] | np.ndarray, *, seed: int = 0) -> Va
 
     Raises ValueError for no scores or one that is not finite. Scores that are all equal have no interval.
     """
-    return bootstrap_stratified({"all": scores}, seed=seed)
+    array = _checked(scores)
+    mean, n = math.fsum(array) / len(array), len(array)
+    if np.ptp(array) == 0:
+        return Value(mean=mean, n=n)
+    low, high = np.percentile(_resampled_means(array, seed), (2.5, 97.5)).tolist()
+    return Value(mean=mean, ci_low=low, ci_high=high, n=n)
 
 
-def bootstrap_stratified(strata: Mapping[str, Sequence[float] | np.ndarray], *, seed: int = 0) -> Value:
-    """The unweighted mean of the strata's means; each stratum is resampled alone (``STRATIFIED_BOOTSTRAP``).
+def stratified_mean(
+    strata: Mapping[str, Sequence[float] | np.ndarray], *, bounds: tuple[float, float] | None = None
+) -> Value:
+    """The unweighted mean of the strata's means, with its interval: ``WITHIN_BOUNDS`` given bounds, else ``WELCH``.
 
-    This is GenEval's overall score when the strata are its tasks. ``n`` counts the scores of all strata. Where no
-    resample can differ (each stratum's scores are all equal) resampling says nothing, and there is no interval.
+    This is GenEval's overall score when the strata are its tasks and the bounds 0 and 1. ``n`` counts the scores of all
+    strata. There is no interval where a stratum has one score, nor, without bounds, where each one's are all equal.
+    Raises ValueError for no strata, and as ``bootstrap_mean``.
     """
     if not strata:
         raise ValueError("a mean needs at least one stratum")
-    arrays = {name: _checked(scores) for name, scores in strata.items()}
-    mean = math.fsum(array.mean() for array in arrays.values()) / len(arrays)
-    n = sum(map(len, arrays.values()))
-    if all(np.ptp(array) == 0 for array in arrays.values()):
-        return Value(mean=mean, n=n)
-    low, high = _percentiles(_resampled_means(list(arrays.values()), seed))
-    return Value(mean=mean, ci_low=low, ci_high=high, n=n)
+    arrays = [_checked(scores) for scores in strata.values()]
+    mean = math.fsum(array.mean() for array in arrays) / len(arrays)
+    low, high = _Strata.of(arrays, bounds).interval() or (None, None)
+    return Value(mean=mean, ci_low=low, ci_high=high, n=sum(map(len, arrays)))
+
+
+def single_strata(sizes: Mapping[str, int]) -> str:
+    """The warning that is due where tasks have one example, else nothing; ``sizes`` are the examples of each task."""
+    alone = ", ".join(name for name, size in sizes.items() if size == 1)
+    return f"no interval of {alone}, nor of the mean of tasks: one example says nothing of its spread" if alone else ""
+
+
+@dataclass(frozen=True)
+class _Strata:
+    """What the interval of a mean of means is made of: means, squared distances from them, and sizes, float64 [k]."""
+
+    means: np.ndarray
+    squares: np.ndarray
+    sizes: np.ndarray
+    bounds: tuple[float, float] | None
+
+    @staticmethod
+    def of(arrays: Sequence[np.ndarray], bounds: tuple[float, float] | None) -> _Strata:
+        means = np.array([array.mean() for array in arrays])
+        squares = np.array([float(((array - array.mean()) ** 2).sum()) for array in arrays])
+        return _Strata(means, squares, np.array([float(len(array)) for array in arrays]), bounds)
+
+    def interval(self, level: float = 0.95) -> tuple[float, float] | None:
+        """Low and high; None where there is none."""
+        if self.sizes.min() < 2:
+            return None
+        pieces = [self._welch(level)] + ([self._wilson(level, *self.bounds)] if self.bounds else [])
+        low, high = min(low for low, _ in pieces), max(high for _, high in pieces)
+        if self.bounds:
+            return max(low, self.bounds[0]), min(high, self.bounds[1])
+        return (low, high) if low < high else None
+
+    def _welch(self, level: float) -> tuple[float, float]:
+        variances = self.squares / (self.sizes - 1) / self.sizes
+        reach = self._quantile(variances, level) * math.sqrt(variances.sum()) / len(self.means)
+        return float(self.means.mean()) - reach, float(self.means.mean()) + reach
+
+    def _wilson(self, level: float, lowest: float, highest: float) -> tuple[float, float]:
+        """MOVER of Wilson's limits. A stratum counts as so many verdicts as would vary as its scores do."""
+        width = highest - lowest
+        means = (self.means - lowest) / width
+        spread = self.sizes * means * (1 - means)
+        sizes = self.sizes * (spread + PRIOR) / (self.squares / width**2 + PRIOR)
+        middle, _ = _wilson_limits(means, sizes, 1.96)
+        low_high = _wilson_limits(means, sizes, self._quantile(middle * (1 - middle) / sizes, level))
+        below, above = (math.sqrt(float(((means - edge) ** 2).sum())) for edge in _edges(means, *low_high))
+        mean = float(self.means.mean())
+        return mean - width * below / len(means), mean + width * above / len(means)
+
+    def _quantile(self, variances: np.ndarray, level: float) -> float:
+        """Student's t at the degrees of freedom of Welch and Satterthwaite."""
+        if not variances.any():
+            return 0.0
+        freedom = variances.sum() ** 2 / (variances**2 / (self.sizes - 1)).sum()
+        return float(student_t.ppf((1 + level) / 2, freedom))
+
+    def p(self) -> float:
+        """One less the level of the smallest interval that holds 0; 1 where there is none."""
+        inside, outside = 1.0, 0.0
+        for _ in range(60):
+            level = (inside + outside) / 2
+            found = self.interval(level)
+            holds = found is None or found[0] <= 0 <= found[1]
+            inside, outside = (level, outside) if holds else (inside, level)
+        return 1 - outside
+
+
+def _wilson_limits(means: np.ndarray, sizes: np.ndarray, quantile: float) -> tuple[np.ndarray, np.ndarray]:
+    """The middle and half the width of Wilson's intervals of shares."""
+    more = quantile**2 / sizes
+    middle = (means + more / 2) / (1 + more)
+    return middle, np.sqrt(means * (1 - means) * more + more**2 / 4) / (1 + more)
+
+
+def _edges(means: np.ndarray, middle: np.ndarray, reach: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return np.minimum(middle - reach, means), np.maximum(middle + reach, means)
 
 
 def student_mean(values: Sequence[float] | np.ndarray, *, n: int) -> Value:
@@ -67,21 +161,15 @@ def student_mean(values: Sequence[float] | np.ndarray, *, n: int) -> Value:
     return Value(mean=mean, ci_low=mean - reach, ci_high=mean + reach, n=n)
 
 
-def _resampled_means(strata: Sequence[np.ndarray], seed: int) -> np.ndarray:
-    """The statistic of every resample: float64 [RESAMPLES]."""
+def _resampled_means(scores: np.ndarray, seed: int) -> np.ndarray:
+    """The mean of every resample: float64 [RESAMPLES]."""
     generator = np.random.default_rng(seed)
     means = np.zeros(RESAMPLES)
-    for scores in strata:
-        step = max(1, _BLOCK // len(scores))
-        for start in range(0, RESAMPLES, step):
-            block = means[start : start + step]
-            block += scores[generator.integers(len(scores), size=(len(block), len(scores)))].mean(axis=1)
-    return means / len(strata)
-
-
-def _percentiles(values: np.ndarray) -> tuple[float, float]:
-    low, high = np.percentile(values, (2.5, 97.5))
-    return float(low), float(high)
+    step = max(1, _BLOCK // len(scores))
+    for start in range(0, RESAMPLES, step):
+        block = means[start : start + step]
+        block += scores[generator.integers(len(scores), size=(len(block), len(scores)))].mean(axis=1)
+    return means
 
 
 def _checked(scores: Sequence[float] | np.ndarray) -> np.ndarray:
@@ -95,11 +183,14 @@ def _checked(scores: Sequence[float] | np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """The mean difference (second minus first) of paired scores: 95 % interval, n pairs, two-sided p, and how."""
+    """The mean difference (second minus first) of paired scores: 95 % interval, n pairs, two-sided p, and how.
+
+    Below 0.05 p and an interval without 0 say the same, and always agree. None where no interval is defined.
+    """
 
     difference: float
-    ci_low: float
-    ci_high: float
+    ci_low: float | None
+    ci_high: float | None
     p: float
     n: int
     method: str
@@ -115,9 +206,11 @@ def compare(
     """Compare two runs by their per-example scores, given by example id: second minus first.
 
     With ``strata`` (example id to task) the statistic is the unweighted mean of the tasks' mean differences. The
-    interval is the paired percentile bootstrap within strata; p is that of the sign-flip permutation test: exact
-    where all differences weigh the same (McNemar's exact test), else over 10,000 draws. Raises CrossFlowError where the
-    two are not about the same examples.
+    interval is ``WITHIN_BOUNDS``, from -1 to 1, where the scores are verdicts or shares of a few, else ``WELCH``. p is
+    that of the sign-flip permutation test: exact where all differences weigh the same (McNemar's exact test), else over
+    10,000 draws; or the interval's, where that is larger. Where p is 0.05 or more the interval reaches 0.
+
+    Raises CrossFlowError where the two are not about the same examples.
     """
     ids = sorted(first)
     if first.keys() != second.keys():
@@ -131,17 +224,31 @@ def compare(
     difference = _checked([second[id] - first[id] for id in ids])
     names = np.array([strata[id] if strata is not None else "all" for id in ids])
     groups = {name: difference[names == name] for name in dict.fromkeys(names.tolist())}
-    low, high = _percentiles(_resampled_means(list(groups.values()), seed))
+    verdicts = _are_shares([*first.values(), *second.values()])
+    joined = _Strata.of(list(groups.values()), (-1.0, 1.0) if verdicts else None)
     weighted = np.concatenate([group / len(group) for group in groups.values()]) / len(groups)
     p, test = _sign_flip(weighted, seed)
+    low, high = joined.interval() or (None, None)
+    if low is not None and high is not None:
+        p = max(p, joined.p())
+        if p >= 0.05:
+            low, high = min(low, 0.0), max(high, 0.0)
+    if not verdicts and joined.sizes.min() < FEW:
+        test += f"; covers less, for a task has fewer than {FEW} examples"
     return Comparison(
         difference=math.fsum(weighted),
         ci_low=low,
         ci_high=high,
         p=p,
         n=len(ids),
-        method=f"paired {STRATIFIED_BOOTSTRAP if strata is not None else BOOTSTRAP}; {test}",
+        method=f"paired {WITHIN_BOUNDS if verdicts else WELCH}, to 0 where p >= 0.05; p the larger of its and {test}",
     )
+
+
+def _are_shares(scores: Sequence[float]) -> bool:
+    """Whether all are verdicts (0 or 1), or shares of at most ten verdicts."""
+    times = np.asarray(scores) * math.lcm(*range(1, 11))
+    return bool((times >= 0).all() and (times <= 2520).all() and (abs(times - times.round()) < 1e-6).all())
 
 
 def _sign_flip(weighted: np.ndarray, seed: int) -> tuple[float, str]:

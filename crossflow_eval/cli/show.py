@@ -47,10 +47,14 @@ def compare(run_a: RunFolder, run_b: RunFolder, as_json: AsJson = False) -> None
         if as_json:
             return typer.echo(json.dumps({name: asdict(each) for name, each in found.items()}, indent=2))
         rows = [
-            (name, f"{each.difference:+.4f}", f"[{each.ci_low:+.4f}, {each.ci_high:+.4f}]", f"{each.p:.3g}", each.n)
+            (name, f"{each.difference:+.4f}", _interval(each.ci_low, each.ci_high), f"{each.p:.3g}", each.n)
             for name, each in found.items()
         ]
         print_table(("score", "difference", "95 % interval", "p", "n"), rows)
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "none" if low is None or high is None else f"[{low:+.4f}, {high:+.4f}]"
 
 
 def list_all(as_json: AsJson = False) -> None:

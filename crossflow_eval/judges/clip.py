@@ -2,7 +2,8 @@
 
 Both towers run in float32 and with QuickGELU, which these weights were trained with; a file that says otherwise is
 refused. Captions are cut as OpenAI's own code cuts them: a start token, at most 75 tokens, and always the end token,
-from which the text is read (libraries that cut at 77 lose it). Embeddings are not brought to unit length.
+from which the text is read (libraries that cut at 77 lose it). ``TOKENS`` and ``PREPROCESSING`` name the ways in which
+libraries differ. Embeddings are not brought to unit length.
 """
 
 import math
@@ -10,6 +11,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,18 @@ from crossflow_eval.judges.local_weights import checked_sha256, load_folder, rea
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 """Of each channel on the 0-1 scale, as OpenAI's preprocessing subtracts and divides."""
 
-TRUNCATION = "77 tokens, the last of them the end token"
+TOKENS = {
+    "openai": {
+        "tokenizer": "OpenAI's: ftfy, HTML entities, lower case; a typed <|startoftext|> or <|endoftext|> is the token",
+        "truncation": "77 tokens, the last of them the end token",
+    },
+    "torchmetrics": {
+        "tokenizer": "transformers' CLIPTokenizer: NFC, lower case, no ftfy, entities kept",
+        "truncation": "77 tokens, the end token lost (torchmetrics 1.9)",
+    },
+}
+"""The ways to cut a text into tokens, as protocols say them."""
+LENGTH, START, END = 77, "<|startoftext|>", "<|endoftext|>"
 
 
 @dataclass(frozen=True)
@@ -47,10 +60,10 @@ class Clip:
         self.towers, self.name, self.weights_sha256 = towers, name, weights_sha256
         self.dim = towers.dim
 
-    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """The embeddings, float32 [n dim], of n texts."""
+    def embed_texts(self, texts: Sequence[str], tokens: str = "openai") -> np.ndarray:
+        """The embeddings, float32 [n dim], of n texts, cut into tokens by one of ``TOKENS``."""
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            return self.towers.text(tokenize(texts).to(self.towers.device)).cpu().numpy()
+            return self.towers.text(tokenize(texts, tokens).to(self.towers.device)).cpu().numpy()
 
     def images(self, preprocessing: str) -> "ClipImages":
         """The image tower as an extractor, behind one of ``PREPROCESSING``."""
@@ -74,28 +87,101 @@ class ClipImages:
             "precision": "float32",
         }
 
-    def __call__(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """The embeddings, float32 [n dim], of n images."""
+    def __call__(self, images: Sequence[np.ndarray | Image.Image]) -> np.ndarray:
+        """The embeddings, float32 [n dim], of n images; "openai" alone takes Pillow's, in the mode they are stored in.
+
+        It resizes them in that mode, and makes them RGB last: palette and 1-bit images by their nearest pixels.
+        """
         batch = torch.stack([self._prepare(image, self._towers.side) for image in images])
         batch = (batch - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             return self._towers.image(batch.to(self._towers.device)).cpu().numpy()
 
 
-def tokenize(texts: Sequence[str]) -> Int[Tensor, "n 77"]:
-    """OpenAI's tokens of each text, zeros after the end token; see ``TRUNCATION``."""
-    import open_clip
+def tokenize(texts: Sequence[str], tokens: str = "openai") -> Int[Tensor, "n 77"]:
+    """The tokens of each text by one of ``TOKENS``, zeros after the last."""
+    if tokens not in TOKENS:
+        raise unknown("way of cutting texts into tokens", tokens, TOKENS)
+    cut = _openai_tokens if tokens == "openai" else _torchmetrics_tokens
+    rows = torch.zeros(len(texts), LENGTH, dtype=torch.long)
+    for row, text in zip(rows, texts, strict=True):
+        found = cut(text)
+        row[: len(found)] = torch.tensor(found)
+    return rows
 
-    return open_clip.tokenize(list(texts))
+
+def _openai_tokens(text: str) -> list[int]:
+    encode, start, end = _openai_tokenizer()
+    return [start, *encode(text)[: LENGTH - 2], end]
 
 
-def _openai(image: np.ndarray, side: int) -> Float[Tensor, "3 s s"]:
-    height, width = image.shape[:2]
-    short = min(height, width)
-    width, height = int(side * width / short), int(side * height / short)
+@cache
+def _openai_tokenizer() -> tuple[Callable[[str], list[int]], int, int]:
+    """open_clip's tokenizer with the special tokens of OpenAI's, which it calls otherwise; and the ids of the two."""
+    import regex
+    from open_clip import SimpleTokenizer
+
+    tokenizer = SimpleTokenizer()
+    first, last = tokenizer.all_special_ids
+    del tokenizer.encoder["<start_of_text>"], tokenizer.encoder["<end_of_text>"]
+    tokenizer.encoder |= {START: first, END: last}
+    tokenizer.cache = {START: START, END: END}
+    special = f"{regex.escape(START)}|{regex.escape(END)}"
+    _, rest = tokenizer.pat.pattern.split("<end_of_text>|", 1)
+    tokenizer.pat = regex.compile(f"{special}|{rest}", regex.IGNORECASE)
+    return tokenizer.encode, first, last
+
+
+def _torchmetrics_tokens(text: str) -> list[int]:
+    return _transformers_tokenizer()(text)[:LENGTH]
+
+
+@cache
+def _transformers_tokenizer() -> Callable[[str], list[int]]:
+    """The tokenizer of ``openai/clip-vit-*`` as transformers makes it, whichever its version."""
+    from open_clip import SimpleTokenizer
+    from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
+    from tokenizers.models import BPE
+
+    theirs = SimpleTokenizer()
+    first, last = theirs.all_special_ids
+    vocabulary = {word: index for word, index in theirs.encoder.items() if index < first} | {START: first, END: last}
+    merges = [(left, right) for left, right in sorted(theirs.bpe_ranks, key=lambda pair: theirs.bpe_ranks[pair])]
+    tokenizer = Tokenizer(
+        BPE(vocabulary, merges, continuing_subword_prefix="", end_of_word_suffix="</w>", unk_token=END)
+    )
+    blanks = normalizers.Replace(Regex(r"\s+"), " ")
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), blanks, normalizers.Lowercase()])
+    words = Regex(r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+")
+    split = pre_tokenizers.Split(words, behavior="removed", invert=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    tokenizer.add_special_tokens([AddedToken(each, normalized=False) for each in (START, END)])
+    return lambda text: [first, *tokenizer.encode(text, add_special_tokens=False).ids, last]
+
+
+def _openai(image: np.ndarray | Image.Image, side: int) -> Float[Tensor, "3 s s"]:
+    picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+    width, height = _shrunk(picture.width, picture.height, side)
     left, top = round((width - side) / 2), round((height - side) / 2)
-    picture = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
-    return _to_tensor(np.asarray(picture.crop((left, top, left + side, top + side))))
+    picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+    return _to_tensor(np.asarray(picture.crop((left, top, left + side, top + side)).convert("RGB")))
+
+
+def _torchmetrics(image: np.ndarray, side: int) -> Float[Tensor, "3 s s"]:
+    from torchvision.transforms.v2 import InterpolationMode
+    from torchvision.transforms.v2.functional import resize
+
+    width, height = _shrunk(image.shape[1], image.shape[0], side)
+    left, top = (width - side) // 2, (height - side) // 2
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+    resized = resize(pixels, [height, width], interpolation=InterpolationMode.BICUBIC, antialias=True)
+    return resized[:, top : top + side, left : left + side].float() / 255
+
+
+def _shrunk(width: int, height: int, side: int) -> tuple[int, int]:
+    """Width and height of an image whose shorter side becomes ``side``; the longer is rounded down."""
+    short = min(width, height)
+    return int(side * width / short), int(side * height / short)
 
 
 def _cmmd(image: np.ndarray, side: int) -> Float[Tensor, "3 s s"]:
@@ -119,12 +205,16 @@ def _to_tensor(image: np.ndarray) -> Float[Tensor, "3 h w"]:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
 
 
-PREPROCESSING: dict[str, tuple[Callable[[np.ndarray, int], Tensor], str]] = {
-    "openai": (_openai, "Pillow bicubic of the short side, then the centre; uint8"),
+PREPROCESSING: dict[str, tuple[Callable[[Any, int], Tensor], str]] = {
+    "openai": (_openai, "Pillow bicubic of the short side, then the centre, rounded; uint8, RGB last"),
+    "torchmetrics": (
+        _torchmetrics,
+        "torchvision bicubic of the short side, antialiased, then the centre, rounded down; uint8 (transformers 5)",
+    ),
     "cmmd": (_cmmd, "the centre square, then Pillow bicubic; uint8"),
     "crossflow": (_crossflow, "bilinear without antialiasing of the whole square image; float32"),
 }
-"""How an image comes to the model's size: OpenAI's own way, CMMD's, and CrossFlow's evaluation code's."""
+"""How an image comes to the model's size: OpenAI's way, torchmetrics', CMMD's, and CrossFlow's evaluation code's."""
 
 
 def load_clip(path: Path, sha256: str = "", *, device: str = "cpu") -> Clip:

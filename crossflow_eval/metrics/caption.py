@@ -118,6 +118,9 @@ class CaptionScores:
     def compute(self) -> dict[str, Value]:
         """The corpus scores with their bootstrap intervals. Raises CrossFlowError where a Java program dies."""
         kinds = self._score()
+        if len(self._captions) == 1:
+            why = "CIDEr-D weighs words by how rare they are among the images, and of a single one each weight is 0"
+            self.protocol = {**self.protocol, "warning": why}
         widths = [kind.statistics.shape[1] for kind in kinds]
         resampled = _resampled_sums(np.concatenate([kind.statistics for kind in kinds], axis=1))
         values: dict[str, Value] = {}

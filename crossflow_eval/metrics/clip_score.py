@@ -1,24 +1,27 @@
-"""CLIP scores, each under the protocol that it was published with; the three are not comparable.
+"""CLIP scores, each under the protocol that it was published with; no two are comparable.
 
 ``hessel`` is CLIPScore as its paper and its code define it (J. Hessel et al., 2021), with RefCLIPScore for captions.
 ``crossflow`` is what CrossFlow's evaluation code computes and its paper reports. ``cosine100`` is the cosine times 100
-on ViT-L/14, torchmetrics' default, but with long captions cut as OpenAI cuts them.
+on ViT-L/14 behind OpenAI's own preparation of images and texts. ``torchmetrics`` is what torchmetrics 1.9 makes of that
+with its default model on transformers 5: another resize and crop, another tokenizer, and long captions without end.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from PIL import Image
 
 from crossflow.errors import CrossFlowError
 from crossflow_eval.datasets.folder import read_image
-from crossflow_eval.judges.clip import TRUNCATION, Clip, load_clip
-from crossflow_eval.judges.features import OnFeatures, extract, in_chunks
+from crossflow_eval.judges.clip import TOKENS, Clip, load_clip
+from crossflow_eval.judges.features import OnFeatures, in_chunks
 from crossflow_eval.judges.local_weights import find_weights
 from crossflow_eval.judges.weights import PUBLISHED
 from crossflow_eval.metrics.distances import image_of
@@ -39,6 +42,7 @@ class ClipProtocol:
     prefix: str = ""
     preprocessing: str = "openai"
     floor: Literal["pair", "mean"] = "pair"
+    tokens: str = "openai"
 
     def load(self, *, device: str = "cpu") -> Clip:
         """The published model, from the folder of evaluator weights. Raises CrossFlowError where it is not there."""
@@ -55,7 +59,7 @@ class ClipProtocol:
             "weight": self.weight,
             "prefix": self.prefix,
             "negative_cosines": f"0 in each {self.floor}" if self.floor == "pair" else "0 in the mean",
-            "truncation": TRUNCATION,
+            **TOKENS[self.tokens],
             "interval": BOOTSTRAP,
         }
 
@@ -63,6 +67,7 @@ class ClipProtocol:
 HESSEL = ClipProtocol(name="hessel", file="ViT-B-32.pt", weight=2.5, prefix="A photo depicts ")
 CROSSFLOW = ClipProtocol(name="crossflow", file="ViT-B-32.pt", weight=1.0, preprocessing="crossflow")
 COSINE100 = ClipProtocol(name="cosine100", file="ViT-L-14.pt", weight=100.0, floor="mean")
+TORCHMETRICS = replace(COSINE100, name="torchmetrics", preprocessing="torchmetrics", tokens="torchmetrics")
 
 
 class CLIPScore(OnFeatures):
@@ -85,7 +90,9 @@ class CLIPScore(OnFeatures):
     ) -> list[Row]:
         """Score the outputs, images, against their prompts, the examples' sources."""
         images = self.features_of([image_of(output) for output in outputs], features)
-        texts = _embed(self._clip, [self._score.prefix + str(example.source) for example in examples])
+        texts = _embed(
+            self._clip, [self._score.prefix + str(example.source) for example in examples], self._score.tokens
+        )
         cosines = _cosines(images, texts)
         scores = self._score.weight * (np.maximum(cosines, 0.0) if self._score.floor == "pair" else cosines)
         return _remember(self._scores, examples, self._name, scores)
@@ -117,7 +124,8 @@ class CaptionCLIPScore:
     def update(self, examples: Sequence[Example], outputs: Sequence[Output]) -> list[Row]:
         """Score the outputs, captions. Raises CrossFlowError for an example without references."""
         captions = _embed(self._clip, [HESSEL.prefix + str(output) for output in outputs])
-        images = extract(self._images, [read_image(Path(example.source)) for example in examples])
+        stored = [_as_stored(Path(example.source)) for example in examples]
+        images = in_chunks(self._images, stored, self._images.dim, self._images.name)
         scores = HESSEL.weight * np.maximum(_cosines(images, captions), 0.0)
         nearest = np.maximum(self._nearest_reference(examples, captions), 0.0)
         total = scores + nearest
@@ -143,10 +151,19 @@ class CaptionCLIPScore:
         return {"clip_score/hessel": _mean(self._scores), "ref_clip_score": _mean(self._referenced)}
 
 
-def _embed(clip: Clip, texts: Sequence[str]) -> np.ndarray:
+def _as_stored(path: Path) -> np.ndarray | Image.Image:
+    """The image, RGB, or as it is stored where the order of resizing and making it RGB changes its pixels."""
+    image = read_image(path)
+    with Image.open(path) as stored:
+        return stored.copy() if stored.mode in ("1", "P", "PA") else image
+
+
+def _embed(clip: Clip, texts: Sequence[str], tokens: str = HESSEL.tokens) -> np.ndarray:
     """The embeddings, float32 [n dim], of n texts, each computed once however often it comes."""
     places = {text: index for index, text in enumerate(dict.fromkeys(texts))}
-    return in_chunks(clip.embed_texts, list(places), clip.dim, clip.name)[[places[text] for text in texts]]
+    return in_chunks(partial(clip.embed_texts, tokens=tokens), list(places), clip.dim, clip.name)[
+        [places[text] for text in texts]
+    ]
 
 
 def _cosines(first: np.ndarray, second: np.ndarray) -> np.ndarray:

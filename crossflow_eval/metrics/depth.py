@@ -32,10 +32,23 @@ MIN_DISPARITY = 1e-3
 """What an aligned disparity is raised to before it is inverted, in 1 / metre."""
 MIN_PREDICTION = 1e-6
 """What every prediction is raised to before it is judged, in metres."""
+_UNIT_PIXELS = 1 << 13
+"""About how many pixels a unit is judged by."""
 _BLOCK = 1 << 14
 """Pixels summed at a time, so that all of a block's arrays stay in the processor's cache."""
 
 Space = Literal["depth", "disparity"]
+UNITS = {
+    1000.0: "millimetres",
+    100.0: "centimetres",
+    256.0: "KITTI's PNG values, 256 to a metre",
+    0.256: "PNG values of 256 to a metre, read as millimetres",
+    3.90625: "PNG values in millimetres, read as 256 to a metre",
+    1 / 100: "units of 100 metres",
+    1 / 256: "metres, divided by 256",
+    1 / 1000: "kilometres, or metres read as millimetres",
+}
+"""What predictions may be in by mistake, by how many make a metre."""
 
 
 class Alignment(NamedTuple):
@@ -95,11 +108,11 @@ def _valid_pixels(prediction: np.ndarray, target: np.ndarray, mask: np.ndarray) 
     return predicted, measured
 
 
-def _fit(predicted: np.ndarray, measured: np.ndarray, space: Space) -> Alignment:
+def _fit(predicted: np.ndarray, measured: np.ndarray, space: Space, *, everywhere: bool = False) -> Alignment:
     if space not in get_args(Space):
         raise unknown("space", space, get_args(Space))
     if space == "disparity":
-        seen = predicted > 0
+        seen = np.ones(predicted.shape, dtype=bool) if everywhere else predicted > 0
         if not seen.any():
             raise CrossFlowError("no valid pixel has a positive disparity; give disparity, or align in depth space.")
         predicted, measured = predicted[seen], 1 / measured[seen].astype(np.float64)
@@ -177,6 +190,21 @@ class DepthProtocol:
     space: Space | None = None
     crops: Mapping[str, Crop]
     fit_side: int | None = None
+    alignment: Literal["marigold", "midas"] = "marigold"
+
+    def __post_init__(self) -> None:
+        if self.alignment == "midas" and (self.space != "disparity" or math.isinf(self.max_depth)):
+            raise CrossFlowError("MiDaS aligns in disparity under a largest depth; give both, or align as Marigold.")
+
+    @property
+    def said(self) -> str:
+        """How predictions are aligned, as fingerprints say it."""
+        if self.space is None:
+            return "none"
+        if self.alignment == "midas":
+            return "MiDaS: least squares in disparity on all valid pixels, raised to 1 / max_depth; no clip from below"
+        on = ", where predictions are positive" if self.space == "disparity" else ""
+        return f"Marigold: least squares in {self.space}{on}"
 
     def valid(self, target: np.ndarray) -> np.ndarray:
         """Where a target [h w] lies between the bounds: bool [h w]. NaN and infinite depths do not."""
@@ -186,7 +214,7 @@ class DepthProtocol:
         """The errors of one prediction on one mask, all [h w]; with ``scale`` and ``shift`` where it is aligned.
 
         Raises:
-            CrossFlowError: as ``align``; for a prediction in metres that is off by a factor of about 1000.
+            CrossFlowError: as ``align``; for a prediction that is in one of ``UNITS``.
         """
         predicted, measured = _valid_pixels(prediction, target, mask)
         if self.space is None:
@@ -194,9 +222,10 @@ class DepthProtocol:
             return _errors(predicted, measured, self._clip)
         columns = kept_columns(*target.shape, side=self.fit_side)
         if columns is None:
-            alignment = _fit(predicted, measured, self.space)
+            alignment = _fit(predicted, measured, self.space, everywhere=self.alignment == "midas")
         else:
-            alignment = align(prediction[:, columns], target[:, columns], mask[:, columns], self.space)
+            fewer = _valid_pixels(prediction[:, columns], target[:, columns], mask[:, columns])
+            alignment = _fit(*fewer, self.space, everywhere=self.alignment == "midas")
         return _errors(predicted, measured, partial(self._aligned, alignment)) | alignment._asdict()
 
     def _clip(self, depth: np.ndarray) -> np.ndarray:
@@ -204,14 +233,33 @@ class DepthProtocol:
 
     def _aligned(self, alignment: Alignment, predicted: np.ndarray) -> np.ndarray:
         fitted = alignment.scale * predicted + alignment.shift
+        if self.alignment == "midas":
+            return np.maximum(1 / np.maximum(fitted, 1 / self.max_depth), MIN_PREDICTION)
         return self._clip(fitted if self.space == "depth" else 1 / np.maximum(fitted, MIN_DISPARITY))
 
 
 def _check_unit(predicted: np.ndarray, measured: np.ndarray) -> None:
-    ratio = float(predicted.mean() / measured.mean())
-    if 500 < ratio < 2000 or 500 < 1 / (ratio or math.inf) < 2000:
-        is_off = "larger" if ratio > 1 else "smaller"
-        raise CrossFlowError(f"the prediction is about 1000 times {is_off} than the target: millimetres? Give metres.")
+    """Raise CrossFlowError where the medians are apart by the factor of a unit, and it explains the pixels' errors.
+
+    About 1000 is enough by itself. A model may be as far off as the others, but is not then right but for a factor.
+    """
+    step = slice(None, None, predicted.size // _UNIT_PIXELS + 1)
+    d, g = predicted[step].astype(np.float64), measured[step].astype(np.float64)
+    ratio = float(np.median(d) / np.median(g))
+    if not ratio > 0:
+        return
+    factor, unit = min(UNITS.items(), key=lambda item: abs(math.log(ratio / item[0])))
+    apart = abs(math.log(ratio / factor))
+    scatter = float(np.median(np.abs(np.log(np.maximum(d, MIN_PREDICTION) / g / ratio))))
+    size = factor if factor > 1 else 1 / factor
+    sure = apart < math.log(2) if size == 1000 else apart < 0.25 and scatter < 0.25
+    if size < 10:
+        sure = apart < 0.05 and scatter < 0.05
+    if sure:
+        is_off = "larger" if factor > 1 else "smaller"
+        raise CrossFlowError(
+            f"the prediction is about {round(size, 2):g} times {is_off} than the target: {unit}? Give metres."
+        )
 
 
 def _check_target(target: np.ndarray, bounded: np.ndarray, protocol: DepthProtocol) -> None:
@@ -248,7 +296,7 @@ class DepthErrors:
         self.protocol: Mapping[str, Any] = {
             "min_depth": protocol.min_depth,
             "max_depth": None if math.isinf(protocol.max_depth) else protocol.max_depth,
-            "alignment": f"least squares in {protocol.space}" if protocol.space else "none",
+            "alignment": protocol.said,
             "clip": f"to the bounds, at least {MIN_PREDICTION} m; aligned disparity at least {MIN_DISPARITY} / m",
             "delta": "below 1.25^k, strictly",
             "fit_side": protocol.fit_side,

@@ -13,7 +13,7 @@ from crossflow.errors import CrossFlowError
 from crossflow_eval.judges.features import FeatureExtractor, OnFeatures, in_chunks
 from crossflow_eval.metrics.distances import image_of
 from crossflow_eval.metrics.geneval import Detection, judge
-from crossflow_eval.stats import BOOTSTRAP, STRATIFIED_BOOTSTRAP, bootstrap_mean, bootstrap_stratified
+from crossflow_eval.stats import BOOTSTRAP, UNIT, WITHIN_BOUNDS, bootstrap_mean, single_strata, stratified_mean
 from crossflow_eval.types import Example, Output, Row, Value
 
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
@@ -55,7 +55,7 @@ class SceneGenEval:
             "rules": "GenEval",
             "reader": reader,
             "max_overlap": 1.0,
-            "interval": STRATIFIED_BOOTSTRAP,
+            "interval": WITHIN_BOUNDS,
         }
         self._verdicts: dict[str, dict[str, list[bool]]] = {task: defaultdict(list) for task in TASKS}
 
@@ -83,8 +83,12 @@ class SceneGenEval:
             for task, by_example in self._verdicts.items()
             if by_example
         }
-        values = {"geneval": bootstrap_stratified(scores)} if len(scores) == len(TASKS) else {}
-        return values | {f"geneval/{task}": bootstrap_mean(of_task) for task, of_task in scores.items()}
+        if warning := single_strata({task: len(of_task) for task, of_task in scores.items()}):
+            self.protocol = {**self.protocol, "warning": warning}
+        values = {"geneval": stratified_mean(scores, bounds=UNIT)} if len(scores) == len(TASKS) else {}
+        return values | {
+            f"geneval/{task}": stratified_mean({task: of_task}, bounds=UNIT) for task, of_task in scores.items()
+        }
 
 
 class SceneCLIPScore(OnFeatures):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -26,9 +27,12 @@ from crossflow_eval.judges.weights import TEXT_TO_IMAGE
 from crossflow_eval.models.folder import FolderModel
 from crossflow_eval.types import Example, Metric, Suite
 
+_log = logging.getLogger(__name__)
 VERSION = "1"
 IMAGES_PER_PROMPT = 4
 METADATA = "metadata.jsonl"
+ASKED = ("tag", "include", "exclude")
+"""The keys of a specification by which an image is judged."""
 JUDGES = ("mask2former_swin-s", "ViT-L-14")
 """How the files of the two judges begin: the detector and the CLIP that names colours."""
 
@@ -63,16 +67,22 @@ def _geneval() -> Metric:
 class OfficialFolder(FolderModel):
     """Images made elsewhere, in the folder layout of GenEval's own script.
 
+    Its metadata may give a prompt in other words, which GenEval's script only copies; ``identity`` counts them.
     The images of a prompt are taken in the order of their numbers. Raises CrossFlowError as :func:`read_official`.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.images = folder, read_official(folder)
+        rewritten = _rewritten(folder)
         self.identity: Mapping[str, Any] = {
             "images_sha256": self.images.sha256,
             "images": len(self.images.files),
             "formats": dict(sorted(Counter(self.images.formats.values()).items())),
-        }
+        } | ({"rewritten_prompts": rewritten} if rewritten else {})
+        if rewritten:
+            _log.warning(
+                "%d prompts of %s were rewritten; each is judged by its tag, include, exclude.", rewritten, folder
+            )
 
 
 def folder_model(folder: Path) -> FolderModel:
@@ -84,6 +94,7 @@ def folder_model(folder: Path) -> FolderModel:
 def read_official(folder: Path) -> ImageFolder:
     """Find and check the images of GenEval's folder layout; their keys are ``<example id>-<k>``.
 
+    A folder's metadata is its prompt's where tag, include and exclude are; wording and further keys may differ.
     Files beside the numbered folders, and beside ``samples`` in them, are left alone.
 
     Raises:
@@ -126,7 +137,18 @@ def _metadata_problem(path: Path, specification: Any) -> str:
         return f"no {METADATA}"
     except ValueError:
         return f"{METADATA} is not JSON"
-    return "" if found == specification else f"{METADATA} is of another prompt"
+    if not isinstance(found, dict):
+        return f"{METADATA} is not an object"
+    other = [key for key in ASKED if found.get(key) != specification.get(key)]
+    return f"{METADATA} is of another prompt: {', '.join(other)}" if other else ""
+
+
+def _rewritten(folder: Path) -> int:
+    """How many folders, all checked, give their prompt in other words."""
+    known = {example.id: example.source for example in examples()}
+    places = (folder / name / METADATA for name in known)
+    found = [(path.parent.name, json.loads(path.read_text("utf-8"))) for path in places if path.is_file()]
+    return sum(each.get("prompt") != known[name] for name, each in found)
 
 
 SUITE = Suite(

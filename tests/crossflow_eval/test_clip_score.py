@@ -17,11 +17,12 @@ from torchvision import transforms
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
 from crossflow.errors import CrossFlowError
-from crossflow_eval.judges.clip import MEAN, STD, Clip, Towers, load_clip
+from crossflow_eval.judges.clip import MEAN, STD, Clip, Towers, load_clip, tokenize
 from crossflow_eval.metrics.clip_score import (
     COSINE100,
     CROSSFLOW,
     HESSEL,
+    TORCHMETRICS,
     CaptionCLIPScore,
     ClipProtocol,
     CLIPScore,
@@ -168,6 +169,83 @@ def test_a_caption_of_200_words_is_cut_as_openai_cuts_it(clip: Clip, model: CLIP
     assert abs(float(theirs.compute()) / 100 - expected) > 1e-3
 
 
+TYPED = [
+    "a cat <|endoftext|> and a dog",
+    "<|startoftext|>a cat",
+    "<|ENDOFTEXT|> in capitals",
+    "a sign that says <end_of_text>",
+    "caf\u00e9 or cafe\u0301, the schoolâ€™s &amp; the rest",
+    "\ufb01ne \u201cquotes\u201d\u3000and\u00a0blanks",
+    "",
+    "  two   dogs' 42 bones!? ",
+]
+"""Special tokens of two libraries, what ftfy and HTML change, and what no cleaning should."""
+
+
+def test_torchmetrics_score_is_torchmetrics(clip: Clip, model: CLIPModel) -> None:
+    """Sizes whose centre falls between pixels, texts that ftfy would change, one too long; tolerance 1e-5."""
+    random = np.random.default_rng(5)
+    shapes = [(47, 61), (50, 33), (32, 39), (35, 32), (100, 37), (33, 32), (20, 31), (64, 64)] + [(43, 32)] * 5
+    images = [random.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in shapes]
+    texts = [*TYPED, *PROMPTS]
+    theirs = Torchmetrics(model)
+    with pytest.warns(UserWarning, match="Encountered caption longer"):
+        expected = []
+        for image, text in zip(images, texts, strict=True):
+            theirs.update([torch.from_numpy(image).permute(2, 0, 1)], [text])
+            expected.append(float(theirs.score))
+    rows = np.cumsum(scored(CLIPScore(clip, TORCHMETRICS), images, texts))
+    assert rows / 100 == pytest.approx(np.array(expected) / 100, abs=1e-5 * len(texts))
+    metric = CLIPScore(clip, TORCHMETRICS)
+    scored(metric, images, texts)
+    assert metric.compute()["clip_score/torchmetrics"].mean == pytest.approx(float(theirs.compute()), abs=1e-3)
+
+
+def test_torchmetrics_tokens_are_transformers(model: CLIPModel) -> None:
+    tokenizer = Torchmetrics(model).processor.tokenizer
+    for text in TYPED + PROMPTS:
+        expected = tokenizer(text)["input_ids"][:77]
+        assert tokenize([text], "torchmetrics")[0, : len(expected)].tolist() == expected, text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a cat <|endoftext|> dog", [49406, 320, 2368, 49407, 1929, 49407]),
+        ("<|StartOfText|>a cat", [49406, 49406, 320, 2368, 49407]),
+        ("a cat &lt;|endoftext|&gt;", [49406, 320, 2368, 49407, 49407]),
+    ],
+)
+def test_openais_special_tokens_in_a_caption_are_read_as_its_code_reads_them(text: str, expected: list[int]) -> None:
+    """openai/CLIP, simple_tokenizer.py: both are in its pattern, whatever their case, after HTML's entities."""
+    assert [token for token in tokenize([text])[0].tolist() if token] == expected
+
+
+def test_open_clips_special_tokens_are_plain_text_and_the_rest_is_open_clips() -> None:
+    [row] = tokenize(["a <end_of_text> b"]).tolist()
+    assert row.count(49407) == 1 and row.count(49406) == 1
+    plain = [text for text in TYPED + PROMPTS if "<" not in text]
+    assert torch.equal(tokenize(plain), open_clip.tokenize(plain))
+
+
+@pytest.mark.parametrize("mode", ["1", "P"])
+def test_hessel_resizes_an_image_as_it_is_stored_and_makes_it_rgb_last(
+    clip: Clip, model: CLIPModel, tmp_path: Path, mode: str
+) -> None:
+    """Oracle: OpenAI's Compose on the file; bicubic of the RGB image gives another score."""
+    picture = Image.fromarray(pictures(1, 47)[0][:40]).convert(mode)
+    picture.save(tmp_path / "a.png")
+    bicubic = transforms.Resize(SIDE, transforms.InterpolationMode.BICUBIC)
+    rest = [transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
+    steps = transforms.Compose([bicubic, transforms.CenterCrop(SIDE), lambda image: image.convert("RGB"), *rest])
+    caption = "A photo depicts a bench"
+    [expected, other] = 2.5 * cosines(model, [steps(picture), steps(picture.convert("RGB"))], [caption] * 2)
+    metric = CaptionCLIPScore(clip)
+    [row] = metric.update([Example(id="a", source=tmp_path / "a.png", target=["a ball"])], ["a bench"])
+    assert row["clip_score/hessel"] == pytest.approx(expected, abs=1e-5)
+    assert abs(expected - other) > 1e-4
+
+
 def by_hand() -> Clip:
     """Image embeddings [mean, 1], text embeddings [1, 0] for "same" and [-1, 0] for anything else."""
     same = int(open_clip.tokenize(["same"])[0, 1])
@@ -242,10 +320,11 @@ def test_an_example_without_references_is_refused(clip: Clip, tmp_path: Path) ->
 
 def test_every_constant_is_in_the_fingerprint(clip: Clip) -> None:
     """No two protocols share one, and a change of any constant but the file's name, which the sha256 says, shows."""
-    protocols = [HESSEL, CROSSFLOW, COSINE100]
+    protocols = [HESSEL, CROSSFLOW, COSINE100, TORCHMETRICS]
     found = [protocol.fingerprint(clip) for protocol in protocols]
     assert all(found.count(each) == 1 for each in found)
     other = {"name": "x", "weight": 3.0, "prefix": "x ", "preprocessing": "cmmd", "floor": "mean"}
+    other["tokens"] = "torchmetrics"
     assert other.keys() == {field.name for field in fields(ClipProtocol)} - {"file"}
     for name, value in other.items():
         assert replace(HESSEL, **{name: value}).fingerprint(clip) != HESSEL.fingerprint(clip)
@@ -254,7 +333,7 @@ def test_every_constant_is_in_the_fingerprint(clip: Clip) -> None:
     assert all(isinstance(metric, Metric) for metric in (CLIPScore(clip, HESSEL), CaptionCLIPScore(clip)))
 
 
-@pytest.mark.parametrize("protocol", [HESSEL, CROSSFLOW, COSINE100])
+@pytest.mark.parametrize("protocol", [HESSEL, CROSSFLOW, COSINE100, TORCHMETRICS])
 def test_the_published_weights_are_asked_for_by_name_and_known_by_sha256(
     protocol: ClipProtocol, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

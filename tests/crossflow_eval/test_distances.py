@@ -169,3 +169,26 @@ def test_the_extractors_own_constants_are_in_the_protocol() -> None:
 def test_outputs_of_another_kind_are_refused(output) -> None:
     with pytest.raises(CrossFlowError, match="uint8"):
         FeatureMetric(Pixels(), STATISTICS["cmmd"]).update([Example(id="x", source="")], [output])
+
+
+def test_precision_and_recall_of_adms_float16_distances_are_others_and_the_protocol_says_which() -> None:
+    """ADM's evaluator in numpy: |u|^2 - 2 u.v + |v|^2 of features and of sums in float16, radii and comparisons too."""
+    features = (0.5 + np.random.default_rng(6).normal(0, 0.05, (2, 300, 512))).astype(np.float32)
+
+    def squares(first: np.ndarray, second: np.ndarray, kind: type) -> np.ndarray:
+        first, second = first.astype(kind), second.astype(kind)
+        sums = [(each**2).sum(axis=1, dtype=kind) for each in (first, second)]
+        products = (first.astype(np.float64) @ second.T.astype(np.float64)).astype(kind)
+        return np.maximum(sums[0][:, None] - 2 * products + sums[1], 0).astype(np.float32)
+
+    def precision(kind: type) -> float:
+        made, real = features
+        radii = np.partition(squares(real, real, kind), 3, axis=1)[:, 3]
+        return float((squares(made, real, kind) <= radii).any(axis=1).mean())
+
+    ours = distribution.neighbourhoods(*features, k=3, closed=True).precision
+    assert ours == precision(np.float64)
+    assert ours != precision(np.float16)
+    assert "float64 (float16 in ADM's" in str(
+        distances.precision_recall(lambda: features[1], "x").constants["distances"]
+    )

@@ -144,6 +144,17 @@ def test_captions_that_are_all_alike_have_no_interval():
 
 
 @needs_java
+@pytest.mark.parametrize(("images", "warned"), [(1, True), (2, False)])
+def test_cider_of_a_single_image_says_that_its_weights_are_0(images, warned):
+    """log(1) - log(1): a perfect caption scores 0, as in pycocoevalcap; of two images it scores 10."""
+    metric = CaptionScores(tokens="words", with_meteor=False)
+    captions = ["a cat sits on a mat", "two dogs run in the park"][:images]
+    metric.update([Example(id=text, source="x", target=[text]) for text in captions], captions)
+    values = metric.compute()
+    assert values["cider_d"].mean == pytest.approx(0 if warned else 10)
+    assert ("CIDEr-D" in metric.protocol.get("warning", "")) == warned
+
+
 def test_empty_captions_and_captions_of_10000_words_are_scored():
     long = " ".join(f"word{number}" for number in range(10_000))
     values, rows = scored([{"caption": long, "references": [long, ""]}, {"caption": "", "references": ["a dog", long]}])

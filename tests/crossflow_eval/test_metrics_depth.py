@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from crossflow.errors import CrossFlowError
 from crossflow_eval.metrics.crops import GARG, KB_EIGEN, KB_GARG, NYU_EIGEN, WHOLE, Crop, kept_columns
-from crossflow_eval.metrics.depth import ERRORS, DepthErrors, DepthProtocol, align, depth_errors
+from crossflow_eval.metrics.depth import ERRORS, UNITS, DepthErrors, DepthProtocol, align, depth_errors
 from crossflow_eval.types import Example, Metric
 
 CASES = json.loads(golden_file("depth_metrics.json").read_text())
@@ -326,3 +326,48 @@ def test_a_target_in_another_unit_is_named(target, sentence):
 def test_an_aligned_prediction_may_be_of_any_unit():
     judged = [AFFINE.judge(PREDICTION * factor, TARGET, MASK) for factor in (np.float64(1.0), np.float64(1000.0))]
     assert judged[0]["abs_rel"] == pytest.approx(judged[1]["abs_rel"], rel=1e-9)
+
+
+@pytest.mark.parametrize("spikes", [False, True])
+@pytest.mark.parametrize("factor", UNITS)
+def test_depth_in_another_unit_is_named_whatever_its_spikes(factor, spikes):
+    """Perfect depth but for 1 % of pixels at 1e7; in metres the same spikes are clipped and scored."""
+    _, target, mask = scene()
+    places = np.random.default_rng(1).random(target.shape) < 0.01 * spikes
+    named = UNITS[factor].split(",")[0]
+    with pytest.raises(CrossFlowError, match=f"times (larger|smaller) than the target: .*{named}"):
+        METRIC.judge(np.where(places, 1e7, target * factor), target, mask)
+    assert METRIC.judge(np.where(places, 1e7, target), target, mask)["delta1"] > 0.98
+
+
+@pytest.mark.parametrize("factor", [0.256, 1 / 3.90625, 1 / 100, 2.0])
+def test_a_bad_model_is_judged_though_its_scale_is_a_units(factor):
+    """Errors of 60 % at a scale of 1 / 100, and of 10 % at 0.256, are a model's; so is a plain factor of 2."""
+    prediction, target, mask = scene()
+    noise = np.exp(np.random.default_rng(2).normal(0, 0.6, size=target.shape))
+    assert METRIC.judge(prediction * factor * (noise if factor == 1 / 100 else 1), target, mask)["delta1"] < 0.1
+
+
+@given(st.integers(0, 1000))
+def test_midas_alignment_is_midas_own(seed):
+    """Oracle: MiDaS's BadPixelMetric in plain float64 (normal equations on the whole mask, disparity capped)."""
+    generator = np.random.default_rng(seed)
+    _, target, mask = scene(seed=seed)
+    prediction = 1 / target + generator.normal(-0.05, 0.05, size=target.shape)
+    p, g = prediction[mask], target[mask].astype(np.float64)
+    scale, shift = np.linalg.solve([[p @ p, p.sum()], [p.sum(), len(p)]], [p @ (1 / g), (1 / g).sum()])
+    depth = 1 / np.maximum(scale * p + shift, 1 / 80)
+    how = replace(METRIC, space="disparity", alignment="midas")
+    judged = how.judge(prediction, target, mask)
+    assert (judged["scale"], judged["shift"]) == pytest.approx((scale, shift), rel=1e-6)
+    assert judged["abs_rel"] == pytest.approx((abs(depth - g) / g).mean(), rel=1e-6)
+    assert judged["delta1"] == (np.maximum(depth / g, g / depth) < 1.25).mean()
+    marigold = replace(METRIC, space="disparity")
+    assert judged["scale"] != pytest.approx(marigold.judge(prediction, target, mask)["scale"], rel=1e-3)
+    assert how.said != marigold.said and "MiDaS" in how.said and "Marigold" in marigold.said
+
+
+@pytest.mark.parametrize("how", [{"space": "depth"}, {"space": "disparity", "max_depth": math.inf}, {}])
+def test_midas_alignment_needs_disparity_and_a_cap(how):
+    with pytest.raises(CrossFlowError, match="MiDaS aligns in disparity"):
+        replace(METRIC, alignment="midas", **how)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -13,9 +14,10 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torchmetrics.functional.image import structural_similarity_index_measure
+from torchmetrics.image import PeakSignalNoiseRatio
 
 from crossflow.errors import CrossFlowError
-from crossflow_eval.metrics.restoration import Restoration, luma, psnr, ssim
+from crossflow_eval.metrics.restoration import CHANNELS, MEASURES, Restoration, luma, psnr, ssim, uniform_ssim
 from crossflow_eval.types import Example, Metric
 
 VALUES = ["psnr_rgb", "psnr_y", "ssim_rgb", "ssim_y", "ssim_padded_rgb", "ssim_padded_y"]
@@ -147,3 +149,67 @@ def test_outputs_of_another_size_are_refused(tmp_path):
     for metric in (ssim, psnr):
         with pytest.raises(CrossFlowError, match=r"got \[40, 56, 3\] and \[1, 56, 3\]"):
             metric(outputs[0], outputs[0][:1])
+
+
+@given(st.integers(7, 40), st.integers(7, 40), st.integers(0, 1000))
+def test_uniform_ssim_is_scikit_images_default(height, width, seed):
+    """Oracle, to 1e-9: colour and luma; the Gaussian one is another number."""
+    image, original = pair(height, width, seed)
+    expected = structural_similarity(image, original, data_range=255, channel_axis=2)
+    assert uniform_ssim(image, original) == pytest.approx(expected, abs=1e-9)
+    y, target = luma(image), luma(original)
+    assert uniform_ssim(y, target) == pytest.approx(structural_similarity(y, target, data_range=255), abs=1e-9)
+
+
+def restored(tmp_path, **how) -> tuple[Restoration, list[dict]]:
+    """Three noisy images under a convention, and its rows."""
+    metric, examples, outputs = Restoration(**how), [], []
+    for seed in range(3):
+        image, original = pair(seed=seed, noise=4.0 + 9 * seed)
+        Image.fromarray(original).save(tmp_path / f"{seed}.png")
+        examples.append(Example(id=str(seed), source="x", target=tmp_path / f"{seed}.png"))
+        outputs.append(image)
+    return metric, metric.update(examples, outputs)
+
+
+def test_a_border_is_cut_before_anything_is_compared(tmp_path):
+    """Oracle: scikit-image on BasicSR's convention for a factor of 4 (border 4, luma not rounded)."""
+    _, rows = restored(tmp_path, measures=("psnr", "ssim"), channels=("y",), border=4)
+    for seed, row in enumerate(rows):
+        image, original = (luma(array)[4:-4, 4:-4] for array in pair(seed=seed, noise=4.0 + 9 * seed))
+        assert row["psnr_y_border4"] == pytest.approx(
+            peak_signal_noise_ratio(original, image, data_range=255), abs=1e-9
+        )
+        assert row["ssim_y_border4"] == pytest.approx(scikit_image(image, original), abs=1e-9)
+
+
+def test_lumas_are_matlabs_and_jpegs(tmp_path):
+    """MATLAB's rgb2ycbcr of uint8 is round(16 + 65.481 r + ...) of r from 0 to 1; full swing is OpenCV's in float32."""
+    _, rows = restored(tmp_path, measures=("psnr",), channels=("y", "y_rounded", "y_full"))
+    for seed, row in enumerate(rows):
+        images = pair(seed=seed, noise=4.0 + 9 * seed)
+        rounded = [np.round(16 + (array / 255) @ [65.481, 128.553, 24.966]) for array in images]
+        assert row["psnr_y_rounded"] == pytest.approx(psnr(*rounded), abs=1e-3)
+        full = [cv2.cvtColor(array.astype(np.float32), cv2.COLOR_RGB2GRAY) for array in images]
+        assert row["psnr_y_full"] == pytest.approx(psnr(*full), abs=1e-4)
+        assert len({round(value, 4) for value in row.values()}) == 3
+
+
+def test_pooled_psnr_is_decibels_of_the_mean_error(tmp_path):
+    """Oracle: torchmetrics pools its updates; the mean of dB is larger (Jensen)."""
+    metric, _ = restored(tmp_path, measures=("psnr", "psnr_pooled"), channels=("rgb",))
+    oracle = PeakSignalNoiseRatio(data_range=255.0)
+    for seed in range(3):
+        oracle.update(*(torch.from_numpy(array).double() for array in pair(seed=seed, noise=4.0 + 9 * seed)))
+    values = metric.compute()
+    assert values["psnr_pooled_rgb"].mean == pytest.approx(float(oracle.compute()), abs=1e-4)
+    assert values["psnr_pooled_rgb"].mean < values["psnr_rgb"].mean - 1
+
+
+def test_every_convention_has_a_name_and_a_fingerprint_of_its_own(tmp_path):
+    metrics = [Restoration(measures=(m,), channels=(c,), border=b) for m in MEASURES for c in CHANNELS for b in (0, 4)]
+    names = [name for metric in metrics for name in metric.higher_is_better]
+    assert len(set(names)) == len(names) == len(MEASURES) * len(CHANNELS) * 2
+    assert len({str(metric.protocol) for metric in metrics}) == len(metrics)
+    with pytest.raises(CrossFlowError, match="y_rounded"):
+        Restoration(channels=("y_round",))

@@ -149,11 +149,11 @@ def test_the_suites_protocols_are_the_published_ones():
     expected = {
         "kitti_eigen": (0.001, 80.0, "none", None),
         "nyuv2": (0.001, 10.0, "none", None),
-        "kitti_affine": (1e-5, 80.0, "least squares in depth", None),
-        "nyuv2_affine": (0.001, 10.0, "least squares in depth", None),
-        "eth3d_affine": (1e-5, None, "least squares in depth", 1024),
-        "scannet_affine": (0.001, 10.0, "least squares in depth", None),
-        "diode_affine": (0.6, 350.0, "least squares in depth", None),
+        "kitti_affine": (1e-5, 80.0, "Marigold: least squares in depth", None),
+        "nyuv2_affine": (0.001, 10.0, "Marigold: least squares in depth", None),
+        "eth3d_affine": (1e-5, None, "Marigold: least squares in depth", 1024),
+        "scannet_affine": (0.001, 10.0, "Marigold: least squares in depth", None),
+        "diode_affine": (0.6, 350.0, "Marigold: least squares in depth", None),
     }
     found = {}
     for name in depth.SUITES:

@@ -132,6 +132,16 @@ def test_images_are_taken_in_the_order_of_their_numbers(official):
     assert model.identity["images"] == 8
 
 
+@pytest.mark.parametrize(("more", "rewritten"), [({"prompt": "A photograph of it"}, 1), ({"seed": 1}, 0)])
+def test_a_rewritten_prompt_is_judged_by_what_is_asked_for(finished, official, tmp_path, more, rewritten):
+    """GenEval's script reads tag, include and exclude of the metadata, and only copies the prompt to its output."""
+    path = official / "00001" / "metadata.jsonl"
+    path.write_text(json.dumps(json.loads(path.read_text()) | more))
+    model = geneval.OfficialFolder(official)
+    assert model.identity.get("rewritten_prompts", 0) == rewritten
+    assert measured(model, tmp_path / "again").values == measured(Noise(), finished).values
+
+
 def break_folder(official: Path, how: str) -> None:
     prompt = official / "00001"
     {
@@ -154,7 +164,7 @@ def break_folder(official: Path, how: str) -> None:
     [
         ("no metadata", r"1 of 2 folders .* do not say what was asked for: 00001 \(no metadata.jsonl\)"),
         ("damaged metadata", r"00001 \(metadata.jsonl is not JSON\)"),
-        ("other metadata", r"00001 \(metadata.jsonl is of another prompt\)"),
+        ("other metadata", r"00001 \(metadata.jsonl is of another prompt: include\)"),
         ("named", "1 of 2 folders .* not named by a prompt's number, 00000 to 00552: cow"),
         ("beyond", "00553"),
         ("no samples", "There is no folder .*00001/samples"),

@@ -24,7 +24,7 @@ from crossflow_eval.metrics.geneval.rules import (
     judge,
     kept,
 )
-from crossflow_eval.stats import BOOTSTRAP, STRATIFIED_BOOTSTRAP, bootstrap_mean, bootstrap_stratified
+from crossflow_eval.stats import UNIT, WITHIN_BOUNDS, single_strata, stratified_mean
 from crossflow_eval.types import Example, Output, Row, Value
 
 
@@ -73,7 +73,7 @@ class GenEval:
             "position_margin": POSITION_MARGIN,
             "detector": dict(detect.protocol),
             "colors": dict(name_colors.protocol),
-            "interval": f"{STRATIFIED_BOOTSTRAP}; of images and prompts: {BOOTSTRAP}",
+            "interval": WITHIN_BOUNDS,
         }
         self._verdicts: dict[str, dict[str, list[bool]]] = {task: defaultdict(list) for task in TASKS}
 
@@ -123,9 +123,12 @@ class GenEval:
             for task, by_example in self._verdicts.items()
             if by_example
         }
-        values = {"geneval": bootstrap_stratified(shares)} if len(shares) == len(TASKS) else {}
-        values |= {f"geneval/{task}": bootstrap_mean(of_task) for task, of_task in shares.items()}
+        if warning := single_strata({task: len(of_task) for task, of_task in shares.items()}):
+            self.protocol = {**self.protocol, "warning": warning}
+        values = {"geneval": stratified_mean(shares, bounds=UNIT)} if len(shares) == len(TASKS) else {}
+        values |= {f"geneval/{task}": stratified_mean({task: of_task}, bounds=UNIT) for task, of_task in shares.items()}
         everything = [share for of_task in shares.values() for share in of_task]
-        values["geneval_images"] = bootstrap_mean(everything)
-        values["geneval_prompts"] = bootstrap_mean([float(share > 0) for share in everything])
+        values["geneval_images"] = stratified_mean({"all": everything}, bounds=UNIT)
+        right = [float(share > 0) for share in everything]
+        values["geneval_prompts"] = stratified_mean({"all": right}, bounds=UNIT)
         return values
