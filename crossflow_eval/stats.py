@@ -46,7 +46,7 @@ def bootstrap_mean(scores: Sequence[float] | np.ndarray, *, seed: int = 0) -> Va
     Raises ValueError for no scores or one that is not finite. Scores that are all equal have no interval.
     """
     array = _checked(scores)
-    mean, n = math.fsum(array) / len(array), len(array)
+    mean, n = float(array.mean()), len(array)
     if np.ptp(array) == 0:
         return Value(mean=mean, n=n)
     low, high = np.percentile(_resampled_means(array, seed), (2.5, 97.5)).tolist()
