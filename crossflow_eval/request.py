@@ -1,7 +1,7 @@
 """What a measurement is asked by: the options, each once, and the commands that take them.
 
 The fields of :class:`Request` are the options. The commands of ``crossflow_eval.cli`` are made from them, and so is the
-refusal of an option that a model would not listen to. Nothing heavy is imported here, for ``--help`` needs it.
+refusal of an option that a model does not take. Nothing heavy is imported here, for ``--help`` needs it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Option:
     """How an option is called on the command line (``--steps``), and who takes it.
 
     ``shown`` stands for the default in ``--help``, where a value that is not given is somebody else's choice.
-    ``models``: the kinds of model that listen to it; None where it is no matter of the model. ``tasks``: those it is
+    ``models``: the kinds of model that take it; None where it does not depend on the model. ``tasks``: those it is
     for; None for all. ``chooses``: it says what is measured on, which a command may have settled.
     """
 
@@ -32,7 +32,7 @@ class Option:
     chooses: bool = False
 
     def fits(self, model: str, task: str) -> bool:
-        """Whether a ``model`` of this kind listens to the option in this ``task``."""
+        """Whether a ``model`` of this kind takes the option in this ``task``."""
         return (self.models is None or model in self.models) and (self.tasks is None or task in self.tasks)
 
 
@@ -210,12 +210,12 @@ class Request:
 
     @property
     def of_model(self) -> dict[str, Any]:
-        """What was given of the options that models listen to, the checkpoint aside: the values by their field."""
+        """What was given of the options that models take, the checkpoint aside: the values by their field."""
         found = {each.name: getattr(self, each.name) for each, option in options() if option.models is not None}
         return {name: value for name, value in found.items() if value is not None and name != "checkpoint"}
 
     def unused(self, model: str) -> list[str]:
-        """The options that were given and to which a ``model`` of this kind does not listen."""
+        """The options that were given and that a ``model`` of this kind does not take."""
         return [
             option.flag
             for each, option in options()

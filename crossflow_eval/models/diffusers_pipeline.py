@@ -38,7 +38,7 @@ class DiffusersModel:
     black, and its verdicts are not what is measured. The noise is drawn on the CPU, so that devices agree.
 
     Raises:
-        CrossFlowError: a folder that is no pipeline or is damaged; options that the pipeline does not listen to.
+        CrossFlowError: a folder that is no pipeline or is damaged; options that the pipeline does not take.
     """
 
     def __init__(

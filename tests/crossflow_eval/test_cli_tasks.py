@@ -158,7 +158,7 @@ def test_a_command_takes_the_options_of_its_task(command, options):
         ),
     ],
 )
-def test_a_model_refuses_the_options_it_does_not_listen_to(model, refused):
+def test_a_model_refuses_the_options_it_does_not_take(model, refused):
     given = {"checkpoint": Path("c"), "steps": 1, "guidance_scale": 1.0, "solver": "euler", "size": 8, "seed": 3}
     parts = {"text_encoder": Path("t"), "autoencoder": Path("a"), "precision": "float32", "device": "cpu"}
     with pytest.raises(CrossFlowError, match=f"^--model {model} does not use {refused}; leave it out.$"):

@@ -138,7 +138,7 @@ def test_impossible_sampling_is_refused_before_weights_are_read(options):
         CrossFlowModel(Path("never-read.safetensors"), device="cpu", **options)
 
 
-def test_options_that_a_model_would_not_listen_to_are_refused(tmp_path, plugin):
+def test_options_that_a_model_does_not_take_are_refused(tmp_path, plugin):
     """Law: no option is silently without effect."""
     folder = images(tmp_path / "f", "a.png")
     for request in (
