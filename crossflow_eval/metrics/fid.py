@@ -239,11 +239,15 @@ def make_statistics(
     the images and the versions of what made it. ``track`` passes batches of indices through, to show progress.
 
     Raises:
-        CrossFlowError: images that cannot be read, or fewer than ``n`` or than two; a file that cannot be written.
+        CrossFlowError: images that cannot be read, or fewer than ``n`` or than two; a file that is there already, be it
+            that of the images, or cannot be written.
     """
     from crossflow_eval.judges.inception import TAPS, InceptionFeatures
 
     check_name(out)
+    for each in (out, out.with_suffix(".json")):
+        if each.exists():
+            raise CrossFlowError(f"{each} is there already, and is not replaced: choose another name, or remove it.")
     taps = ("pool", "spatial") if protocol == "adm" else ("pool",)
     extractor = InceptionFeatures(weights, protocol, taps, precision=precision, device=device)
     there, pictures, source = _open(images)

@@ -202,6 +202,19 @@ def test_statistics_record_how_they_were_made(
 
 
 @pytest.mark.usefixtures("light")
+def test_no_file_that_is_there_is_replaced(weights: Weights, tmp_path: Path) -> None:
+    """Neither the images themselves, nor other statistics, nor a file beside them of the name of the record."""
+    pixels = np.zeros((2, 64, 64, 3), np.uint8)
+    np.savez(tmp_path / "samples.npz", arr_0=pixels)
+    (tmp_path / "captions.json").write_text("mine")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for name, there in (("samples.npz", "samples.npz"), ("captions.npz", "captions.json")):
+        with pytest.raises(CrossFlowError, match=rf"{there} is there already, and is not replaced"):
+            make_statistics(tmp_path / "samples.npz", tmp_path / name, "adm", weights)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.usefixtures("light")
 @pytest.mark.parametrize("n", [1, 4])
 def test_fewer_images_than_asked_are_refused(n: int, weights: Weights, tmp_path: Path) -> None:
     images = folder(tmp_path / "images", 3, low=0, high=256)
