@@ -6,12 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from crossflow.errors import CrossFlowError, unknown
 from crossflow.files.devices import own_device
 from crossflow.files.folders import shipped
 from crossflow_eval.types import Output
+
+if TYPE_CHECKING:
+    from crossflow.model.settings import Sampling
 
 
 class CrossFlowModel:
@@ -44,13 +47,7 @@ class CrossFlowModel:
         self._override = Override(solver=solver, steps=steps, guidance_scale=guidance_scale)
         sampling = self._pipeline.defaults.but(self._override)
         self.name = path.stem
-        self.identity: Mapping[str, Any] = {
-            **self._pipeline.identity,
-            "solver": sampling.solver,
-            "steps": sampling.steps,
-            "guidance_scale": float(sampling.guidance_scale),
-            "device": where.partition(":")[0],
-        }
+        self.identity: Mapping[str, Any] = sampled(self._pipeline.identity, sampling, where)
 
     def generate(self, sources: Sequence[str | Path], seeds: Sequence[int]) -> list[Output]:
         """Return one uint8 image [h w 3] a prompt."""
@@ -98,6 +95,17 @@ def finished_training(checkpoint: Path, recipe: str, seed: int, steps: int | Non
         backbone_parameters=sum(parameter.numel() for parameter in model.backbone.parameters()),
         all_parameters=sum(parameter.numel() for parameter in model.parameters()),
     )
+
+
+def sampled(identity: Mapping[str, Any], sampling: Sampling, device: str) -> dict[str, Any]:
+    """The ``identity`` of a pipeline, with the sampling settings and the kind of device, which change outputs too."""
+    return {
+        **identity,
+        "solver": sampling.solver,
+        "steps": sampling.steps,
+        "guidance_scale": float(sampling.guidance_scale),
+        "device": device.partition(":")[0],
+    }
 
 
 def check_sampling(solver: str | None, steps: int | None, guidance_scale: float | None) -> None:

@@ -13,7 +13,7 @@ from crossflow.errors import CrossFlowError
 from crossflow.files.devices import own_device
 from crossflow.files.folders import shipped
 from crossflow_eval.datasets.folder import read_image
-from crossflow_eval.models.crossflow import check_sampling
+from crossflow_eval.models.crossflow import check_sampling, sampled
 from crossflow_eval.types import Output
 
 ENDS = {"caption": ("image", "text"), "depth": ("image", "depth"), "sr": ("small image", "image")}
@@ -51,13 +51,7 @@ class CrossFlowImageModel:
             raise CrossFlowError(f"{path} is a checkpoint that makes {given} of {read}; give --ckpt one for {task}.")
         sampling = self._pipeline.defaults.but(self._override)
         self.name = path.stem
-        self.identity: Mapping[str, Any] = {
-            **self._pipeline.identity,
-            "solver": sampling.solver,
-            "steps": sampling.steps,
-            "guidance_scale": float(sampling.guidance_scale),
-            "device": where.partition(":")[0],
-        }
+        self.identity: Mapping[str, Any] = sampled(self._pipeline.identity, sampling, where)
 
     def generate(self, sources: Sequence[str | Path], seeds: Sequence[int]) -> list[Output]:
         """Return one output an image file: a caption, float32 [h w] in metres, or uint8 [h w 3]."""
