@@ -1,4 +1,7 @@
-"""Every benchmark in turn, as ``make bench`` runs them; each writes its own page under results/."""
+"""Every benchmark in turn, as ``make bench`` runs them; each writes its own page under results/.
+
+The last one lists them all.
+"""
 
 import runpy
 
@@ -15,6 +18,7 @@ NAMES = (
     "png",
     "sampling",
     "training",
+    "results_page",
 )
 
 for name in NAMES:
