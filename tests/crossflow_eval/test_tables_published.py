@@ -87,6 +87,19 @@ def test_the_rows_of_crossflow_hold_the_papers_values(name, label, published):
     assert next(row.published for row in load_table(name).rows if row.label == label) == published
 
 
+def test_rows_that_several_tables_of_the_paper_print_have_the_same_values_in_all():
+    of = {name: {row.method: row.values for row in published(name).rows} for name in published_names()}
+    assert of["table3a"]["Variational Encoder"] == of["table3b"]["T-T Recon."]
+    assert of["table3b"]["I-T Contrast."] == of["table3c"]["No guidance"]
+    indicator = of["table3c"]["CFG indicator"]
+    assert indicator == of["table3d"]["CLIP (0.4B)"] == of["table3e"]["Joint training"]
+    points = [values["FID-30K"] for values in of["figure3"].values()]
+    assert points == [of["table1"][method]["FID-30K"] for method in ("CrossFlow", "Standard FM (baseline)")]
+    both = of["table2"].keys() & of["table7"].keys()
+    assert len(both) == 5
+    assert all(of["table2"][method]["GenEval"] == of["table7"][method]["Overall"] for method in both)
+
+
 def test_what_the_paper_leaves_open_or_prints_wrong_is_said_beside_its_values():
     tasks = {row.method: row.values["success_rate"] or 0 for row in published("table8").rows}
     overall = tasks.pop("Overall")
@@ -108,7 +121,7 @@ def test_a_published_table_is_read_only_and_has_a_value_or_null_in_every_cell():
     with pytest.raises(ValidationError, match="frozen"):
         table.title = "mine"  # pyright: ignore[reportAttributeAccessIssue]
     less = table.model_dump() | {"rows": [{"method": "SR3", "ours": False, "values": {"FID": 5.2}}]}
-    with pytest.raises(ValidationError, match="'SR3' needs a value or null for each of FID"):
+    with pytest.raises(ValidationError, match="'SR3' needs a value or null for each of FID, IS, PSNR, SSIM"):
         Published.model_validate(less)
 
 
