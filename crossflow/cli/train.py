@@ -69,7 +69,8 @@ def train(
         from crossflow.recipes import recipe_named
 
         recipe = recipe_named(config)
-        own = {"steps": steps, "batch_size": batch_size, "accumulate": accumulate}
+        recipe = recipe if steps is None else recipe.in_steps(steps)
+        own = {"batch_size": batch_size, "accumulate": accumulate}
         recipe = replace(recipe, **{name: value for name, value in own.items() if value is not None})
         from crossflow.training.train import train as run
 

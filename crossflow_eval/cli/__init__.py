@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from crossflow_eval.cli import measure, setup, show, train
+from crossflow_eval.cli import ablate, measure, setup, show
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -22,7 +22,7 @@ def _main() -> None:
     logger.setLevel(logging.INFO)
 
 
-for command in (*measure.commands(), measure.score, show.report, show.compare, train.ablate):
+for command in (*measure.commands(), measure.score, show.report, show.compare, ablate.ablate):
     app.command()(command)
 app.command(name="list")(show.list_all)
 for command in (setup.stats, setup.doctor):

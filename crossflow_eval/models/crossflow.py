@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict
 
 from crossflow.errors import CrossFlowError, unknown
 from crossflow.files.devices import own_device
@@ -15,6 +16,7 @@ from crossflow_eval.types import Output
 
 if TYPE_CHECKING:
     from crossflow.model.settings import Sampling
+    from crossflow.recipes.recipe import TrainConfig
 
 
 class CrossFlowModel:
@@ -54,10 +56,10 @@ class CrossFlowModel:
         return list(self._pipeline.generate([str(source) for source in sources], seeds, self._override))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Training:
+class Trained(BaseModel):
     """What a finished training was: optimiser steps, items a step, and the parameters that sampling needs."""
 
+    model_config = ConfigDict(frozen=True, extra="forbid")
     steps: int
     batch_size: int
     precision: str
@@ -65,32 +67,36 @@ class Training:
     all_parameters: int
 
 
-def finished_training(checkpoint: Path, recipe: str, seed: int, steps: int | None = None) -> Training | None:
+def recipe_of(name: str) -> TrainConfig:
+    """The recipe of that name. Raises CrossFlowError for another name."""
+    from crossflow.recipes import recipe_named
+
+    return recipe_named(name)
+
+
+def finished_training(checkpoint: Path, digest: str, steps: int) -> Trained | None:
     """What ``checkpoint`` was trained by; None where there is none yet, or one of an earlier step.
 
-    ``steps`` replaces the recipe's own. CrossFlowError for an unknown recipe, a checkpoint of another recipe than
-    this is today, of another seed or number of steps, and for a file that is no checkpoint.
+    CrossFlowError for a checkpoint of another training than that of ``digest``: of another recipe than it is today,
+    another embedded world, seed or number of steps; and for a file that is no checkpoint.
     """
     from crossflow.files.tensors import read_header
     from crossflow.model.checkpoint import load_model
-    from crossflow.recipes import recipe_named
 
-    config = recipe_named(recipe)
-    config = config if steps is None else replace(config, steps=steps)
     if not checkpoint.exists():
         return None
     header = read_header(checkpoint)
-    if header.get("digest") != config.digest(seed):
+    if header.get("digest") != digest:
         raise CrossFlowError(
-            f"{checkpoint} was not trained by the recipe {recipe} as it is now, {config.steps} steps and seed "
-            f"{seed}; remove its folder or choose another --out."
+            f"{checkpoint} is of another training: its recipe or the embedded world was another, or its seed or steps "
+            "were; remove its folder or choose another --out."
         )
-    if int(header["step"]) < config.steps:
+    if int(header["step"]) < steps:
         return None
     model = load_model(checkpoint)
-    return Training(
-        steps=config.steps,
-        batch_size=config.batch_size,
+    return Trained(
+        steps=int(header["step"]),
+        batch_size=int(header["training"]["batch_size"]),
         precision=str(header["precision"]),
         backbone_parameters=sum(parameter.numel() for parameter in model.backbone.parameters()),
         all_parameters=sum(parameter.numel() for parameter in model.parameters()),
@@ -118,3 +124,13 @@ def check_sampling(solver: str | None, steps: int | None, guidance_scale: float 
         raise CrossFlowError(f"--guidance-scale must be a finite number, got {guidance_scale}.")
     if solver is not None and solver not in SOLVERS:
         raise unknown("solver", solver, SOLVERS)
+
+
+def seconds_a_step(name: str) -> float | None:
+    """Seconds of one training step of a recipe on this machine, on one thread; None where its data are a folder's."""
+    recipe = recipe_of(name)
+    if recipe.data.kind != "scenes":
+        return None
+    from crossflow.training.timed import seconds_a_step as timed
+
+    return timed(recipe)

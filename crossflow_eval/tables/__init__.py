@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from crossflow.errors import CrossFlowError, named, unknown
 from crossflow_eval.tables.published import published
@@ -72,41 +72,6 @@ class TableRow(BaseModel):
         return label == self.label or role != "model" or any(fnmatchcase(model, name) for name in self.models)
 
 
-class Guidance(BaseModel):
-    """How the guidance scale of each trained model is chosen, on another suite than the one that is reported.
-
-    Every one of ``scales`` is tried on the first ``limit`` examples of the suite ``validation``; the one with the best
-    ``choose`` is taken, of equals the smallest.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    scales: tuple[float, ...] = Field(min_length=1)
-    validation: str
-    limit: int = Field(ge=1)
-    choose: str
-
-
-class Ablation(BaseModel):
-    """Recipes trained anew with several seeds each, and compared on the suite ``test``.
-
-    ``recipes`` maps the model of a row to its recipe. ``guidance`` is None for recipes without unconditional items,
-    which train no model that could be guided; their scale is 1.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    name: str
-    recipes: dict[str, str]
-    seeds: int = Field(ge=1)
-    test: str
-    guidance: Guidance | None = None
-
-    @model_validator(mode="after")
-    def _never_on_the_test(self) -> Ablation:
-        if self.guidance is not None and self.guidance.validation == self.test:
-            raise ValueError(f"the ablation {self.name!r} would choose on the suite {self.test!r} that it reports")
-        return self
-
-
 class Table(BaseModel):
     """Rows, columns and the source of the published values. ``transpose`` writes scores down and rows across.
 
@@ -124,7 +89,6 @@ class Table(BaseModel):
     transpose: bool = False
     columns: tuple[Column, ...]
     rows: tuple[TableRow, ...] = ()
-    ablation: Ablation | None = None
 
 
 def table_names() -> list[str]:
