@@ -21,6 +21,7 @@ from crossflow.errors import CrossFlowError
 from crossflow.files.hashes import file_sha256
 from crossflow.files.pretrained import is_pickle, load_tensors
 from crossflow.files.tensors import read_tensors, write_tensors
+from crossflow.flow.guidance import Autoguidance
 from crossflow.model import authors as released
 from crossflow.model.config import FlowModel, ModelConfig
 from crossflow.model.crossflow import CrossFlow
@@ -92,15 +93,40 @@ def load_checkpoint(path: str | Path, device: str = "cpu") -> CrossFlow:
     return model
 
 
-def load_model(path: str | Path, device: str = "cpu") -> FlowModel:
-    """Like ``load_checkpoint``, for the baseline too."""
+def load_model(path: str | Path, device: str = "cpu", weaker: Path | None = None) -> FlowModel:
+    """Like ``load_checkpoint``, for the baseline too.
+
+    ``weaker`` is the file of a weaker version of the model, such as an earlier checkpoint of its training. It guides
+    the model instead of what this was trained with. CrossFlowError for the baseline, and for a file whose model is no
+    version of this one: it reads otherwise, or its latents or its path are others.
+    """
     model = _load(path, device)
-    if isinstance(model, CrossFlow) and (other := weaker_of(Path(path), model.config)) is not None:
-        weaker = _load(other, device)
-        if not isinstance(weaker, CrossFlow) or weaker.config.shape != model.config.shape:
-            raise CrossFlowError(f"{other} is no weaker version of {path}: its latents or its kind differ.")
-        model.weaker = weaker
+    if not isinstance(model, CrossFlow):
+        if weaker is not None:
+            raise CrossFlowError(f"{path} holds the baseline, which no weaker version guides: leave {weaker} out.")
+        return model
+    if weaker is not None:
+        model.config = replace(model.config, guidance=Autoguidance(checkpoint=weaker.name))
+    other = weaker or weaker_of(Path(path), model.config)
+    if other is not None:
+        model.weaker = _version_of(model, path, other, device)
     return model
+
+
+def _version_of(model: CrossFlow, path: str | Path, other: Path, device: str) -> CrossFlow:
+    """The model in ``other``, whose velocities can stand beside those of the ``model`` in ``path``."""
+    found = _load(other, device)
+    if not isinstance(found, CrossFlow):
+        raise CrossFlowError(f"{other} is no weaker version of {path}: it holds the baseline.")
+    ends = {"latents": "shape", "input": "reads", "autoencoder": "target", "path": "path"}
+    differ = [what for what, name in ends.items() if getattr(found.config, name) != getattr(model.config, name)]
+    if not differ and model.autoencoder.fits:
+        fitted = found.autoencoder.state_dict()
+        if any(not torch.equal(part, fitted[name]) for name, part in model.autoencoder.state_dict().items()):
+            differ = ["autoencoder"]
+    if differ:
+        raise CrossFlowError(f"{other} is no weaker version of {path}: its {differ[0]} is not that of the model.")
+    return found
 
 
 def _load(path: str | Path, device: str) -> FlowModel:

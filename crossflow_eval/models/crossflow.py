@@ -32,6 +32,7 @@ class CrossFlowModel:
         solver: str | None = None,
         steps: int | None = None,
         guidance_scale: float | None = None,
+        weaker: Path | None = None,
         text_encoder: Path | None = None,
         autoencoder: Path | None = None,
         precision: str = "auto",
@@ -43,9 +44,9 @@ class CrossFlowModel:
         from crossflow.model.settings import Override
         from crossflow.sampling.text_to_image import TextToImage
 
-        self._pipeline = TextToImage.from_checkpoint(path, where, text_encoder, autoencoder, precision)
+        self._pipeline = TextToImage.from_checkpoint(path, where, text_encoder, autoencoder, precision, weaker=weaker)
         self._override = Override(solver=solver, steps=steps, guidance_scale=guidance_scale)
-        sampling = self._pipeline.defaults.but(self._override)
+        sampling = self._pipeline.settings(self._override, weaker)
         self.name = path.stem
         self.identity: Mapping[str, Any] = sampled(self._pipeline.identity, sampling, where)
 

@@ -130,7 +130,7 @@ def test_our_models_that_read_images_have_no_text_encoder():
 
 
 COMMON = "ckpt model limit steps guidance-scale solver precision seed device out json"
-CHOICE, PARTS = "suite data", "size text-encoder autoencoder"
+CHOICE, PARTS = "suite data", "size text-encoder autoencoder weaker"
 
 
 @pytest.mark.parametrize(
