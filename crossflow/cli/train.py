@@ -36,6 +36,9 @@ def train(
         Path | None, typer.Option(help="Folder of crossflow cache, or of the authors' features.", show_default=False)
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the initial weights and of all sampling.")] = 0,
+    init: Annotated[
+        Path | None, typer.Option(help="A checkpoint to start from (fine-tuning).", show_default="fresh weights")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")] = False,
     steps: Annotated[int | None, typer.Option(min=1, help="Number of steps.", show_default="the recipe's")] = None,
     batch_size: Annotated[
@@ -78,6 +81,7 @@ def train(
             out,
             data=data,
             seed=seed,
+            init=init,
             resume=resume,
             precision=precision,
             device=device,

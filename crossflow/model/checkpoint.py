@@ -140,6 +140,19 @@ def _load(path: str | Path, device: str) -> FlowModel:
     return model.to(device).eval()
 
 
+def take_weights(model: FlowModel, path: str | Path) -> list[str]:
+    """Give ``model``, which is to be trained, the weights of a checkpoint; returns the loss terms that keep their own.
+
+    CrossFlowError unless the checkpoint has exactly the tensors that sampling from ``model`` needs.
+    """
+    found = _shipped(_load(path, "cpu"))
+    expected = _shipped(model)
+    check_tensors(path, found, expected, "the recipe")
+    model.load_state_dict(found, strict=False)
+    terms = {name.split(".")[1] for name in model.state_dict().keys() - expected.keys()}
+    return sorted(terms)
+
+
 def weaker_of(path: Path, config: ModelConfig) -> Path | None:
     """The file of the weaker model that guides the model in ``path``; None if there is none."""
     return None if config.guidance.weaker is None else path.parent / config.guidance.weaker
@@ -182,19 +195,24 @@ def model_config(header: Mapping[str, Any], path: str | Path) -> ModelConfig:
     return config_from_json(json.dumps(config), path)
 
 
-def check_tensors(path: str | Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """CrossFlowError for tensors that are missing, unknown, of another shape or dtype, or not finite; it names one."""
+def check_tensors(
+    path: str | Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor], of: str = "its config"
+) -> None:
+    """CrossFlowError for tensors that are missing, unknown, of another shape or dtype, or not finite; it names one.
+
+    ``of`` is what describes the model that is ``expected``.
+    """
     missing, unknown = expected.keys() - found.keys(), found.keys() - expected.keys()
     for what, names in (("misses", missing), ("holds the unknown", unknown)):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise CrossFlowError(f"{path} {what} weight {min(names)}{more}: it is not the model its config describes.")
+            raise CrossFlowError(f"{path} {what} weight {min(names)}{more}: it is not the model that {of} describes.")
     for name, tensor in expected.items():
         got = found[name]
         if (got.shape, got.dtype) != (tensor.shape, tensor.dtype):
             raise CrossFlowError(
                 f"{path} holds {name} as {got.dtype} {list(got.shape)}, "
-                f"but its config asks for {tensor.dtype} {list(tensor.shape)}: it is another model or precision."
+                f"but {of} asks for {tensor.dtype} {list(tensor.shape)}: it is another model or precision."
             )
         if not got.isfinite().all():
             raise CrossFlowError(f"{path} holds numbers in {name} that are not finite: it was damaged, or diverged.")

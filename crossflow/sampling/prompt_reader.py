@@ -5,7 +5,6 @@ The row "CrossFlow-T2I" of the paper's Table 4. Only the decoder from source lat
 """
 
 import copy
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from crossflow.errors import CrossFlowError
 from crossflow.files.folders import WEIGHTS
 from crossflow.files.hashes import file_sha256
-from crossflow.files.tensors import read_tensors, write_tensors
+from crossflow.files.tensors import read_tensors, tensors_sha256, write_tensors
 from crossflow.modalities.text_autoencoder import TextDecoder, TextDecoderConfig
 from crossflow.model.checkpoint import check_tensors
 from crossflow.model.config import FlowModel
@@ -91,10 +90,7 @@ def encoder_of(model: FlowModel) -> torch.nn.Module:
 
 def encoder_sha256(model: FlowModel) -> str:
     """The sha256 of the text encoder's weights in float32, which identifies the latents that a decoder reads."""
-    digest = hashlib.sha256()
-    for name, part in sorted(encoder_of(model).state_dict().items()):
-        digest.update(name.encode() + part.float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    return tensors_sha256(encoder_of(model).state_dict())
 
 
 def save_decoder(path: Path, decoder: TextDecoder, model: FlowModel, notes: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from crossflow.errors import CrossFlowError
-from crossflow.flow.guidance import Guidance, Indicator, IndicatorVelocity, indicator
+from crossflow.flow.guidance import GuidanceConfig, Indicator, IndicatorVelocity, indicator
 from crossflow.flow.solver import Solver, solver_named
 from crossflow.model.settings import Sampling
 from crossflow.networks.dimr import DiMR
@@ -41,7 +41,7 @@ class Sampler:
         self,
         backbone: DiMR | DiT,
         sampling: Sampling,
-        guidance: Guidance = INDICATOR,
+        guidance: GuidanceConfig = INDICATOR,
         weaker: DiMR | DiT | None = None,
         *,
         backward: bool = False,

@@ -33,6 +33,7 @@ def train(
     *,
     data: Path | None = None,
     seed: int = 0,
+    init: Path | None = None,
     resume: bool = False,
     precision: str | None = None,
     device: str = "auto",
@@ -47,17 +48,21 @@ def train(
     The folder also gets ``log.jsonl`` (all losses), ``samples/``, ``timing.jsonl`` and ``state.safetensors``, which is
     all that ``resume`` needs. Several processes must share the folder, and the main one holds its lock. The state is
     written last, so the other files are never behind it. ``data`` is the folder of pairs, for recipes that read one.
+    ``init`` is a checkpoint of the same model, ours or released, whose weights the training starts from.
     ``precision`` is fp32, bf16, auto or None for the recipe's own; ``device`` is cpu, cuda or auto; for ``shard`` and
     ``checkpointing`` see ``Run``. ``text_encoder`` and ``autoencoder`` are weights that sample grids need if the
     model's autoencoder is external (see ``PromptGrids``).
 
     CrossFlowError if ``out`` holds another run, or this one without ``resume``; if another process trains there; if it
-    cannot be written; if ``data`` is not what the recipe reads; and if the loss is no longer finite.
+    cannot be written; if ``data`` is not what the recipe reads or ``init`` not its model; and if loss or weights are no
+    longer finite.
     """
     clock = _Clock()
     accelerator = _accelerator(device)
     say = progress if accelerator.is_main_process else lambda line: None
     state = out / "state.safetensors"
+    if init is not None and init.resolve().parent == out.resolve():
+        raise CrossFlowError(f"{init} lies in the folder of the run, which writes its own there: choose another --out.")
     if state.exists() and not resume:
         raise CrossFlowError(f"{out} already holds a training run: add --resume to go on, or choose another --out.")
     found = open_data(config, data, seed)
@@ -72,10 +77,14 @@ def train(
             found.fingerprint,
             shard,
             checkpointing,
+            init,
         )
         if state.exists():
             run.load(state)
             say(f"resuming after step {run.step} of {config.steps}")
+        elif init is not None:
+            anew = f"; these losses' networks start anew: {', '.join(run.started_anew)}" if run.started_anew else ""
+            say(f"starting from {init}{anew}")
         record = _Record(out, run, text_encoder, autoencoder, say, clock)
         with accelerator.main_process_first():  # the first process makes the cache, the others read it
             pairs = found.pairs(run.model, out / "cache", say)

@@ -66,12 +66,16 @@ class Training:
     all_parameters: int
 
 
-def finished_training(checkpoint: Path, recipe: str, seed: int, steps: int | None = None) -> Training | None:
+def finished_training(
+    checkpoint: Path, recipe: str, seed: int, steps: int | None = None, init: Path | None = None
+) -> Training | None:
     """What ``checkpoint`` was trained by; None where there is none yet, or one of an earlier step.
 
-    ``steps`` replaces the recipe's own. CrossFlowError for an unknown recipe, a checkpoint of another recipe than
-    this is today, of another seed or number of steps, and for a file that is no checkpoint.
+    ``steps`` replaces the recipe's own; ``init`` is the checkpoint that the training started from. CrossFlowError for
+    an unknown recipe, a checkpoint of another recipe than this is today, of another seed, number of steps or initial
+    weights, and for a file that is no checkpoint.
     """
+    from crossflow.files.hashes import file_sha256
     from crossflow.files.tensors import read_header
     from crossflow.model.checkpoint import load_model
     from crossflow.recipes import recipe_named
@@ -81,10 +85,11 @@ def finished_training(checkpoint: Path, recipe: str, seed: int, steps: int | Non
     if not checkpoint.exists():
         return None
     header = read_header(checkpoint)
-    if header.get("digest") != config.digest(seed):
+    if header.get("digest") != config.digest(seed, None if init is None else file_sha256(init)):
+        begun = "fresh weights" if init is None else f"the weights of {init}"
         raise CrossFlowError(
-            f"{checkpoint} was not trained by the recipe {recipe} as it is now, {config.steps} steps and seed "
-            f"{seed}; remove its folder or choose another --out."
+            f"{checkpoint} was not trained by the recipe {recipe} as it is now, {config.steps} steps, seed {seed} and "
+            f"{begun}; remove its folder or choose another --out."
         )
     if int(header["step"]) < config.steps:
         return None

@@ -116,7 +116,6 @@ def test_an_unknown_device_is_refused(device):
 
 
 def test_cuda_without_one_is_refused(monkeypatch):
-
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert (own_device("cpu"), own_device("auto")) == ("cpu", "cpu")
     for device in ("cuda", "cuda:1"):
@@ -125,7 +124,6 @@ def test_cuda_without_one_is_refused(monkeypatch):
 
 
 def test_each_process_of_a_machine_takes_a_gpu_of_its_own(monkeypatch):
-
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert (own_device("auto"), own_device("cuda"), own_device("cuda:3")) == ("cuda", "cuda", "cuda:3")
