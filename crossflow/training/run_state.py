@@ -22,7 +22,7 @@ from crossflow.recipes.recipe import SceneData, Stage, TrainConfig
 from crossflow.training.data.pairs import Share, seed_of
 from crossflow.training.data.scenes import scene_images
 from crossflow.training.optimizer import Optimizer
-from crossflow.training.sharding import divide, share_like, whole
+from crossflow.training.sharding import divide, share_like, share_of, whole
 
 PCA_IMAGES = 4000
 """Renders that a ``PatchPCA`` is fitted to."""
@@ -145,6 +145,13 @@ class Run:
         tensors = whole(self._tensors() | self.optimizer.state(), keep=self.accelerator.is_main_process)
         if self.accelerator.is_main_process:
             write_tensors(path, tensors, self._header())
+
+    def finite(self) -> bool:
+        """Whether every number of the state is; all processes must call it. A finite loss does not say so."""
+        parts = (share_of(tensor) for tensor in (self._tensors() | self.optimizer.state()).values())
+        broken = sum(not part.isfinite().all() for part in parts)
+        device = self.accelerator.device
+        return not self.accelerator.reduce(torch.tensor(float(broken), device=device), reduction="sum")
 
     def load(self, path: Path) -> None:
         """Load the state in ``path``; CrossFlowError unless recipe, seed, precision, data and init are the same."""

@@ -133,18 +133,23 @@ class _Record:
             self.previews = previews_of(run.config, text_encoder, autoencoder, run.accelerator.device, say)
 
     def write(self, losses: Losses) -> None:
-        """Write what is due after a step. A non-finite loss raises CrossFlowError before anything is saved."""
+        """Write what is due after a step. Loss or weights that are not finite raise CrossFlowError before that."""
         run, config, step = self.run, self.run.config, self.run.step
         log_now, sample_now, save_now = (
             step % every == 0 or step == config.steps
             for every in (config.log_every, config.sample_every, config.save_every)
         )
-        if (log_now or save_now) and not losses["total"].isfinite():
+        keep_now = step in config.keep_at
+        if not (log_now or sample_now or save_now or keep_now):
+            return
+        if not losses["total"].isfinite():
             raise CrossFlowError(f"The loss is {losses['total'].item()} at step {step}: use a lower learning rate.")
+        shown = sample_now or save_now or keep_now
+        if shown and not run.finite():
+            raise CrossFlowError(f"Weights are no longer finite after step {step}: use a lower learning rate.")
         if log_now and self.main:
             self.say(self.log.write(step, config.rate(step - 1), losses))
-        keep_now = step in config.keep_at
-        average = run.average() if sample_now or save_now or keep_now else None
+        average = run.average() if shown else None
         if sample_now and average is not None:
             self.previews.draw(average, self.out / "samples" / f"step-{step:06d}.png")
         if save_now and average is not None:
