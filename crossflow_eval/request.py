@@ -160,6 +160,15 @@ class Request:
             tasks=("t2i",),
         ),
     )
+    reader: Path | None = field(
+        default=None,
+        metadata=_said(
+            "--reader",
+            "Decoder of crossflow train-reader: --ckpt is from text to images, and runs backward.",
+            models=("crossflow",),
+            tasks=("caption",),
+        ),
+    )
     solver: str | None = field(
         default=None, metadata=_said("--solver", "Name of a solver.", shown="the checkpoint's", models=("crossflow",))
     )

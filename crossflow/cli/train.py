@@ -1,4 +1,4 @@
-"""The command ``train``."""
+"""The commands ``train`` and ``train-reader``."""
 
 from __future__ import annotations
 
@@ -93,3 +93,24 @@ def train(
         )
         if os.environ.get("RANK", "0") == "0":  # under torchrun only the main process prints
             typer.echo(path)
+
+
+def train_reader(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="A text-to-image model of crossflow train, on scenes.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="The file of the decoder.", show_default=False)],
+    steps: Annotated[int, typer.Option(min=1, help="Number of steps.")] = 800,
+    seed: Annotated[int, typer.Option(help="Seed of the initial weights and of all sampling.")] = 0,
+) -> None:
+    """Train what reads captions off a text-to-image model run backward; crossflow-eval caption --reader measures it.
+
+    One thread and a few minutes; the same seed on the same machine gives the same file.
+    """
+    with one_sentence():
+        import torch
+
+        from crossflow.training.train_prompt_reader import train_reader as run
+
+        torch.set_num_threads(1)
+        typer.echo(run(checkpoint, out, steps=steps, seed=seed, say=to_stderr))
