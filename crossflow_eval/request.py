@@ -151,6 +151,24 @@ class Request:
     guidance_scale: float | None = field(
         default=None, metadata=_said("--guidance-scale", "1 is none.", shown="the model's", models=SAMPLED)
     )
+    weaker: Path | None = field(
+        default=None,
+        metadata=_said(
+            "--weaker",
+            "An earlier checkpoint of the model, which guides it.",
+            models=("crossflow",),
+            tasks=("t2i",),
+        ),
+    )
+    reader: Path | None = field(
+        default=None,
+        metadata=_said(
+            "--reader",
+            "Decoder of crossflow train-reader: --ckpt is from text to images, and runs backward.",
+            models=("crossflow",),
+            tasks=("caption",),
+        ),
+    )
     solver: str | None = field(
         default=None, metadata=_said("--solver", "Name of a solver.", shown="the checkpoint's", models=("crossflow",))
     )

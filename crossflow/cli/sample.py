@@ -19,6 +19,7 @@ from crossflow.cli.options import (
     Solver,
     Steps,
     TextEncoder,
+    Weaker,
 )
 
 
@@ -32,6 +33,7 @@ def sample(
     solver: Solver = None,
     steps: Steps = None,
     guidance_scale: Guidance = None,
+    weaker: Weaker = None,
     text_encoder: TextEncoder = None,
     autoencoder: Autoencoder = None,
     precision: Precision = "auto",
@@ -49,8 +51,11 @@ def sample(
         from crossflow.sampling.samples import draw_into
         from crossflow.sampling.text_to_image import TextToImage
 
-        pipeline = TextToImage.from_checkpoint(ckpt or shipped("t2i"), device, text_encoder, autoencoder, precision)
-        sampling = pipeline.defaults.but(Override(solver=solver, steps=steps, guidance_scale=guidance_scale))
+        pipeline = TextToImage.from_checkpoint(
+            ckpt or shipped("t2i"), device, text_encoder, autoencoder, precision, weaker=weaker
+        )
+        override = Override(solver=solver, steps=steps, guidance_scale=guidance_scale)
+        sampling = pipeline.settings(override, weaker)
         with _bar(None if count is None else count * per_prompt) as advance:
             lines = iter(prompt or ()) if prompts is None else _lines(prompts)
             drawn = draw_into(out, pipeline, lines, sampling, seed=seed, per_prompt=per_prompt, advance=advance)

@@ -1,4 +1,4 @@
-"""The command ``train``."""
+"""The commands ``train`` and ``train-reader``."""
 
 from __future__ import annotations
 
@@ -36,6 +36,9 @@ def train(
         Path | None, typer.Option(help="Folder of crossflow cache, or of the authors' features.", show_default=False)
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the initial weights and of all sampling.")] = 0,
+    init: Annotated[
+        Path | None, typer.Option(help="A checkpoint to start from (fine-tuning).", show_default="fresh weights")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")] = False,
     steps: Annotated[int | None, typer.Option(min=1, help="Number of steps.", show_default="the recipe's")] = None,
     batch_size: Annotated[
@@ -79,6 +82,7 @@ def train(
             out,
             data=data,
             seed=seed,
+            init=init,
             resume=resume,
             precision=precision,
             device=device,
@@ -90,3 +94,24 @@ def train(
         )
         if os.environ.get("RANK", "0") == "0":  # under torchrun only the main process prints
             typer.echo(path)
+
+
+def train_reader(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="A text-to-image model of crossflow train, on scenes.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="The file of the decoder.", show_default=False)],
+    steps: Annotated[int, typer.Option(min=1, help="Number of steps.")] = 800,
+    seed: Annotated[int, typer.Option(help="Seed of the initial weights and of all sampling.")] = 0,
+) -> None:
+    """Train what reads captions off a text-to-image model run backward; crossflow-eval caption --reader measures it.
+
+    One thread and a few minutes; the same seed on the same machine gives the same file.
+    """
+    with one_sentence():
+        import torch
+
+        from crossflow.training.train_prompt_reader import train_reader as run
+
+        torch.set_num_threads(1)
+        typer.echo(run(checkpoint, out, steps=steps, seed=seed, say=to_stderr))

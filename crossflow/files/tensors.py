@@ -1,5 +1,6 @@
 """Safetensors files with a JSON header of ours: written atomically, read without trusting them."""
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -46,6 +47,14 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
             file.write(flat.view(torch.uint8).numpy().data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """The sha256 of tensors in float32 and of their names, in hexadecimal, whatever their order and dtype."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode() + tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def read_header(path: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from crossflow.errors import CrossFlowError
 from crossflow.files.hashes import file_sha256
 from crossflow.files.pretrained import is_pickle, load_tensors
 from crossflow.files.tensors import read_tensors, write_tensors
+from crossflow.flow.guidance import Autoguidance
 from crossflow.model import authors as released
 from crossflow.model.config import FlowModel, ModelConfig
 from crossflow.model.crossflow import CrossFlow
@@ -92,15 +93,40 @@ def load_checkpoint(path: str | Path, device: str = "cpu") -> CrossFlow:
     return model
 
 
-def load_model(path: str | Path, device: str = "cpu") -> FlowModel:
-    """Like ``load_checkpoint``, for the baseline too."""
+def load_model(path: str | Path, device: str = "cpu", weaker: Path | None = None) -> FlowModel:
+    """Like ``load_checkpoint``, for the baseline too.
+
+    ``weaker`` is the file of a weaker version of the model, such as an earlier checkpoint of its training. It guides
+    the model instead of what this was trained with. CrossFlowError for the baseline, and for a file whose model is no
+    version of this one: it reads otherwise, or its latents or its path are others.
+    """
     model = _load(path, device)
-    if isinstance(model, CrossFlow) and (other := weaker_of(Path(path), model.config)) is not None:
-        weaker = _load(other, device)
-        if not isinstance(weaker, CrossFlow) or weaker.config.shape != model.config.shape:
-            raise CrossFlowError(f"{other} is no weaker version of {path}: its latents or its kind differ.")
-        model.weaker = weaker
+    if not isinstance(model, CrossFlow):
+        if weaker is not None:
+            raise CrossFlowError(f"{path} holds the baseline, which no weaker version guides: leave {weaker} out.")
+        return model
+    if weaker is not None:
+        model.config = replace(model.config, guidance=Autoguidance(checkpoint=weaker.name))
+    other = weaker or weaker_of(Path(path), model.config)
+    if other is not None:
+        model.weaker = _version_of(model, path, other, device)
     return model
+
+
+def _version_of(model: CrossFlow, path: str | Path, other: Path, device: str) -> CrossFlow:
+    """The model in ``other``, whose velocities can stand beside those of the ``model`` in ``path``."""
+    found = _load(other, device)
+    if not isinstance(found, CrossFlow):
+        raise CrossFlowError(f"{other} is no weaker version of {path}: it holds the baseline.")
+    ends = {"latents": "shape", "input": "reads", "autoencoder": "target", "path": "path"}
+    differ = [what for what, name in ends.items() if getattr(found.config, name) != getattr(model.config, name)]
+    if not differ and model.autoencoder.fits:
+        fitted = found.autoencoder.state_dict()
+        if any(not torch.equal(part, fitted[name]) for name, part in model.autoencoder.state_dict().items()):
+            differ = ["autoencoder"]
+    if differ:
+        raise CrossFlowError(f"{other} is no weaker version of {path}: its {differ[0]} is not that of the model.")
+    return found
 
 
 def _load(path: str | Path, device: str) -> FlowModel:
@@ -112,6 +138,19 @@ def _load(path: str | Path, device: str) -> FlowModel:
         model, tensors, _ = _released(Path(path), tensors)
     model.load_state_dict(tensors, strict=False, assign=True)
     return model.to(device).eval()
+
+
+def take_weights(model: FlowModel, path: str | Path) -> list[str]:
+    """Give ``model``, which is to be trained, the weights of a checkpoint; returns the loss terms that keep their own.
+
+    CrossFlowError unless the checkpoint has exactly the tensors that sampling from ``model`` needs.
+    """
+    found = _shipped(_load(path, "cpu"))
+    expected = _shipped(model)
+    check_tensors(path, found, expected, "the recipe")
+    model.load_state_dict(found, strict=False)
+    terms = {name.split(".")[1] for name in model.state_dict().keys() - expected.keys()}
+    return sorted(terms)
 
 
 def weaker_of(path: Path, config: ModelConfig) -> Path | None:
@@ -156,19 +195,24 @@ def model_config(header: Mapping[str, Any], path: str | Path) -> ModelConfig:
     return config_from_json(json.dumps(config), path)
 
 
-def check_tensors(path: str | Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """CrossFlowError for tensors that are missing, unknown, of another shape or dtype, or not finite; it names one."""
+def check_tensors(
+    path: str | Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor], of: str = "its config"
+) -> None:
+    """CrossFlowError for tensors that are missing, unknown, of another shape or dtype, or not finite; it names one.
+
+    ``of`` is what describes the model that is ``expected``.
+    """
     missing, unknown = expected.keys() - found.keys(), found.keys() - expected.keys()
     for what, names in (("misses", missing), ("holds the unknown", unknown)):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise CrossFlowError(f"{path} {what} weight {min(names)}{more}: it is not the model its config describes.")
+            raise CrossFlowError(f"{path} {what} weight {min(names)}{more}: it is not the model that {of} describes.")
     for name, tensor in expected.items():
         got = found[name]
         if (got.shape, got.dtype) != (tensor.shape, tensor.dtype):
             raise CrossFlowError(
                 f"{path} holds {name} as {got.dtype} {list(got.shape)}, "
-                f"but its config asks for {tensor.dtype} {list(tensor.shape)}: it is another model or precision."
+                f"but {of} asks for {tensor.dtype} {list(tensor.shape)}: it is another model or precision."
             )
         if not got.isfinite().all():
             raise CrossFlowError(f"{path} holds numbers in {name} that are not finite: it was damaged, or diverged.")

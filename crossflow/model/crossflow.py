@@ -82,7 +82,7 @@ class CrossFlow(nn.Module):
     """One modality to another with no noise source and no cross-attention (Liu et al. 2025, arXiv 2412.15213).
 
     ``training`` False leaves out the networks of the loss terms. ``weaker`` is the weaker model for autoguidance, if
-    the config names one.
+    the config names one; it has no weaker model itself.
     """
 
     weaker: "CrossFlow | None"
@@ -132,6 +132,12 @@ class CrossFlow(nn.Module):
             "posterior_mean_square": posterior.mean.square().mean().detach(),
         }
         return {"total": total, **parts, **watched}
+
+    @property
+    def tabulates(self) -> bool:
+        """Whether everything in its velocities that depends on time alone can be computed beforehand."""
+        own = self.backbone.tabulates and self.config.parameterisation == "velocity"
+        return own and (self.weaker is None or self.weaker.tabulates)
 
     def source(
         self, values: Values, mask: Bool[Tensor, "b n"] | None, noise: Float[Tensor, "b c h w"]

@@ -99,6 +99,11 @@ class StandardFlow(nn.Module):
         parts = {"reconstruction": learned.detach()} if self.autoencoder.learns else {}
         return {"total": flow + learned, "flow": flow.detach(), **parts}
 
+    @property
+    def tabulates(self) -> bool:
+        """Whether everything in its velocities that depends on time alone can be computed beforehand."""
+        return self.backbone.tabulates
+
     def velocity(self, guidance_scale: float, values: Values, mask: Bool[Tensor, "b n"] | None) -> Velocity:
         """The guided velocity field given the condition, a function of (x, t)."""
         return self.config.guidance.velocity(self._field(values, mask), guidance_scale, None)

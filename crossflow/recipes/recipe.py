@@ -175,7 +175,11 @@ class TrainConfig:
         del training["model"]
         return json.loads(json.dumps(training))
 
-    def digest(self, seed: int) -> str:
-        """Twelve hexadecimal digits that identify the training: a hash of recipe, embedded world and ``seed``."""
+    def digest(self, seed: int, init: str | None = None) -> str:
+        """Twelve hexadecimal digits that identify the training: a hash of recipe, embedded world and ``seed``.
+
+        ``init`` is the sha256 of the checkpoint that it starts from, if any.
+        """
         whole = {"model": asdict(self.model), "training": self.plain(), "seed": seed}
+        whole |= {} if init is None else {"init": init}
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:12]

@@ -12,16 +12,17 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from crossflow.errors import CrossFlowError
+from crossflow.files.hashes import file_sha256
 from crossflow.files.tensors import read_tensors, write_tensors
 from crossflow.modalities.patch_pca import PatchPCA
-from crossflow.model.checkpoint import NOT_SHIPPED, check_tensors
+from crossflow.model.checkpoint import NOT_SHIPPED, check_tensors, take_weights
 from crossflow.model.config import FlowModel
 from crossflow.model.settings import Losses
 from crossflow.recipes.recipe import SceneData, Stage, TrainConfig
 from crossflow.training.data.pairs import Share, seed_of
 from crossflow.training.data.scenes import scene_images
 from crossflow.training.optimizer import Optimizer
-from crossflow.training.sharding import divide, share_like, whole
+from crossflow.training.sharding import divide, share_like, share_of, whole
 
 PCA_IMAGES = 4000
 """Renders that a ``PatchPCA`` is fitted to."""
@@ -30,7 +31,9 @@ PCA_IMAGES = 4000
 class Run:
     """One process's part of a training run, at step 0 until ``load``.
 
-    ``data`` is the fingerprint of the training data, if they are read from a folder. ``shard`` shards weights, averages
+    ``data`` is the fingerprint of the training data, if they are read from a folder. ``init`` is a checkpoint to start
+    from: its weights, and with them its fitted autoencoder, replace the initial ones; the networks of the loss terms,
+    which no checkpoint has, start anew, and ``started_anew`` names them. ``shard`` shards weights, averages
     and optimiser state over the processes; ``checkpointing`` recomputes activations in the backward pass. Both save
     memory without changing results, so a run may resume with or without them, and on any number of processes.
 
@@ -47,6 +50,7 @@ class Run:
         data: str | None,
         shard: bool,
         checkpointing: bool,
+        init: Path | None = None,
     ) -> None:
         self.config, self.accelerator, self.seed, self.precision = config, accelerator, seed, precision
         self.data = data
@@ -59,7 +63,9 @@ class Run:
             )
         if config.stages and processes > 1:
             raise CrossFlowError("A recipe of several stages is trained by one process: start it without torchrun.")
-        self.model = _fresh_model(config, seed).train()
+        self.model, self.started_anew = _fresh_model(config, seed, init)
+        self.init = None if init is None else file_sha256(init)
+        self.model.train()
         if checkpointing:
             _checkpoint(self.model)
         self.sharded = shard and processes > 1
@@ -129,9 +135,10 @@ class Run:
             "seed": self.seed,
             "precision": self.precision,
             "training": self.config.plain(),
-            "digest": self.config.digest(self.seed),
+            "digest": self.config.digest(self.seed, self.init),
         }
-        return notes if self.data is None else notes | {"data": self.data}
+        further = {"data": self.data, "init": self.init}
+        return notes | {name: value for name, value in further.items() if value is not None}
 
     def save(self, path: Path) -> None:
         """Write the state of the run from the main process; all processes must call it."""
@@ -139,11 +146,18 @@ class Run:
         if self.accelerator.is_main_process:
             write_tensors(path, tensors, self._header())
 
+    def finite(self) -> bool:
+        """Whether every number of the state is; all processes must call it. A finite loss does not say so."""
+        parts = (share_of(tensor) for tensor in (self._tensors() | self.optimizer.state()).values())
+        broken = sum(not part.isfinite().all() for part in parts)
+        device = self.accelerator.device
+        return not self.accelerator.reduce(torch.tensor(float(broken), device=device), reduction="sum")
+
     def load(self, path: Path) -> None:
-        """Load the state in ``path``; CrossFlowError unless recipe, seed, precision and data are the same."""
+        """Load the state in ``path``; CrossFlowError unless recipe, seed, precision, data and init are the same."""
         header, found = read_tensors(path)
         mine = json.loads(json.dumps(self._header()))
-        for name in ("config", "training", "seed", "precision", "data"):
+        for name in ("config", "training", "seed", "precision", "data", "init"):
             if header.get(name) != mine.get(name):
                 raise CrossFlowError(f"{path} is the state of another run, its {name} differs: choose another --out.")
         held = self._tensors()
@@ -162,14 +176,19 @@ class Run:
         return {f"{prefix}.{name}": part for prefix, tensors in parts for name, part in tensors.items()}
 
 
-def _fresh_model(config: TrainConfig, seed: int) -> FlowModel:
-    """The model at step 0: weights initialised with ``seed``, autoencoder fitted."""
+def _fresh_model(config: TrainConfig, seed: int, init: Path | None) -> tuple[FlowModel, list[str]]:
+    """The model at step 0, and the loss terms whose networks ``init`` lacks.
+
+    Weights are initialised with ``seed`` and the autoencoder is fitted, unless both are those of ``init``.
+    """
     torch.manual_seed(seed)
     model = config.model.build()
+    if init is not None:
+        return model, take_weights(model, init)
     if model.autoencoder.fits:
         data = cast(SceneData, config.data)
         cast(PatchPCA, model.autoencoder).fit(scene_images("train", min(PCA_IMAGES, data.count), data.size))
-    return model
+    return model, []
 
 
 def _checkpoint(model: FlowModel) -> None:

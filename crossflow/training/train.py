@@ -33,6 +33,7 @@ def train(
     *,
     data: Path | None = None,
     seed: int = 0,
+    init: Path | None = None,
     resume: bool = False,
     precision: str | None = None,
     device: str = "auto",
@@ -47,17 +48,21 @@ def train(
     The folder also gets ``log.jsonl`` (all losses), ``samples/``, ``timing.jsonl`` and ``state.safetensors``, which is
     all that ``resume`` needs. Several processes must share the folder, and the main one holds its lock. The state is
     written last, so the other files are never behind it. ``data`` is the folder of pairs, for recipes that read one.
+    ``init`` is a checkpoint of the same model, ours or released, whose weights the training starts from.
     ``precision`` is fp32, bf16, auto or None for the recipe's own; ``device`` is cpu, cuda or auto; for ``shard`` and
     ``checkpointing`` see ``Run``. ``text_encoder`` and ``autoencoder`` are weights that sample grids need if the
     model's autoencoder is external (see ``PromptGrids``).
 
     CrossFlowError if ``out`` holds another run, or this one without ``resume``; if another process trains there; if it
-    cannot be written; if ``data`` is not what the recipe reads; and if the loss is no longer finite.
+    cannot be written; if ``data`` is not what the recipe reads or ``init`` not its model; and if loss or weights are no
+    longer finite.
     """
     clock = _Clock()
     accelerator = _accelerator(device)
     say = progress if accelerator.is_main_process else lambda line: None
     state = out / "state.safetensors"
+    if init is not None and init.resolve().parent == out.resolve():
+        raise CrossFlowError(f"{init} lies in the folder of the run, which writes its own there: choose another --out.")
     if state.exists() and not resume:
         raise CrossFlowError(f"{out} already holds a training run: add --resume to go on, or choose another --out.")
     found = open_data(config, data, seed)
@@ -72,10 +77,14 @@ def train(
             found.fingerprint,
             shard,
             checkpointing,
+            init,
         )
         if state.exists():
             run.load(state)
             say(f"resuming after step {run.step} of {config.steps}")
+        elif init is not None:
+            anew = f"; these losses' networks start anew: {', '.join(run.started_anew)}" if run.started_anew else ""
+            say(f"starting from {init}{anew}")
         record = _Record(out, run, text_encoder, autoencoder, say, clock)
         with accelerator.main_process_first():  # the first process makes the cache, the others read it
             pairs = found.pairs(run.model, out / "cache", say)
@@ -124,18 +133,23 @@ class _Record:
             self.previews = previews_of(run.config, text_encoder, autoencoder, run.accelerator.device, say)
 
     def write(self, losses: Losses) -> None:
-        """Write what is due after a step. A non-finite loss raises CrossFlowError before anything is saved."""
+        """Write what is due after a step. Loss or weights that are not finite raise CrossFlowError before that."""
         run, config, step = self.run, self.run.config, self.run.step
         log_now, sample_now, save_now = (
             step % every == 0 or step == config.steps
             for every in (config.log_every, config.sample_every, config.save_every)
         )
-        if (log_now or save_now) and not losses["total"].isfinite():
+        keep_now = step in config.keep_at
+        if not (log_now or sample_now or save_now or keep_now):
+            return
+        if not losses["total"].isfinite():
             raise CrossFlowError(f"The loss is {losses['total'].item()} at step {step}: use a lower learning rate.")
+        shown = sample_now or save_now or keep_now
+        if shown and not run.finite():
+            raise CrossFlowError(f"Weights are no longer finite after step {step}: use a lower learning rate.")
         if log_now and self.main:
             self.say(self.log.write(step, config.rate(step - 1), losses))
-        keep_now = step in config.keep_at
-        average = run.average() if sample_now or save_now or keep_now else None
+        average = run.average() if shown else None
         if sample_now and average is not None:
             self.previews.draw(average, self.out / "samples" / f"step-{step:06d}.png")
         if save_now and average is not None:

@@ -18,7 +18,6 @@ from crossflow.files.locks import only_writer
 from crossflow.files.writing import write_whole, written
 from crossflow_eval.ablate.measure import measured, measured_path, references
 from crossflow_eval.ablate.plan import READER, WALK, Measurement, Plan, Training
-from crossflow_eval.models.crossflow import finished_training
 
 PROGRAMS: Mapping[str, tuple[str, ...]] = {
     "crossflow": (sys.executable, "-c", "from crossflow.cli import app; app()"),
@@ -115,7 +114,7 @@ def _train(plan: Plan, training: Training) -> Job:
         command=tuple(command),
         after=() if training.begins is None else (f"train-{training.begins.digest}",),
         folder=folder,
-        done=lambda: finished_training(training.checkpoint(plan.out), training.own_digest, training.steps) is not None,
+        done=lambda: training.finished(plan.out) is not None,
         steps=training.steps,
         recipe=training.recipe,
     )

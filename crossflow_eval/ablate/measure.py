@@ -13,7 +13,7 @@ from crossflow.errors import CrossFlowError
 from crossflow.files.locks import only_writer
 from crossflow.files.writing import write_whole, written
 from crossflow_eval.ablate.plan import READER, Measurement, Plan, Training
-from crossflow_eval.models.crossflow import Trained, finished_training
+from crossflow_eval.models.crossflow import Trained
 from crossflow_eval.request import Request
 from crossflow_eval.runs import run
 from crossflow_eval.runs.launch import build_model
@@ -126,7 +126,7 @@ def measure(plan: Plan, measurement: Measurement, track: run.Track = run.untrack
                 tried[each] = at.result(trainings[each.recipe], each, validation, measurement.validation_limit)[0]
         chosen = choose(tried, measurement) if tried else candidates[0]
         training = trainings[chosen.recipe]
-        facts = finished_training(training.checkpoint(plan.out), training.own_digest, training.steps)
+        facts = training.finished(plan.out)
         if facts is None:
             raise CrossFlowError(f"The {training.title} is not trained to its end; run the same command again.")
         test, folder = at.result(training, chosen, measurement.test, measurement.limit)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from crossflow.errors import CrossFlowError, unknown
 from crossflow_eval.ablate.ablation import Ablation, Line, Row, Scale, Task, load_ablations, load_scale
-from crossflow_eval.models.crossflow import recipe_of
+from crossflow_eval.models.crossflow import Trained, finished_training, recipe_of
 
 if TYPE_CHECKING:
     from crossflow.recipes.recipe import TrainConfig
@@ -52,10 +52,12 @@ class Training:
         """How it is named wherever it is shown."""
         return f"{self.recipe}, seed {self.seed}"
 
-    @property
-    def own_digest(self) -> str:
-        """The digest of recipe, seed and world alone, which its checkpoint carries."""
-        return self.digest.partition("-")[0]
+    def finished(self, out: Path) -> Trained | None:
+        """What it was, where it is trained to its end. CrossFlowError where another training lies in its place."""
+        init = None if self.begins is None else self.begins.checkpoint(out)
+        if init is not None and not init.exists():
+            return None
+        return finished_training(self.checkpoint(out), self.recipe, self.seed, self.steps, init)
 
     def checkpoint(self, out: Path, at: float = 1.0) -> Path:
         """Its model after a share of the steps."""

@@ -17,7 +17,7 @@ from crossflow.errors import CrossFlowError, unknown
 from crossflow_eval.models.crossflow import CrossFlowModel
 from crossflow_eval.models.depth_folder import DepthFolderModel
 from crossflow_eval.models.folder import FolderModel
-from crossflow_eval.models.image_model import CrossFlowImageModel
+from crossflow_eval.models.image_model import CrossFlowImageModel, captioner
 from crossflow_eval.models.predictions import PredictedCaptions
 from crossflow_eval.types import MadeElsewhere, Model
 
@@ -28,7 +28,8 @@ FORMS = ("diffusers:PATH_OR_ID", "package.module:factory")
 
 OURS: Mapping[str, Callable[..., Model]] = {
     "t2i": CrossFlowModel,
-    **{task: partial(CrossFlowImageModel, task) for task in ("caption", "depth", "sr")},
+    "caption": captioner,
+    **{task: partial(CrossFlowImageModel, task) for task in ("depth", "sr")},
 }
 """What a checkpoint of ours is built as, by the task of the suite."""
 

@@ -34,6 +34,7 @@ class CrossFlowModel:
         solver: str | None = None,
         steps: int | None = None,
         guidance_scale: float | None = None,
+        weaker: Path | None = None,
         text_encoder: Path | None = None,
         autoencoder: Path | None = None,
         precision: str = "auto",
@@ -45,9 +46,9 @@ class CrossFlowModel:
         from crossflow.model.settings import Override
         from crossflow.sampling.text_to_image import TextToImage
 
-        self._pipeline = TextToImage.from_checkpoint(path, where, text_encoder, autoencoder, precision)
+        self._pipeline = TextToImage.from_checkpoint(path, where, text_encoder, autoencoder, precision, weaker=weaker)
         self._override = Override(solver=solver, steps=steps, guidance_scale=guidance_scale)
-        sampling = self._pipeline.defaults.but(self._override)
+        sampling = self._pipeline.settings(self._override, weaker)
         self.name = path.stem
         self.identity: Mapping[str, Any] = sampled(self._pipeline.identity, sampling, where)
 
@@ -67,36 +68,43 @@ class Trained(BaseModel):
     all_parameters: int
 
 
-def recipe_of(name: str) -> TrainConfig:
-    """The recipe of that name. Raises CrossFlowError for another name."""
+def recipe_of(name: str, steps: int | None = None) -> TrainConfig:
+    """The recipe of that name, in ``steps`` steps if given. Raises CrossFlowError for another name."""
     from crossflow.recipes import recipe_named
 
-    return recipe_named(name)
+    recipe = recipe_named(name)
+    return recipe if steps is None else recipe.in_steps(steps)
 
 
-def finished_training(checkpoint: Path, digest: str, steps: int) -> Trained | None:
+def finished_training(
+    checkpoint: Path, recipe: str, seed: int, steps: int | None = None, init: Path | None = None
+) -> Trained | None:
     """What ``checkpoint`` was trained by; None where there is none yet, or one of an earlier step.
 
-    CrossFlowError for a checkpoint of another training than that of ``digest``: of another recipe than it is today,
-    another embedded world, seed or number of steps; and for a file that is no checkpoint.
+    ``steps`` replaces the recipe's own; ``init`` is the checkpoint that the training started from. CrossFlowError for
+    an unknown recipe, a checkpoint of another recipe than this is today, of another world, seed, number of steps or
+    initial weights, and for a file that is no checkpoint.
     """
+    from crossflow.files.hashes import file_sha256
     from crossflow.files.tensors import read_header
     from crossflow.model.checkpoint import load_model
 
+    config = recipe_of(recipe, steps)
     if not checkpoint.exists():
         return None
     header = read_header(checkpoint)
-    if header.get("digest") != digest:
+    if header.get("digest") != config.digest(seed, None if init is None else file_sha256(init)):
+        begun = "fresh weights" if init is None else f"the weights of {init}"
         raise CrossFlowError(
-            f"{checkpoint} is of another training: its recipe or the embedded world was another, or its seed or steps "
-            "were; remove its folder or choose another --out."
+            f"{checkpoint} was not trained by the recipe {recipe} as it is now, {config.steps} steps, seed {seed} and "
+            f"{begun}; remove its folder or choose another --out."
         )
-    if int(header["step"]) < steps:
+    if int(header["step"]) < config.steps:
         return None
     model = load_model(checkpoint)
     return Trained(
-        steps=int(header["step"]),
-        batch_size=int(header["training"]["batch_size"]),
+        steps=config.steps,
+        batch_size=config.batch_size,
         precision=str(header["precision"]),
         backbone_parameters=sum(parameter.numel() for parameter in model.backbone.parameters()),
         all_parameters=sum(parameter.numel() for parameter in model.parameters()),

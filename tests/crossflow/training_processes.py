@@ -104,8 +104,8 @@ def succeed(*processes: int) -> None:
         sys.exit(f"processes ended with {codes}")
 
 
-def die_at(number: int) -> None:
-    """Kill this process without warning at its ``number``-th moment: around a rename, in a log line, after a step."""
+def die_at(number: int, by: signal.Signals) -> None:
+    """End this process by a signal at its ``number``-th moment: around a rename, in a log line, after a step."""
     left = number
 
     def moment(before: Callable[[], object] = lambda: None) -> None:
@@ -113,7 +113,7 @@ def die_at(number: int) -> None:
         left -= 1
         if left == 0:
             before()
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), by)
 
     rename, write, advance = Path.replace, crossflow.training.train._Log.write, Run.advance
 
@@ -138,16 +138,22 @@ def die_at(number: int) -> None:
 
 
 def kill_again_and_again(config: TrainConfig, out: Path, precision: str, seed: int) -> None:
-    """Start, be killed and resume until the run ends by itself; write down how often that was."""
+    """Start, be ended and resume until the run ends by itself; write down how often that was.
+
+    By SIGKILL and by SIGTERM, in turns: schedulers send the second before the first.
+    """
     draw = random.Random(seed)
     kills = 0
 
+    def by() -> signal.Signals:
+        return signal.SIGTERM if kills % 2 else signal.SIGKILL
+
     def attempt() -> None:
-        die_at(draw.randrange(1, 20))  # the first state is saved at about the 12th
+        die_at(draw.randrange(1, 20), by())  # the first state is saved at about the 12th
         train(config, out, resume=True, precision=precision, device="cpu")
 
     while code := end(start(attempt)):
-        if code != -signal.SIGKILL:
+        if code != -by():
             sys.exit(f"a resumed run ended with {code}")
         kills += 1
         draw.random()

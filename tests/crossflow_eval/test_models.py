@@ -6,15 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from crossflow.errors import CrossFlowError, first_few, unknown
 from crossflow.files.devices import own_device
+from crossflow.files.hashes import file_sha256
+from crossflow.model.checkpoint import save_checkpoint
+from crossflow.recipes import CONFIGS
 from crossflow_eval.models import load_model
 from crossflow_eval.models.crossflow import CrossFlowModel
 from crossflow_eval.models.folder import FolderModel
 from crossflow_eval.runs import launch
-from crossflow_eval.suites import t2i
+from crossflow_eval.suites import load_suite, t2i
 from crossflow_eval.types import Example, Model
 
 PLUGIN = """
@@ -112,8 +116,6 @@ def test_an_unknown_device_is_refused(device):
 
 
 def test_cuda_without_one_is_refused(monkeypatch):
-    import torch
-
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert (own_device("cpu"), own_device("auto")) == ("cpu", "cpu")
     for device in ("cuda", "cuda:1"):
@@ -122,14 +124,26 @@ def test_cuda_without_one_is_refused(monkeypatch):
 
 
 def test_each_process_of_a_machine_takes_a_gpu_of_its_own(monkeypatch):
-    import torch
-
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert (own_device("auto"), own_device("cuda"), own_device("cuda:3")) == ("cuda", "cuda", "cuda:3")
     monkeypatch.setenv("LOCAL_RANK", "6")
     assert (own_device("auto"), own_device("cuda"), own_device("cuda:3")) == ("cuda:2", "cuda:2", "cuda:3")
     assert own_device("cpu") == "cpu"
+
+
+def test_a_weaker_version_is_part_of_what_a_model_is(tmp_path):
+    """And of nothing else: the same model without it is what it was."""
+    config = CONFIGS["scenes-tiny"].model
+    files = [tmp_path / "model.safetensors", tmp_path / "model-000005.safetensors"]
+    for seed, file in enumerate(files):
+        torch.manual_seed(seed)
+        save_checkpoint(file, config.build(training=False))
+    options = {"checkpoint": files[0], "guidance_scale": 2.0, "device": "cpu"}
+    alone = launch.build_model(launch.Request(model="crossflow", **options), load_suite("scenes-t2i"))
+    guided = launch.build_model(launch.Request(model="crossflow", weaker=files[1], **options), load_suite("scenes-t2i"))
+    assert guided.identity == {**alone.identity, "autoguidance_sha256": file_sha256(files[1])}
+    assert "autoguidance_sha256" not in alone.identity
 
 
 @pytest.mark.parametrize("options", [{"steps": 0}, {"guidance_scale": float("nan")}, {"solver": "eulr"}])
