@@ -111,10 +111,19 @@ COMMANDS: dict[str, Command] = {
         suite="scenes-sr",
         with_data="imagenet_sr",
     ),
+    "arithmetic": Command(
+        task="arithmetic",
+        help="Measure sums of source latents: words added to a prompt and taken from it; without options the shipped "
+        "model's.",
+        suite="scenes-arithmetic",
+        says={"checkpoint": "A checkpoint, or a folder of image pairs, prompt and sum side by side."},
+    ),
 }
 
 SAMPLED = ("crossflow", "diffusers")
 """The kinds of model whose sampling has options."""
+PROMPTED = ("t2i", "arithmetic")
+"""The tasks whose models make images of prompts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +163,16 @@ class Request:
     solver: str | None = field(
         default=None, metadata=_said("--solver", "Name of a solver.", shown="the checkpoint's", models=("crossflow",))
     )
+    scale: float | None = field(
+        default=None,
+        metadata=_said(
+            "--scale",
+            "What the words that are added and subtracted are multiplied by.",
+            shown="1",
+            models=("crossflow",),
+            tasks=("arithmetic",),
+        ),
+    )
     size: int | None = field(
         default=None,
         metadata=_said(
@@ -163,7 +182,11 @@ class Request:
     text_encoder: Path | None = field(
         default=None,
         metadata=_said(
-            "--text-encoder", "Folder of CLIP or T5.", shown="the hub's cache", models=("crossflow",), tasks=("t2i",)
+            "--text-encoder",
+            "Folder of CLIP or T5.",
+            shown="the hub's cache",
+            models=("crossflow",),
+            tasks=PROMPTED,
         ),
     )
     autoencoder: Path | None = field(
@@ -173,7 +196,7 @@ class Request:
             "autoencoder_kl.pth or diffusers' folder.",
             shown="in CROSSFLOW_CACHE",
             models=("crossflow",),
-            tasks=("t2i",),
+            tasks=PROMPTED,
         ),
     )
     precision: str | None = field(

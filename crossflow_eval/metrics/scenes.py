@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -20,6 +20,7 @@ TASKS = ("single_object", "two_object", "counting", "colors", "position", "color
 """GenEval's six tasks, in the order of its paper."""
 
 
+@runtime_checkable
 class Found(Protocol):
     """What a reader says of one object. Its box is in pixels, right and bottom exclusive."""
 
@@ -68,13 +69,10 @@ class SceneGenEval:
         task = specification["tag"] if isinstance(specification, Mapping) else None
         if task not in TASKS:
             raise CrossFlowError(f"The example {example.id} carries no GenEval specification; this metric needs one.")
-        found = [
-            Detection(label=each.shape, score=1.0, box=_box(each.box), color=each.color) for each in self._read(image)
-        ]
+        found = detections(self._read(image))
         verdict = judge(found, specification, max_overlap=1.0)
         self._verdicts[task][example.id].append(verdict.correct)
-        shown = [{"label": each.label, "color": each.color, "box": list(each.box)} for each in found]
-        return {"task": task, "correct": verdict.correct, "reason": verdict.reason, "detections": shown}
+        return {"task": task, "correct": verdict.correct, "reason": verdict.reason, "detections": shown(found)}
 
     def compute(self) -> dict[str, Value]:
         """The mean of the tasks where all six have outputs, and each task that has."""
@@ -195,6 +193,16 @@ def _compare(said: SceneContent, true: SceneContent) -> Row:
 
 def _listed(objects: Counter[tuple[str, str]]) -> str:
     return ", ".join(" ".join(filter(None, look)) for look in sorted(objects.elements()))
+
+
+def detections(found: Sequence[Found]) -> list[Detection]:
+    """What a reader found, as GenEval's rules take it: every object is certain."""
+    return [Detection(label=each.shape, score=1.0, box=_box(each.box), color=each.color) for each in found]
+
+
+def shown(found: Sequence[Detection]) -> list[dict[str, Any]]:
+    """Detections as plain JSON."""
+    return [{"label": each.label, "color": each.color, "box": list(each.box)} for each in found]
 
 
 def _box(box: Sequence[float | int]) -> tuple[float, float, float, float]:

@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 
 from crossflow.errors import CrossFlowError, unknown
+from crossflow_eval.models.arithmetic import CrossFlowArithmetic
 from crossflow_eval.models.crossflow import CrossFlowModel
 from crossflow_eval.models.depth_folder import DepthFolderModel
 from crossflow_eval.models.folder import FolderModel
@@ -29,6 +30,7 @@ FORMS = ("diffusers:PATH_OR_ID", "package.module:factory")
 OURS: Mapping[str, Callable[..., Model]] = {
     "t2i": CrossFlowModel,
     **{task: partial(CrossFlowImageModel, task) for task in ("caption", "depth", "sr")},
+    "arithmetic": CrossFlowArithmetic,
 }
 """What a checkpoint of ours is built as, by the task of the suite."""
 
