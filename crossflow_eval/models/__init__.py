@@ -15,6 +15,7 @@ from pathlib import Path
 
 from crossflow.errors import CrossFlowError, unknown
 from crossflow_eval.models.arithmetic import CrossFlowArithmetic
+from crossflow_eval.models.compression import CrossFlowCompression
 from crossflow_eval.models.crossflow import CrossFlowModel
 from crossflow_eval.models.depth_folder import DepthFolderModel
 from crossflow_eval.models.folder import FolderModel
@@ -31,6 +32,7 @@ OURS: Mapping[str, Callable[..., Model]] = {
     "t2i": CrossFlowModel,
     **{task: partial(CrossFlowImageModel, task) for task in ("caption", "depth", "sr")},
     "arithmetic": CrossFlowArithmetic,
+    "compression": CrossFlowCompression,
 }
 """What a checkpoint of ours is built as, by the task of the suite."""
 
