@@ -119,5 +119,14 @@ KINDS: dict[str, Kind] = {
         encode=lambda output: str(output).encode(),
         decode=bytes.decode,
     ),
+    "tokens": Kind(
+        wanted="a float16 array [4 n d]: a text's tokens, those decoded from a sample and from the mean of its latent, "
+        "and the mean tokens of other texts",
+        check=lambda output: (
+            isinstance(output, np.ndarray) and output.dtype == np.float16 and output.ndim == 3 and len(output) == 4
+        ),
+        encode=_encode_array,
+        decode=lambda content: np.load(io.BytesIO(content), allow_pickle=False),
+    ),
 }
-"""By the suffix of the file: images, depth maps, captions."""
+"""By the suffix of the file: images, depth maps, captions, token embeddings."""

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from crossflow.errors import CrossFlowError, named
+from crossflow.files.hashes import content_sha256
 from crossflow.files.pretrained import load_pretrained, local_folder, quiet, readable
 from crossflow.modalities.caption_cleaning import clean_caption
 from crossflow.modalities.minilm import MiniLM
@@ -166,6 +167,14 @@ def embedder_named(name: str, source: str | Path | None = None, device: str = "c
         if entry.name == name and name not in EMBEDDERS:
             EMBEDDERS[name] = entry.load()
     return named("text embedder", name, EMBEDDERS)(source, device)
+
+
+def weights_of(embedder: TextEmbedder) -> dict[str, str]:
+    """What of an embedder's weights is part of a model's identity: their hash where they are files given from outside.
+
+    Those of MiniLM are a dependency of the package.
+    """
+    return {"text_encoder_sha256": content_sha256(embedder.folder)} if isinstance(embedder, LanguageModel) else {}
 
 
 class _Tokenizer(NamedTuple):

@@ -15,13 +15,14 @@ from typing import Any
 
 import torch
 from pydantic import TypeAdapter, ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
 from crossflow.errors import CrossFlowError
 from crossflow.files.hashes import file_sha256
 from crossflow.files.pretrained import is_pickle, load_tensors
 from crossflow.files.tensors import read_tensors, write_tensors
 from crossflow.flow.guidance import Autoguidance
+from crossflow.losses import TextReconstruction
 from crossflow.model import authors as released
 from crossflow.model.config import FlowModel, ModelConfig
 from crossflow.model.crossflow import CrossFlow
@@ -33,12 +34,60 @@ VERSION = "2"
 """The version that is written. Version 1 is read too: see ``earlier``."""
 NOT_SHIPPED = ("terms.", "weaker.")
 """Prefixes of weights that are not saved: the networks of loss terms, and the guiding model."""
+DECODER = "text_decoder.safetensors"
+"""The file beside a checkpoint with the one network of a loss term that is kept: the decoder of the text."""
+DECODER_FORMAT, DECODER_VERSION = "crossflow-text-decoder", "1"
+OF_TRAINING = ("digest", "step")
+"""The notes that a checkpoint and its decoder have in common."""
 
 
 def save_checkpoint(path: str | Path, model: FlowModel, notes: Mapping[str, Any] | None = None) -> None:
     """Write ``model`` to ``path`` atomically. ``notes``, plain JSON values, go into the header."""
     header = {**(notes or {}), "format": FORMAT, "version": VERSION, "config": asdict(model.config)}
     write_tensors(Path(path), _shipped(model), header)
+
+
+def decoder_prefix(config: ModelConfig) -> str | None:
+    """Where the weights of a model's text decoder are in its state; None for a model trained without one."""
+    names = [term.name for term in config.terms if isinstance(term, TextReconstruction)]
+    return f"terms.{names[0]}.decoder." if names else None
+
+
+def save_text_decoder(checkpoint: Path, decoder: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
+    """Write the weights of the text ``decoder`` beside ``checkpoint``; ``notes`` are those of the checkpoint."""
+    header = {"format": DECODER_FORMAT, "version": DECODER_VERSION, **{name: notes[name] for name in OF_TRAINING}}
+    write_tensors(checkpoint.with_name(DECODER), decoder, header)
+
+
+def load_text_decoder(checkpoint: str | Path, device: str = "cpu") -> nn.Module:
+    """The decoder from source latents to token embeddings that the model in ``checkpoint`` was trained with.
+
+    CrossFlowError for a model that was trained without one, and for a file beside it that is missing, damaged, or of
+    another training or step.
+    """
+    checkpoint = Path(checkpoint)
+    header, path = _tensors(checkpoint)[0], checkpoint.with_name(DECODER)
+    config = model_config(header, checkpoint) if "format" in header else None  # the authors released no decoder
+    terms = [term for term in config.terms if isinstance(term, TextReconstruction)] if config is not None else []
+    if config is None or not terms:
+        raise CrossFlowError(
+            f"{checkpoint} was trained without a decoder of its text: train a recipe with the loss TextReconstruction."
+        )
+    if not path.is_file():
+        raise CrossFlowError(f"There is no {path}, the text decoder of {checkpoint}: keep it beside the checkpoint.")
+    notes, tensors = read_tensors(path)
+    if (notes.get("format"), notes.get("version")) != (DECODER_FORMAT, DECODER_VERSION):
+        raise CrossFlowError(f"{path} is no text decoder of version {DECODER_VERSION}: train again.")
+    if any(notes.get(name) != header.get(name) for name in OF_TRAINING):
+        raise CrossFlowError(
+            f"{path} was trained for {notes.get('step')} steps of {notes.get('digest')}, and {checkpoint} for "
+            f"{header.get('step')} of {header.get('digest')}: keep the two files of one training together."
+        )
+    with torch.device("meta"):
+        decoder: nn.Module = terms[0].build(config.reads.shape, config.shape).decoder
+    check_tensors(path, tensors, decoder.state_dict())
+    decoder.load_state_dict(tensors, assign=True)
+    return decoder.to(device).eval()
 
 
 def export_checkpoint(path: Path, out: Path, sampling: Sampling) -> None:

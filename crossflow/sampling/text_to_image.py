@@ -17,7 +17,7 @@ from crossflow.files.folders import cache_folder
 from crossflow.files.hashes import content_sha256, file_sha256
 from crossflow.modalities.kl_autoencoder import KLConfig
 from crossflow.modalities.modality import Autoencoder, TextEmbedder
-from crossflow.modalities.text_embedders import LanguageModel
+from crossflow.modalities.text_embedders import weights_of
 from crossflow.modalities.tokens import TokensConfig
 from crossflow.model.checkpoint import load_model, weaker_of
 from crossflow.model.config import FlowModel
@@ -119,14 +119,7 @@ class TextToImage:
         if config.reads.kind != "tokens":
             raise CrossFlowError(f"This model reads {config.reads.name}, and no texts: load it with FromImage.")
         embedder = cast(TokensConfig, config.reads).embedder(text_encoder, device)
-        vae, parts = None, {}
-        if embedder.width != config.reads.shape[1]:
-            raise CrossFlowError(
-                f"This model reads tokens of width {config.reads.shape[1]}, and those of the text encoder are "
-                f"{embedder.width} wide: give the text encoder that it was trained with."
-            )
-        if isinstance(embedder, LanguageModel):
-            parts["text_encoder_sha256"] = content_sha256(embedder.folder)
+        vae, parts = None, weights_of(embedder)
         if config.target.external:
             source = autoencoder or _own_autoencoder()
             vae = cast(KLConfig, config.target).load(source, device)

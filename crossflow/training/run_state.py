@@ -15,7 +15,7 @@ from crossflow.errors import CrossFlowError
 from crossflow.files.hashes import file_sha256
 from crossflow.files.tensors import read_tensors, write_tensors
 from crossflow.modalities.patch_pca import PatchPCA
-from crossflow.model.checkpoint import NOT_SHIPPED, check_tensors, take_weights
+from crossflow.model.checkpoint import NOT_SHIPPED, check_tensors, decoder_prefix, take_weights
 from crossflow.model.config import FlowModel
 from crossflow.model.settings import Losses
 from crossflow.recipes.recipe import SceneData, Stage, TrainConfig
@@ -74,8 +74,11 @@ class Run:
         self.wrapped: nn.Module = self.model if self.sharded else accelerator.prepare_model(self.model.to(device))
         self.weights = dict(self.model.named_parameters())
         self.trained = {name for name, part in self.weights.items() if part.requires_grad}
+        self.decoder = decoder_prefix(config.model)
         self.averages = {
-            name: part.detach().clone() for name, part in self.weights.items() if not name.startswith(NOT_SHIPPED)
+            name: part.detach().clone()
+            for name, part in self.weights.items()
+            if not name.startswith(NOT_SHIPPED) or (self.decoder is not None and name.startswith(self.decoder))
         }
         self.optimizer = Optimizer(config.optimizer, self.model, config.betas, config.weight_decay)
 
@@ -127,6 +130,16 @@ class Run:
             model = self.config.model.build(training=False)
         model.load_state_dict(parts, assign=True)
         return model.eval()
+
+    def text_decoder(self) -> dict[str, Tensor] | None:
+        """The averaged weights of the text decoder, for recipes that train one, on the main process, else None.
+
+        All processes must call it.
+        """
+        if (prefix := self.decoder) is None:
+            return None
+        held = {name.removeprefix(prefix): part for name, part in self.averages.items() if name.startswith(prefix)}
+        return whole(held, keep=self.accelerator.is_main_process) or None
 
     def notes(self) -> dict[str, Any]:
         """The checkpoint's notes on its training."""

@@ -18,7 +18,7 @@ from crossflow.errors import CrossFlowError
 from crossflow.files.devices import usable_device
 from crossflow.files.locks import only_writer
 from crossflow.files.writing import replacing, written
-from crossflow.model.checkpoint import save_checkpoint
+from crossflow.model.checkpoint import save_checkpoint, save_text_decoder
 from crossflow.model.settings import Losses
 from crossflow.recipes.recipe import TrainConfig
 from crossflow.training.data import open_data
@@ -46,9 +46,10 @@ def train(
     """Train ``config`` into the folder ``out`` and return the path of the sampling checkpoint, ``model.safetensors``.
 
     The folder also gets ``log.jsonl`` (all losses), ``samples/``, ``timing.jsonl`` and ``state.safetensors``, which is
-    all that ``resume`` needs. Several processes must share the folder, and the main one holds its lock. The state is
-    written last, so the other files are never behind it. ``data`` is the folder of pairs, for recipes that read one.
-    ``init`` is a checkpoint of the same model, ours or released, whose weights the training starts from.
+    all that ``resume`` needs; where the text is reconstructed, also ``text_decoder.safetensors``. Several processes
+    must share the folder, and the main one holds its lock. The state is written last, so the other files are never
+    behind it. ``data`` is the folder of pairs, for recipes that read one. ``init`` is a checkpoint of the same model,
+    ours or released, whose weights the training starts from.
     ``precision`` is fp32, bf16, auto or None for the recipe's own; ``device`` is cpu, cuda or auto; for ``shard`` and
     ``checkpointing`` see ``Run``. ``text_encoder`` and ``autoencoder`` are weights that sample grids need if the
     model's autoencoder is external (see ``PromptGrids``).
@@ -152,8 +153,11 @@ class _Record:
         average = run.average() if shown else None
         if sample_now and average is not None:
             self.previews.draw(average, self.out / "samples" / f"step-{step:06d}.png")
+        decoder = run.text_decoder() if save_now else None
         if save_now and average is not None:
             save_checkpoint(self.model, average, run.notes())
+        if decoder is not None:
+            save_text_decoder(self.model, decoder, run.notes())
         if keep_now and average is not None:
             save_checkpoint(self.out / f"model-{step:06d}.safetensors", average, run.notes())
         if save_now:

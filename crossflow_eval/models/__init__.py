@@ -14,6 +14,8 @@ from importlib import metadata
 from pathlib import Path
 
 from crossflow.errors import CrossFlowError, unknown
+from crossflow_eval.models.arithmetic import CrossFlowArithmetic
+from crossflow_eval.models.compression import CrossFlowCompression
 from crossflow_eval.models.crossflow import CrossFlowModel
 from crossflow_eval.models.depth_folder import DepthFolderModel
 from crossflow_eval.models.folder import FolderModel
@@ -30,6 +32,8 @@ OURS: Mapping[str, Callable[..., Model]] = {
     "t2i": CrossFlowModel,
     "caption": captioner,
     **{task: partial(CrossFlowImageModel, task) for task in ("depth", "sr")},
+    "arithmetic": CrossFlowArithmetic,
+    "compression": CrossFlowCompression,
 }
 """What a checkpoint of ours is built as, by the task of the suite."""
 

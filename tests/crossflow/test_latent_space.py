@@ -12,7 +12,7 @@ from tiny_pipelines import drawer
 
 from crossflow.errors import CrossFlowError
 from crossflow.model.settings import Override, Sampling
-from crossflow.sampling.latent_space import Sum, arithmetic, draw_sum, draw_walk, interpolate
+from crossflow.sampling.latent_space import Sum, arithmetic, before_and_after, draw_sum, draw_walk, interpolate
 from crossflow.sampling.text_to_image import TextToImage, prompt_seed
 
 SAMPLING = Sampling(solver="euler", steps=2)
@@ -110,3 +110,19 @@ def test_noise_has_no_source(tmp_path):
     """Of the baseline, which starts from it, neither can be drawn."""
     with pytest.raises(CrossFlowError, match="no source of a prompt"):
         draw_walk(drawer("baseline"), ("a ball", "a ring"), 3, SAMPLING, 0, tmp_path)
+
+
+def test_a_sum_is_read_from_words():
+    words = "a ball and a box + a ring - a box + a cone"
+    expected = Sum(base="a ball and a box", add=("a ring", "a cone"), subtract=("a box",), scale=2.0)
+    assert Sum.of_text(words, 2.0) == expected
+    assert Sum.of_text("a ball") == Sum(base="a ball")
+
+
+def test_images_before_and_after_are_those_of_the_drawn_sum(pipeline, tmp_path):
+    sums = [Sum(base="a ball", add=("a box",)), Sum(base="a ball and a box", add=("a ring",), subtract=("a box",))]
+    pairs = before_and_after(pipeline, sums, [3, 4], SAMPLING)
+    for terms, seed, pair in zip(sums, (3, 4), pairs, strict=True):
+        draw_sum(pipeline, terms, SAMPLING, seed, tmp_path / str(seed))
+        for name, image in zip(("base", "sum"), pair, strict=True):
+            assert np.array_equal(read(tmp_path / str(seed) / f"{name}.png"), image)

@@ -53,6 +53,9 @@ class MeanColor:
         assert {image.shape for image in images} <= {(32, 32, 3)}
         return np.stack([image.mean(axis=(0, 1)) for image in images]).astype(np.float32)
 
+    def looks(self, features):
+        return features.astype(np.float64) / features.sum(axis=1, keepdims=True)
+
 
 def listed(name: str) -> list[Example]:
     return list(load_suite(name).examples(None))

@@ -44,7 +44,7 @@ def suite(name: str) -> Suite:
     metrics: dict[Task, Mapping[str, Callable[[], Metric]]] = {
         "caption": {"scene": _scene_captions, "captions": _caption_scores},
         "depth": {"depth": partial(SceneDepth, ""), "objects": partial(SceneDepth, "objects")},
-        "sr": {"restoration": _restoration, "fid": partial(_fid, split)},
+        "sr": {"restoration": _restoration, "fid": partial(_fid, split), "looks": _look_scores},
     }
     return Suite(
         name=name,
@@ -160,6 +160,13 @@ def _fid(split: str) -> Metric:
     return FID(HalvedFeatures(scenes.feature_judge()), partial(_reference_features, split), reference_name=name)
 
 
+def _look_scores() -> Metric:
+    from crossflow_eval.metrics.scenes import SceneInceptionScore
+
+    judge = HalvedFeatures(scenes.feature_judge())
+    return SceneInceptionScore(judge, judge.looks, classes="48 looks, a shape and a colour, of one object at random")
+
+
 class HalvedFeatures:
     """The feature judge, which sees 32 pixels a side, on images of 64: each 2 x 2 pixels become their rounded mean."""
 
@@ -171,6 +178,10 @@ class HalvedFeatures:
     def __call__(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """Return the features, float32 [n dim]. Raises CrossFlowError for an image of another size."""
         return self._judge([halved(image) for image in images])
+
+    def looks(self, features: np.ndarray) -> np.ndarray:
+        """The judge's probabilities of what an object of each image is, float64 [n classes]."""
+        return self._judge.looks(features)
 
 
 def halved(image: np.ndarray) -> np.ndarray:
