@@ -90,16 +90,14 @@ def _loaded(
     from crossflow.files.folders import cache_folder
     from crossflow.files.hashes import content_sha256
     from crossflow.modalities.kl_autoencoder import KLAutoencoder
-    from crossflow.modalities.text_embedders import LanguageModel
+    from crossflow.modalities.text_embedders import weights_of
     from crossflow.sampling.text_to_image import AUTOENCODER
 
     embedder = reads.embedder(text_encoder, device)
     source = autoencoder or cache_folder() / AUTOENCODER
     kl = KLAutoencoder.from_path(source, device=device)
     made_by = {"text": reads.model, "autoencoder_sha256": content_sha256(source)}
-    if isinstance(embedder, LanguageModel):
-        made_by["text_encoder_sha256"] = content_sha256(embedder.folder)
-    return embedder, kl, made_by
+    return embedder, kl, made_by | weights_of(embedder)
 
 
 def _tower(config: str, weights: Path | None, device: str) -> tuple[FrozenSiglip, dict[str, str]]:

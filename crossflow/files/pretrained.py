@@ -66,11 +66,13 @@ def quiet(logging: Any) -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def load_pretrained(kind: Any, folder: Path, logging: Any, exact: bool = False, **options: Any) -> Any:
+def load_pretrained(
+    kind: Any, folder: Path, logging: Any, exact: bool = False, unused: tuple[str, ...] = (), **options: Any
+) -> Any:
     """The model of class ``kind`` in ``folder``, frozen, in eval mode; from safetensors or pickles of tensors alone.
 
-    CrossFlowError if the files are damaged or lack a weight, which the libraries would initialise at random; with
-    ``exact`` also if they hold weights that the class does not have.
+    CrossFlowError if the files are damaged or lack a weight, which the libraries would initialise at random, but for
+    those whose names begin as one of ``unused``; with ``exact`` also if they hold weights that the class does not have.
     """
     with quiet(logging), readable(folder, kind.__name__):
         model, report = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True, **options)
@@ -79,8 +81,8 @@ def load_pretrained(kind: Any, folder: Path, logging: Any, exact: bool = False, 
     if unknown:
         few = first_few(sorted(unknown), 3)
         raise CrossFlowError(f"{folder} is of another network than {kind.__name__}: it holds {few}.")
-    if report["missing_keys"]:
-        lost = first_few(sorted(report["missing_keys"]), 3)
+    if missing := [name for name in report["missing_keys"] if not name.startswith(unused)]:
+        lost = first_few(sorted(missing), 3)
         raise CrossFlowError(f"{folder} holds no whole {kind.__name__}: it lacks {lost}.")
     return model.eval().requires_grad_(False)
 

@@ -12,7 +12,10 @@ from crossflow.networks.blocks import check_sizes
 
 @dataclass(frozen=True, kw_only=True)
 class TokensConfig:
-    """``count`` token embeddings of width ``width`` per text, from the language model ``model`` (see ``EMBEDDERS``)."""
+    """``count`` token embeddings of width ``width`` per text, from the language model ``model``.
+
+    Its name is one of ``text_embedders.EMBEDDERS``, or ``hf:ID_OR_FOLDER`` for any other.
+    """
 
     model: str = "minilm"
     count: int = 16

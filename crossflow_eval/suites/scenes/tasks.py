@@ -1,9 +1,10 @@
 """The embedded suites whose sources are images: captions, depth and super-resolution of ``crossflow.scenes``.
 
 ``scenes-caption``, ``scenes-depth`` and ``scenes-sr`` are the first 1,000 scenes of the split ``test``; the same with
-``-val`` are those of ``val``, for choosing settings, never for reporting. Nothing is downloaded and nothing needs Java:
-the renders are drawn into ``CROSSFLOW_CACHE`` (:mod:`crossflow_eval.suites.scenes.images`). The numbers belong to this
-world; each run stands between the references of :mod:`crossflow_eval.suites.scenes.references`.
+``-val`` are those of ``val``, for choosing settings, never for reporting. Nothing is downloaded, and but for METEOR in
+``scenes-caption-meteor`` nothing needs Java. The renders are drawn into ``CROSSFLOW_CACHE``
+(:mod:`crossflow_eval.suites.scenes.images`). The numbers belong to this world; each run stands between the references of
+:mod:`crossflow_eval.suites.scenes.references`.
 """
 
 from __future__ import annotations
@@ -30,11 +31,14 @@ SUITES: dict[str, tuple[Task, str]] = {
     "scenes-caption": ("caption", "test"),
     "scenes-depth": ("depth", "test"),
     "scenes-sr": ("sr", "test"),
+    "scenes-caption-meteor": ("caption", "test"),
     "scenes-caption-val": ("caption", "val"),
     "scenes-depth-val": ("depth", "val"),
     "scenes-sr-val": ("sr", "val"),
 }
 """Suite -> its task and its split."""
+WITH_METEOR = ("scenes-caption-meteor",)
+"""Captions by METEOR too, beside all that ``scenes-caption`` gives: it needs Java. No suite has SPICE."""
 
 
 def suite(name: str) -> Suite:
@@ -42,7 +46,7 @@ def suite(name: str) -> Suite:
     task, split = SUITES[name]
     output = {"caption": "txt", "depth": "npy", "sr": "png"}
     metrics: dict[Task, Mapping[str, Callable[[], Metric]]] = {
-        "caption": {"scene": _scene_captions, "captions": _caption_scores},
+        "caption": {"scene": _scene_captions, "captions": partial(_caption_scores, name in WITH_METEOR)},
         "depth": {"depth": partial(SceneDepth, ""), "objects": partial(SceneDepth, "objects")},
         "sr": {"restoration": _restoration, "fid": partial(_fid, split), "looks": _look_scores},
     }
@@ -123,10 +127,10 @@ def _scene_captions() -> Metric:
     return SceneCaptions(read_caption, look_at, grammar=GRAMMAR)
 
 
-def _caption_scores() -> Metric:
+def _caption_scores(with_meteor: bool) -> Metric:
     from crossflow_eval.metrics.caption import CaptionScores
 
-    return CaptionScores(tokens="words", with_meteor=False)
+    return CaptionScores(tokens="words", with_meteor=with_meteor)
 
 
 class SceneDepth(DepthErrors):
