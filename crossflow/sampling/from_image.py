@@ -54,7 +54,9 @@ class FromImage:
     ) -> None:
         reads = model.config.reads
         if reads.kind != "image":
-            raise CrossFlowError(f"This model reads {reads.name} and not images: load it with TextToImage.")
+            raise CrossFlowError(
+                f"This model reads {reads.name}, not images: load it with TextToImage, or run it backward by --reader."
+            )
         self.ends = (reads.name, model.config.target.name)
         self.device = next(model.parameters()).device
         self.dtype = dtype_named(precision, model, self.device)
