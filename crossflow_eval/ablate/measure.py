@@ -197,6 +197,7 @@ def _run(
     name: str | None = None,
 ) -> tuple[Result, Path]:
     """One run in ``WHERE/NAME-<digest>``, and its folder."""
+    suite = suite if suite.fitted is None else suite.fitted(model)
     examples = Examples(run.first_examples(run.list_examples(suite, root), limit))
     settings = run.make_settings(suite, model, limit=limit)
     folder = where / f"{name or model.name}-{settings.digest}"
