@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -217,10 +218,12 @@ def _table(
         raise CrossFlowError(f"The scale {scale.name} does not measure the task {ablation.task} of {ablation.name}.")
     task = scale.tasks[ablation.task]
     task = task if limit is None else task.model_copy(update={"limit": limit})
-    at_scale = [row for row in ablation.rows if scale.name in row.scales]
+    if task.with_java is not None and shutil.which("java"):
+        task = task.model_copy(update={"test": task.with_java})
+    at_scale = ablation.at_scale(scale.name)
     if not at_scale:
         raise CrossFlowError(f"{ablation.name} has no row at the scale {scale.name}.")
-    main = next((row for row in at_scale if row.name == ablation.against), at_scale[0])
+    main = ablation.main(scale.name) or at_scale[0]
     share = 1.0 if steps is None else steps / recipe_of(_recipe(main.recipes[0], scale)).steps
     lines = tuple(line for row in at_scale if not rows or row.name in rows for line in row.lines)
     parts = [
