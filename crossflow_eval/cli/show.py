@@ -53,6 +53,28 @@ def compare(run_a: RunFolder, run_b: RunFolder, as_json: AsJson = False) -> None
         print_table(("score", "difference", "95 % interval", "p", "n"), rows)
 
 
+def check(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs.", show_default=False)],
+) -> None:
+    """Say whether runs, and the references in them, are as they were scored. Exit code 2 if one is not."""
+    with one_sentence():
+        from crossflow.errors import CrossFlowError
+        from crossflow_eval import records
+
+        bad = 0
+        for folder in (each for run in runs for each in (run, *records.references(run))):
+            try:
+                result = records.check_whole(folder)
+            except CrossFlowError as error:
+                typer.echo(f"Error: {error}", err=True)
+                bad += 1
+                continue
+            none = f"carries no digests, for an earlier version made it: `crossflow-eval score {folder}` gives it some"
+            typer.echo(f"{folder}: {'sound' if result.proof else none}, {result.n} outputs")
+        if bad:
+            raise typer.Exit(2)
+
+
 def _interval(low: float | None, high: float | None) -> str:
     return "none" if low is None or high is None else f"[{low:+.4f}, {high:+.4f}]"
 

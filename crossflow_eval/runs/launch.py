@@ -9,13 +9,13 @@ from typing import Any
 
 from crossflow.errors import CrossFlowError, unknown
 from crossflow.files.devices import own_device
-from crossflow_eval import models
+from crossflow_eval import models, records
 from crossflow_eval.judges.features import keep_features
 from crossflow_eval.request import Request
 from crossflow_eval.runs import run
 from crossflow_eval.runs.store import Examples, Store
 from crossflow_eval.suites import load_suite
-from crossflow_eval.tables import REFERENCES, ROLES
+from crossflow_eval.tables import REFERENCES
 from crossflow_eval.types import Lookup, Model, Result, Suite
 
 __all__ = ["Request", "build_model", "evaluate", "score_again"]
@@ -112,16 +112,21 @@ def score_again(folder: Path, track: run.Track = run.untracked, data: Path | Non
 
     ``data`` is the data root, which no run records. Raises CrossFlowError.
     """
-    for role in ROLES:
-        if (folder / REFERENCES / role).is_dir():
-            score_again(folder / REFERENCES / role, data=data)
+    for reference in records.references(folder):
+        score_again(reference, data=data)
     store = Store(folder)
     settings = store.settings()
+    store.check_before_scoring()
     suite = load_suite(settings.suite, data)
     if suite.version != settings.suite_version:
         raise CrossFlowError(
             f"{folder} was made with version {settings.suite_version} of the suite {suite.name}, this is version "
             f"{suite.version}; generate the run again."
+        )
+    if suite.outputs_per_example != settings.outputs_per_example:
+        raise CrossFlowError(
+            f"{folder} has {settings.outputs_per_example} outputs an example, and the suite {suite.name} "
+            f"{suite.outputs_per_example}; generate the run again."
         )
     if suite.fitted is not None:
         suite = dataclasses.replace(suite, examples=lambda _: store.examples())

@@ -11,6 +11,7 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -126,14 +127,13 @@ def run(
     """Generate and score in ``folder``. Returns None on every rank but 0, whose part ends with its outputs."""
     rank, world = rank_and_world()
     examples, store = Examples.of(examples), Store(folder, rank)
-    store.open(settings, examples)
-    metrics = make_metrics(suite)  # first, so that a judge that is not there costs no work
-    caches = keep_features(metrics, folder / "features", rank)
-    if rank != 0:
+    with store.locked() if rank == 0 else nullcontext():
+        store.open(settings, examples)
+        metrics = make_metrics(suite)  # first, so that a judge that is not there costs no work
+        caches = keep_features(metrics, folder / "features", rank)
         generate(suite, model, settings, examples, store, caches, share=(rank, world), track=track)
-        return None
-    with store.locked():
-        generate(suite, model, settings, examples, store, caches, share=(rank, world), track=track)
+        if rank != 0:
+            return None
         if world > 1:
             _wait(store, list_jobs(suite, examples, settings))
         return score(suite, settings, examples, store, metrics, caches, track=track)
@@ -155,7 +155,8 @@ def generate(
     Their features go into ``caches``, by the name of the metric, first, so that where an output is, its features are.
 
     Raises:
-        CrossFlowError: an output that is there but cannot be read; a model that answers in another kind; a full disk.
+        CrossFlowError: an output that is there but cannot be read, or was changed since it was scored; a model that
+            answers in another kind; a full disk.
     """
     started = time.monotonic()
     rank, world = share
@@ -163,6 +164,9 @@ def generate(
     there = {path.name for path in store.outputs.iterdir()}
     if rank == 0:
         store.check([job for job in jobs if job.name in there])
+        store.check_scored()
+        if any(job.name not in there for job in jobs):
+            store.reopen()
     todo = [job for job in jobs[rank::world] if job.name not in there]
     for batch in track(_batches(todo, GENERATE_BATCH), "generate"):
         outputs = _ask(model, batch)
@@ -187,7 +191,7 @@ def score(
     again: bool = False,
     track: Track = untracked,
 ) -> Result:
-    """Score the outputs of a run with fresh ``metrics``; write per_example.jsonl and result.json.
+    """Score the outputs of a run with fresh ``metrics``; write per_example.jsonl, outputs.jsonl and result.json.
 
     A result that is there already is returned as it is if it was made by this very version of everything, unless
     ``again``. Outputs are read from disk batch by batch, so memory does not grow with their number.
@@ -202,8 +206,11 @@ def score(
     if done is not None and done.data_sha256 == data and done.environment == machine and _is_clean(machine):
         return done
     rows: list[Row] = []
+    scored: list[Row] = []
     for batch in track(_batches(jobs, SCORE_BATCH), "score"):
-        rows += _update(metrics, caches or {}, batch, _read(store, batch, jobs))
+        outputs, digests = zip(*_read(store, batch, jobs), strict=True)
+        rows += _update(metrics, caches or {}, batch, outputs)
+        scored += [{**_address(job), "sha256": digest} for job, digest in zip(batch, digests, strict=True)]
     values, better = _compute(metrics)
     for name, metric in metrics.items():
         if isinstance(metric, LateRows):
@@ -217,7 +224,7 @@ def score(
         data_sha256=data,
         environment=machine,
     )
-    store.write_result(result, rows)
+    result = store.write_result(result, rows, scored)
     _log(store, "score", 0, 1, len(jobs), started)
     return result
 
@@ -232,7 +239,7 @@ def _ask(model: Model | Lookup, batch: Sequence[Job]) -> list[Any]:
     return outputs
 
 
-def _read(store: Store, batch: Sequence[Job], jobs: Sequence[Job]) -> list[Output]:
+def _read(store: Store, batch: Sequence[Job], jobs: Sequence[Job]) -> list[tuple[Output, str]]:
     try:
         return [store.read_output(job) for job in batch]
     except UnreadableOutput:
@@ -244,10 +251,7 @@ def _update(
     metrics: Mapping[str, Metric], caches: Mapping[str, FeatureCache], batch: Sequence[Job], outputs: Sequence[Any]
 ) -> list[Row]:
     """Feed every metric and merge what they say of each output into one row."""
-    rows: list[Row] = [
-        {"id": job.example.id, "index": job.index, "output": job.name, "prompt": _shown(job.example.source)}
-        for job in batch
-    ]
+    rows: list[Row] = [{**_address(job), "prompt": _shown(job.example.source)} for job in batch]
     examples = [job.example for job in batch]
     for name, metric in metrics.items():
         if isinstance(metric, OnFeatures) and name in caches:
@@ -256,6 +260,11 @@ def _update(
             said = metric.update(examples, outputs)
         _merge(name, rows, said or [{}] * len(rows))
     return rows
+
+
+def _address(job: Job) -> Row:
+    """How records name an output."""
+    return {"id": job.example.id, "index": job.index, "output": job.name}
 
 
 def _merge(name: str, rows: Sequence[Row], said: Sequence[Row]) -> None:

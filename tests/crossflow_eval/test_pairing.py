@@ -6,7 +6,6 @@ import pytest
 
 from crossflow.errors import CrossFlowError
 from crossflow_eval.runs.compare import compare_runs
-from crossflow_eval.runs.store import Store
 from crossflow_eval.types import Result, Settings
 
 
@@ -23,8 +22,8 @@ def finished(folder, rows, **changes):
         "environment": {},
     }
     folder.mkdir()
-    Store(folder).outputs.mkdir()
-    Store(folder).write_result(Result.model_validate(record | changes), rows)
+    (folder / "result.json").write_text(Result.model_validate(record | changes).model_dump_json())
+    (folder / "per_example.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
 
