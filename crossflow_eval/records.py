@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from crossflow.errors import CrossFlowError, first_few
 from crossflow.files.hashes import file_sha256
@@ -41,7 +41,24 @@ Record = TypeVar("Record", bound=BaseModel)
 
 LARGEST = 2**63
 """What a number in a record stays below, so that it is one of any other language's too."""
-FileName = Annotated[str, Field(pattern=r"^[^./\\\x00-\x1f][^/\\\x00-\x1f]*$", max_length=255)]
+LONGEST = 200
+"""The longest name of an example or a model in bytes of UTF-8: file systems take 255, with what is put around it."""
+
+
+def is_file_name(name: Any, longest: int = LONGEST) -> bool:
+    """Whether ``name`` is text that can name one file, in the folder that it is looked for in."""
+    if not isinstance(name, str) or not name or name.startswith(".") or set(name) & set("/\\\0\n"):
+        return False
+    return len(name.encode(errors="surrogatepass")) <= longest
+
+
+def _file_name(name: str) -> str:
+    if not is_file_name(name, 255):
+        raise ValueError("it names no file in the folder outputs")
+    return name
+
+
+FileName = Annotated[str, AfterValidator(_file_name)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 

@@ -183,6 +183,9 @@ class Request:
     device: str | None = field(
         default=None, metadata=_said("--device", "auto, cpu, cuda, cuda:N.", shown="auto", models=SAMPLED)
     )
+    fresh: bool = field(
+        default=False, metadata=_said("--fresh", "Make all outputs anew; the run's old ones are set aside.")
+    )
     out: Path | None = field(
         default=None, metadata=_said("--out", "The run's folder.", shown="runs/SUITE/MODEL-DIGEST")
     )

@@ -18,6 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 SCHEMA_VERSION = 1
 
+CODE = "code_sha256"
+"""Under what the identity of another package's model says of which code it is; None where that is not known."""
+
 Output = np.ndarray | str
 """One output of a model, of a kind of ``crossflow_eval.outputs``: an image, a depth map or a caption."""
 

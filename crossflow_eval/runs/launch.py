@@ -29,6 +29,7 @@ def evaluate(request: Request, track: run.Track = run.untracked) -> tuple[Result
     Raises:
         CrossFlowError: options that do not fit together, and all that ``run.run`` raises.
     """
+    run.rank_and_world()  # first, so that a launch that cannot be costs no work
     root = request.data if request.captions is None else request.captions
     suite = load_suite(request.suite_name, root)
     _check_root(request, suite)
@@ -41,8 +42,9 @@ def evaluate(request: Request, track: run.Track = run.untracked) -> tuple[Result
     examples = Examples(run.first_examples(known, request.limit))
     run.check_whole(suite, model, examples, known)
     settings = run.make_settings(suite, model, request.seed, request.limit)
-    folder = request.out or RUNS / suite.name / f"{model.name}-{settings.digest}"
-    result = run.run(suite, model, settings, examples, folder, track=track)
+    name = model.name.encode()[: records.LONGEST].decode(errors="ignore")
+    folder = request.out or RUNS / suite.name / f"{name}-{settings.digest}"
+    result = run.run(suite, model, settings, examples, folder, fresh=request.fresh, track=track)
     for role, reference in suite.references.items():
         of_reference = run.make_settings(suite, reference, limit=request.limit)
         run.run(suite, reference, of_reference, examples, folder / REFERENCES / role)

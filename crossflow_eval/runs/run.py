@@ -8,6 +8,7 @@ rank 0 scores once all outputs exist; no process talks to another except through
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,11 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from crossflow.errors import CrossFlowError, first_few
+from crossflow_eval import records
 from crossflow_eval.environment import environment, rank_and_world
 from crossflow_eval.judges.features import FeatureCache, OnFeatures, keep_features
 from crossflow_eval.outputs import check_kind
 from crossflow_eval.runs.store import Examples, Job, Store, UnreadableOutput
 from crossflow_eval.types import (
+    CODE,
     Example,
     LateRows,
     Lookup,
@@ -35,6 +38,8 @@ from crossflow_eval.types import (
     Suite,
     Value,
 )
+
+_logger = logging.getLogger(__name__)
 
 Track = Callable[[Sequence[Sequence[Job]], str], Iterable[Sequence[Job]]]
 """Passes batches of jobs through, showing progress under a stage's name; see ``untracked``."""
@@ -61,9 +66,11 @@ def list_examples(suite: Suite, root: Path | None) -> list[Example]:
     """All examples of a suite. Raises CrossFlowError for ids that are not unique or cannot name a file."""
     examples = list(suite.examples(root))
     ids = [example.id for example in examples]
-    odd = [name for name in ids if not name or name.startswith(".") or set(name) & set("/\\\0\n") or len(name) > 200]
-    if odd:
-        raise CrossFlowError(f"{len(odd)} example ids cannot name a file: {first_few(map(repr, odd))}.")
+    if odd := [name for name in ids if not records.is_file_name(name)]:
+        raise CrossFlowError(
+            f"{len(odd)} example ids cannot name a file ({first_few(repr(name[:80]) for name in odd)}): use at most "
+            f"{records.LONGEST} bytes, without slashes, and with no dot in front."
+        )
     times = Counter(name.casefold() for name in ids)
     if twice := [name for name in ids if times[name.casefold()] > 1]:
         raise CrossFlowError(f"{len(twice)} example ids are not unique, letter case aside: {first_few(twice)}.")
@@ -122,13 +129,21 @@ def run(
     examples: Sequence[Example],
     folder: Path,
     *,
+    fresh: bool = False,
     track: Track = untracked,
 ) -> Result | None:
-    """Generate and score in ``folder``. Returns None on every rank but 0, whose part ends with its outputs."""
+    """Generate and score in ``folder``. Returns None on every rank but 0, whose part ends with its outputs.
+
+    ``fresh`` makes all outputs anew; those that are there are set aside.
+    """
     rank, world = rank_and_world()
+    if fresh and world > 1:
+        raise CrossFlowError("--fresh is for one process: leave torchrun out, or give another --out.")
     examples, store = Examples.of(examples), Store(folder, rank)
     with store.locked() if rank == 0 else nullcontext():
         store.open(settings, examples)
+        if fresh:
+            store.set_aside()
         metrics = make_metrics(suite)  # first, so that a judge that is not there costs no work
         caches = keep_features(metrics, folder / "features", rank)
         generate(suite, model, settings, examples, store, caches, share=(rank, world), track=track)
@@ -168,6 +183,10 @@ def generate(
         if any(job.name not in there for job in jobs):
             store.reopen()
     todo = [job for job in jobs[rank::world] if job.name not in there]
+    if settings.identity.get(CODE, "") is None and (reused := len(jobs[rank::world]) - len(todo)):
+        _logger.warning(
+            "reused %d outputs of an identity that says nothing of its code; --fresh makes them anew", reused
+        )
     for batch in track(_batches(todo, GENERATE_BATCH), "generate"):
         outputs = _ask(model, batch)
         for output in outputs:

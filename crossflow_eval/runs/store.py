@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, is_dataclass
 from functools import cache, cached_property
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,15 @@ class Store:
 
     def _there(self) -> set[str]:
         return _shown(self.outputs) if self.outputs.is_dir() else set()
+
+    def set_aside(self) -> None:
+        """Move the outputs into a folder of the run's own, ``outputs-1`` and so on: by one rename, after the result."""
+        self.reopen()
+        if self._there():
+            aside = next(path for number in count(1) if not (path := self.path / f"{OUTPUTS}-{number}").exists())
+            with written(self.outputs):
+                self.outputs.rename(aside)
+                self.outputs.mkdir()
 
     def reopen(self) -> None:
         """Take away the result of a run that is no longer whole, or whose rows are about to change."""
