@@ -100,8 +100,9 @@ COMMANDS: dict[str, Command] = {
     ),
     "depth": Command(
         task="depth",
-        help="Measure depth maps; without options the shipped model's. --ckpt may be a folder of .npy, .npz or 16-bit "
-        ".png.",
+        help="Measure depth maps; without options the shipped model's. --ckpt may be a folder of .npy or .npz of "
+        "metres, or of 16-bit .png: metres times 256 in KITTI's suites, times 1000 in all others. The suites *_affine "
+        "take any scale and shift.",
         suite="scenes-depth",
         with_data="kitti_eigen",
     ),
@@ -138,6 +139,12 @@ class Request:
     )
     suite: str | None = field(default=None, metadata=_said("--suite", "See `list`.", chooses=True))
     data: Path | None = field(default=None, metadata=_said("--data", "The suite's data root.", chooses=True))
+    space: str | None = field(
+        default=None,
+        metadata=_said(
+            "--space", "depth or disparity: what the predictions are.", shown="the suite's", tasks=("depth",)
+        ),
+    )
     captions: Path | None = field(
         default=None,
         metadata=_said(

@@ -14,7 +14,7 @@ from crossflow_eval.judges.features import keep_features
 from crossflow_eval.request import Request
 from crossflow_eval.runs import run
 from crossflow_eval.runs.store import Examples, Store
-from crossflow_eval.suites import load_suite
+from crossflow_eval.suites import depth, load_suite
 from crossflow_eval.tables import REFERENCES
 from crossflow_eval.types import Lookup, Model, Result, Suite
 
@@ -31,7 +31,8 @@ def evaluate(request: Request, track: run.Track = run.untracked) -> tuple[Result
     """
     run.rank_and_world()  # first, so that a launch that cannot be costs no work
     root = request.data if request.captions is None else request.captions
-    suite = load_suite(request.suite_name, root)
+    name = request.suite_name if request.space is None else depth.in_space(request.suite_name, request.space)
+    suite = load_suite(name, root)
     _check_root(request, suite)
     if suite.task != request.task:
         raise CrossFlowError(f"The suite {suite.name} is for the task {suite.task}, not {request.task}.")
@@ -42,8 +43,8 @@ def evaluate(request: Request, track: run.Track = run.untracked) -> tuple[Result
     examples = Examples(run.first_examples(known, request.limit))
     run.check_whole(suite, model, examples, known)
     settings = run.make_settings(suite, model, request.seed, request.limit)
-    name = model.name.encode()[: records.LONGEST].decode(errors="ignore")
-    folder = request.out or RUNS / suite.name / f"{name}-{settings.digest}"
+    called = model.name.encode()[: records.LONGEST].decode(errors="ignore")
+    folder = request.out or RUNS / suite.name / f"{called}-{settings.digest}"
     result = run.run(suite, model, settings, examples, folder, fresh=request.fresh, track=track)
     for role, reference in suite.references.items():
         of_reference = run.make_settings(suite, reference, limit=request.limit)

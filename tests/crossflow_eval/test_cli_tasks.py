@@ -138,7 +138,8 @@ CHOICE, PARTS = "suite data", "size text-encoder autoencoder"
     [
         ("t2i", f"{COMMON} {CHOICE} {PARTS} captions"),
         ("geneval", f"{COMMON} {PARTS}"),
-        *((task, f"{COMMON} {CHOICE}") for task in ("caption", "depth", "sr")),
+        ("depth", f"{COMMON} {CHOICE} space"),
+        *((task, f"{COMMON} {CHOICE}") for task in ("caption", "sr")),
     ],
 )
 def test_a_command_takes_the_options_of_its_task(command, options):
