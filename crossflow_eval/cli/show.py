@@ -47,10 +47,12 @@ def compare(run_a: RunFolder, run_b: RunFolder, as_json: AsJson = False) -> None
         if as_json:
             return typer.echo(json.dumps({name: asdict(each) for name, each in found.items()}, indent=2))
         rows = [
-            (name, f"{each.difference:+.4f}", _interval(each.ci_low, each.ci_high), f"{each.p:.3g}", each.n)
+            (name, _signed(each.difference), _interval(each.ci_low, each.ci_high), _p(each.p), each.n)
             for name, each in found.items()
         ]
         print_table(("score", "difference", "95 % interval", "p", "n"), rows)
+        for method in dict.fromkeys(each.method for each in found.values()):
+            typer.echo(f"{', '.join(name for name, each in found.items() if each.method == method)}: {method}.\n")
 
 
 def check(
@@ -76,7 +78,18 @@ def check(
 
 
 def _interval(low: float | None, high: float | None) -> str:
-    return "none" if low is None or high is None else f"[{low:+.4f}, {high:+.4f}]"
+    return "none" if low is None or high is None else f"[{_signed(low)}, {_signed(high)}]"
+
+
+def _signed(number: float) -> str:
+    """Four digits, or more where these would make a zero of what is none."""
+    return f"{number:+.1e}" if 0 < abs(number) < 5e-5 else f"{number:+.4f}"
+
+
+def _p(p: float) -> str:
+    """Three digits that are on the side of 0.05 that p is on."""
+    shown = f"{p:.3g}"
+    return "<0.05" if p < 0.05 <= float(shown) else shown
 
 
 def list_all(as_json: AsJson = False) -> None:

@@ -338,7 +338,8 @@ class DepthErrors:
                 judged = self._how.judge(prediction[window], target[window], valid[window])
                 said = judged | {"pixels": int(np.count_nonzero(valid[window]))}
                 row |= {_named(name, key): value for key, value in said.items()}
-                self._agreements.append(self._how.agreement(prediction[window], target[window], valid[window]))
+                if self._how.space is not None:
+                    self._agreements.append(self._how.agreement(prediction[window], target[window], valid[window]))
         except CrossFlowError as error:
             raise CrossFlowError(f"{example.id}: {error}") from error
         for name in self._names:
