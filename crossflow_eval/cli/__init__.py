@@ -22,7 +22,7 @@ def _main() -> None:
     logger.setLevel(logging.INFO)
 
 
-for command in (*measure.commands(), measure.score, show.report, show.compare, ablate.ablate):
+for command in (*measure.commands(), measure.score, show.report, show.compare, show.check, ablate.ablate):
     app.command()(command)
 app.command(name="list")(show.list_all)
 for command in (setup.stats, setup.doctor):

@@ -105,8 +105,9 @@ def _entries(path: Path, text: str, key: str) -> Iterator[tuple[str, Any]]:
 def _json(text: str, where: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise CrossFlowError(f"{where}: not JSON ({error}); write it again.") from error
+    except (ValueError, RecursionError) as error:  # also integers of thousands of digits, and nesting without end
+        why = error if isinstance(error, json.JSONDecodeError) else type(error).__name__
+        raise CrossFlowError(f"{where}: not JSON ({why}); write it again.") from error
 
 
 def _pair(entry: Any, key: str) -> tuple[str | None, str | None]:
@@ -115,10 +116,17 @@ def _pair(entry: Any, key: str) -> tuple[str | None, str | None]:
         return None, None
     name, caption = entry.get(key), entry.get("caption")
     is_id = isinstance(name, (str, int)) and not isinstance(name, bool)
-    is_text = isinstance(caption, str) and not any("\ud800" <= letter <= "\udfff" for letter in caption)
-    return str(name) if is_id else None, caption if is_text else None
+    is_text = isinstance(caption, str) and _is_unicode(caption)
+    return str(name) if is_id and _is_unicode(str(name)) else None, caption if is_text else None
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value)
+    try:
+        text = json.dumps(value)
+    except RecursionError:
+        text = "values in values without end"
     return text if len(text) <= 80 else f"{text[:80]}…"

@@ -229,6 +229,25 @@ def test_two_launches_cannot_work_in_one_folder(place):
         launch.evaluate(request(place, "one", limit=2))
 
 
+def test_outputs_of_code_that_is_not_known_are_reused_with_a_warning_and_made_anew_by_fresh(place, caplog):
+    """The class comes out of a string, as a compiled module's would out of no source; then it answers otherwise."""
+    (place / "hidden.py").write_text("names = {}\nexec(open('fake_fast.py').read(), names)\nFake = names['Fake']\n")
+    launch.evaluate(request(place, "one", "hidden", limit=4))
+    before = files(place / "one")
+    code = (place / "fake_fast.py").read_text()
+    (place / "fake_fast.py").write_text(code.replace("size=(12", "size=(11"))
+    del sys.modules["hidden"]
+    assert "reused" not in caplog.text
+    launch.evaluate(request(place, "one", "hidden", limit=4))
+    assert "reused 4 outputs of an identity that says nothing of its code; --fresh makes them anew" in caplog.text
+    assert files(place / "one") == before
+    result, _ = launch.evaluate(dataclasses.replace(request(place, "one", "hidden", limit=4), fresh=True))
+    assert result.values["height"].mean == 11
+    old = {f"outputs-1/{name.partition('/')[2]}": content for name, content in before.items() if "outputs/" in name}
+    after = files(place / "one")
+    assert len(old) == 4 and {name: after[name] for name in old} == old
+
+
 class Colours:
     """The mean colour of an image; notes on which rank it was asked."""
 
