@@ -7,6 +7,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from crossflow.errors import CrossFlowError
+from crossflow.files.writing import make_folder
 
 NAME = ".lock"
 """The lock file in the folder; it stays there, empty, after the lock is released."""
@@ -29,3 +30,14 @@ def only_writer(folder: Path, doing: str, wait: bool = False) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def writing_in(folder: Path, doing: str, wait: bool = False) -> Iterator[None]:
+    """Make ``folder`` where it is not there, and lock it as ``only_writer`` does.
+
+    CrossFlowError, before any work, also where nothing can be written in it.
+    """
+    make_folder(folder)
+    with only_writer(folder, doing, wait):
+        yield

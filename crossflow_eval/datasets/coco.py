@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image
 
 from crossflow.errors import CrossFlowError, first_few
+from crossflow.files.images import DAMAGE
 from crossflow_eval.types import Example
 
 ANNOTATIONS, IMAGES = "annotations/captions_val2014.json", "val2014"
@@ -117,7 +118,7 @@ def read_photograph(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as image:
             return np.array(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
+    except DAMAGE as error:
         raise CrossFlowError(f"Cannot read the image {path} ({error}); unpack its archive again.") from error
 
 

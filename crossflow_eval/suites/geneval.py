@@ -87,7 +87,7 @@ class OfficialFolder(FolderModel):
 
 def folder_model(folder: Path) -> FolderModel:
     """The images of a folder: in GenEval's layout where it has subfolders, else named by example and number."""
-    nested = folder.is_dir() and any(entry.is_dir() for entry in folder.iterdir())
+    nested = folder.is_dir() and any(entry.is_dir() and entry.name[0] != "." for entry in folder.iterdir())
     return OfficialFolder(folder) if nested else FolderModel(folder)
 
 

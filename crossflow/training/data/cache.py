@@ -83,7 +83,7 @@ def cache(
             f"There cannot be {per_shard} pairs a shard, or a process {process_index} of {process_count}: "
             "give at least 1, and number the processes from 0."
         )
-    pairs = read_pairs(images, captions)
+    pairs = read_pairs(images, captions, progress)
     settings = {"size": size, "token_count": token_count, "tokens_dtype": tokens_dtype, "keep_images": keep_images}
     recipe = dict(recipe) | settings | ({} if image_tower is None else {"image_features": True})
     plan = _plan(pairs, recipe, per_shard)
