@@ -45,10 +45,12 @@ def sample(
             raise CrossFlowError("Give either --prompt TEXT, once or more, or --prompts FILE.")
         count = len(prompt or ()) if prompts is None else _count(prompts)
         from crossflow.files.folders import shipped
+        from crossflow.files.locks import check_writable
         from crossflow.model.settings import Override
         from crossflow.sampling.samples import draw_into
         from crossflow.sampling.text_to_image import TextToImage
 
+        check_writable(out, "sampling")
         pipeline = TextToImage.from_checkpoint(ckpt or shipped("t2i"), device, text_encoder, autoencoder, precision)
         sampling = pipeline.defaults.but(Override(solver=solver, steps=steps, guidance_scale=guidance_scale))
         with _bar(None if count is None else count * per_prompt) as advance:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from crossflow.errors import CrossFlowError
+from crossflow.errors import CrossFlowError, Notice
 from crossflow.modalities.kl_autoencoder import KLConfig
 from crossflow.modalities.tokens import TokensConfig
 from crossflow.model.authors_models import AUTHORS_LOSSES, AUTHORS_MODELS, STAGE_WEIGHTS
@@ -152,6 +152,7 @@ def _heads(width: int, said: int | None, known: Mapping[int, int]) -> int:
     warnings.warn(
         f"No file says how many attention heads it has, and {width} is not a width of the authors': {heads} are taken; "
         "`crossflow convert` with --heads sets others.",
+        Notice,
         stacklevel=2,
     )
     return heads

@@ -21,6 +21,7 @@ from crossflow.errors import CrossFlowError
 from crossflow.files.hashes import file_sha256
 from crossflow.files.pretrained import is_pickle, load_tensors
 from crossflow.files.tensors import read_tensors, write_tensors
+from crossflow.files.writing import make_folder, refuse_existing
 from crossflow.model import authors as released
 from crossflow.model.config import FlowModel, ModelConfig
 from crossflow.model.crossflow import CrossFlow
@@ -41,8 +42,11 @@ def save_checkpoint(path: str | Path, model: FlowModel, notes: Mapping[str, Any]
 
 
 def export_checkpoint(path: Path, out: Path, sampling: Sampling) -> None:
-    """Copy a checkpoint, ours or released, with other default ``sampling``; noise, weights and notes are kept."""
-    _check_other(path, out)
+    """Copy a checkpoint, ours or released, with other default ``sampling``; noise, weights and notes are kept.
+
+    CrossFlowError if ``out`` is there already.
+    """
+    refuse_existing([out])
     model = load_model(path)
     config: Any = replace(model.config, sampling=replace(sampling, noise=model.config.sampling.noise))
     model.config = config
@@ -64,8 +68,10 @@ def convert(path: Path, out: Path, heads: int | None = None) -> list[str]:
     """Write a released checkpoint as one of ours; return the names of the training-only weights that were dropped.
 
     The file is memory-mapped, so memory holds one weight at a time. For ``heads`` see ``authors.infer_config``.
+    CrossFlowError if ``out`` is there already.
     """
-    _check_other(path, out)
+    refuse_existing([out])
+    make_folder(out.parent)
     header, tensors = _tensors(path)
     if "format" in header:
         raise CrossFlowError(f"{path} is one of ours already: give a file that the authors released.")
@@ -73,11 +79,6 @@ def convert(path: Path, out: Path, heads: int | None = None) -> list[str]:
     header = {"format": FORMAT, "version": VERSION, "config": asdict(model.config), "released": path.name}
     write_tensors(out, tensors, header)
     return dropped
-
-
-def _check_other(path: Path, out: Path) -> None:
-    if os.path.isfile(path) and os.path.isfile(out) and out.samefile(path):
-        raise CrossFlowError(f"{out} is also the input, which holds more than the output would: choose another name.")
 
 
 def load_checkpoint(path: str | Path, device: str = "cpu") -> CrossFlow:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crossflow.errors import CrossFlowError
+from crossflow.files.processes import rank_and_world
 from crossflow_eval.ablate.plan import Part, Plan
 from crossflow_eval.ablate.train import cpu_seconds, train_all
 from crossflow_eval.models import OURS
@@ -41,7 +42,7 @@ def ablate(plan: Plan, *, jobs: int = 1, track: run.Track = run.untracked) -> tu
 
     Returns every part measured, and the results of the test suite's references by role. Raises CrossFlowError.
     """
-    if run.rank_and_world()[1] != 1:
+    if rank_and_world()[1] != 1:
         raise CrossFlowError("An ablation runs in one process: start it without torchrun, or unset WORLD_SIZE.")
     if jobs < 1:
         raise CrossFlowError(f"--jobs must be at least 1, got {jobs}.")

@@ -113,6 +113,7 @@ from crossflow.model import checkpoint
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 checkpoint.convert(Path(sys.argv[1]), Path(sys.argv[3]), heads=4)
 before = peak()
+Path(sys.argv[3]).unlink()
 checkpoint.convert(Path(sys.argv[2]), Path(sys.argv[3]), heads=4)
 print(peak() - before)
 """
@@ -148,10 +149,10 @@ def test_a_file_is_never_written_over_itself(tmp_path):
     before = path.read_bytes()
     link.symlink_to(path)
     sampling = checkpoint.load_model(path).config.sampling
-    for out in (path, link):
-        with pytest.raises(CrossFlowError, match=f"{out} is also the input"):
+    for out in (path, link, tmp_path):
+        with pytest.raises(CrossFlowError, match=f"{out} is there already, and is not replaced"):
             checkpoint.convert(path, out)
-        with pytest.raises(CrossFlowError, match=f"{out} is also the input"):
+        with pytest.raises(CrossFlowError, match=f"{out} is there already, and is not replaced"):
             checkpoint.export_checkpoint(path, out, sampling)
     assert path.read_bytes() == before
 

@@ -141,7 +141,7 @@ class Shards:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.index = _read_index(folder / INDEX)
+        self.index = read_index(folder / INDEX)
         self.fingerprint = file_sha256(folder / INDEX)
         self.recipe = self.index.recipe
         self._ends = list(accumulate(entry.count for entry in self.index.shards))
@@ -222,7 +222,8 @@ def _bytes(content: bytes) -> Tensor:
     return torch.tensor(list(content), dtype=torch.uint8)
 
 
-def _read_index(path: Path) -> ShardIndex:
+def read_index(path: Path) -> ShardIndex:
+    """The index of a folder of shards; CrossFlowError for a file that is none."""
     try:
         index = ShardIndex.model_validate_json(path.read_bytes())
     except OSError as error:
