@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 from crossflow.errors import CrossFlowError, first_few
 from crossflow.files.listing import Listing, list_folder
 from crossflow.files.names import composed
+from crossflow.files.plain_json import read_json, read_json_lines
 
 Row = tuple[str, Any, Any]
 """A location in a captions file, and the image and caption found there, not yet checked."""
@@ -141,11 +141,7 @@ def _csv_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
 
 
 def _jsonl_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
-    for place, line in _lines(path):
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise CrossFlowError(f"{path}, {place}: it is not JSON.") from error
+    for place, row in read_json_lines(_text(path), str(path)):
         if not isinstance(row, dict):
             raise CrossFlowError(f"{path}, {place}: expected an object with '{columns[0]}' and 'caption'.")
         image = row[_key(f"{path}, {place}", row, columns)]
@@ -154,12 +150,12 @@ def _jsonl_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
 
 
 def _coco_rows(path: Path) -> Iterator[Row]:
+    record = read_json(_text(path), str(path))
     try:
-        record = json.loads(_text(path))
         names = {image["id"]: image["file_name"] for image in record["images"]}
         for number, each in enumerate(record["annotations"], start=1):
             yield f"annotation {number}", names[each["image_id"]], each["caption"]
-    except (ValueError, RecursionError, LookupError, TypeError) as error:
+    except (LookupError, TypeError) as error:
         raise CrossFlowError(
             f"{path} is not a COCO captions file ({type(error).__name__}: {error}): it needs 'images' with 'id' and "
             "'file_name', and 'annotations' with 'image_id' and 'caption'."

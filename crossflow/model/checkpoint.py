@@ -7,6 +7,7 @@ data: nothing in it is ever executed.
 
 import json
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -17,9 +18,9 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from crossflow.errors import CrossFlowError
+from crossflow.errors import CrossFlowError, Notice
 from crossflow.files.hashes import file_sha256
-from crossflow.files.pretrained import is_pickle, load_tensors
+from crossflow.files.pretrained import is_pickle, tensors_in, unpickled
 from crossflow.files.tensors import read_tensors, write_tensors
 from crossflow.files.writing import make_folder, refuse_existing
 from crossflow.model import authors as released
@@ -122,13 +123,18 @@ def weaker_of(path: Path, config: ModelConfig) -> Path | None:
 
 def _tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Header and tensors of a checkpoint; the header of a pickle is empty."""
-    return ({}, load_tensors(path)) if os.path.isfile(path) and is_pickle(path) else read_tensors(path)
+    if not (os.path.isfile(path) and is_pickle(path)):
+        return read_tensors(path)
+    return {}, tensors_in(unpickled(path), path)
 
 
 def _released(
     path: Path, tensors: dict[str, Tensor], heads: int | None = None
 ) -> tuple[FlowModel, dict[str, Tensor], list[str]]:
     """The model of a released checkpoint, without weights; its checked weights under our names; the names dropped."""
+    tensors, done = released.plain(tensors)
+    if done:
+        warnings.warn(f"{path}: {'; '.join(done)}.", Notice, stacklevel=2)
     kept, dropped = released.split(tensors)
     config = released.infer_config(path, {name: tuple(part.shape) for name, part in kept.items()}, heads)
     model = _blank(config, path)

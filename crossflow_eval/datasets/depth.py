@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from crossflow.errors import CrossFlowError, first_few
+from crossflow.files.arrays import plain_arrays
 from crossflow.files.images import DAMAGE
 from crossflow.files.listing import list_folder
 from crossflow_eval.datasets.folder import ImageFolder
@@ -122,11 +122,7 @@ def read_png(path: Path, scale: float) -> np.ndarray:
 
 def read_array(path: Path) -> np.ndarray:
     """The one array of an .npy or .npz file, without axes of length 1. Raises CrossFlowError for anything else."""
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        arrays = [loaded] if isinstance(loaded, np.ndarray) else [loaded[name] for name in loaded.files]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise CrossFlowError(f"Cannot read the depth map {path}: {error}.") from error
+    arrays = list(plain_arrays(path, "depth map").values())
     if len(arrays) != 1 or arrays[0].squeeze().ndim != 2:
         shapes = ", ".join(str(list(array.shape)) for array in arrays)
         raise CrossFlowError(f"{path} holds arrays of the shapes {shapes}; expected one of [h w].")

@@ -150,11 +150,11 @@ def test_a_caption_without_its_image(tmp_path, folder, name):
     "name, text, said",
     [
         ("c.jsonl", '{"image": "b.png", "caption": "x"}\n{', "line 2: it is not JSON"),
-        ("c.jsonl", "[" * 100_000, "line 1: it is not JSON"),
+        ("c.jsonl", "[" * 100_000, "line 1: it is nested too deeply"),
         ("c.jsonl", "[1]", "line 1: expected an object with 'image' and 'caption'"),
         ("c.jsonl", '\n{"image": "b.png"}', "line 2: it has the columns ['image'], expected"),
         ("c.jsonl", '{"image": "b.png", "caption": " "}', "line 1: expected"),
-        ("c.jsonl", '{"image": "b.png", "caption": "\\ud800"}', "line 1: expected"),
+        ("c.jsonl", '{"image": "b.png", "caption": "\\ud800"}', "line 1: it holds half a character"),
         ("c.jsonl", "\n", "holds no captions"),
         ("c.csv", "image,text\nb.png,x\n", "line 1: it has the columns ['image', 'text'], expected"),
         ("c.csv", "image,caption\nb.png,x,y\n", "line 2: expected"),

@@ -46,7 +46,7 @@ def test_another_caption_is_another_identity_and_another_order_is_not(tmp_path):
     ("name", "content", "told"),
     [
         ("a.txt", "a dog", r"must be a file \.json \(COCO results\) or \.jsonl"),
-        ("a.json", "[{", r"a\.json: not JSON \(Expecting"),
+        ("a.json", "[{", r"a\.json: it is not JSON \(Expecting"),
         ("a.json", {"annotations": []}, r'holds {"annotations": \[\]}; expected COCO results, a list of'),
         ("a.json", [], "holds no captions"),
         ("a.json", [{"image_id": 7, "caption": "a"}, {"image_id": 8}], r'entry 2: expected .* got {"image_id": 8}'),
@@ -54,10 +54,10 @@ def test_another_caption_is_another_identity_and_another_order_is_not(tmp_path):
         ("a.json", [{"image_id": 7.0, "caption": "a"}], r"entry 1: expected .* got .*7\.0"),
         ("a.json", [["7", "a"]], "entry 1: expected an object"),
         ("a.json", [{"image_id": 7, "caption": None}], "entry 1: expected an object"),
-        ("a.json", [{"image_id": 7, "caption": "\ud83d"}], "entry 1: expected an object"),
+        ("a.json", [{"image_id": 7, "caption": "\ud83d"}], "half a character"),
         ("a.json", [{"image_id": 7, "caption": ["x" * 99]}], r"got .{80}…\.$"),
         ("a.json", [{"image_id": name, "caption": "a"} for name in (7, "7")], "entry 2: a second caption for 7"),
-        ("a.jsonl", '{"id": "7", "caption": "a"}\n\nnot json', "line 3: not JSON"),
+        ("a.jsonl", '{"id": "7", "caption": "a"}\n\nnot json', "line 3: it is not JSON"),
         ("a.jsonl", '{"id": "7", "caption": "a"}\n\n{"id": "8"}', "line 3: expected an object with 'id' and 'caption'"),
     ],
 )
