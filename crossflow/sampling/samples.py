@@ -113,13 +113,19 @@ class _Record:
     """``samples.jsonl``: checked line by line up to its end or to a truncated last line, then appended to."""
 
     def __init__(self, path: Path) -> None:
-        path.touch()
         self.path = path
-        self.file = path.open("r+b")
-        self.close = self.file.close
+        with written(path):
+            path.touch()
+            self.file = path.open("r+b")
+
+    def close(self) -> None:
+        """Close the file; what could not be written before is tried once more, and may fail again."""
+        with written(self.path):
+            self.file.close()
 
     def next(self, row: dict[str, Any]) -> dict[str, Any] | None:
-        """The next line, which is ``row`` with the hash of its image; None at the end. CrossFlowError for another."""
+        """The next line, which is ``row`` with the hash of its image; None at the end, or at
+        a line that was cut short, which is taken away. CrossFlowError for another."""
         start = self.file.tell()
         line = self.file.readline()
         begins = _line(row).rstrip(b"}\n")
@@ -133,6 +139,7 @@ class _Record:
                 f"{self.path} holds samples of other prompts, settings or weights: choose another --out."
             )
         self.file.seek(start)
+        self.file.truncate()
         return None
 
     def append(self, rows: Sequence[dict[str, Any]]) -> None:
@@ -140,7 +147,6 @@ class _Record:
         if not rows:
             return
         with written(self.path):
-            self.file.truncate()
             self.file.write(b"".join(map(_line, rows)))
             self.file.flush()
 

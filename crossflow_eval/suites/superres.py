@@ -156,6 +156,7 @@ def prepare(
                 "another root, or move them away."
             )
         kept = [made for batch in track(batches, "pairs") for made in pool.map(record.prepare, batch)]
+        record.sort()
     return sum(kept), len(kept) - sum(kept)
 
 
@@ -217,7 +218,13 @@ class _Record:
         self._append(_Pair(name=name, original=sha256, **{part: file_sha256(places[part]) for part in PARTS}))
         return True
 
+    def sort(self) -> None:
+        """Write the record anew, each pair once and by name, so that it does not depend on interruptions."""
+        pairs = sorted(self._pairs.values(), key=lambda pair: pair.name)
+        write_whole(self._path, "".join(f"{pair.model_dump_json()}\n" for pair in pairs).encode())
+
     def _append(self, pair: _Pair) -> None:
+        self._pairs[pair.name] = pair
         with self._lock, written(self._path), self._path.open("ab") as file:
             file.write(pair.model_dump_json().encode() + b"\n")
 

@@ -162,6 +162,17 @@ def test_an_image_that_cannot_be_read_is_drawn_again_and_another_one_is_refused(
         draw(pipeline, tmp_path)
 
 
+@pytest.mark.parametrize("kept", [1, 700, 1500, 2900])
+def test_a_record_cut_anywhere_goes_on(pipeline, tmp_path, monkeypatch, kept):
+    """As a full disk leaves it: in the middle of a batch's lines."""
+    monkeypatch.setattr(pipeline, "batch_size", 3)
+    draw(pipeline, tmp_path)
+    before = contents(tmp_path)
+    (tmp_path / "samples.jsonl").write_bytes(before["samples.jsonl"][:kept])
+    draw(pipeline, tmp_path)
+    assert contents(tmp_path) == before
+
+
 def test_a_folder_of_an_earlier_release_goes_on(pipeline, tmp_path):
     """Its rows have no hashes of pixels."""
     draw(pipeline, tmp_path)
