@@ -13,6 +13,7 @@ NAMES = (
     "captions",
     "inception",
     "png",
+    "faults",
     "sampling",
     "training",
 )

@@ -283,3 +283,12 @@ def test_torchrun_trains_on_two_processes(tmp_path):
     ]
     for one, two in zip(*rows, strict=True):
         assert one == pytest.approx(two, rel=1e-4)
+
+
+def test_words_that_the_shipped_model_never_saw_are_named_once(place):
+    shipped = ("sample", "--steps", 1, "--solver", "euler", "--device", "cpu")
+    known = succeeded(*shipped, "--prompt", "a photo of two red balls", "--out", "known")
+    assert "Warning" not in known.stderr
+    done = succeeded(*shipped, "--prompt", "a red zebra", "--prompt", "a Zebra on a violin", "--out", "strange")
+    assert done.stderr.count("Warning") == 1
+    assert "has never seen 'zebra', 'on', 'violin': it knows" in done.stderr
