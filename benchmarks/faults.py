@@ -29,6 +29,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -51,7 +52,7 @@ from crossflow.training.data.cache import cache
 from crossflow.training.data.shards import Shard, Shards
 from crossflow.training.train import train
 from crossflow_eval.datasets.depth import read_prediction
-from crossflow_eval.environment import hardware
+from crossflow_eval.environment import environment, hardware
 from crossflow_eval.judges.statistics_files import read_samples, read_statistics, write_statistics
 from crossflow_eval.models.predictions import read_predictions
 from crossflow_eval.request import Request
@@ -370,7 +371,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     chance = random.Random(args.seed)
-    with tempfile.TemporaryDirectory() as folder:
+    machine = environment()  # once: the commit is part of a result, and may change while this runs
+    with tempfile.TemporaryDirectory() as folder, patch("crossflow_eval.runs.run.environment", lambda: machine):
         disturbances = disturbed(Path(folder), args.kills, args.disks, chance)
         readings = read_altered(Path(folder), args.files, chance)
     options = f"--kills {args.kills} --disks {args.disks} --files {args.files} --seed {args.seed}"
