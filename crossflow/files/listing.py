@@ -9,7 +9,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -30,9 +30,9 @@ class Listing:
 
     folder: Path
     what: str
-    read: Mapping[str, Path]
-    unread: Mapping[str, Path]
-    others: Mapping[str, Path]
+    read: dict[str, Path]
+    unread: dict[str, Path]
+    others: dict[str, Path]
 
     def by_stem(self) -> dict[str, Path]:
         """The files that are read by their names without folder and suffix; CrossFlowError where two share one."""

@@ -73,7 +73,7 @@ def draw_into(
         closing(_Writer(record)) as writer,
     ):
         while part := list(itertools.islice(rows, pipeline.batch_size)):
-            recorded = list(itertools.takewhile(bool, map(record.next, part)))
+            recorded = list(_until_none(map(record.next, part)))
             new_rows = part[len(recorded) :]
             lost = [row for row in recorded if not _is_whole(out / row["file"], row.get(PIXELS))]
             todo = [*lost, *new_rows]
@@ -181,6 +181,13 @@ class _Writer:
 def _write_all(images: Mapping[Path, np.ndarray]) -> None:
     for path, image in images.items():
         write_image(path, image)
+
+
+def _until_none(rows: Iterator[dict[str, Any] | None]) -> Iterator[dict[str, Any]]:
+    for row in rows:
+        if row is None:
+            return
+        yield row
 
 
 def _is_whole(path: Path, sha256: str | None) -> bool:

@@ -209,7 +209,7 @@ class _Record:
         if pixels is None:
             _refuse(original, [place for place in places.values() if place.exists()])
             return False
-        made = dict(zip(PARTS, make_pair(pixels), strict=True))
+        made: dict[str, np.ndarray] = dict(zip(PARTS, make_pair(pixels), strict=True))
         left = [part for part in PARTS if not _shows(places[part], made[part])]
         if known is None:
             _refuse(original, [places[part] for part in left if places[part].exists()])

@@ -173,9 +173,10 @@ class Shard:
         self.header = read_header(path)
         if (self.header.get("format"), self.header.get("version")) != (FORMAT, VERSION):
             raise CrossFlowError(f"{path} is no shard of training pairs in version {VERSION}: make it again.")
-        self.count = self.header.get("count")
-        if not isinstance(self.count, int) or self.count < 0 or not isinstance(self.header.get("sha256"), str):
+        count = self.header.get("count")
+        if not isinstance(count, int) or count < 0 or not isinstance(self.header.get("sha256"), str):
             raise CrossFlowError(f"{path} is no shard of training pairs: its header is damaged; make it again.")
+        self.count = count
         self._file = safe_open(path, framework="pt")
         self._names = self._file.keys()
 
