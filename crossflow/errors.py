@@ -15,6 +15,10 @@ class CrossFlowError(Exception):
     """A call, a file, a setting or the machine is wrong. The message is one sentence that names the remedy."""
 
 
+class Notice(UserWarning):
+    """One sentence of ours for whoever runs a program, which shows no other warnings."""
+
+
 @contextmanager
 def one_sentence() -> Iterator[None]:
     """End a program on CrossFlowError with its message on stderr and exit code 2, and on Ctrl-C with exit code 130.

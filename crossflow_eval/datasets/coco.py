@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,8 @@ import numpy as np
 from PIL import Image
 
 from crossflow.errors import CrossFlowError, first_few
+from crossflow.files.images import DAMAGE
+from crossflow.files.plain_json import read_json_file
 from crossflow_eval.types import Example
 
 ANNOTATIONS, IMAGES = "annotations/captions_val2014.json", "val2014"
@@ -117,7 +118,7 @@ def read_photograph(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as image:
             return np.array(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
+    except DAMAGE as error:
         raise CrossFlowError(f"Cannot read the image {path} ({error}); unpack its archive again.") from error
 
 
@@ -158,12 +159,7 @@ def _read_mjhq(root: Path) -> dict[str, tuple[str, str]]:
 
 
 def _read_json(path: Path, origin: str) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CrossFlowError(f"Cannot read {path}: {error.strerror}; {origin}.") from error
-    except ValueError as error:
-        raise CrossFlowError(f"{path} is not JSON ({error}); {origin}.") from error
+    return read_json_file(path, origin)
 
 
 def _all_there(files: Sequence[Path], folder: Path, archive: str) -> list[Path]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from crossflow.errors import CrossFlowError, first_few
+from crossflow.files.plain_json import read_json, read_json_lines
 from crossflow_eval.types import Example
 
 KEYS = {".json": "image_id", ".jsonl": "id"}
@@ -91,23 +92,13 @@ class PredictedCaptions:
 def _entries(path: Path, text: str, key: str) -> Iterator[tuple[str, Any]]:
     """Each entry with its place, in words."""
     if path.suffix.lower() == ".jsonl":
-        for number, line in enumerate(text.split("\n"), start=1):
-            if line.strip():
-                yield (place := f"line {number}"), _json(line, f"{path}, {place}")
+        yield from read_json_lines(text, str(path))
         return
-    record = _json(text, str(path))
+    record = read_json(text, str(path))
     if not isinstance(record, list):
         raise CrossFlowError(f"{path} holds {_shown(record)}; expected COCO results, a list of {key!r} with 'caption'.")
     for number, entry in enumerate(record, start=1):
         yield f"entry {number}", entry
-
-
-def _json(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:  # also integers of thousands of digits, and nesting without end
-        why = error if isinstance(error, json.JSONDecodeError) else type(error).__name__
-        raise CrossFlowError(f"{where}: not JSON ({why}); write it again.") from error
 
 
 def _pair(entry: Any, key: str) -> tuple[str | None, str | None]:

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from crossflow.errors import CrossFlowError, first_few
+from crossflow.files.processes import rank_and_world
 from crossflow_eval import records
-from crossflow_eval.environment import environment, rank_and_world
+from crossflow_eval.environment import environment
 from crossflow_eval.judges.features import FeatureCache, OnFeatures, keep_features
 from crossflow_eval.outputs import check_kind
 from crossflow_eval.runs.store import Examples, Job, Store, UnreadableOutput

@@ -34,7 +34,7 @@ from PIL import Image
 
 from crossflow.errors import CrossFlowError
 from crossflow.files.devices import own_device
-from crossflow.files.locks import only_writer
+from crossflow.files.locks import writing_in
 from crossflow_eval.datasets import coco as coco_data
 from crossflow_eval.environment import environment
 from crossflow_eval.judges.features import CHUNK, FeatureExtractor, extract
@@ -210,9 +210,10 @@ def _statistics(reference: Reference, root: Path, weights: Any, device: str) -> 
         return read_statistics(published, reference.protocol)
     if reference.images is None:
         raise CrossFlowError(f"FID needs {published}; fetch it from {reference.origin}.")
-    with only_writer(root, "making statistics", wait=True):  # the processes of a launch make a reference once
-        if not made.is_file():
-            _make(reference, made, reference.images(root), weights, device)
+    if not made.is_file():
+        with writing_in(root, "making statistics", wait=True):  # the processes of a launch make a reference once
+            if not made.is_file():
+                _make(reference, made, reference.images(root), weights, device)
     return read_statistics(made, reference.protocol)
 
 

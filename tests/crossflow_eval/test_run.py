@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from crossflow.errors import CrossFlowError
+from crossflow.files.processes import rank_and_world
 from crossflow_eval.metrics.fid import FID
 from crossflow_eval.models import load_model
 from crossflow_eval.runs import launch, run, store
@@ -146,7 +147,7 @@ def test_a_rank_outside_of_its_world_is_refused(monkeypatch, rank, world):
     monkeypatch.setenv("RANK", rank)
     monkeypatch.setenv("WORLD_SIZE", world)
     with pytest.raises(CrossFlowError, match="torchrun"):
-        run.rank_and_world()
+        rank_and_world()
 
 
 def test_seeds_are_fixed_for_ever_and_differ():
