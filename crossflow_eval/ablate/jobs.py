@@ -32,7 +32,8 @@ class Job:
     """A command, the names of the jobs that it comes after, and the folder that it alone writes.
 
     ``done`` says whether it has been run to its end; it raises CrossFlowError where what is there is another's.
-    ``steps`` are those that it trains, of its ``recipe``; 0 is anything else.
+    ``steps`` are those that it trains, of its ``recipe``; 0 is anything else. ``anew``: it cannot go on from what it has
+    left, so its folder is emptied before it begins again.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Job:
     done: Callable[[], bool]
     steps: int = 0
     recipe: str = ""
+    anew: bool = False
 
     @property
     def line(self) -> str:
@@ -145,6 +147,7 @@ def _walk(plan: Plan, training: Training, ends: tuple[str, str]) -> Job:
         after=(f"train-{training.digest}",),
         folder=folder,
         done=(folder / "grid.png").exists,
+        anew=True,
     )
 
 
@@ -182,6 +185,8 @@ def run_job(
     start = log.stat().st_size if log.exists() else 0
     if job.steps:
         share_pairs(out, job.folder)
+    for left in job.folder.iterdir() if job.anew else ():
+        left.unlink()
     command = (*PROGRAMS.get(job.command[0], job.command[:1]), *job.command[1:])
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
     own = {**os.environ, "PATH": path, **environment}
