@@ -100,7 +100,7 @@ def _own(plan: Plan, name: str) -> tuple[str, ...]:
     """The command that runs one job of a plan."""
     given = {"--out": plan.out, "--data": plan.data, "--test-data": plan.test_data}
     where = [str(word) for option, value in given.items() if value is not None for word in (option, value)]
-    return (*plan.command.split(" "), *where, "--only", name)
+    return (*plan.words, *where, "--only", name)
 
 
 def _train(plan: Plan, training: Training) -> Job:

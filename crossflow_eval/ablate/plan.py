@@ -17,13 +17,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from crossflow.errors import CrossFlowError, unknown
-from crossflow_eval.ablate.ablation import Ablation, Line, Row, Scale, Task, load_ablations, load_scale
+from crossflow_eval.ablate.ablation import Ablation, Line, Scale, Task, load_ablations, load_scale
 from crossflow_eval.models.crossflow import Trained, finished_training, recipe_of
 
 RUNS = Path("runs") / "ablate"
@@ -135,10 +136,15 @@ class Plan:
         return name if self.scale.name == "tiny" else f"{name}-{self.scale.name}"
 
     @property
-    def command(self) -> str:
-        """The command that does this, its folders left out."""
+    def words(self) -> tuple[str, ...]:
+        """The words of the command that does this, its folders left out."""
         scale = () if self.scale.name == "tiny" else ("--scale", self.scale.name)
-        return " ".join(("crossflow-eval", "ablate", "--suite", self.suite, *scale, *self.given))
+        return "crossflow-eval", "ablate", "--suite", self.suite, *scale, *self.given
+
+    @property
+    def command(self) -> str:
+        """The command that does this, as one types it, its folders left out."""
+        return shlex.join(self.words)
 
     @property
     def measurements(self) -> list[Measurement]:
@@ -275,8 +281,3 @@ def _training(name: str, seed: int, share: float, begins: Training | None) -> Tr
         digest=recipe.digest(seed) if begins is None else f"{recipe.digest(seed)}-after-{begins.digest}",
         begins=begins,
     )
-
-
-def rows_of(plan: Plan) -> list[Row]:
-    """The rows that are planned."""
-    return list(dict.fromkeys(line.row for table in plan.tables for line in table.lines))
