@@ -58,13 +58,14 @@ def read_val2014(root: Path) -> list[CocoImage]:
     return [CocoImage(id=each, file=files[each], captions=tuple(sorted(captions[each]))) for each in sorted(files)]
 
 
-def one_caption_an_image(root: Path, n: int) -> list[Example]:
+def one_caption_an_image(root: Path, n: int, after: int = 0) -> list[Example]:
     """``n`` images, each at most once, with one of its captions: U-ViT's and CrossFlow's draw. The id is the image's.
 
-    Raises CrossFlowError for a file that cannot be read or has fewer images.
+    They are those drawn ``after`` so many others. Raises CrossFlowError for a file that cannot be read or has fewer.
     """
     images = [image for image in read_val2014(root) if image.captions]
-    chosen = _draw(root / ANNOTATIONS, [(image.id, image) for image in images], n, "images with captions")
+    chosen = _draw(root / ANNOTATIONS, [(image.id, image) for image in images], after + n, "images with captions")
+    chosen = chosen[after:]
     drawn = [(image, image.captions[_lot("caption", image.id) % len(image.captions)]) for image in chosen]
     return [
         Example(id=str(image.id), source=caption, tags={"caption": str(number)}) for image, (number, caption) in drawn
