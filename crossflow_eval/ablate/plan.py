@@ -8,7 +8,7 @@ the same are done once, whichever table asks for them. ::
         walk/                   images between two prompts, where a table shows some
         <suite>/<run>/          every run that measured it
     OUT/references/<suite>/     the runs of what a test suite stands between, such as chance and ceiling
-    OUT/measured/<digest>.json  what was chosen, and the result of the test
+    OUT/measured/<digest>/      measured.json: what was chosen, and the result of the test
     OUT/failed/<job>.txt        what stopped a job, until it is done
     OUT/logs/<job>.log          all that a job has said
 """
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -59,9 +60,13 @@ class Training:
             return None
         return finished_training(self.checkpoint(out), self.recipe, self.seed, self.steps, init)
 
+    def step(self, at: float) -> int:
+        """The step after a share of the steps."""
+        return max(1, round(at * self.steps))
+
     def checkpoint(self, out: Path, at: float = 1.0) -> Path:
         """Its model after a share of the steps."""
-        step = round(at * self.steps)
+        step = self.step(at)
         return out / self.digest / ("model.safetensors" if step == self.steps else f"model-{step:06d}.safetensors")
 
 
@@ -141,7 +146,7 @@ class Plan:
     def command(self) -> str:
         """The command that does this, its folders left out."""
         scale = () if self.scale.name == "tiny" else ("--scale", self.scale.name)
-        return " ".join(("crossflow-eval", "ablate", "--suite", self.suite, *scale, *self.given))
+        return shlex.join(("crossflow-eval", "ablate", "--suite", self.suite, *scale, *self.given))
 
     @property
     def measurements(self) -> list[Measurement]:
@@ -241,7 +246,7 @@ def _measurement(line: Line, task: Task, scale: Scale, seed: int, share: float) 
     trainings = tuple(_training(_recipe(name, scale), seed, share, begins) for name in row.recipes)
     for training in trainings:
         for at in (line.at, *row.weaker):
-            if round(at * training.steps) not in (training.steps, *training.kept):
+            if training.step(at) not in (training.steps, *training.kept):
                 raise CrossFlowError(
                     f"The row {row.name} measures {training.recipe} after {at:g} of its {training.steps} steps, and "
                     "the recipe keeps no checkpoint there: add it to keep_at."
