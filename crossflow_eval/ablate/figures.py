@@ -134,7 +134,7 @@ def _training(plan: Plan, found: Found) -> list[Curve]:
         steps = sorted(set.intersection(*(set(log) for log in logs)))
         if len(steps) > 1:
             means = [float(np.mean([log[step] for log in logs])) for step in steps]
-            curves.append(Curve(label=line.row.label, x=steps, y=means))
+            curves.append(Curve(label=line.row.label, x=[float(step) for step in steps], y=means))
     return curves
 
 
@@ -194,7 +194,7 @@ def _by_size(found: Found) -> list[Curve]:
         if line.at == 1 and group:
             labels[_method(line.row.name)] = line.row.label.partition(",")[0]
             scores = [record.test.values[found.table.task.choose].mean for _, record in group]
-            curves.setdefault(_method(line.row.name), {})[group[0][1].training.all_parameters] = scores
+            curves.setdefault(_method(line.row.name), {})[float(group[0][1].training.all_parameters)] = scores
     return [_over_seeds(labels[method], dict(sorted(values.items()))) for method, values in curves.items()]
 
 
@@ -204,7 +204,7 @@ def _by_steps(found: Found) -> list[Curve]:
     for line in found.table.lines:
         if group := found.records.get(line.name, ()):
             scores = [record.test.values[found.table.task.choose].mean for _, record in group]
-            curves.setdefault(line.row.label, {})[group[0][1].training.steps] = scores
+            curves.setdefault(line.row.label, {})[float(group[0][1].training.steps)] = scores
     return [_over_seeds(label, values) for label, values in curves.items()]
 
 

@@ -166,6 +166,17 @@ def _measure(plan: Plan, measurement: Measurement) -> Job:
     )
 
 
+def left(jobs: Sequence[Job], out: Path) -> list[Job]:
+    """The jobs that are not done yet. What once stopped one that is done by now is forgotten."""
+    todo: list[Job] = []
+    for job in jobs:
+        if job.done():
+            (out / "failed" / f"{job.name}.txt").unlink(missing_ok=True)
+        else:
+            todo.append(job)
+    return todo
+
+
 def run_job(
     job: Job, out: Path, environment: Mapping[str, str], on_start: Callable[[subprocess.Popen[bytes]], None]
 ) -> str:
@@ -179,27 +190,28 @@ def run_job(
         for folder in (job.folder, log.parent):
             folder.mkdir(parents=True, exist_ok=True)
     _wait_for_others(job)
-    if job.done():
-        failed.unlink(missing_ok=True)
-        return ""
     start = log.stat().st_size if log.exists() else 0
-    if job.steps:
-        share_pairs(out, job.folder)
-    for left in job.folder.iterdir() if job.anew else ():
-        left.unlink()
     command = (*PROGRAMS.get(job.command[0], job.command[:1]), *job.command[1:])
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
     own = {**os.environ, "PATH": path, **environment}
-    with log.open("ab") as said:
-        process = subprocess.Popen(command, stdout=said, stderr=said, stdin=subprocess.DEVNULL, env=own)
-        on_start(process)
-        code = process.wait()
-    if code == 0 and job.done():
+    code, alone = 0, False
+    while not (job.done() or alone):
+        if job.steps:
+            share_pairs(out, job.folder)
+        for half_made in job.folder.iterdir() if job.anew else ():
+            half_made.unlink()
+        with log.open("ab") as said:
+            process = subprocess.Popen(command, stdout=said, stderr=said, stdin=subprocess.DEVNULL, env=own)
+            on_start(process)
+            code = process.wait()
+        alone = not _wait_for_others(job)  # else one that a killed command left behind had begun before ours
+    if job.done():
         failed.unlink(missing_ok=True)
         return ""
-    said_last = _last_words(log, start) if code >= 0 else f"ended by {signal.Signals(-code).name}"
-    write_whole(failed, f"{said_last}\n".encode())
-    return said_last
+    reason = f"ended by {signal.Signals(-code).name}" if code < 0 else _last_words(log, start)
+    reason = reason or f"ended with exit code {code} before it was done, without a word"
+    write_whole(failed, f"{reason}\n".encode())
+    return reason
 
 
 def why_failed(out: Path, name: str) -> str:
@@ -220,10 +232,14 @@ def end(process: subprocess.Popen[bytes]) -> None:
             process.wait()
 
 
-def _wait_for_others(job: Job) -> None:
-    """Wait for a process that a killed run of the same command may have left behind."""
-    with only_writer(job.folder, "running", wait=True):
-        pass
+def _wait_for_others(job: Job) -> bool:
+    """Wait for a process that a killed run of the same command may have left behind; returns whether there was one."""
+    try:
+        with only_writer(job.folder, "running"):
+            return False
+    except CrossFlowError:
+        with only_writer(job.folder, "running", wait=True):
+            return True
 
 
 def _last_words(log: Path, start: int) -> str:

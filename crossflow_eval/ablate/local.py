@@ -8,12 +8,13 @@ import subprocess
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from functools import partial
 from graphlib import TopologicalSorter
 from pathlib import Path
 from queue import SimpleQueue
 
 from crossflow.errors import CrossFlowError
-from crossflow_eval.ablate.jobs import Job, end, run_job
+from crossflow_eval.ablate.jobs import Job, end, left, run_job
 
 logger = logging.getLogger(__name__)
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -47,7 +48,7 @@ def run_all(jobs: Sequence[Job], out: Path, at_a_time: int | None = None, gpus: 
     """
     if at_a_time is not None and at_a_time < 1:
         raise CrossFlowError(f"--jobs must be at least 1, got {at_a_time}.")
-    todo = {job.name: job for job in jobs if not job.done()}
+    todo = {job.name: job for job in left(jobs, out)}
     order = TopologicalSorter({name: [each for each in job.after if each in todo] for name, job in todo.items()})
     order.prepare()
     free: SimpleQueue[Mapping[str, str]] = SimpleQueue()
@@ -57,13 +58,18 @@ def run_all(jobs: Sequence[Job], out: Path, at_a_time: int | None = None, gpus: 
     failed: dict[str, str] = {}
     stop = threading.Event()
 
+    def started(job: Job, process: subprocess.Popen[bytes]) -> None:
+        running[job.name] = process
+        if stop.is_set():
+            end(process)
+
     def start(job: Job) -> str:
         place = free.get()
         try:
             if stop.is_set():
                 return "stopped"
             logger.info("%s; log in %s", job.title, out / "logs" / f"{job.name}.log")
-            return run_job(job, out, place, lambda process: running.__setitem__(job.name, process))
+            return run_job(job, out, place, partial(started, job))
         finally:
             running.pop(job.name, None)
             free.put(place)

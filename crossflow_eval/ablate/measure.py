@@ -135,7 +135,7 @@ def measure(plan: Plan, measurement: Measurement, track: run.Track = run.untrack
             digest=measurement.digest,
             tried=tuple(Tried(candidate=each, value=result.values[value]) for each, result in tried.items()),
             chosen=chosen,
-            training=facts.model_copy(update={"steps": round(measurement.at * training.steps)}),
+            training=facts.model_copy(update={"steps": training.step(measurement.at)}),
             run=folder.relative_to(plan.out).as_posix(),
             test=test,
         )

@@ -8,7 +8,7 @@ the same are done once, whichever table asks for them. ::
         walk/                   images between two prompts, where a table shows some
         <suite>/<run>/          every run that measured it
     OUT/references/<suite>/     the runs of what a test suite stands between, such as chance and ceiling
-    OUT/measured/<digest>.json  what was chosen, and the result of the test
+    OUT/measured/<digest>/      measured.json: what was chosen, and the result of the test
     OUT/failed/<job>.txt        what stopped a job, until it is done
     OUT/logs/<job>.log          all that a job has said
 """
@@ -57,9 +57,13 @@ class Training:
             return None
         return finished_training(self.checkpoint(out), self.recipe, self.seed, self.steps, init)
 
+    def step(self, at: float) -> int:
+        """The step after a share of the steps."""
+        return max(1, round(at * self.steps))
+
     def checkpoint(self, out: Path, at: float = 1.0) -> Path:
         """Its model after a share of the steps."""
-        step = round(at * self.steps)
+        step = self.step(at)
         return out / self.digest / ("model.safetensors" if step == self.steps else f"model-{step:06d}.safetensors")
 
 
@@ -246,7 +250,7 @@ def _measurement(line: Line, task: Task, scale: Scale, seed: int, share: float) 
     trainings = tuple(_training(_recipe(name, scale), seed, share, begins) for name in row.recipes)
     for training in trainings:
         for at in (line.at, *row.weaker):
-            if round(at * training.steps) not in (training.steps, *training.kept):
+            if training.step(at) not in (training.steps, *training.kept):
                 raise CrossFlowError(
                     f"The row {row.name} measures {training.recipe} after {at:g} of its {training.steps} steps, and "
                     "the recipe keeps no checkpoint there: add it to keep_at."

@@ -9,11 +9,13 @@ from __future__ import annotations
 import logging
 import subprocess
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from crossflow.errors import CrossFlowError
-from crossflow_eval.ablate.jobs import Job, end, levels, run_job, why_failed
+from crossflow.files.writing import write_whole
+from crossflow_eval.ablate.jobs import Job, end, left, levels, run_job, why_failed
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +31,10 @@ class Work:
         """Run a job, unless what it comes after has failed; returns the reason, "" where it is done."""
         for name in job.after:
             if reason := why_failed(self.out, name):
+                write_whole(self.out / "failed" / f"{job.name}.txt", f"{reason}\n".encode())
                 return reason
-        return run_job(job, self.out, {}, self._started)
+        with ThreadPoolExecutor(max_workers=1) as pool:  # a signal handler can end no process that its thread waits for
+            return pool.submit(run_job, job, self.out, {}, self._started).result()
 
     def checkpoint(self, job: Job) -> Any:
         """End the process, and queue the job again: what submitit calls before the cluster takes the node away."""
@@ -45,7 +49,7 @@ class Work:
 
 
 def run_all(
-    jobs: Sequence[Job], out: Path, *, cluster: str | None = None, options: Mapping[str, Any] | None = None
+    jobs: Sequence[Job], out: Path, *, cluster: str = "slurm", options: Mapping[str, Any] | None = None
 ) -> dict[str, str]:
     """Submit what is not done yet, level by level, and wait for it; returns why jobs failed.
 
@@ -58,13 +62,14 @@ def run_all(
         raise CrossFlowError("--engine slurm needs submitit: install it, or crossflow[slurm].") from error
     submitted: dict[str, Any] = {}
     before: list[Any] = []
-    for level in levels([job for job in jobs if not job.done()]):
+    for level in levels(left(jobs, out)):
         try:
             executor = submitit.AutoExecutor(folder=out / "slurm", cluster=cluster)
             executor.update_parameters(name="crossflow", **(options or {}))
             if executor.cluster == "slurm" and before:
                 arrays = ":".join(dict.fromkeys(each.job_id.split("_")[0] for each in before))
-                executor.update_parameters(slurm_additional_parameters={"dependency": f"afterok:{arrays}"})
+                after = {"dependency": f"afterok:{arrays}", "kill_on_invalid_dep": "yes"}
+                executor.update_parameters(slurm_additional_parameters=after)
             else:  # one machine alone: a level begins when the one before has ended
                 for each in before:
                     each.wait()
