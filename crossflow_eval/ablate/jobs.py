@@ -108,7 +108,7 @@ def _train(plan: Plan, training: Training) -> Job:
     many = ["torchrun", "--standalone", "--nproc-per-node", str(plan.gpus), "--no-python"] if plan.gpus > 1 else []
     command = [*many, "crossflow", "train", training.recipe, "--out", str(folder), "--seed", str(training.seed)]
     command += ["--steps", str(training.steps), "--resume"]
-    command += [] if plan.data is None else ["--data", str(plan.data)]
+    command += [] if training.data is None else ["--data", training.data]
     command += [] if training.begins is None else ["--init", str(training.begins.checkpoint(plan.out))]
     return Job(
         name=f"train-{training.digest}",

@@ -20,12 +20,12 @@ import json
 import shlex
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from crossflow.errors import CrossFlowError, unknown
 from crossflow_eval.ablate.ablation import Ablation, Line, Scale, Task, load_ablations, load_scale
-from crossflow_eval.models.crossflow import Trained, finished_training, recipe_of
+from crossflow_eval.models.crossflow import Trained, finished_training, pairs_of, recipe_of
 
 RUNS = Path("runs") / "ablate"
 WALK = "walk"
@@ -36,13 +36,17 @@ READER = "reader.safetensors"
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """A recipe trained with one seed. ``begins`` is the training whose model it goes on from."""
+    """A recipe trained with one seed. ``data`` is the folder of its pairs, ``begins`` the training that goes before it.
+
+    The ``digest`` is that of recipe, seed and world, with those of the data and of the training before it, if any.
+    """
 
     recipe: str
     seed: int
     steps: int
     kept: tuple[int, ...]
     digest: str
+    data: str | None = None
     begins: Training | None = None
 
     @property
@@ -93,7 +97,8 @@ class Measurement:
     @property
     def digest(self) -> str:
         """Twelve hexadecimal digits of the sha256 of everything here."""
-        text = json.dumps(asdict(self), sort_keys=True)
+        plain = asdict(self) | {"trainings": [training.digest for training in self.trainings]}
+        text = json.dumps(plain, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -201,7 +206,7 @@ def make_plan(
             raise unknown(f"row of {suite}", row, known)
     count = of.seeds if seeds is None else seeds
     options = {"--seeds": seeds, "--steps": steps, "--limit": limit, "--rows": ",".join(rows) or None}
-    tables = [_table(each, of, rows, count, steps, limit) for each in ablations]
+    tables = [_table(each, of, rows, count, steps, limit, data) for each in ablations]
     return Plan(
         suite=suite,
         scale=of,
@@ -215,8 +220,78 @@ def make_plan(
     )
 
 
+@dataclass(frozen=True)
+class _Options:
+    """What the rows of a plan have in common. ``share`` is that of a recipe's steps, ``data`` the folder of pairs."""
+
+    scale: Scale
+    seeds: int
+    share: float
+    data: Path | None
+
+    def recipe(self, name: str) -> str:
+        """The name of a row's recipe at the scale."""
+        return name.replace("{scale}", self.scale.name)
+
+    def training(self, name: str, seed: int, begins: Training | None = None) -> Training:
+        """The training of a row's recipe with one seed."""
+        name = self.recipe(name)
+        recipe = recipe_of(name)
+        if self.share != 1:
+            recipe = recipe.in_steps(max(1, round(self.share * recipe.steps)))
+        where, pairs = (None, None) if self.data is None else pairs_of(name, self.data)
+        parts = [recipe.digest(seed), *([f"on-{pairs[:12]}"] if pairs else [])]
+        parts += [f"after-{begins.digest}"] if begins is not None else []
+        return Training(
+            recipe=name,
+            seed=seed,
+            steps=recipe.steps,
+            kept=recipe.keep_at,
+            digest="-".join(parts),
+            data=None if where is None else str(where),
+            begins=begins,
+        )
+
+    def measurement(self, line: Line, task: Task, seed: int) -> Measurement:
+        """What is measured of a line with one seed. CrossFlowError where something is to be chosen and cannot be."""
+        row = line.row
+        begins = None if row.begins is None else self.training(row.begins, seed)
+        trainings = tuple(self.training(name, seed, begins) for name in row.recipes)
+        for training in trainings:
+            for at in (line.at, *row.weaker):
+                if training.step(at) not in (training.steps, *training.kept):
+                    raise CrossFlowError(
+                        f"The row {row.name} measures {training.recipe} after {at:g} of its {training.steps} steps, "
+                        "and the recipe keeps no checkpoint there: add it to keep_at."
+                    )
+        scales: tuple[float | None, ...] = task.guidance if row.guided else (1.0,) if task.guidance else (None,)
+        searches = len(trainings) > 1 or len(scales) > 1
+        if searches and task.validation is None:
+            raise CrossFlowError(
+                f"The row {row.name} has something to choose, and {task.test} has no suite to choose on."
+            )
+        return Measurement(
+            trainings=trainings,
+            at=line.at,
+            weaker=row.weaker,
+            scales=scales,
+            reader=row.reader,
+            test=task.test,
+            limit=task.limit,
+            validation=task.validation if searches else None,
+            validation_limit=task.validation_limit if searches else None,
+            choose=task.choose,
+        )
+
+
 def _table(
-    ablation: Ablation, scale: Scale, rows: Sequence[str], seeds: int, steps: int | None, limit: int | None
+    ablation: Ablation,
+    scale: Scale,
+    rows: Sequence[str],
+    seeds: int,
+    steps: int | None,
+    limit: int | None,
+    data: Path | None,
 ) -> Table:
     if scale.name in ablation.refused:
         raise CrossFlowError(ablation.refused[scale.name])
@@ -229,59 +304,14 @@ def _table(
     at_scale = ablation.at_scale(scale.name)
     if not at_scale:
         raise CrossFlowError(f"{ablation.name} has no row at the scale {scale.name}.")
+    whole = _Options(scale, seeds, 1.0, data)
     main = ablation.main(scale.name) or at_scale[0]
-    share = 1.0 if steps is None else steps / recipe_of(_recipe(main.recipes[0], scale)).steps
+    share = 1.0 if steps is None else steps / recipe_of(whole.recipe(main.recipes[0])).steps
+    options = replace(whole, share=share)
     lines = tuple(line for row in at_scale if not rows or row.name in rows for line in row.lines)
     parts = [
-        Part(line=line, seed=seed, measurement=_measurement(line, task, scale, seed, share))
+        Part(line=line, seed=seed, measurement=options.measurement(line, task, seed))
         for line in lines
         for seed in range(seeds)
     ]
     return Table(ablation=ablation, task=task, lines=lines, parts=tuple(parts))
-
-
-def _recipe(name: str, scale: Scale) -> str:
-    return name.replace("{scale}", scale.name)
-
-
-def _measurement(line: Line, task: Task, scale: Scale, seed: int, share: float) -> Measurement:
-    row = line.row
-    begins = None if row.begins is None else _training(_recipe(row.begins, scale), seed, share, None)
-    trainings = tuple(_training(_recipe(name, scale), seed, share, begins) for name in row.recipes)
-    for training in trainings:
-        for at in (line.at, *row.weaker):
-            if training.step(at) not in (training.steps, *training.kept):
-                raise CrossFlowError(
-                    f"The row {row.name} measures {training.recipe} after {at:g} of its {training.steps} steps, and "
-                    "the recipe keeps no checkpoint there: add it to keep_at."
-                )
-    scales: tuple[float | None, ...] = task.guidance if row.guided else (1.0,) if task.guidance else (None,)
-    searches = len(trainings) > 1 or len(scales) > 1
-    if searches and task.validation is None:
-        raise CrossFlowError(f"The row {row.name} has something to choose, and {task.test} has no suite to choose on.")
-    return Measurement(
-        trainings=trainings,
-        at=line.at,
-        weaker=row.weaker,
-        scales=scales,
-        reader=row.reader,
-        test=task.test,
-        limit=task.limit,
-        validation=task.validation if searches else None,
-        validation_limit=task.validation_limit if searches else None,
-        choose=task.choose,
-    )
-
-
-def _training(name: str, seed: int, share: float, begins: Training | None) -> Training:
-    recipe = recipe_of(name)
-    if share != 1:
-        recipe = recipe.in_steps(max(1, round(share * recipe.steps)))
-    return Training(
-        recipe=name,
-        seed=seed,
-        steps=recipe.steps,
-        kept=recipe.keep_at,
-        digest=recipe.digest(seed) if begins is None else f"{recipe.digest(seed)}-after-{begins.digest}",
-        begins=begins,
-    )

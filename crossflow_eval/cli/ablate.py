@@ -35,7 +35,11 @@ def ablate(
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first test examples.", show_default="the scale's")] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Image-text pairs to train on, at base and paper.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="Image-text pairs to train on, at base and paper; a subfolder for each language model that rows read.",
+            show_default=False,
+        ),
     ] = None,
     test_data: Annotated[
         Path | None, typer.Option(help="The test suite's data root, at base and paper.", show_default=False)

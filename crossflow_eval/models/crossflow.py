@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,6 +75,21 @@ def recipe_of(name: str, steps: int | None = None) -> TrainConfig:
 
     recipe = recipe_named(name)
     return recipe if steps is None else recipe.in_steps(steps)
+
+
+def pairs_of(recipe: str, folder: Path) -> tuple[Path, str | None]:
+    """Where in ``folder`` the pairs of a recipe lie, and what identifies them.
+
+    That is the subfolder called by its language model, slashes and colons as dashes, where there is one, else the
+    folder itself. CrossFlowError where they are missing or not what the recipe reads.
+    """
+    from crossflow.training.data import open_data
+
+    config = recipe_of(recipe)
+    reads = getattr(config.model.reads, "model", config.model.reads.name)
+    inside = folder / re.sub(r"[/:]", "-", reads)
+    where = inside if inside.is_dir() else folder
+    return where, open_data(config, where, 0).fingerprint
 
 
 def finished_training(

@@ -12,15 +12,22 @@ from crossflow.cli import app as trainer
 from crossflow.errors import CrossFlowError
 from crossflow_eval import cli
 from crossflow_eval.ablate import describe
+from crossflow_eval.ablate import plan as planning
 from crossflow_eval.ablate.ablation import SCALES, SUITES, ablation_names, load_ablations, load_scale
 from crossflow_eval.ablate.jobs import cpu_seconds, jobs_of
 from crossflow_eval.ablate.plan import Plan, make_plan
 from crossflow_eval.ablate.write import results_folder
-from crossflow_eval.models.crossflow import recipe_of
+from crossflow_eval.models.crossflow import pairs_of, recipe_of
 from crossflow_eval.suites import load_suite
 from crossflow_eval.tables.published import published
 
 TABLES = [name for name in ablation_names() if name not in SUITES]
+
+
+@pytest.fixture(autouse=True)
+def pairs(monkeypatch):
+    """Pairs that every recipe could read, wherever they are looked for."""
+    monkeypatch.setattr(planning, "pairs_of", lambda recipe, folder: (folder, f"{folder.name}0123456789"))
 
 
 def planned(name: str, scale: str, **options: object) -> Plan:
@@ -140,7 +147,7 @@ def test_a_checkpoint_that_no_recipe_keeps_is_refused(tmp_path):
         ("title = ", "own.toml is not TOML"),
         ('title = "A"\ntask = "t2i"\nrows = []', "own.toml cannot be read as ablation: rows: "),
         (
-            'title = "A"\ntask = "t2i"\nagainst = "b"\nrows = [{ name = "a", label = "A", recipes = ["x"] }]',
+            'title = "A"\ntask = "t2i"\nagainst = ["b"]\nrows = [{ name = "a", label = "A", recipes = ["x"] }]',
             "rows are compared with 'b', which is no row",
         ),
         (
@@ -213,6 +220,23 @@ def test_printed_commands_are_commands_in_the_order_of_their_dependencies(option
     assert len(commands) == len(set(commands))
     assert [line for line in lines if line.startswith("#")][0].startswith("# 1. in any order")
     assert not (tmp_path / "my runs").exists()
+
+
+def test_other_pairs_are_another_training_and_their_place_is_no_part_of_a_measurement():
+    one, moved, other = (
+        make_plan("table1", scale="base", data=Path(folder), test_data=Path("coco")) for folder in ("a", "x/a", "b")
+    )
+    assert [each.digest for each in one.trainings] == [each.digest for each in moved.trainings]
+    assert [each.digest for each in one.measurements] == [each.digest for each in moved.measurements]
+    assert not {each.digest for each in one.trainings} & {each.digest for each in other.trainings}
+
+
+def test_pairs_are_looked_for_in_the_subfolder_of_their_language_model_and_missing_ones_are_said_at_once(tmp_path):
+    with pytest.raises(CrossFlowError, match=str(tmp_path / "none")):
+        pairs_of("base-crossflow", tmp_path / "none")
+    (tmp_path / "clip-vit-l14").mkdir()
+    with pytest.raises(CrossFlowError, match="clip-vit-l14"):
+        pairs_of("base-crossflow", tmp_path)
 
 
 def test_a_table_whose_path_has_spaces_is_measured_by_commands_too(tmp_path):
