@@ -94,7 +94,8 @@ def write(plan: Plan, found: Sequence[Found], folder: Path) -> str:
     means, alone = [mean_grid(plan, each) for each in shown], [seed_grid(plan, each) for each in shown]
     texts: list[str] = []
     for each, mean, seeds in zip(shown, means, alone, strict=True):
-        texts += [markdown(mean), _failed(each), _verdict_table(each), _search(each), markdown(seeds)]
+        reached = _reached(each, plan.scale.name)
+        texts += [markdown(mean), _failed(each), _verdict_table(each), reached, _search(each), markdown(seeds)]
     text = "\n".join(filter(None, (*texts, _provenance(plan, shown))))
     drawn = figures.draw(plan, shown)
     record = json.dumps(_record(plan, found), indent=2, ensure_ascii=False, allow_nan=False)
@@ -300,6 +301,34 @@ def _verdict_table(found: Found) -> str:
         return ""
     how = f"{METHOD[0].upper()}{METHOD[1:]}"
     return f"**Verdicts of {found.table.ablation.name}**\n\n{pipes(verdict_rows(found))}\n{how}\n"
+
+
+def _reached(found: Found, scale: str) -> str:
+    """After how many steps rows that are measured along their training are level with the one compared with."""
+    of, by = found.table.ablation.main(scale), found.table.task.choose
+    main = found.records.get(of.name, ()) if of else ()
+    if not main:
+        return ""
+    higher, goal = main[0][1].test.higher_is_better[by], _mean([record for _, record in main], by)
+    said: list[str] = []
+    for row in dict.fromkeys(line.row for line in found.table.lines if line.at < 1):
+        scores = {
+            group[0][1].training.steps: _mean([record for _, record in group], by)
+            for line in found.table.lines
+            if line.row.recipes == row.recipes and (group := found.records.get(line.name))
+        }
+        level = [steps for steps, score in sorted(scores.items()) if (score >= goal) == higher or score == goal]
+        along = ", ".join(f"{score:.3f} after {steps:,}" for steps, score in sorted(scores.items()))
+        first = f"first after {level[0]:,} steps" if level else "after none of these steps"
+        said.append(
+            f"- {row.label} is level with {main[0][0].line.label} ({by} {goal:.3f} after "
+            f"{main[0][1].training.steps:,} steps) {first}: {along}. Means over seeds, without an interval.\n"
+        )
+    return "".join(said)
+
+
+def _mean(group: Sequence[Measured], value: str) -> float:
+    return sum(record.test.values[value].mean for record in group) / len(group)
 
 
 def _search(found: Found) -> str:
