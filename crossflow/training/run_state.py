@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from crossflow.errors import CrossFlowError
 from crossflow.files.hashes import file_sha256
@@ -61,8 +62,8 @@ class Run:
                 f"A batch of {config.batch_size} does not divide into {config.accumulate} parts "
                 f"over {processes} processes."
             )
-        if config.stages and processes > 1:
-            raise CrossFlowError("A recipe of several stages is trained by one process: start it without torchrun.")
+        if config.stages and shard and processes > 1:
+            raise CrossFlowError("The weights of a recipe of several stages cannot be sharded: leave --shard out.")
         self.model, self.started_anew = _fresh_model(config, seed, init)
         self.init = None if init is None else file_sha256(init)
         self.model.train()
@@ -72,6 +73,7 @@ class Run:
         if self.sharded:
             divide(self.model, device)
         self.wrapped: nn.Module = self.model if self.sharded else accelerator.prepare_model(self.model.to(device))
+        self.stage: Stage | None = None
         self.weights = dict(self.model.named_parameters())
         self.trained = {name for name, part in self.weights.items() if part.requires_grad}
         self.decoder = decoder_prefix(config.model)
@@ -86,7 +88,7 @@ class Run:
         """One optimiser step; returns the losses averaged over processes and micro-batches."""
         config, device, stage = self.config, self.accelerator.device, self.config.stage(self.step)
         if config.stages:
-            self._train_only(stage)
+            self._enter(stage)
         losses: list[Losses] = []
         for part in range(config.accumulate):
             share = next(shares)
@@ -102,10 +104,18 @@ class Run:
         reduced = cast(Tensor, self.accelerator.reduce(stacked, reduction="mean"))
         return dict(zip(losses[0], reduced, strict=True))
 
-    def _train_only(self, stage: Stage) -> None:
-        """Freeze what the stage does not train."""
+    def _enter(self, stage: Stage) -> None:
+        """Freeze what the stage does not train; of several processes the gradients of the rest alone are averaged."""
+        if stage == self.stage:
+            return
+        self.stage = stage
         for name, part in self.weights.items():
             part.requires_grad_(name in self.trained and stage.trained(name))
+        if self.accelerator.num_processes > 1:
+            device = self.accelerator.device
+            places = [device] if device.type == "cuda" else None
+            idle = stage.losses is not None  # the networks of losses that are not counted
+            self.wrapped = DistributedDataParallel(self.model, device_ids=places, find_unused_parameters=idle)
 
     def _update(self) -> None:
         """Clip gradients, step, and update the moving average, whose decay is smaller in the first steps."""

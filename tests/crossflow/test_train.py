@@ -88,7 +88,7 @@ def assert_equal_training(one: Path, other: Path, atol: float = 2e-5) -> None:
         assert torch.allclose(tensor[bound], weights[name][bound], rtol=1e-3, atol=atol), name
 
 
-@pytest.mark.parametrize("recipe", ["short", "grid", "baseline", "quiet"])
+@pytest.mark.parametrize("recipe", ["short", "grid", "baseline", "quiet", "staged"])
 def test_two_processes_train_as_one(runs, recipe):
     """The same losses to 1e-5 and the same weights to rounding, for every kind of model."""
     assert len(rows(runs / f"{recipe}-1")) == 5

@@ -24,7 +24,7 @@ from crossflow.model.settings import Sampling
 from crossflow.model.standard import StandardConfig
 from crossflow.networks.dimr import DiMRConfig
 from crossflow.recipes import CONFIGS
-from crossflow.recipes.recipe import SceneData, TrainConfig
+from crossflow.recipes.recipe import SceneData, Stage, TrainConfig
 from crossflow.sources.variational import VariationalConfig
 from crossflow.training.data.shards import KeptPair, shard_name, write_index, write_shard
 from crossflow.training.run_state import Run
@@ -57,6 +57,14 @@ BASELINE = replace(
     ),
 )
 QUIET = replace(SHORT, model=replace(SHORT.model, losses=SHORT.model.losses[:1]))  # the KL alone
+STAGED = replace(
+    SHORT,
+    stages=(
+        Stage(steps=2, trains="source", losses=("kl", "contrastive")),
+        Stage(steps=1, losses=("flow", "kl")),
+        Stage(steps=2, trains="flow", losses=("flow",)),
+    ),
+)
 MUON = replace(SHORT, optimizer="muon", steps=2)
 
 PAIRS = CONFIGS["t2i-tiny"]
@@ -174,6 +182,9 @@ def ranks(count: int, action: Callable[[int], object]) -> list[int]:
     return [start(lambda number=number: rank(number)) for number in range(count)]
 
 
+KINDS = (("short", SHORT), ("grid", GRID), ("baseline", BASELINE), ("quiet", QUIET), ("staged", STAGED))
+
+
 class Left(Exception):
     """A run that was left on purpose."""
 
@@ -215,7 +226,7 @@ def run(config: TrainConfig, out: Path, **options) -> None:
 
 def on_one(folder: Path, data: Path) -> None:
     """What one process trains."""
-    for name, config in (("short", SHORT), ("grid", GRID), ("baseline", BASELINE), ("quiet", QUIET)):
+    for name, config in KINDS:
         run(config, folder / f"{name}-1")
     run(replace(QUIET, accumulate=4), folder / "parts-1")
     run(MUON, folder / "muon-1")
@@ -227,7 +238,7 @@ def on_one(folder: Path, data: Path) -> None:
 
 def on_two(folder: Path, data: Path) -> None:
     """What each of two ranks trains."""
-    for name, config in (("short", SHORT), ("grid", GRID), ("baseline", BASELINE), ("quiet", QUIET)):
+    for name, config in KINDS:
         run(config, folder / f"{name}-2")
     with own_negatives():
         run(SHORT, folder / "ungathered-2")
