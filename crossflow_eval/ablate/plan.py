@@ -21,14 +21,10 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from crossflow.errors import CrossFlowError, unknown
-from crossflow_eval.ablate.ablation import Ablation, Line, Row, Scale, Task, load_ablations, load_scale
+from crossflow_eval.ablate.ablation import Ablation, Line, Scale, Task, load_ablations, load_scale
 from crossflow_eval.models.crossflow import Trained, finished_training, recipe_of
-
-if TYPE_CHECKING:
-    from crossflow.recipes.recipe import TrainConfig
 
 RUNS = Path("runs") / "ablate"
 WALK = "walk"
@@ -270,7 +266,7 @@ def _measurement(line: Line, task: Task, scale: Scale, seed: int, share: float) 
 
 
 def _training(name: str, seed: int, share: float, begins: Training | None) -> Training:
-    recipe: TrainConfig = recipe_of(name)
+    recipe = recipe_of(name)
     if share != 1:
         recipe = recipe.in_steps(max(1, round(share * recipe.steps)))
     return Training(
@@ -281,8 +277,3 @@ def _training(name: str, seed: int, share: float, begins: Training | None) -> Tr
         digest=recipe.digest(seed) if begins is None else f"{recipe.digest(seed)}-after-{begins.digest}",
         begins=begins,
     )
-
-
-def rows_of(plan: Plan) -> list[Row]:
-    """The rows that are planned."""
-    return list(dict.fromkeys(line.row for table in plan.tables for line in table.lines))
