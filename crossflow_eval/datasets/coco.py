@@ -57,14 +57,14 @@ def read_val2014(root: Path) -> list[CocoImage]:
     return [CocoImage(id=each, file=files[each], captions=tuple(sorted(captions[each]))) for each in sorted(files)]
 
 
-def one_caption_an_image(root: Path, n: int, after: int = 0) -> list[Example]:
+def one_caption_an_image(root: Path, n: int) -> list[Example]:
     """``n`` images, each at most once, with one of its captions: U-ViT's and CrossFlow's draw. The id is the image's.
 
-    They are those that come ``after`` so many others in the draw. Raises CrossFlowError for a file that cannot be read or has fewer images.
+    Raises CrossFlowError for a file that cannot be read or has fewer images.
     """
     images = [image for image in read_val2014(root) if image.captions]
-    chosen = _draw(root / ANNOTATIONS, [(image.id, image) for image in images], after + n, "images with captions")
-    drawn = [(image, image.captions[_lot("caption", image.id) % len(image.captions)]) for image in chosen[after:]]
+    chosen = _draw(root / ANNOTATIONS, [(image.id, image) for image in images], n, "images with captions")
+    drawn = [(image, image.captions[_lot("caption", image.id) % len(image.captions)]) for image in chosen]
     return [
         Example(id=str(image.id), source=caption, tags={"caption": str(number)}) for image, (number, caption) in drawn
     ]

@@ -5,7 +5,6 @@ suite               prompts                                reference of FID     
 ==================  =====================================  =======================================  ==================
 ``uvit-crossflow``  30,000 of 40,504 images, one caption   U-ViT's statistics of val2014, 256 px    CrossFlow's own
 ``crossflow-10k``   the first 10,000 of these              the same                                 CrossFlow's own
-``crossflow-val``   the next 10,000, in none of these      the same                                 CrossFlow's own
 ``coco30k-full``    30,000 of all captions                 all of val2014, 256 px                   TensorFlow, ViT-L
 ``t2ibenchmark``    30,000, published                      published statistics                     T2IBenchmark's own
 ``mjhq30k``         30,000, published                      all images of MJHQ-30K                   clean-fid, ViT-L
@@ -122,12 +121,6 @@ MJHQ = Reference(name="mjhq", protocol="clean", made="mjhq30k-clean.npz", images
 SUITES: dict[str, Protocol] = {
     "uvit-crossflow": Protocol(n=30_000, prompts=coco_data.one_caption_an_image, reference=UVIT, clip="crossflow"),
     "crossflow-10k": Protocol(n=10_000, prompts=coco_data.one_caption_an_image, reference=UVIT, clip="crossflow"),
-    "crossflow-val": Protocol(
-        n=10_000,
-        prompts=partial(coco_data.one_caption_an_image, after=30_000),
-        reference=UVIT,
-        clip="crossflow",
-    ),
     "coco30k-full": Protocol(
         n=30_000,
         prompts=coco_data.any_captions,

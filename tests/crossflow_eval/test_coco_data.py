@@ -61,12 +61,6 @@ def test_one_caption_an_image_draws_each_image_once_with_a_caption_of_its_own(ro
     assert set(chosen) >= set(range(5))
 
 
-def test_what_is_drawn_after_others_is_the_rest_of_one_draw(root):
-    assert one_caption_an_image(root, 20, after=39) == one_caption_an_image(root, 59)[39:]
-    with pytest.raises(CrossFlowError, match="holds 59 images with captions, 60 are to be drawn"):
-        one_caption_an_image(root, 20, after=40)
-
-
 def test_any_captions_draws_captions_and_so_an_image_more_than_once(root):
     examples = any_captions(root, 100)
     assert len({example.id for example in examples}) == 100
