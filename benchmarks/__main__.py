@@ -16,6 +16,7 @@ NAMES = (
     "captions",
     "inception",
     "png",
+    "faults",
     "sampling",
     "training",
     "results_page",

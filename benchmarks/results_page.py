@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from crossflow.errors import CrossFlowError, one_sentence
 from crossflow.files.writing import write_whole
@@ -63,21 +63,20 @@ class Verdict(BaseModel):
     published_difference: float | None = None
 
 
-class Record(BaseModel):
-    """What the page shows of an ablation's ``results.json``; whatever else that holds is left alone."""
+class Part(BaseModel):
+    """One table of a record: its rows, what they stand between, and its verdicts. ``value`` is the one shown."""
 
-    command: str
-    interval: str
-    hardware: str | None = None
-    scale: str | None = None
-    rows: dict[str, Row] = Field(min_length=1)
+    title: str = ""
+    value: str | None = None
+    rows: dict[str, Row] = {}
     references: dict[str, Run] = {}
+    failed: dict[str, str] = {}
     verdicts: list[Verdict] = []
 
     @property
     def score(self) -> str:
-        """The first value that any row has, which is the one that is shown."""
-        return next((name for row in self.rows.values() for name in row.mean), "none measured")
+        """The value that is shown: the table's own, else the first that any row has."""
+        return self.value or next((name for row in self.rows.values() for name in row.mean), "none measured")
 
     @property
     def heading(self) -> str:
@@ -85,6 +84,26 @@ class Record(BaseModel):
         better = [seed.test.higher_is_better.get(self.score) for row in self.rows.values() for seed in row.seeds]
         arrow = " ↑" if True in better else " ↓" if False in better else ""
         return self.score.replace("_", " ") + arrow
+
+
+class Record(BaseModel):
+    """What the page shows of an ablation's ``results.json``; whatever else that holds is left alone.
+
+    Records of the first version are of one table, whose ``rows`` stand in the record itself.
+    """
+
+    command: str
+    interval: str
+    hardware: str | None = None
+    scale: str | None = None
+    tables: list[Part] = []
+    rows: dict[str, Row] = {}
+    references: dict[str, Run] = {}
+
+    @property
+    def parts(self) -> list[Part]:
+        """The tables of either version."""
+        return self.tables or [Part(rows=self.rows, references=self.references)]
 
 
 def page(folder: Path) -> str:
@@ -113,23 +132,29 @@ def _ablation(path: Path, folder: Path) -> str:
     except (OSError, ValidationError) as error:
         raise CrossFlowError(f"{path} cannot be read as the record of an ablation: {error}") from error
     table = path.with_name("table.md")
-    trained = [(name, row.mean.get(record.score), str(len(row.seeds))) for name, row in record.rows.items()]
-    beside = [(name, run.values.get(record.score), DASH) for name, run in record.references.items()]
+    facts = {"Hardware": record.hardware, "Scale": record.scale, "Brackets": record.interval}
+    told = " ".join(f"{name}: {fact}." for name, fact in facts.items() if fact is not None)
+    parts = [f"### {_link(_title(table), table, folder)}"]
+    for part in record.parts:
+        parts += [f"**{part.title}**"] if len(record.parts) > 1 else []
+        parts += _part(part)
+    return "\n\n".join((*parts, f"Command: `{record.command}`. {told}"))
+
+
+def _part(part: Part) -> list[str]:
+    """A table's score by rows, and its verdicts."""
+    trained = [(name, row.mean.get(part.score), str(len(row.seeds))) for name, row in part.rows.items()]
+    beside = [(name, run.values.get(part.score), DASH) for name, run in part.references.items()]
     lines = [
         (name, _number(value, interval=seeds != DASH), DASH if value is None else str(value.n), seeds)
         for name, value, seeds in trained + beside
     ]
-    facts = {"Hardware": record.hardware, "Scale": record.scale, "Brackets": record.interval}
-    told = " ".join(f"{name}: {fact}." for name, fact in facts.items() if fact is not None)
-    parts = [
-        f"### {_link(_title(table), table, folder)}",
-        _table(("row", record.heading, "n", "seeds"), lines),
-        f"Command: `{record.command}`. {told}",
-    ]
-    if record.verdicts:
+    lines += [(name, "failed", DASH, DASH) for name in part.failed]
+    found = [_table(("row", part.heading, "n", "seeds"), lines)]
+    if part.verdicts:
         head = ("comparison", "verdict", "difference", "p", "difference in the paper")
-        parts.insert(2, _table(head, map(_verdict, record.verdicts)))
-    return "\n\n".join(parts)
+        found.append(_table(head, map(_verdict, part.verdicts)))
+    return found
 
 
 def _verdict(of: Verdict) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from crossflow.errors import CrossFlowError, unknown
+from crossflow.files.arrays import plain_array
 from crossflow.files.images import decode_image
 
 NEAREST, FARTHEST = 1.0, 80.0
@@ -109,7 +110,7 @@ KINDS: dict[str, Kind] = {
         wanted="a float32 array [h w]",
         check=lambda output: isinstance(output, np.ndarray) and output.dtype == np.float32 and output.ndim == 2,
         encode=_encode_array,
-        decode=lambda content: np.load(io.BytesIO(content), allow_pickle=False),
+        decode=plain_array,
         picture=_small_depth,
         metres=(NEAREST, FARTHEST),
     ),

@@ -106,8 +106,9 @@ COMMANDS: dict[str, Command] = {
     ),
     "depth": Command(
         task="depth",
-        help="Measure depth maps; without options the shipped model's. --ckpt may be a folder of .npy, .npz or 16-bit "
-        ".png.",
+        help="Measure depth maps; without options the shipped model's. --ckpt may be a folder of .npy or .npz of "
+        "metres, or of 16-bit .png: metres times 256 in KITTI's suites, times 1000 in all others. The suites *_affine "
+        "take any scale and shift.",
         suite="scenes-depth",
         with_data="kitti_eigen",
     ),
@@ -161,6 +162,12 @@ class Request:
     )
     suite: str | None = field(default=None, metadata=_said("--suite", "See `list`.", chooses=True))
     data: Path | None = field(default=None, metadata=_said("--data", "The suite's data root.", chooses=True))
+    space: str | None = field(
+        default=None,
+        metadata=_said(
+            "--space", "depth or disparity: what the predictions are.", shown="the suite's", tasks=("depth",)
+        ),
+    )
     captions: Path | None = field(
         default=None,
         metadata=_said(
@@ -244,6 +251,9 @@ class Request:
     seed: int = field(default=0, metadata=_said("--seed", "Seed of the whole run.", shown=True))
     device: str | None = field(
         default=None, metadata=_said("--device", "auto, cpu, cuda, cuda:N.", shown="auto", models=SAMPLED)
+    )
+    fresh: bool = field(
+        default=False, metadata=_said("--fresh", "Make all outputs anew; the run's old ones are set aside.")
     )
     out: Path | None = field(
         default=None, metadata=_said("--out", "The run's folder.", shown="runs/SUITE/MODEL-DIGEST")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -69,6 +68,7 @@ def train(
     with one_sentence():
         from dataclasses import replace
 
+        from crossflow.files.processes import rank_and_world
         from crossflow.recipes import recipe_named
 
         recipe = recipe_named(config)
@@ -92,7 +92,7 @@ def train(
             autoencoder=autoencoder,
             progress=to_stderr,
         )
-        if os.environ.get("RANK", "0") == "0":  # under torchrun only the main process prints
+        if rank_and_world()[0] == 0:  # under torchrun only the main process prints
             typer.echo(path)
 
 

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from crossflow.errors import CrossFlowError
+from crossflow.files.stand_ins import refuse_stand_in
 from crossflow.files.writing import replacing
 
 DTYPES = {
@@ -69,7 +70,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def _read(path: Path, whole: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not os.path.isfile(path):  # path.is_file() raises on a name that is too long
+        refuse_stand_in(path)
         raise CrossFlowError(f"There is no file {path}: give the path of a checkpoint.")
+    refuse_stand_in(path)
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get("crossflow", "{}")

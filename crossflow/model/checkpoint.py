@@ -7,6 +7,7 @@ data: nothing in it is ever executed.
 
 import json
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -17,10 +18,11 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from crossflow.errors import CrossFlowError
+from crossflow.errors import CrossFlowError, Notice
 from crossflow.files.hashes import file_sha256
-from crossflow.files.pretrained import is_pickle, load_tensors
+from crossflow.files.pretrained import is_pickle, tensors_in, unpickled
 from crossflow.files.tensors import read_tensors, write_tensors
+from crossflow.files.writing import make_folder, refuse_existing
 from crossflow.flow.guidance import Autoguidance
 from crossflow.losses import TextReconstruction
 from crossflow.model import authors as released
@@ -91,8 +93,11 @@ def load_text_decoder(checkpoint: str | Path, device: str = "cpu") -> nn.Module:
 
 
 def export_checkpoint(path: Path, out: Path, sampling: Sampling) -> None:
-    """Copy a checkpoint, ours or released, with other default ``sampling``; noise, weights and notes are kept."""
-    _check_other(path, out)
+    """Copy a checkpoint, ours or released, with other default ``sampling``; noise, weights and notes are kept.
+
+    CrossFlowError if ``out`` is there already.
+    """
+    refuse_existing([out])
     model = load_model(path)
     config: Any = replace(model.config, sampling=replace(sampling, noise=model.config.sampling.noise))
     model.config = config
@@ -114,8 +119,10 @@ def convert(path: Path, out: Path, heads: int | None = None) -> list[str]:
     """Write a released checkpoint as one of ours; return the names of the training-only weights that were dropped.
 
     The file is memory-mapped, so memory holds one weight at a time. For ``heads`` see ``authors.infer_config``.
+    CrossFlowError if ``out`` is there already.
     """
-    _check_other(path, out)
+    refuse_existing([out])
+    make_folder(out.parent)
     header, tensors = _tensors(path)
     if "format" in header:
         raise CrossFlowError(f"{path} is one of ours already: give a file that the authors released.")
@@ -123,11 +130,6 @@ def convert(path: Path, out: Path, heads: int | None = None) -> list[str]:
     header = {"format": FORMAT, "version": VERSION, "config": asdict(model.config), "released": path.name}
     write_tensors(out, tensors, header)
     return dropped
-
-
-def _check_other(path: Path, out: Path) -> None:
-    if os.path.isfile(path) and os.path.isfile(out) and out.samefile(path):
-        raise CrossFlowError(f"{out} is also the input, which holds more than the output would: choose another name.")
 
 
 def load_checkpoint(path: str | Path, device: str = "cpu") -> CrossFlow:
@@ -209,13 +211,18 @@ def weaker_of(path: Path, config: ModelConfig) -> Path | None:
 
 def _tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Header and tensors of a checkpoint; the header of a pickle is empty."""
-    return ({}, load_tensors(path)) if os.path.isfile(path) and is_pickle(path) else read_tensors(path)
+    if not (os.path.isfile(path) and is_pickle(path)):
+        return read_tensors(path)
+    return {}, tensors_in(unpickled(path), path)
 
 
 def _released(
     path: Path, tensors: dict[str, Tensor], heads: int | None = None
 ) -> tuple[FlowModel, dict[str, Tensor], list[str]]:
     """The model of a released checkpoint, without weights; its checked weights under our names; the names dropped."""
+    tensors, done = released.plain(tensors)
+    if done:
+        warnings.warn(f"{path}: {'; '.join(done)}.", Notice, stacklevel=2)
     kept, dropped = released.split(tensors)
     config = released.infer_config(path, {name: tuple(part.shape) for name, part in kept.items()}, heads)
     model = _blank(config, path)

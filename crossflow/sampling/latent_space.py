@@ -6,7 +6,8 @@ source latents too, which the flow maps to images.
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from PIL import Image
 from torch import Tensor
 
 from crossflow.errors import CrossFlowError
-from crossflow.files.writing import replacing
+from crossflow.files.locks import writing_in
+from crossflow.files.writing import refuse_existing, replacing
 from crossflow.model.settings import Sampling
 from crossflow.sampling.samples import grid, write_image
 from crossflow.sampling.text_to_image import TextToImage, prompt_seed
@@ -84,23 +86,33 @@ class Sum:
 def draw_walk(
     pipeline: TextToImage, ends: tuple[str, str], frames: int, sampling: Sampling, seed: int, out: Path
 ) -> Path:
-    """Sample an interpolation between two prompts into ``frame-000.png`` …, ``grid.png`` and ``walk.gif``."""
-    first, last = pipeline.source(ends, [prompt_seed(seed, prompt) for prompt in ends])
-    images = pipeline.from_source(interpolate(first, last, frames), sampling)
-    _write(images, [f"frame-{k:03d}" for k in range(frames)], out, columns=min(frames, 10))
-    pictures = [Image.fromarray(image) for image in images]
-    with replacing(out / "walk.gif") as temporary:
-        there_and_back = [*pictures[1:], *pictures[-2:0:-1]]
-        pictures[0].save(temporary, format="GIF", save_all=True, append_images=there_and_back, duration=80, loop=0)
+    """Sample an interpolation between two prompts into ``frame-000.png`` …, ``grid.png`` and ``walk.gif``.
+
+    CrossFlowError if one of these files is there already.
+    """
+    names = [f"frame-{k:03d}" for k in range(frames)]
+    with _writing(out, [*names, "grid"], "walk.gif"):
+        first, last = pipeline.source(ends, [prompt_seed(seed, prompt) for prompt in ends])
+        images = pipeline.from_source(interpolate(first, last, frames), sampling)
+        _write(images, names, out, columns=min(frames, 10))
+        pictures = [Image.fromarray(image) for image in images]
+        with replacing(out / "walk.gif") as temporary:
+            there_and_back = [*pictures[1:], *pictures[-2:0:-1]]
+            pictures[0].save(temporary, format="GIF", save_all=True, append_images=there_and_back, duration=80, loop=0)
     return out / "grid.png"
 
 
 def draw_sum(pipeline: TextToImage, terms: Sum, sampling: Sampling, seed: int, out: Path) -> Path:
-    """Sample each prompt alone, then their sum, into ``base.png``, ``add-0.png`` …, ``sum.png`` and ``grid.png``."""
-    sources = pipeline.source(terms.prompts, [prompt_seed(seed, prompt) for prompt in terms.prompts])
-    images = pipeline.from_source(torch.cat([sources, terms.of(sources)[None]]), sampling)
+    """Sample each prompt alone, then their sum, into ``base.png``, ``add-0.png`` …, ``sum.png`` and ``grid.png``.
+
+    CrossFlowError if one of these files is there already.
+    """
     names = [f"{kind}-{k}" for kind, of in (("add", terms.add), ("subtract", terms.subtract)) for k in range(len(of))]
-    _write(images, ["base", *names, "sum"], out, columns=len(images))
+    names = ["base", *names, "sum"]
+    with _writing(out, [*names, "grid"]):
+        sources = pipeline.source(terms.prompts, [prompt_seed(seed, prompt) for prompt in terms.prompts])
+        images = pipeline.from_source(torch.cat([sources, terms.of(sources)[None]]), sampling)
+        _write(images, names, out, columns=len(images))
     return out / "grid.png"
 
 
@@ -117,6 +129,14 @@ def before_and_after(
     pairs = [torch.stack([part[0], terms.of(part)]) for part, terms in zip(parts, sums, strict=True)]
     images = pipeline.from_source(torch.cat(pairs), sampling)
     return list(zip(images[::2], images[1::2], strict=True))
+
+
+@contextmanager
+def _writing(out: Path, images: Sequence[str], *others: str) -> Iterator[None]:
+    """Lock a folder in which none of the files to be written is there."""
+    with writing_in(out, "writing"):
+        refuse_existing(out / name for name in (*(f"{image}.png" for image in images), *others))
+        yield
 
 
 def _write(images: Sequence[np.ndarray], names: Sequence[str], out: Path, columns: int) -> None:

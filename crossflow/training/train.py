@@ -16,8 +16,9 @@ from accelerate import Accelerator
 
 from crossflow.errors import CrossFlowError
 from crossflow.files.devices import usable_device
-from crossflow.files.locks import only_writer
-from crossflow.files.writing import replacing, written
+from crossflow.files.locks import writing_in
+from crossflow.files.plain_json import read_json
+from crossflow.files.writing import refuse_existing, replacing, written
 from crossflow.model.checkpoint import save_checkpoint, save_text_decoder
 from crossflow.model.settings import Losses
 from crossflow.recipes.recipe import TrainConfig
@@ -67,9 +68,9 @@ def train(
     if state.exists() and not resume:
         raise CrossFlowError(f"{out} already holds a training run: add --resume to go on, or choose another --out.")
     found = open_data(config, data, seed)
-    with written(out):
-        out.mkdir(parents=True, exist_ok=True)
-    with only_writer(out, "training") if accelerator.is_main_process else nullcontext():
+    with writing_in(out, "training") if accelerator.is_main_process else nullcontext():
+        if accelerator.is_main_process and not (state.exists() or (out / "log.jsonl").exists()):  # a run's first file
+            refuse_existing(out / name for name in ("model.safetensors", "timing.jsonl", "samples"))
         run = Run(
             config,
             accelerator,
@@ -194,15 +195,16 @@ class _Log:
 
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        with written(path):
+            lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
         try:
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        except (ValueError, KeyError, TypeError) as error:
+            kept = [line for line in lines if line.endswith(b"\n") and read_json(line, str(path))["step"] <= step]
+        except (CrossFlowError, KeyError, TypeError) as error:
             raise CrossFlowError(
                 f"{path} is not the log of a training run: remove it, or choose another --out."
             ) from error
         with replacing(path) as temporary:
-            temporary.write_text("".join(kept))
+            temporary.write_bytes(b"".join(kept))
 
     def write(self, step: int, rate: float, losses: Losses) -> str:
         """Append a line, and return it formatted for the console."""

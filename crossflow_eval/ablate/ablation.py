@@ -72,7 +72,9 @@ class Line:
 
 
 class Ablation(BaseModel):
-    """A table of rows that are trained and compared with the row ``against``, in the order that they are printed.
+    """A table of rows that are trained, in the order that they are printed.
+
+    They are compared with the row ``against``; of several names, with the first that the scale has.
 
     ``paper`` names the published table, ``published`` its column that verdicts compare. ``refused`` says, by scale, why
     there is none. ``figure``: rows named ``METHOD-SIZE-SHARE`` are points of curves.
@@ -83,7 +85,7 @@ class Ablation(BaseModel):
     title: str
     task: str
     rows: tuple[Row, ...] = Field(min_length=1)
-    against: str | None = None
+    against: tuple[str, ...] = ()
     notes: str = ""
     paper: str | None = None
     published: str | None = None
@@ -96,13 +98,23 @@ class Ablation(BaseModel):
         names = [row.name for row in self.rows]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two rows are called {twice[0]!r}")
-        if self.against is not None and self.against not in names:
-            raise ValueError(f"rows are compared with {self.against!r}, which is no row")
+        if unknown := [name for name in self.against if name not in names]:
+            raise ValueError(f"rows are compared with {unknown[0]!r}, which is no row")
         return self
+
+    def at_scale(self, scale: str) -> list[Row]:
+        """The rows that are trained at a scale."""
+        return [row for row in self.rows if scale in row.scales]
+
+    def main(self, scale: str) -> Row | None:
+        """The row that the others are compared with."""
+        return next((row for row in self.at_scale(scale) if row.name in self.against), None)
 
 
 class Task(BaseModel):
     """How the rows of one task are measured: on the suite ``test``, and chosen on ``validation``.
+
+    ``with_java`` is the suite that takes the place of ``test`` where Java is installed, which some of its values need.
 
     ``choose`` is the value by which everything is chosen and the verdict is reached; validation looks at the first
     ``validation_limit`` examples, with each of the ``guidance`` scales where a row is guided; none for tasks whose
@@ -111,6 +123,7 @@ class Task(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     test: str
+    with_java: str | None = None
     choose: str
     limit: int | None = None
     validation: str | None = None

@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from crossflow_eval.ablate.plan import WALK, Part, Plan
+from crossflow_eval.ablate.plan import WALK, Part, Plan, Training
 from crossflow_eval.report.plot import INK, SERIES, inline, plain, quiet, standalone, svg_of
 from crossflow_eval.report.runs import entries
 from crossflow_eval.stats import student_mean
@@ -138,7 +138,8 @@ def _training(plan: Plan, found: Found) -> list[Curve]:
     return curves
 
 
-def _training_of(part: Part, record: Measured):  # noqa: ANN202
+def _training_of(part: Part, record: Measured) -> Training:
+    """The training that was chosen."""
     return next(each for each in part.measurement.trainings if each.recipe == record.chosen.recipe)
 
 

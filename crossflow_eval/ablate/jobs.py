@@ -32,7 +32,8 @@ class Job:
     """A command, the names of the jobs that it comes after, and the folder that it alone writes.
 
     ``done`` says whether it has been run to its end; it raises CrossFlowError where what is there is another's.
-    ``steps`` are those that it trains, of its ``recipe``; 0 is anything else.
+    ``steps`` are those that it trains, of its ``recipe``; 0 is anything else. ``anew``: it cannot go on from what it
+    has left, so its folder is emptied before it begins again.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Job:
     done: Callable[[], bool]
     steps: int = 0
     recipe: str = ""
+    anew: bool = False
 
     @property
     def line(self) -> str:
@@ -98,7 +100,7 @@ def _own(plan: Plan, name: str) -> tuple[str, ...]:
     """The command that runs one job of a plan."""
     given = {"--out": plan.out, "--data": plan.data, "--test-data": plan.test_data}
     where = [str(word) for option, value in given.items() if value is not None for word in (option, value)]
-    return (*shlex.split(plan.command), *where, "--only", name)
+    return (*plan.words, *where, "--only", name)
 
 
 def _train(plan: Plan, training: Training) -> Job:
@@ -145,6 +147,7 @@ def _walk(plan: Plan, training: Training, ends: tuple[str, str]) -> Job:
         after=(f"train-{training.digest}",),
         folder=folder,
         done=(folder / "grid.png").exists,
+        anew=True,
     )
 
 
@@ -195,6 +198,8 @@ def run_job(
     while not (job.done() or alone):
         if job.steps:
             share_pairs(out, job.folder)
+        for half_made in job.folder.iterdir() if job.anew else ():
+            half_made.unlink()
         with log.open("ab") as said:
             process = subprocess.Popen(command, stdout=said, stderr=said, stdin=subprocess.DEVNULL, env=own)
             on_start(process)

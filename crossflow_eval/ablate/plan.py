@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -139,10 +140,15 @@ class Plan:
         return name if self.scale.name == "tiny" else f"{name}-{self.scale.name}"
 
     @property
-    def command(self) -> str:
-        """The command that does this, its folders left out."""
+    def words(self) -> tuple[str, ...]:
+        """The words of the command that does this, its folders left out."""
         scale = () if self.scale.name == "tiny" else ("--scale", self.scale.name)
-        return shlex.join(("crossflow-eval", "ablate", "--suite", self.suite, *scale, *self.given))
+        return "crossflow-eval", "ablate", "--suite", self.suite, *scale, *self.given
+
+    @property
+    def command(self) -> str:
+        """The command that does this, as one types it, its folders left out."""
+        return shlex.join(self.words)
 
     @property
     def measurements(self) -> list[Measurement]:
@@ -218,10 +224,12 @@ def _table(
         raise CrossFlowError(f"The scale {scale.name} does not measure the task {ablation.task} of {ablation.name}.")
     task = scale.tasks[ablation.task]
     task = task if limit is None else task.model_copy(update={"limit": limit})
-    at_scale = [row for row in ablation.rows if scale.name in row.scales]
+    if task.with_java is not None and shutil.which("java"):
+        task = task.model_copy(update={"test": task.with_java})
+    at_scale = ablation.at_scale(scale.name)
     if not at_scale:
         raise CrossFlowError(f"{ablation.name} has no row at the scale {scale.name}.")
-    main = next((row for row in at_scale if row.name == ablation.against), at_scale[0])
+    main = ablation.main(scale.name) or at_scale[0]
     share = 1.0 if steps is None else steps / recipe_of(_recipe(main.recipes[0], scale)).steps
     lines = tuple(line for row in at_scale if not rows or row.name in rows for line in row.lines)
     parts = [

@@ -77,7 +77,7 @@ def collect(plan: Plan) -> list[Found]:
             else:
                 records[line.name] = tuple((part, record) for part, record in had if record is not None)
         beside = references(plan, table.task.test, table.task.limit) or {}
-        found.append(Found(table, records, failed, beside, tuple(_verdicts(table, records))))
+        found.append(Found(table, records, failed, beside, tuple(_verdicts(table, plan.scale.name, records))))
     return found
 
 
@@ -231,10 +231,11 @@ def _chosen(record: Measured) -> dict[str, Value]:
     return {} if scale is None else {"guidance_scale": Value(mean=scale, n=record.test.n)}
 
 
-def _verdicts(table: Table, records: Mapping[str, tuple[tuple[Part, Measured], ...]]) -> list[Verdict]:
+def _verdicts(table: Table, scale: str, records: Mapping[str, tuple[tuple[Part, Measured], ...]]) -> list[Verdict]:
     """Every line that has a whole training, against the one that the table compares with."""
     ablation, by = table.ablation, table.task.choose
-    main = next((line for line in table.lines if line.name == ablation.against), None)
+    of = ablation.main(scale)
+    main = next((line for line in table.lines if line.row == of and line.at == 1), None)
     if main is None:
         return []
     paper = _published_of(table)

@@ -245,6 +245,13 @@ def test_the_command(trained, tmp_path, task):
     else:
         assert all(Path(row["output"]).exists() for row in rows)
         assert Image.open(tmp_path / "out" / "0.png").size == ((64, 64) if task == "sr" else (32, 32))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    again = CliRunner().invoke(app, command)
+    assert again.exit_code == 2 and "outputs.jsonl is there already, and is not replaced" in again.stderr
+    if task != "caption":
+        over = CliRunner().invoke(app, [*command[:-1], str(tmp_path)])
+        assert over.exit_code == 2 and "0.png is there already, and is not replaced" in over.stderr
+    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_the_command_refuses_names_that_collide(trained, tmp_path):

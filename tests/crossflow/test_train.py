@@ -188,10 +188,18 @@ def test_a_run_is_not_begun_again_over_another(run):
     assert "not a whole safetensors file" in refused(SMALL, run, resume=True)
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "timing.jsonl", "samples"])
+def test_what_training_did_not_make_is_kept(tmp_path, name):
+    (tmp_path / name).write_bytes(b"mine")
+    assert f"{name} is there already, and is not replaced" in refused(SMALL, tmp_path)
+    assert (tmp_path / name).read_bytes() == b"mine"
+
+
 def test_a_log_that_is_none_is_refused(tmp_path):
-    (tmp_path / "log.jsonl").write_text("a diary\n")
-    assert "is not the log of a training run" in refused(SMALL, tmp_path)
-    assert (tmp_path / "log.jsonl").read_text() == "a diary\n"
+    for diary in (b"a diary\n", b"\xff\n", b"[" * 99_999 + b"\n", b"3\n"):
+        (tmp_path / "log.jsonl").write_bytes(diary)
+        assert "is not the log of a training run" in refused(SMALL, tmp_path)
+        assert (tmp_path / "log.jsonl").read_bytes() == diary
 
 
 def test_a_damaged_cache_is_named(run):
@@ -214,7 +222,7 @@ def test_a_folder_that_cannot_be(tmp_path):
     assert "cannot be written" in refused(SMALL, tmp_path / "file")
 
 
-@pytest.mark.parametrize("name", ["log.jsonl", "model.safetensors.tmp", "step-000004.png.tmp"])
+@pytest.mark.parametrize("name", ["log.jsonl", ".model.safetensors.tmp", ".step-000004.png.tmp"])
 def test_a_full_disk_ends_the_run_with_what_was_saved(tmp_path, monkeypatch, name):
     """Full from step 3 on: the run of step 2 stays, and can be resumed when there is room."""
     whole = train(SMALL, tmp_path / "whole", precision="fp32", device="cpu").read_bytes()

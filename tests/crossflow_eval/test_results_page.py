@@ -25,16 +25,23 @@ VERDICT = {
     "published_difference": None,
 }
 RECORD = {
-    "table": "table1",
+    "suite": "table1",
     "scale": "tiny",
     "command": "crossflow-eval ablate --suite table1",
     "interval": "Student t",
-    "rows": {
-        "diverged": {"mean": {}, "seeds": [{"seed": 0, "failed": "NaN"}]},
-        "crossflow": {"mean": {"fid": NUMBER}, "seeds": [{"test": {"higher_is_better": {"fid": False}}}, {}]},
-    },
-    "references": {"chance": {"values": {"fid": NUMBER}}},
-    "verdicts": [VERDICT],
+    "tables": [
+        {
+            "table": "table1",
+            "title": "Table 1",
+            "value": "fid",
+            "rows": {
+                "crossflow": {"mean": {"fid": NUMBER}, "seeds": [{"test": {"higher_is_better": {"fid": False}}}, {}]},
+            },
+            "failed": {"diverged": "seed 0: the loss is NaN"},
+            "references": {"chance": {"values": {"fid": NUMBER}}},
+            "verdicts": [VERDICT],
+        }
+    ],
 }
 
 
@@ -61,12 +68,23 @@ def test_every_record_and_page_is_listed_with_its_score_verdict_and_command(resu
     text = page(results)
     assert "### [Table 1 at tiny](table1/table.md)" in text
     assert "| row | fid ↓ | n | seeds |" in text
-    assert "| diverged | — | — | 1 |" in text
+    assert "| diverged | failed | — | — |" in text
     assert "| crossflow | 0.500 [0.400, 0.600] | 100 | 2 |" in text
     assert "| chance | 0.500 | 100 | — |" in text
     assert r"| CrossFlow \| standard | not decided at this budget | +0.1 [-0.05, +0.25] | 0.12 | — |" in text
     assert "Command: `crossflow-eval ablate --suite table1`. Scale: tiny. Brackets: Student t." in text
     assert "| [How fast](benchmarks/speed.md) | `python -m benchmarks.speed --n 3` |" in text
+
+
+def test_a_record_of_several_tables_shows_each_and_one_of_the_first_version_still_reads(results):
+    part = RECORD["tables"][0]
+    several = RECORD | {"tables": [part | {"title": "Table 3a"}, part | {"title": "Table 3b"}]}
+    (results / "table1" / "results.json").write_text(json.dumps(several))
+    text = page(results)
+    assert text.index("**Table 3a**") < text.index("**Table 3b**")
+    first = {"command": "c", "interval": "i", "rows": part["rows"], "references": part["references"]}
+    (results / "table1" / "results.json").write_text(json.dumps(first))
+    assert "| crossflow | 0.500 [0.400, 0.600] | 100 | 2 |" in page(results)
 
 
 def test_a_stale_page_ends_with_2_and_one_sentence_and_is_left_alone(results):

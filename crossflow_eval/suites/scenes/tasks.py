@@ -3,8 +3,8 @@
 ``scenes-caption``, ``scenes-depth`` and ``scenes-sr`` are the first 1,000 scenes of the split ``test``; the same with
 ``-val`` are those of ``val``, for choosing settings, never for reporting. Nothing is downloaded, and but for METEOR in
 ``scenes-caption-meteor`` nothing needs Java. The renders are drawn into ``CROSSFLOW_CACHE``
-(:mod:`crossflow_eval.suites.scenes.images`). The numbers belong to this world; each run stands between the references of
-:mod:`crossflow_eval.suites.scenes.references`.
+(:mod:`crossflow_eval.suites.scenes.images`). The numbers belong to this world; each run stands between the references
+of :mod:`crossflow_eval.suites.scenes.references`.
 """
 
 from __future__ import annotations
