@@ -31,7 +31,7 @@ title = "Toys"
 paper = "table1"
 published = "FID-30K"
 task = "toy"
-against = "plain"
+against = ["plain"]
 notes = "Toys."
 rows = [
   { name = "plain", label = "Plain", method = "Standard FM (baseline)", recipes = ["toy-plain"], guided = true },
