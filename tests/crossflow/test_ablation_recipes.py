@@ -1,4 +1,4 @@
-"""The recipes of the paper's tables: what each row changes, what both methods share, and shorter and longer trainings."""
+"""The recipes of the paper's tables: what each row changes, what both methods share, and other numbers of steps."""
 
 from dataclasses import fields, is_dataclass, replace
 

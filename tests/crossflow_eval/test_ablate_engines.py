@@ -252,7 +252,9 @@ def test_at_preemption_the_process_is_ended_and_awaited_and_the_job_goes_on(tmp_
 
     before = signal.signal(signal.SIGUSR2, preempted)
     try:
-        threading.Thread(target=lambda: (until((folder / "begun").exists), os.kill(os.getpid(), signal.SIGUSR2))).start()
+        threading.Thread(
+            target=lambda: (until((folder / "begun").exists), os.kill(os.getpid(), signal.SIGUSR2))
+        ).start()
         started = time.monotonic()
         assert work(of) == "ended by SIGTERM"
         assert time.monotonic() - started < 15
@@ -279,7 +281,9 @@ def test_a_process_that_ignores_being_ended_is_killed(monkeypatch):
 
 
 def test_without_submitit_or_a_cluster_there_is_one_sentence(tmp_path, monkeypatch):
-    with pytest.raises(CrossFlowError, match=r"^The cluster took no jobs \(.*srun.*\); --print-commands is another way"):
+    with pytest.raises(
+        CrossFlowError, match=r"^The cluster took no jobs \(.*srun.*\); --print-commands is another way"
+    ):
         slurm.run_all([job(tmp_path, "a")], tmp_path)
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(CrossFlowError, match=r"^--engine slurm needs submitit: install it, or crossflow\[slurm\]\.$"):

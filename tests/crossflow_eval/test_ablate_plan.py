@@ -47,7 +47,7 @@ def invoke(*arguments: object):
 
 def test_every_table_of_the_paper_and_its_figure_is_there():
     numbers = [1, 2, "3a", "3b", "3c", "3d", "3e", *range(4, 11)]
-    assert TABLES == [*(f"table{number}" for number in numbers), "figure3"]
+    assert set(TABLES) == {*(f"table{number}" for number in numbers), "figure3"}
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -121,7 +121,7 @@ def test_steps_keep_the_ratios_of_rows_and_checkpoints():
     assert long.checkpoint(Path(), 1.0).name == "model.safetensors"
 
 
-@pytest.mark.parametrize("steps", range(1, 30))
+@pytest.mark.parametrize("steps", [1, 3, 10, 19, 27])
 def test_every_checkpoint_that_is_measured_is_kept_in_any_number_of_steps(steps):
     for name in ("figure3", "table3c"):
         for scale in ("smoke", "tiny"):
@@ -159,7 +159,8 @@ def test_a_checkpoint_that_no_recipe_keeps_is_refused(tmp_path):
             "The scale tiny does not measure the task walking of own",
         ),
         (
-            'title = "A"\ntask = "sr"\nrows = [{ name = "a", label = "A", recipes = ["scenes-sr", "scenes-sr-standard"] }]',
+            'title = "A"\ntask = "sr"\n'
+            'rows = [{ name = "a", label = "A", recipes = ["scenes-sr", "scenes-sr-standard"] }]',
             "The row a has something to choose, and scenes-sr has no suite to choose on",
         ),
     ],
@@ -218,7 +219,7 @@ def test_printed_commands_are_commands_in_the_order_of_their_dependencies(option
             assert parsed["only"].startswith(("measure-", "references-"))
             assert parsed["only"].startswith("references-") or made
     assert len(commands) == len(set(commands))
-    assert [line for line in lines if line.startswith("#")][0].startswith("# 1. in any order")
+    assert next(line for line in lines if line.startswith("#")).startswith("# 1. in any order")
     assert not (tmp_path / "my runs").exists()
 
 

@@ -197,9 +197,7 @@ def set_up(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
         monkeypatch.setitem(CONFIGS, name, recipe)
     for split in ("val", "test"):
         monkeypatch.setitem(SUITES, f"toy-{split}", lambda root, split=split: suite(split))
-    task = Task(
-        test="toy-test", validation="toy-val", validation_limit=4, guidance=(1.0, 2.0, 4.0), choose="geneval"
-    )
+    task = Task(test="toy-test", validation="toy-val", validation_limit=4, guidance=(1.0, 2.0, 4.0), choose="geneval")
     load = plan.load_scale
 
     def with_toys(name: str) -> Any:
