@@ -108,7 +108,8 @@ class Ablation(BaseModel):
 
     def main(self, scale: str) -> Row | None:
         """The row that the others are compared with."""
-        return next((row for row in self.at_scale(scale) if row.name in self.against), None)
+        there = {row.name: row for row in self.at_scale(scale)}
+        return next((there[name] for name in self.against if name in there), None)
 
 
 class Task(BaseModel):

@@ -116,7 +116,7 @@ def _train(plan: Plan, training: Training) -> Job:
         command=tuple(command),
         after=() if training.begins is None else (f"train-{training.begins.digest}",),
         folder=folder,
-        done=lambda: training.finished(plan.out) is not None,
+        done=lambda: training.done(plan.out),
         steps=training.steps,
         recipe=training.recipe,
     )

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from crossflow.errors import CrossFlowError, unknown
 from crossflow_eval.ablate.ablation import Ablation, Line, Scale, Task, load_ablations, load_scale
-from crossflow_eval.models.crossflow import Trained, finished_training, pairs_of, recipe_of
+from crossflow_eval.models.crossflow import Trained, finished_training, is_finished, pairs_of, recipe_of
 
 RUNS = Path("runs") / "ablate"
 WALK = "walk"
@@ -54,12 +54,20 @@ class Training:
         """How it is named wherever it is shown."""
         return f"{self.recipe}, seed {self.seed}"
 
+    def done(self, out: Path) -> bool:
+        """Whether it is trained to its end. CrossFlowError where another training lies in its place."""
+        init = self._init(out)
+        there = init is None or init.exists()
+        return there and is_finished(self.checkpoint(out), self.recipe, self.seed, self.steps, init)
+
     def finished(self, out: Path) -> Trained | None:
-        """What it was, where it is trained to its end. CrossFlowError where another training lies in its place."""
-        init = None if self.begins is None else self.begins.checkpoint(out)
-        if init is not None and not init.exists():
+        """What it was, where it is trained to its end. Raises CrossFlowError as ``done``."""
+        if not self.done(out):
             return None
-        return finished_training(self.checkpoint(out), self.recipe, self.seed, self.steps, init)
+        return finished_training(self.checkpoint(out), self.recipe, self.seed, self.steps, self._init(out))
+
+    def _init(self, out: Path) -> Path | None:
+        return None if self.begins is None else self.begins.checkpoint(out)
 
     def step(self, at: float) -> int:
         """The step after a share of the steps."""

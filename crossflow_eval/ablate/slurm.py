@@ -18,6 +18,8 @@ from crossflow.files.writing import write_whole
 from crossflow_eval.ablate.jobs import Job, end, left, levels, run_job, why_failed
 
 logger = logging.getLogger(__name__)
+MINUTES = 8 * 60
+"""How long a job may take before it is queued again."""
 
 
 class Work:
@@ -65,7 +67,7 @@ def run_all(
     for level in levels(left(jobs, out)):
         try:
             executor = submitit.AutoExecutor(folder=out / "slurm", cluster=cluster)
-            executor.update_parameters(name="crossflow", **(options or {}))
+            executor.update_parameters(name="crossflow", **_with_time(options or {}))
             if executor.cluster == "slurm" and before:
                 arrays = ":".join(dict.fromkeys(each.job_id.split("_")[0] for each in before))
                 after = {"dependency": f"afterok:{arrays}", "kill_on_invalid_dep": "yes"}
@@ -86,3 +88,9 @@ def run_all(
         if reason := why_failed(out, name) or (str(error).strip().split("\n")[-1] if error else each.result()):
             failed[name] = reason
     return failed
+
+
+def _with_time(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters, with ``MINUTES`` a job where no time is given: submitit's own default is a few minutes."""
+    given = {"timeout_min", "slurm_time"} & options.keys()
+    return {**options} if given else {"timeout_min": MINUTES, **options}

@@ -56,9 +56,9 @@ class Compared(BaseModel):
 
 
 def welch(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, float] | None:
-    """Low, high and two-sided p of the difference of two means (ours less theirs); None with one score on a side.
+    """Low, high and two-sided p of the difference of two means (ours less theirs).
 
-    Scores without any spread have an interval of no width, and p 0 or 1.
+    None with one score on a side, and where neither side has any spread, which says nothing of what other seeds do.
     """
     if min(len(ours), len(theirs)) < 2:
         return None
@@ -66,7 +66,7 @@ def welch(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float,
     parts = np.array([a.var(ddof=1) / len(a), b.var(ddof=1) / len(b)])
     difference, error = float(a.mean() - b.mean()), math.sqrt(float(parts.sum()))
     if error == 0:
-        return difference, difference, float(difference == 0)
+        return None
     freedom = float(parts.sum() ** 2 / (parts**2 / (np.array([len(a), len(b)]) - 1)).sum())
     reach = float(student_t.ppf(1 - LEVEL / 2, freedom)) * error
     return difference - reach, difference + reach, 2 * float(student_t.sf(abs(difference) / error, freedom))

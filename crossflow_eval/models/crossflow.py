@@ -92,10 +92,8 @@ def pairs_of(recipe: str, folder: Path) -> tuple[Path, str | None]:
     return where, open_data(config, where, 0).fingerprint
 
 
-def finished_training(
-    checkpoint: Path, recipe: str, seed: int, steps: int | None = None, init: Path | None = None
-) -> Trained | None:
-    """What ``checkpoint`` was trained by; None where there is none yet, or one of an earlier step.
+def is_finished(checkpoint: Path, recipe: str, seed: int, steps: int | None = None, init: Path | None = None) -> bool:
+    """Whether ``checkpoint`` is that of a whole training; not where there is none yet, or one of an earlier step.
 
     ``steps`` replaces the recipe's own; ``init`` is the checkpoint that the training started from. CrossFlowError for
     an unknown recipe, a checkpoint of another recipe than this is today, of another world, seed, number of steps or
@@ -103,11 +101,10 @@ def finished_training(
     """
     from crossflow.files.hashes import file_sha256
     from crossflow.files.tensors import read_header
-    from crossflow.model.checkpoint import load_model
 
     config = recipe_of(recipe, steps)
     if not checkpoint.exists():
-        return None
+        return False
     header = read_header(checkpoint)
     if header.get("digest") != config.digest(seed, None if init is None else file_sha256(init)):
         begun = "fresh weights" if init is None else f"the weights of {init}"
@@ -115,13 +112,26 @@ def finished_training(
             f"{checkpoint} was not trained by the recipe {recipe} as it is now, {config.steps} steps, seed {seed} and "
             f"{begun}; remove its folder or choose another --out."
         )
-    if int(header["step"]) < config.steps:
+    return int(header["step"]) >= config.steps
+
+
+def finished_training(
+    checkpoint: Path, recipe: str, seed: int, steps: int | None = None, init: Path | None = None
+) -> Trained | None:
+    """What a whole training was; None where ``is_finished`` says no. Raises CrossFlowError as that does."""
+    if not is_finished(checkpoint, recipe, seed, steps, init):
         return None
-    model = load_model(checkpoint)
+    import torch
+
+    from crossflow.files.tensors import read_header
+
+    config = recipe_of(recipe, steps)
+    with torch.device("meta"):
+        model = config.model.build(training=False)
     return Trained(
         steps=config.steps,
         batch_size=config.batch_size,
-        precision=str(header["precision"]),
+        precision=str(read_header(checkpoint)["precision"]),
         backbone_parameters=sum(parameter.numel() for parameter in model.backbone.parameters()),
         all_parameters=sum(parameter.numel() for parameter in model.parameters()),
     )

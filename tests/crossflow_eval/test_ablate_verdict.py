@@ -18,10 +18,9 @@ def test_intervals_and_p_are_welch_s(a, b):
     assert welch(a, b) == pytest.approx((interval.low, interval.high, expected.pvalue))
 
 
-def test_one_seed_has_no_interval_and_seeds_without_spread_one_of_no_width():
-    assert welch((0.5,), THEIRS) is welch(OURS, (0.5,)) is None
-    assert welch((0.5, 0.5), (0.5, 0.5)) == (0, 0, 1)
-    assert welch((0.75, 0.75), (0.5, 0.5)) == (0.25, 0.25, 0)
+def test_one_seed_and_seeds_without_spread_have_no_interval():
+    assert welch([1.0], [1.0, 2.0]) is None
+    assert welch([1.0, 1.0], [2.0, 2.0]) is None
 
 
 def test_p_values_are_adjusted_as_by_holm():
