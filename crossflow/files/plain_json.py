@@ -19,21 +19,21 @@ DIGITS = 40
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
-def read_json(content: str | bytes, where: str) -> Any:
+def read_json(content: str | bytes, where: str, remedy: str = "write it again") -> Any:
     """The value of a JSON text; ``where`` (a file, and its line) begins the message of a CrossFlowError."""
     try:
         text = content if isinstance(content, str) else content.decode("utf-8-sig")
         value = _DECODER.decode(text)
     except UnicodeDecodeError as error:
-        raise CrossFlowError(f"{where}: it is not UTF-8 text; write it again.") from error
+        raise CrossFlowError(f"{where}: it is not UTF-8 text; {remedy}.") from error
     except RecursionError as error:
-        raise CrossFlowError(f"{where}: it is nested too deeply; write it again.") from error
+        raise CrossFlowError(f"{where}: it is nested too deeply; {remedy}.") from error
     except json.JSONDecodeError as error:
-        raise CrossFlowError(f"{where}: it is not JSON ({error}); write it again.") from error
+        raise CrossFlowError(f"{where}: it is not JSON ({error}); {remedy}.") from error
     except ValueError as error:
-        raise CrossFlowError(f"{where}: {error}; write it again.") from error
+        raise CrossFlowError(f"{where}: {error}; {remedy}.") from error
     if _SURROGATE.search(text) and not _is_text(value):
-        raise CrossFlowError(f"{where}: it holds half a character (a lone surrogate); write it again.")
+        raise CrossFlowError(f"{where}: it holds half a character (a lone surrogate); {remedy}.")
     return value
 
 
@@ -43,7 +43,7 @@ def read_json_file(path: Path, remedy: str = "write it again") -> Any:
         content = path.read_bytes()
     except OSError as error:
         raise CrossFlowError(f"Cannot read {path}: {error.strerror}; {remedy}.") from error
-    return read_json(content, str(path))
+    return read_json(content, str(path), remedy)
 
 
 def read_json_lines(text: str, where: str) -> Iterator[tuple[str, Any]]:
