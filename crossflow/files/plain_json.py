@@ -1,4 +1,4 @@
-"""JSON of users, read strictly: whatever is wrong with it ends in one sentence.
+"""JSON and TOML of users, read strictly: whatever is wrong with them ends in one sentence.
 
 Beyond what the format forbids, refused are NaN and infinities, numbers that no float holds, integers of more than
 DIGITS digits, half characters (lone surrogates), and nesting deeper than Python can follow.
@@ -7,6 +7,7 @@ DIGITS digits, half characters (lone surrogates), and nesting deeper than Python
 import json
 import math
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,18 @@ def read_json_lines(text: str, where: str) -> Iterator[tuple[str, Any]]:
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             yield (place := f"line {number}"), read_json(line, f"{where}, {place}")
+
+
+def read_toml(text: str, where: str) -> dict[str, Any]:
+    """The tables of a TOML text; ``where`` begins the message of a CrossFlowError."""
+    try:
+        return tomllib.loads(text, parse_float=_float)
+    except RecursionError as error:
+        raise CrossFlowError(f"{where}: it is nested too deeply; write it again.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise CrossFlowError(f"{where}: it is not TOML ({error}); write it again.") from error
+    except ValueError as error:  # of a number
+        raise CrossFlowError(f"{where}: it holds a number that is too large, or none; write it again.") from error
 
 
 def _constant(name: str) -> Any:

@@ -7,7 +7,6 @@ batches (``crossflow.training.data.pairs.shares``), and a saved state resumes on
 import json
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +47,7 @@ def train(
 
     The folder also gets ``log.jsonl`` (all losses), ``samples/``, ``timing.jsonl`` and ``state.safetensors``, which is
     all that ``resume`` needs; where the text is reconstructed, also ``text_decoder.safetensors``. Several processes
-    must share the folder, and the main one holds its lock. The state is written last, so the other files are never
+    must share the folder, and each holds its lock. The state is written last, so the other files are never
     behind it. ``data`` is the folder of pairs, for recipes that read one. ``init`` is a checkpoint of the same model,
     ours or released, whose weights the training starts from.
     ``precision`` is fp32, bf16, auto or None for the recipe's own; ``device`` is cpu, cuda or auto; for ``shard`` and
@@ -68,7 +67,7 @@ def train(
     if state.exists() and not resume:
         raise CrossFlowError(f"{out} already holds a training run: add --resume to go on, or choose another --out.")
     found = open_data(config, data, seed)
-    with writing_in(out, "training") if accelerator.is_main_process else nullcontext():
+    with writing_in(out, "training", rank=accelerator.process_index):
         if accelerator.is_main_process and not (state.exists() or (out / "log.jsonl").exists()):  # a run's first file
             refuse_existing(out / name for name in ("model.safetensors", "timing.jsonl", "samples"))
         run = Run(
