@@ -17,6 +17,7 @@ from crossflow.errors import CrossFlowError
 from crossflow.files.devices import usable_device
 from crossflow.files.locks import writing_in
 from crossflow.files.plain_json import read_json
+from crossflow.files.seeds import check_seed
 from crossflow.files.writing import refuse_existing, replacing, written
 from crossflow.model.checkpoint import save_checkpoint, save_text_decoder
 from crossflow.model.settings import Losses
@@ -59,6 +60,7 @@ def train(
     longer finite.
     """
     clock = _Clock()
+    check_seed(seed)
     accelerator = _accelerator(device)
     say = progress if accelerator.is_main_process else lambda line: None
     state = out / "state.safetensors"

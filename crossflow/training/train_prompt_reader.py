@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from crossflow.errors import CrossFlowError
 from crossflow.files.hashes import file_sha256
+from crossflow.files.seeds import check_seed
 from crossflow.files.tensors import read_header
 from crossflow.flow.gaussian import Gaussian
 from crossflow.modalities.modality import TextEmbedder
@@ -97,7 +98,7 @@ def train(
     say: Callable[[str], None] = lambda line: None,
 ) -> TextDecoder:
     """Train a decoder from samples of the posteriors ``found`` to ``words``; ``order`` has a row index per example."""
-    torch.manual_seed(seed)
+    torch.manual_seed(check_seed(seed))
     shape = found.mean.shape[1:]
     decoder = TextDecoder(config, (shape[0], shape[1], shape[2]))
     optimizer = Optimizer("muon", decoder, (0.9, 0.95), 0.01)

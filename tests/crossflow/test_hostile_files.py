@@ -12,6 +12,12 @@ from crossflow.errors import CrossFlowError, Notice
 from crossflow.files.arrays import plain_array, plain_arrays
 from crossflow.files.plain_json import read_json, read_json_file, read_json_lines, read_toml
 from crossflow.files.program import OneLine
+from crossflow.files.seeds import check_seed
+from crossflow.recipes import CONFIGS
+from crossflow.sampling.text_to_image import prompt_seed
+from crossflow.training.train import train
+from crossflow_eval.request import Request
+from crossflow_eval.runs.launch import evaluate
 
 
 @pytest.mark.parametrize(
@@ -65,6 +71,21 @@ def test_toml_that_is_no_plain_data_is_one_sentence(text, said):
     with pytest.raises(CrossFlowError, match=f"^here: .*{said}.*; write it again.$"):
         read_toml(text, "here")
     assert read_toml("a = [1, 2.5]", "here") == {"a": [1, 2.5]}
+
+
+def test_a_seed_that_no_generator_takes_and_no_record_keeps_is_one_sentence(tmp_path):
+    assert check_seed(2**63 - 1) == 2**63 - 1
+    for said in (
+        lambda: check_seed(2**63),
+        lambda: prompt_seed(10**40, "a"),
+        lambda: train(CONFIGS["scenes-tiny"], tmp_path / "run", seed=-(10**5_000)),
+        lambda: evaluate(Request(task="depth", seed=10**40, out=tmp_path / "run")),
+    ):
+        with pytest.raises(
+            CrossFlowError, match=r"^The seed has \d+ hexadecimal digits: give one of at most 63 bits\.$"
+        ):
+            said()
+    assert not (tmp_path / "run").exists()
 
 
 STEERING = "\x1b]0;mine\x07\u202e\u2028\ud800"
