@@ -163,7 +163,7 @@ def load_ablations(name: str) -> list[Ablation]:
         path = Path(name)
         try:
             return [_read(Ablation, path.stem, path.read_text(encoding="utf-8"))]
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise CrossFlowError(f"Cannot read the ablation {path}: {error}.") from error
     parts = SUITES.get(name, (name,))
     if not set(parts) <= set(_names("tables")):

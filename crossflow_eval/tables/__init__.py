@@ -105,7 +105,7 @@ def load_table(name: str) -> Table:
     if path.suffix == ".toml":
         try:
             return parse_table(path.stem, path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise CrossFlowError(f"Cannot read the table {path}: {error}.") from error
     if name not in names:
         raise unknown("table", name, names)
