@@ -59,8 +59,8 @@ def read_image(path: Path) -> np.ndarray:
     return np.array(image_files.read_image(path), dtype=np.uint8)
 
 
-def read_folder(folder: Path, by: Literal["stem", "path"] = "stem") -> ImageFolder:
-    """Find and check every image of a folder and its subfolders; other kinds of files are counted in the log.
+def read_folder(folder: Path, by: Literal["stem", "path"] = "stem", *, say: bool = True) -> ImageFolder:
+    """Find and check every image of a folder and its subfolders; other kinds of files are counted in the log (``say``).
 
     Every file is decoded once, so that all bad files are named before any work is done. Keys are file stems, or with
     ``by="path"`` paths below the folder without suffix: what is looked up by name needs stems.
@@ -78,7 +78,7 @@ def read_folder(folder: Path, by: Literal["stem", "path"] = "stem") -> ImageFold
             f"{len(bad)} of {len(files)} images in {folder} cannot be read exactly: {first_few(bad)}. "
             "Make them again as 8-bit RGB PNG, JPEG or WebP files."
         )
-    if left := listing.left():
+    if say and (left := listing.left()):
         _log.info("%s", left)
     digest = hashlib.sha256()
     for key, (content_sha256, _, _) in zip(files, checked, strict=True):

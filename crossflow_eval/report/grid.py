@@ -13,7 +13,7 @@ from crossflow_eval.types import Role, Value
 
 PUBLISHED_N = 30_000
 """The n that a distance of two distributions is published at; any other n stands in the column's label."""
-SIZED = ("fid", "sfid", "kid", "fd_dinov2", "cmmd")
+SIZED = ("fid", "sfid", "kid", "fd_dinov2", "cmmd", "fd_efficientnet", "kd_efficientnet")
 """Values whose expectation depends on n, so that two n may not share a column."""
 
 
