@@ -23,7 +23,7 @@ from crossflow_eval.judges.features import extract
 from crossflow_eval.metrics.distribution import kid
 from crossflow_eval.metrics.frechet import Moments, frechet_distance
 
-SIDE, STEP = 128, 48
+SIDE, STEP = 128, 64
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
 """Those of scikit-image that lie in its package, and need no download."""
 

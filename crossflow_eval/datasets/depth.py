@@ -88,6 +88,24 @@ class DepthSet:
         )
 
 
+@dataclass(frozen=True)
+class OwnDepth:
+    """A folder of depth maps of one's own as references: .npy or .npz of metres, or 16-bit .png of millimetres."""
+
+    png_scale: float = 1000.0
+
+    def examples(self, root: Path | None) -> list[Example]:
+        """One example a depth map, by its name without folder and suffix. Raises CrossFlowError."""
+        if root is None:
+            raise CrossFlowError("The suites own-depth need their references: --references FOLDER of depth maps.")
+        maps = list_folder(root, PREDICTIONS, "depth map").all_read().by_stem()
+        return [Example(id=name, source=path.name, target=path) for name, path in maps.items()]
+
+    def read(self, target: Path) -> Measured:
+        """Read an example's target; a pixel of 0, NaN or infinity has no depth. Raises CrossFlowError."""
+        return read_prediction(target, self.png_scale), None
+
+
 def read_list(path: Path, sha256: str) -> list[list[str]]:
     """The words of every line of a file list. Raises CrossFlowError where its content is not the published one."""
     try:

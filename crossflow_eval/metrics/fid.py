@@ -157,14 +157,12 @@ class FID(OnFeatures):
         return {self._name: value.model_copy(update={"ci_low": low})}
 
 
-Reference = Statistics | KeptFeatures | np.ndarray | Callable[[], np.ndarray]
+Reference = Statistics | KeptFeatures | np.ndarray | Callable[[], np.ndarray | KeptFeatures]
 """What a distance is measured from."""
 
 
 def _target(reference: Reference, dim: int) -> Callable[[], tuple[Moments, int | None]]:
     """What gives the reference's moments, and of how many features they are. CrossFlowError for bad statistics."""
-    if isinstance(reference, KeptFeatures):
-        return lambda: (reference.moments(), reference.n)
     if not isinstance(reference, Statistics):
         return lambda: _of_features(reference() if callable(reference) else reference)
     moments = moments_of(reference, dim)
@@ -184,7 +182,9 @@ def moments_of(statistics: Statistics, dim: int) -> Moments:
         raise CrossFlowError(f"{file} holds no statistics of features: {error}. Make it again.") from error
 
 
-def _of_features(features: np.ndarray) -> tuple[Moments, int]:
+def _of_features(features: np.ndarray | KeptFeatures) -> tuple[Moments, int]:
+    if isinstance(features, KeptFeatures):
+        return features.moments(), features.n
     return Moments.of_features(features), len(features)
 
 

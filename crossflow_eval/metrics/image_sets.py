@@ -397,6 +397,14 @@ def _features(
         raise CrossFlowError("There are more images than were found; measure again when their folder is still.")
 
 
+def reference_features(pictures: Pictures, extractor: FeatureExtractor, *, whole: bool = False) -> KeptFeatures:
+    """The features of all pictures; their moments alone where they are many and not asked for ``whole``."""
+    kept = KeptFeatures(extractor.dim, sys.maxsize if whole else None)
+    for _, features in _features({"": _OneTap(extractor)}, pictures, lambda batches, stage: batches, ""):
+        kept.add(features)
+    return kept
+
+
 def _of_statistics(chosen: Sequence[str], sides: Sequence[Side], protocol: str) -> Distances:
     """The Frechet distances of two sides that are statistics."""
     values: dict[str, Value] = {}

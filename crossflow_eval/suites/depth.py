@@ -3,7 +3,8 @@
 ``kitti_eigen`` and ``nyuv2`` take depth in metres, as AdaBins and its successors do: nothing is aligned. KITTI is
 judged under the field's three crops at once, because the paper does not say which is its own. The ``*_affine`` suites
 take any depth up to scale and shift, fit it to each target, and follow Marigold's evaluation; ``*_affine_disparity`` do
-so with disparity. ``*_midas`` align disparity as MiDaS does, where there is a largest depth. Sources are images,
+so with disparity. ``*_midas`` align disparity as MiDaS does, where there is a largest depth. ``own-depth*`` take
+references of one's own (``suites.own``), all pixels deeper than a millimetre. Sources are images,
 targets depth maps; a prediction has its target's size, or on KITTI that of the benchmark crop.
 """
 
@@ -22,6 +23,7 @@ from crossflow_eval.datasets.depth import (
     NYUV2,
     SCANNET,
     DepthSet,
+    OwnDepth,
 )
 from crossflow_eval.metrics.crops import GARG, KB_EIGEN, KB_GARG, NYU_EIGEN, WHOLE
 from crossflow_eval.metrics.depth import DepthErrors, DepthProtocol, Space
@@ -29,7 +31,10 @@ from crossflow_eval.models.depth_folder import DepthFolderModel
 from crossflow_eval.types import Suite
 
 VERSION = "1"
-_OF_DEPTH: dict[str, tuple[DepthSet, DepthProtocol]] = {
+OWN = OwnDepth()
+_OF_DEPTH: dict[str, tuple[DepthSet | OwnDepth, DepthProtocol]] = {
+    "own-depth": (OWN, DepthProtocol(min_depth=1e-3, crops={"": WHOLE})),
+    "own-depth_affine": (OWN, DepthProtocol(min_depth=1e-3, space="depth", crops={"": WHOLE})),
     "kitti_eigen": (
         KITTI,
         DepthProtocol(min_depth=1e-3, max_depth=80.0, crops={"garg": GARG, "kb_garg": KB_GARG, "kb_eigen": KB_EIGEN}),
@@ -42,7 +47,7 @@ _OF_DEPTH: dict[str, tuple[DepthSet, DepthProtocol]] = {
     "diode_affine": (DIODE, DepthProtocol(min_depth=0.6, max_depth=350.0, space="depth", crops={"": WHOLE})),
 }
 _AFFINE = {name: made for name, made in _OF_DEPTH.items() if made[1].space is not None}
-SUITES: dict[str, tuple[DepthSet, DepthProtocol]] = {
+SUITES: dict[str, tuple[DepthSet | OwnDepth, DepthProtocol]] = {
     **_OF_DEPTH,
     **{f"{name}_disparity": (data, replace(how, space="disparity")) for name, (data, how) in _AFFINE.items()},
     **{
@@ -63,7 +68,8 @@ def in_space(name: str, space: str) -> str:
     own = "disparity" if name in SUITES and SUITES[name][1].space == "disparity" else "depth"
     if space == own:
         return name
-    if (sister := f"{name}_disparity") in SUITES:
+    sister = f"{name}_affine_disparity" if name == "own-depth" else f"{name}_disparity"
+    if sister in SUITES:
         return sister
     raise CrossFlowError(
         f"The suite {name} takes {own}{' in metres' if own == 'depth' else ''}, not {space}; "
@@ -82,4 +88,5 @@ def suite(name: str) -> Suite:
         examples=data.examples,
         metrics={"depth": partial(DepthErrors, protocol, data.read)},
         made_elsewhere=partial(DepthFolderModel, png_scale=data.png_scale),
+        root="references" if data is OWN else "data",
     )
