@@ -52,8 +52,8 @@ class Command:
     """A command that measures: what it is for, and the suite it takes where none is named.
 
     ``with_data`` is taken instead where the data or outputs made elsewhere are given, ``with_captions`` where captions
-    are, ``with_references`` where references of one's own are. A ``settled`` command has no other suite. ``defaults`` and ``says`` are values and words of its own, by the
-    field of the option.
+    are, ``with_references`` where references of one's own are. A ``settled`` command has no other suite. ``defaults``
+    and ``says`` are values and words of its own, by the field of the option.
     """
 
     task: str
@@ -177,7 +177,10 @@ class Request:
     captions: Path | None = field(
         default=None,
         metadata=_said(
-            "--captions", "Prompts: .csv or .jsonl (image, caption), or COCO .json.", tasks=("t2i",), chooses=True
+            "--captions",
+            "Prompts: .csv or .jsonl (image, caption), samples.jsonl, COCO .json, or .txt, one a line.",
+            tasks=("t2i",),
+            chooses=True,
         ),
     )
     references: Path | None = field(

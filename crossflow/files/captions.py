@@ -80,8 +80,9 @@ def _listed(listing: Listing, captions: Path) -> list[Pair]:
 def read_captions(path: Path, columns: Sequence[str] = ("image",)) -> Iterator[Pair]:
     """The images and captions of a file, in its order; the suffix decides the format.
 
-    ``.csv`` and ``.jsonl`` have ``caption`` (or ``prompt``, as a ``samples.jsonl`` of ``crossflow sample``) and exactly
-    one of the ``columns`` that may name the image; ``.json`` is in COCO's format. CrossFlowError for a file that is missing or malformed, with its line.
+    ``.csv`` and ``.jsonl`` have ``caption``, or ``prompt`` as the ``samples.jsonl`` of ``crossflow sample``, and exactly
+    one of the ``columns`` that may name the image; ``.json`` is in COCO's format. CrossFlowError for a file that is
+    missing or malformed, with its line.
     """
     suffix = path.suffix.lower()
     if suffix == ".json":
@@ -90,6 +91,14 @@ def read_captions(path: Path, columns: Sequence[str] = ("image",)) -> Iterator[P
     if rows is None:
         raise CrossFlowError(f"The captions {path} must end in .csv, .jsonl or .json (COCO), not in {suffix!r}.")
     return _pairs(path, rows(path, columns))
+
+
+def read_prompts(path: Path) -> Iterator[Pair]:
+    """The prompts of a text file, one a line, each with its number, from 000000, in an image's place.
+
+    Blank lines are passed over. CrossFlowError for a file that cannot be read, or holds none.
+    """
+    return _pairs(path, ((place, f"{n:06d}", line) for n, (place, line) in enumerate(_lines(path))))
 
 
 def _pairs(path: Path, rows: Iterable[Row]) -> Iterator[Pair]:

@@ -32,8 +32,8 @@ class Job:
     """A command, the names of the jobs that it comes after, and the folder that it alone writes.
 
     ``done`` says whether it has been run to its end; it raises CrossFlowError where what is there is another's.
-    ``steps`` are those that it trains, of its ``recipe``; 0 is anything else. ``anew``: it cannot go on from what it has
-    left, so its folder is emptied before it begins again.
+    ``steps`` are those that it trains, of its ``recipe``; 0 is anything else. ``anew``: it cannot go on from what it
+    has left, so its folder is emptied before it begins again.
     """
 
     name: str

@@ -3,8 +3,9 @@
 Images are files of any size in a folder and its subfolders, found by :mod:`crossflow.files.listing` and decoded to
 uint8 RGB [h w 3] by :mod:`crossflow.files.images`.
 
-Captions are CSV or JSONL with one of the columns ``image``, ``file``, ``id`` and the column ``caption``, or a COCO
-captions JSON (``images``, ``annotations``). Where an image has several captions, the file's first one is the prompt.
+Captions are CSV or JSONL with one of the columns ``image``, ``file``, ``id`` and the column ``caption`` or ``prompt``
+(so that the ``samples.jsonl`` of ``crossflow sample`` is one), a COCO captions JSON (``images``, ``annotations``), or a
+text file with a prompt on each line. Where an image has several captions, the file's first one is the prompt.
 """
 
 from __future__ import annotations
@@ -97,13 +98,17 @@ def _check(path: Path) -> tuple[str, str, bool]:
 
 
 def read_captions(path: Path) -> Captions:
-    """Read a captions file by its suffix: .csv, .jsonl, or .json in COCO's form.
+    """Read a captions file by its suffix: .csv, .jsonl, .json in COCO's form, or .txt with a prompt on each line.
+
+    Prompts of a text file are numbered from 000000.
 
     Raises:
         CrossFlowError: missing or undecodable file, unknown columns, a row without image or caption; with the line.
     """
     captions: dict[str, list[str]] = {}
-    for name, caption in caption_files.read_captions(path, KEY_COLUMNS):
+    prompts = path.suffix.lower() == ".txt"
+    pairs = caption_files.read_prompts(path) if prompts else caption_files.read_captions(path, KEY_COLUMNS)
+    for name, caption in pairs:
         captions.setdefault(image_key(name), []).append(caption)
     return Captions({key: tuple(several) for key, several in captions.items()}, index=path.suffix.lower() == ".json")
 
