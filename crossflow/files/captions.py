@@ -80,8 +80,8 @@ def _listed(listing: Listing, captions: Path) -> list[Pair]:
 def read_captions(path: Path, columns: Sequence[str] = ("image",)) -> Iterator[Pair]:
     """The images and captions of a file, in its order; the suffix decides the format.
 
-    ``.csv`` and ``.jsonl`` have ``caption``, or ``prompt`` as the ``samples.jsonl`` of ``crossflow sample``, and exactly
-    one of the ``columns`` that may name the image; ``.json`` is in COCO's format. CrossFlowError for a file that is
+    ``.csv`` and ``.jsonl`` have ``caption``, or ``prompt`` as the ``samples.jsonl`` of ``crossflow sample``, and one
+    exactly of the ``columns`` that may name the image; ``.json`` is in COCO's format. CrossFlowError for a file that is
     missing or malformed, with its line.
     """
     suffix = path.suffix.lower()

@@ -92,10 +92,9 @@ class ImageReferences:
             return Absent.of(weights)
         device = own_device("auto")
         if self.statistics is not None:
-            of_statistics: Any = InceptionFID(
-                published_weights(protocol), protocol, self.statistics["pool"], device=device
-            )
-            return of_statistics
+            statistics = self.statistics["pool"]
+            published: Any = InceptionFID(published_weights(protocol), protocol, statistics, device=device)
+            return published
         extractor = InceptionFeatures(published_weights(protocol), protocol, device=device)
         features = partial(reference_features, self.pictures, extractor)
         metric = FID(extractor, features, reference_name=self.root.name)
