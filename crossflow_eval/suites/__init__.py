@@ -35,7 +35,7 @@ SUITES: dict[str, Factory] = {
     **_of(scene_compression.suite, scene_compression.SPLIT_OF),
     "folder": lambda root: t2i.folder(),
     **own.SUITES,
-    **_of(depth.suite, depth.SUITES),
+    **_of(depth.suite, {**depth.SUITES, **depth.OWN_SUITES}),
     **_of(superres.suite, superres.SUITES),
     **_of(caption.suite, caption.SUITES),
     **{name: partial(coco.suite, name) for name in coco.SUITES},

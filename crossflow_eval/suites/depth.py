@@ -31,10 +31,7 @@ from crossflow_eval.models.depth_folder import DepthFolderModel
 from crossflow_eval.types import Suite
 
 VERSION = "1"
-OWN = OwnDepth()
-_OF_DEPTH: dict[str, tuple[DepthSet | OwnDepth, DepthProtocol]] = {
-    "own-depth": (OWN, DepthProtocol(min_depth=1e-3, crops={"": WHOLE})),
-    "own-depth_affine": (OWN, DepthProtocol(min_depth=1e-3, space="depth", crops={"": WHOLE})),
+_OF_DEPTH: dict[str, tuple[DepthSet, DepthProtocol]] = {
     "kitti_eigen": (
         KITTI,
         DepthProtocol(min_depth=1e-3, max_depth=80.0, crops={"garg": GARG, "kb_garg": KB_GARG, "kb_eigen": KB_EIGEN}),
@@ -47,7 +44,7 @@ _OF_DEPTH: dict[str, tuple[DepthSet | OwnDepth, DepthProtocol]] = {
     "diode_affine": (DIODE, DepthProtocol(min_depth=0.6, max_depth=350.0, space="depth", crops={"": WHOLE})),
 }
 _AFFINE = {name: made for name, made in _OF_DEPTH.items() if made[1].space is not None}
-SUITES: dict[str, tuple[DepthSet | OwnDepth, DepthProtocol]] = {
+SUITES: dict[str, tuple[DepthSet, DepthProtocol]] = {
     **_OF_DEPTH,
     **{f"{name}_disparity": (data, replace(how, space="disparity")) for name, (data, how) in _AFFINE.items()},
     **{
@@ -56,6 +53,17 @@ SUITES: dict[str, tuple[DepthSet | OwnDepth, DepthProtocol]] = {
         if how.max_depth < math.inf
     },
 }
+OWN = OwnDepth()
+OWN_SUITES = {
+    "own-depth": (OWN, DepthProtocol(min_depth=1e-3, crops={"": WHOLE})),
+    "own-depth_affine": (OWN, DepthProtocol(min_depth=1e-3, space="depth", crops={"": WHOLE})),
+    "own-depth_affine_disparity": (OWN, DepthProtocol(min_depth=1e-3, space="disparity", crops={"": WHOLE})),
+}
+"""The same of references of one's own."""
+
+
+def _known() -> dict[str, tuple[DepthSet | OwnDepth, DepthProtocol]]:
+    return {**SUITES, **OWN_SUITES}
 
 
 def in_space(name: str, space: str) -> str:
@@ -65,21 +73,22 @@ def in_space(name: str, space: str) -> str:
     """
     if space not in get_args(Space):
         raise unknown("space", space, get_args(Space))
-    own = "disparity" if name in SUITES and SUITES[name][1].space == "disparity" else "depth"
+    known = _known()
+    own = "disparity" if name in known and known[name][1].space == "disparity" else "depth"
     if space == own:
         return name
     sister = f"{name}_affine_disparity" if name == "own-depth" else f"{name}_disparity"
-    if sister in SUITES:
+    if sister in known:
         return sister
     raise CrossFlowError(
         f"The suite {name} takes {own}{' in metres' if own == 'depth' else ''}, not {space}; "
-        f"those that take either are {', '.join(_AFFINE)}."
+        f"those that take either are {', '.join([*_AFFINE, *list(OWN_SUITES)[:2]])}."
     )
 
 
 def suite(name: str) -> Suite:
-    """Build one of ``SUITES``; its data root is the folder of the data set."""
-    data, protocol = SUITES[name]
+    """Build one of ``SUITES`` or ``OWN_SUITES``; its data root is the folder of the data set, or of the references."""
+    data, protocol = _known()[name]
     return Suite(
         name=name,
         version=VERSION,
