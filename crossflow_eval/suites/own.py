@@ -226,7 +226,7 @@ def sr(root: Path | None) -> Suite:
         task="sr",
         output="png",
         examples=examples,
-        metrics={"restoration": Restoration, **_of_images(root, "own-sr")},
+        metrics={"restoration": Restoration},
         root="references",
     )
 
