@@ -15,6 +15,7 @@ NAMES = (
     "ssim",
     "captions",
     "inception",
+    "fd_efficientnet",
     "png",
     "faults",
     "sampling",

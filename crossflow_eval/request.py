@@ -52,8 +52,8 @@ class Command:
     """A command that measures: what it is for, and the suite it takes where none is named.
 
     ``with_data`` is taken instead where the data or outputs made elsewhere are given, ``with_captions`` where captions
-    are. A ``settled`` command has no other suite. ``defaults`` and ``says`` are values and words of its own, by the
-    field of the option.
+    are, ``with_references`` where references of one's own are. A ``settled`` command has no other suite. ``defaults``
+    and ``says`` are values and words of its own, by the field of the option.
     """
 
     task: str
@@ -61,6 +61,7 @@ class Command:
     suite: str
     with_data: str | None = None
     with_captions: str | None = None
+    with_references: str | None = None
     settled: bool = False
     defaults: Mapping[str, Any] = field(default_factory=dict)
     says: Mapping[str, str] = field(default_factory=dict)
@@ -70,7 +71,8 @@ class Command:
         """The suites that are taken where none is named, in words."""
         data = f"; {self.with_data} with --data or outputs" if self.with_data else ""
         captions = f"; {self.with_captions} with --captions" if self.with_captions else ""
-        return self.suite + data + captions
+        references = f"; {self.with_references} with --references" if self.with_references else ""
+        return self.suite + data + captions + references
 
 
 OURS = {"model": "crossflow"}
@@ -86,6 +88,7 @@ COMMANDS: dict[str, Command] = {
         help="Measure a text-to-image model; without options the shipped one. Run it again to resume.",
         suite="scenes-t2i",
         with_captions="folder",
+        with_references="own-images",
         defaults=OURS,
         says=OF_IMAGES,
     ),
@@ -103,6 +106,7 @@ COMMANDS: dict[str, Command] = {
         help="Measure captions; without options the shipped model's. --ckpt may be a COCO results .json or a .jsonl.",
         suite="scenes-caption",
         with_data="coco_karpathy",
+        with_references="own-captions",
     ),
     "depth": Command(
         task="depth",
@@ -111,12 +115,14 @@ COMMANDS: dict[str, Command] = {
         "take any scale and shift.",
         suite="scenes-depth",
         with_data="kitti_eigen",
+        with_references="own-depth",
     ),
     "sr": Command(
         task="sr",
         help="Measure super-resolution; without options the shipped model's. --ckpt may be a folder of images.",
         suite="scenes-sr",
         with_data="imagenet_sr",
+        with_references="own-sr",
     ),
     "arithmetic": Command(
         task="arithmetic",
@@ -171,10 +177,28 @@ class Request:
     captions: Path | None = field(
         default=None,
         metadata=_said(
-            "--captions", "Prompts: .csv or .jsonl (image, caption), or COCO .json.", tasks=("t2i",), chooses=True
+            "--captions",
+            "Prompts: .csv or .jsonl (image, caption), samples.jsonl, COCO .json, or .txt, one a line.",
+            tasks=("t2i",),
+            chooses=True,
+        ),
+    )
+    references: Path | None = field(
+        default=None,
+        metadata=_said(
+            "--references",
+            "References of your own: a folder (images, depth maps), captions .json or .jsonl, statistics .npz.",
+            tasks=("t2i", "caption", "depth", "sr"),
+            chooses=True,
         ),
     )
     limit: int | None = field(default=None, metadata=_said("--limit", "Only the first examples.", shown="all"))
+    ids: Path | None = field(
+        default=None, metadata=_said("--ids", "Only the examples that a text file lists, an id a line.", shown="all")
+    )
+    name: str | None = field(
+        default=None, metadata=_said("--name", "What tables and pages call the model.", shown="its own")
+    )
     steps: int | None = field(
         default=None, metadata=_said("--steps", "Solver steps.", shown="the model's", models=SAMPLED, without=ENCODED)
     )
@@ -270,11 +294,20 @@ class Request:
         return by_default or ("crossflow" if ours else "folder")
 
     @property
+    def own_references(self) -> Path | None:
+        """The references of one's own; a file of captions may be given by --data too, where a folder is the archive."""
+        if self.references is None and self.task == "caption" and self.data is not None:
+            return self.data if self.suite is None and self.data.suffix.lower() in (".json", ".jsonl") else None
+        return self.references
+
+    @property
     def suite_name(self) -> str:
         """The suite that was asked for; else the embedded one, unless data or outputs made elsewhere are given."""
         if self.suite is not None:
             return self.suite
         command = COMMANDS[self.task]
+        if self.own_references is not None and command.with_references is not None:
+            return command.with_references
         if self.captions is not None and command.with_captions is not None:
             return command.with_captions
         elsewhere = self.data is not None or self.model_name == "folder"

@@ -119,7 +119,8 @@ class Suite:
     folder; without one the usual reader of the kind does (``crossflow_eval.models.READERS``).
 
     ``root`` is the option that names the data root. Where the examples depend on the outputs that are measured,
-    ``fitted`` gives the suite that fits these, and a run is scored again on the examples it has kept.
+    ``fitted`` gives the suite that fits these, and a run is scored again on the examples it has kept. Where prompts may
+    be given beside the data root, ``captioned`` gives the suite with those of a captions file.
     """
 
     name: str
@@ -132,8 +133,9 @@ class Suite:
     references: Mapping[Role, Lookup] = field(default_factory=dict)
     pictures: Callable[[str], Mapping[str, Output]] = field(default=lambda example_id: {})
     made_elsewhere: Callable[[Path], MadeElsewhere] | None = None
-    root: Literal["data", "captions"] = "data"
+    root: Literal["data", "captions", "references"] = "data"
     fitted: Callable[[Model | Lookup], Suite] | None = None
+    captioned: Callable[[Path], Suite] | None = None
 
 
 class Settings(BaseModel):

@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from typer.main import get_command
+from typer.testing import CliRunner
 
 from crossflow.cli import app as crossflow
+from crossflow.errors import CrossFlowError
 from crossflow.recipes import CONFIGS
 from crossflow_eval.cli import app as crossflow_eval
+from crossflow_eval.judges.java import find_java
 from crossflow_eval.suites import suite_names
 from crossflow_eval.tables import table_names
 
@@ -78,6 +81,29 @@ def test_the_ten_lines_run(tmp_path):
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
     with Image.open(tmp_path / "grid.png") as image:
         assert image.size == (3 * (3 * 32 + 2 * 2), 3 * (4 * 32 + 3 * 2))
+
+
+def has_java():
+    try:
+        return bool(find_java())
+    except CrossFlowError:
+        return False
+
+
+def test_every_block_of_ones_own_data_runs_as_printed(tmp_path, monkeypatch):
+    """Line by line in one folder; captions where there is Java."""
+    monkeypatch.chdir(tmp_path)
+    (section,) = re.findall(r"## Your own data\n(.*?)\n## ", README, re.DOTALL)
+    blocks = re.findall(r"```bash\n(.*?)```", section, re.DOTALL)
+    assert len(blocks) == 3
+    for line in "".join(block for block in blocks if has_java() or "caption --" not in block).splitlines():
+        if line.startswith("crossflow"):
+            program, *words = shlex.split(line)
+            done = CliRunner().invoke({"crossflow": crossflow, "crossflow-eval": crossflow_eval}[program], words)
+            assert done.exit_code == 0, (line, done.output)
+        else:
+            subprocess.run(["bash", "-c", line], check=True)
+    assert len(list((tmp_path / "runs").glob("own-*/*/report.html"))) == 3 + has_java()
 
 
 @pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/design.md"])

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -13,6 +13,10 @@ from crossflow.files.plain_json import read_json, read_json_lines
 
 Row = tuple[str, Any, Any]
 """A location in a captions file, and the image and caption found there, not yet checked."""
+
+
+TEXTS = ("caption", "prompt")
+"""The column of captions, and what ``crossflow sample`` calls it in ``samples.jsonl``."""
 
 
 class Pair(NamedTuple):
@@ -76,8 +80,9 @@ def _listed(listing: Listing, captions: Path) -> list[Pair]:
 def read_captions(path: Path, columns: Sequence[str] = ("image",)) -> Iterator[Pair]:
     """The images and captions of a file, in its order; the suffix decides the format.
 
-    ``.csv`` and ``.jsonl`` have ``caption`` and exactly one of the ``columns`` that may name the image; ``.json`` is in
-    COCO's format. CrossFlowError for a file that is missing or malformed, with its line.
+    ``.csv`` and ``.jsonl`` have ``caption``, or ``prompt`` as the ``samples.jsonl`` of ``crossflow sample``, and one
+    exactly of the ``columns`` that may name the image; ``.json`` is in COCO's format. CrossFlowError for a file that is
+    missing or malformed, with its line.
     """
     suffix = path.suffix.lower()
     if suffix == ".json":
@@ -86,6 +91,14 @@ def read_captions(path: Path, columns: Sequence[str] = ("image",)) -> Iterator[P
     if rows is None:
         raise CrossFlowError(f"The captions {path} must end in .csv, .jsonl or .json (COCO), not in {suffix!r}.")
     return _pairs(path, rows(path, columns))
+
+
+def read_prompts(path: Path) -> Iterator[Pair]:
+    """The prompts of a text file, one a line, each with its number, from 000000, in an image's place.
+
+    Blank lines are passed over. CrossFlowError for a file that cannot be read, or holds none.
+    """
+    return _pairs(path, ((place, f"{n:06d}", line) for n, (place, line) in enumerate(_lines(path))))
 
 
 def _pairs(path: Path, rows: Iterable[Row]) -> Iterator[Pair]:
@@ -121,13 +134,17 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _key(where: str, present: Iterable[str], columns: Sequence[str]) -> str:
-    """The column that names the image; CrossFlowError if there is none, or several, or no column ``caption``."""
+    """The column that names the image; CrossFlowError if there is none, or several, or no one column of ``TEXTS``."""
     present = set(present)
     keys = [column for column in columns if column in present]
-    if len(keys) != 1 or "caption" not in present:
+    if len(keys) != 1 or len(present & set(TEXTS)) != 1:
         one = f"exactly one of {', '.join(columns)}" if len(columns) > 1 else f"'{columns[0]}'"
         raise CrossFlowError(f"{where}: it has the columns {sorted(present)}, expected 'caption' and {one}.")
     return keys[0]
+
+
+def _text_in(row: Mapping[str, Any]) -> Any:
+    return next(row[column] for column in TEXTS if column in row)
 
 
 def _csv_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
@@ -135,7 +152,7 @@ def _csv_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
     try:
         key = _key(f"{path}, line 1", reader.fieldnames or (), columns)
         for row in reader:
-            yield f"line {reader.line_num}", row.get(key), None if None in row else row.get("caption")
+            yield f"line {reader.line_num}", row.get(key), None if None in row else _text_in(row)
     except csv.Error as error:
         raise CrossFlowError(f"{path}, line {reader.line_num}: it is not CSV ({error}).") from error
 
@@ -146,7 +163,7 @@ def _jsonl_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
             raise CrossFlowError(f"{path}, {place}: expected an object with '{columns[0]}' and 'caption'.")
         image = row[_key(f"{path}, {place}", row, columns)]
         number = isinstance(image, int) and not isinstance(image, bool)
-        yield place, str(image) if number else image, row["caption"]
+        yield place, str(image) if number else image, _text_in(row)
 
 
 def _coco_rows(path: Path) -> Iterator[Row]:

@@ -9,7 +9,7 @@ import sys
 import typer
 
 from crossflow.files.program import OneLine, Program
-from crossflow_eval.cli import ablate, measure, setup, show
+from crossflow_eval.cli import ablate, fid, measure, setup, show
 
 app = typer.Typer(cls=Program, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -23,7 +23,7 @@ def _main() -> None:
     logger.setLevel(logging.INFO)
 
 
-for command in (*measure.commands(), measure.score, show.report, show.compare, show.check, ablate.ablate):
+for command in (*measure.commands(), fid.fid, measure.score, show.report, show.compare, show.check, ablate.ablate):
     app.command()(command)
 app.command(name="list")(show.list_all)
 for command in (setup.stats, setup.doctor):

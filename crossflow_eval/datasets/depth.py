@@ -21,7 +21,7 @@ from PIL import Image
 from crossflow.errors import CrossFlowError, first_few
 from crossflow.files.arrays import plain_arrays
 from crossflow.files.images import DAMAGE
-from crossflow.files.listing import list_folder
+from crossflow.files.listing import Listing, list_folder
 from crossflow_eval.datasets.folder import ImageFolder
 from crossflow_eval.types import Example
 
@@ -88,6 +88,24 @@ class DepthSet:
         )
 
 
+@dataclass(frozen=True)
+class OwnDepth:
+    """A folder of depth maps of one's own as references: .npy or .npz of metres, or 16-bit .png of millimetres."""
+
+    png_scale: float = 1000.0
+
+    def examples(self, root: Path | None) -> list[Example]:
+        """One example a depth map, by its name without folder and suffix. Raises CrossFlowError."""
+        if root is None:
+            raise CrossFlowError("The suites own-depth need their references: --references FOLDER of depth maps.")
+        maps = list_maps(root).by_stem()
+        return [Example(id=name, source=path.name, target=path) for name, path in maps.items()]
+
+    def read(self, target: Path) -> Measured:
+        """Read an example's target; a pixel of 0, NaN or infinity has no depth. Raises CrossFlowError."""
+        return read_prediction(target, self.png_scale), None
+
+
 def read_list(path: Path, sha256: str) -> list[list[str]]:
     """The words of every line of a file list. Raises CrossFlowError where its content is not the published one."""
     try:
@@ -144,14 +162,25 @@ def read_prediction(path: Path, png_scale: float) -> np.ndarray:
     return array.astype(np.float32)
 
 
+def list_maps(folder: Path) -> Listing:
+    """The depth maps of a folder: its arrays alone where each .png is a picture of one, as ``from-image`` leaves them.
+
+    Raises CrossFlowError where there are none.
+    """
+    listing = list_folder(folder, PREDICTIONS, "depth map").all_read()
+    arrays = list_folder(folder, (".npy", ".npz"), "depth map")
+    named, kept = ({PurePosixPath(name).with_suffix("") for name in each.read} for each in (listing, arrays))
+    return arrays if named == kept else listing
+
+
 def read_depth_folder(folder: Path, png_scale: float) -> ImageFolder:
     """Find and check every depth map of a folder and its subfolders (.npy, .npz, 16-bit .png), by file stem.
 
     Raises:
         CrossFlowError: no such folder, no depth maps, two maps with one stem, maps that cannot be read (all counted).
     """
-    listing = list_folder(folder, PREDICTIONS, "depth map")
-    maps = listing.all_read().by_stem()
+    listing = list_maps(folder)
+    maps = listing.by_stem()
     with ThreadPoolExecutor() as pool:
         checked = list(pool.map(partial(_check, png_scale=png_scale), maps.values()))
     if bad := [why for _, why in checked if why]:

@@ -3,8 +3,9 @@
 Images are files of any size in a folder and its subfolders, found by :mod:`crossflow.files.listing` and decoded to
 uint8 RGB [h w 3] by :mod:`crossflow.files.images`.
 
-Captions are CSV or JSONL with one of the columns ``image``, ``file``, ``id`` and the column ``caption``, or a COCO
-captions JSON (``images``, ``annotations``). Where an image has several captions, the file's first one is the prompt.
+Captions are CSV or JSONL with one of the columns ``image``, ``file``, ``id`` and the column ``caption`` or ``prompt``
+(so that the ``samples.jsonl`` of ``crossflow sample`` is one), a COCO captions JSON (``images``, ``annotations``), or a
+text file with a prompt on each line. Where an image has several captions, the file's first one is the prompt.
 """
 
 from __future__ import annotations
@@ -61,8 +62,8 @@ def read_image(path: Path) -> np.ndarray:
     return np.array(image_files.read_image(path), dtype=np.uint8)
 
 
-def read_folder(folder: Path, by: Literal["stem", "path"] = "stem") -> ImageFolder:
-    """Find and check every image of a folder and its subfolders; other kinds of files are counted in the log.
+def read_folder(folder: Path, by: Literal["stem", "path"] = "stem", *, say: bool = True) -> ImageFolder:
+    """Find and check every image of a folder and its subfolders; other kinds of files are counted in the log (``say``).
 
     Every file is decoded once, so that all bad files are named before any work is done. Keys are file stems, or with
     ``by="path"`` paths below the folder without suffix: what is looked up by name needs stems. The log says how many
@@ -81,7 +82,7 @@ def read_folder(folder: Path, by: Literal["stem", "path"] = "stem") -> ImageFold
             f"{len(bad)} of {len(files)} images in {folder} cannot be read exactly: {first_few(bad)}. "
             "Make them again as 8-bit RGB PNG, JPEG or WebP files."
         )
-    if left := listing.left():
+    if say and (left := listing.left()):
         _log.info("%s", left)
     if stored := sum(mode in ("1", "P") for *_, mode in checked):
         _log.info(
@@ -109,13 +110,17 @@ def _check(path: Path) -> tuple[str, str, str]:
 
 
 def read_captions(path: Path) -> Captions:
-    """Read a captions file by its suffix: .csv, .jsonl, or .json in COCO's form.
+    """Read a captions file by its suffix: .csv, .jsonl, .json in COCO's form, or .txt with a prompt on each line.
+
+    Prompts of a text file are numbered from 000000.
 
     Raises:
         CrossFlowError: missing or undecodable file, unknown columns, a row without image or caption; with the line.
     """
     captions: dict[str, list[str]] = {}
-    for name, caption in caption_files.read_captions(path, KEY_COLUMNS):
+    prompts = path.suffix.lower() == ".txt"
+    pairs = caption_files.read_prompts(path) if prompts else caption_files.read_captions(path, KEY_COLUMNS)
+    for name, caption in pairs:
         captions.setdefault(image_key(name), []).append(caption)
     return Captions({key: tuple(several) for key, several in captions.items()}, index=path.suffix.lower() == ".json")
 

@@ -54,6 +54,20 @@ def in_chunks(embed: Callable[[Sequence[Any]], np.ndarray], items: Sequence[Any]
     return np.concatenate(chunks)
 
 
+def of_distinct(
+    forward: Callable[[Sequence[np.ndarray]], np.ndarray], images: Sequence[np.ndarray], size: int
+) -> np.ndarray:
+    """``forward`` (at most ``size`` images to float32 [m dim]) of all ``images``; one given several times comes once.
+
+    Chunks are padded by repeating their last image (``extract``), which costs no passes of the network so.
+    """
+    distinct = {id(image): image for image in images}
+    pictures = list(distinct.values())
+    parts = [forward(pictures[start : start + size]) for start in range(0, len(pictures), size)]
+    rows = dict(zip(distinct, np.concatenate(parts), strict=True))
+    return np.stack([rows[id(image)] for image in images])
+
+
 class FeatureCache:
     """Features on disk, found again by the content of their images; memory holds their places alone.
 

@@ -9,8 +9,8 @@ moves features by 4e-7 of their length. Sources: pytorch-fid 0.3.0, torch-fideli
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crossflow.errors import CrossFlowError, unknown
-from crossflow_eval.judges.features import CHUNK
+from crossflow_eval.judges.features import CHUNK, of_distinct
 from crossflow_eval.judges.local_weights import checked_sha256, find_weights
-from crossflow_eval.judges.resize import preprocessing
+from crossflow_eval.judges.resize import prepare, preprocessing
 from crossflow_eval.judges.weights import TEXT_TO_IMAGE
 
 TAPS = {"pool": 2048, "spatial": 2023, "logits": 1008, "logits_unbiased": 1008}
@@ -257,33 +257,40 @@ class InceptionFeatures:
         self._preprocess = preprocessing(protocol)
         self._network = Inception(weights.state, getattr(torch, precision)).to(device)
         self._device, self._batch = device, BATCH if device == "cpu" else CHUNK
-        self.taps = tuple(taps)
-        self.dim = sum(TAPS[tap] for tap in taps)
+        self._protocol, self._precision = protocol, precision
         self.weights_sha256 = weights.sha256
-        self.name = "-".join(("inception", protocol, *taps, *([precision] if precision != "float32" else [])))
-        self.fingerprint: Mapping[str, Any] = {
+        self._constants = {
             "protocol": protocol,
             **self._preprocess.fingerprint,
             "weights": weights.file,
             "weights_sha256": weights.sha256,
-            "taps": list(taps),
-            "precision": precision,
         }
+        self._ask(taps)
+
+    def _ask(self, taps: Sequence[str]) -> None:
+        self.taps = tuple(taps)
+        self.dim = sum(TAPS[tap] for tap in taps)
+        rough = [self._precision] if self._precision != "float32" else []
+        self.name = "-".join(("inception", self._protocol, *taps, *rough))
+        self.fingerprint: Mapping[str, Any] = {
+            **self._constants,
+            "taps": list(taps),
+            "precision": self._precision,
+        }
+
+    def only(self, tap: str) -> "InceptionFeatures":
+        """The same network, asked for one of its taps."""
+        one = copy(self)
+        one._ask((tap,))
+        return one
 
     def __call__(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """Float32 [n dim] of n images, uint8 [h w 3] of any sizes. One given several times is computed once."""
-        distinct = {id(image): image for image in images}
-        keys, pictures = list(distinct), list(distinct.values())
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            parts = [self._forward(pictures[i : i + self._batch]) for i in range(0, len(pictures), self._batch)]
-        rows = dict(zip(keys, np.concatenate(parts), strict=True))
-        return np.stack([rows[id(image)] for image in images])
+            return of_distinct(self._forward, images, self._batch)
 
     def _forward(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        same_size = (list(group) for _, group in groupby(images, key=np.shape))
-        x = torch.cat([self._preprocess(torch.from_numpy(np.stack(group)).to(self._device)) for group in same_size])
-        x = torch.cat([x, x[-1:].expand(self._batch - len(x), -1, -1, -1)])
-        found = self._network(x, self.taps)
+        found = self._network(prepare(images, self._preprocess, self._device, self._batch), self.taps)
         return torch.cat([found[tap] for tap in self.taps], dim=1)[: len(images)].cpu().numpy()
 
     def split(self, features: np.ndarray) -> dict[str, np.ndarray]:

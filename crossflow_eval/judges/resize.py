@@ -5,9 +5,10 @@ Sources: clean-fid 0.1.35 (``resize.py``), torch-fidelity 0.4.0 (``interpolate_c
 guided-diffusion. None of them rounds to 8 bits after the last resize but T2IBenchmark.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import groupby
 from typing import Any, Literal
 
 import numpy as np
@@ -25,32 +26,32 @@ Resized = Float[Tensor, "b 3 299 299"]
 """Float32 on the scale 0 to 255."""
 
 
-def pil_bicubic(images: Images) -> Resized:
+def pil_bicubic(images: Images, side: int = SIDE) -> Float[Tensor, "b 3 {side} {side}"]:
     """Pillow's antialiased bicubic on each channel as 32-bit floats, clipped to [0, 255]: clean-fid's ``clean``.
 
     On a CPU it is Pillow itself; elsewhere the same linear map as two matrix products, within 6e-5.
     """
     if images.device.type != "cpu":
-        return bicubic_product(images)
-    resized = torch.empty(len(images), SIDE, SIDE, 3)
+        return bicubic_product(images, side)
+    resized = torch.empty(len(images), side, side, 3)
     for image, place in zip(images.numpy(), resized.numpy(), strict=True):
         for index, band in enumerate(Image.fromarray(image).split()):
-            place[..., index] = band.convert("F").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+            place[..., index] = band.convert("F").resize((side, side), Image.Resampling.BICUBIC)
     return resized.clamp_(0, 255).permute(0, 3, 1, 2)
 
 
-def bicubic_product(images: Images) -> Resized:
+def bicubic_product(images: Images, side: int = SIDE) -> Float[Tensor, "b 3 {side} {side}"]:
     """Pillow's bicubic as R_h X R_w', on the images' own device."""
-    rows, columns = (_bicubic_matrix(size).to(images.device) for size in images.shape[1:3])
+    rows, columns = (_bicubic_matrix(size, side).to(images.device) for size in images.shape[1:3])
     return (rows @ images.permute(0, 3, 1, 2).float() @ columns.T).clamp_(0, 255)
 
 
 @cache
-def _bicubic_matrix(size: int) -> Float[Tensor, "299 {size}"]:
-    """Pillow's weights of ``size`` pixels for each of the 299: Keys' cubic with a = -1/2, widened where it shrinks."""
-    scale = size / SIDE
+def _bicubic_matrix(size: int, side: int) -> Float[Tensor, "{side} {size}"]:
+    """Pillow's weights of ``size`` pixels for each of ``side``: Keys' cubic with a = -1/2, widened where it shrinks."""
+    scale = size / side
     width = max(scale, 1.0)
-    centres = (np.arange(SIDE) + 0.5) * scale
+    centres = (np.arange(side) + 0.5) * scale
     first = np.maximum((centres - 2 * width + 0.5).astype(int), 0)
     last = np.minimum((centres + 2 * width + 0.5).astype(int), size)
     pixels = np.arange(size)
@@ -161,6 +162,15 @@ PROTOCOLS: dict[str, Preprocessing] = {
 }
 """The published protocols by name: clean-fid's three (``legacy_tensorflow`` is torch-fidelity's and TTUR's too,
 ``legacy_pytorch`` is pytorch-fid), CrossFlow's and U-ViT's, guided-diffusion's, T2IBenchmark's."""
+
+
+def prepare(
+    images: Sequence[np.ndarray], preprocess: Callable[[Images], Tensor], device: str, size: int
+) -> Float[Tensor, "{size} 3 h w"]:
+    """A network's input of exactly ``size`` images: uint8 [h w 3] of any sizes, preprocessed, the last one repeated."""
+    same_size = (list(group) for _, group in groupby(images, key=np.shape))
+    x = torch.cat([preprocess(torch.from_numpy(np.stack(group)).to(device)) for group in same_size])
+    return torch.cat([x, x[-1:].expand(size - len(x), -1, -1, -1)])
 
 
 def preprocessing(protocol: str) -> Preprocessing:

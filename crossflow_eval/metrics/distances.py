@@ -50,6 +50,7 @@ class FeatureMetric(OnFeatures):
         super().__init__(extractor)
         self._statistic = statistic
         self._features: list[np.ndarray] = []
+        self.least = statistic.least
         self.higher_is_better = statistic.higher_is_better
         self.protocol: Mapping[str, Any] = {
             "extractor": extractor.name,
@@ -68,7 +69,7 @@ class FeatureMetric(OnFeatures):
 
     def compute(self) -> dict[str, Value]:
         """The statistic of all outputs. Raises CrossFlowError for too few of them, and for too few references."""
-        n, least = sum(map(len, self._features)), self._statistic.least
+        n, least = sum(map(len, self._features)), self.least
         if n < least:
             raise CrossFlowError(
                 f"{', '.join(self.higher_is_better)}: {least} outputs are needed, got {n}; raise --limit."
@@ -110,11 +111,14 @@ def inception_score_adm() -> Statistic:
     )
 
 
-def kid(reference: Features, name: str) -> Statistic:
-    """torch-fidelity's KID, on Inception's 2048 features: ``kid``, and ``kid_std`` of its subsets."""
+def kid(reference: Features, name: str, *, size: int = 1000) -> Statistic:
+    """torch-fidelity's KID, on Inception's 2048 features: ``kid``, and ``kid_std`` of its subsets.
+
+    Published ones are of subsets of 1,000; ``size`` is smaller for smaller sets.
+    """
 
     def values(features: np.ndarray) -> dict[str, Value]:
-        distances = distribution.kid(features, _enough(reference(), 1000))
+        distances = distribution.kid(features, _enough(reference(), size), size=size)
         n = len(features)
         return {"kid": Value(mean=distances.mean(), n=n), "kid_std": Value(mean=distances.std(), n=n)}
 
@@ -124,11 +128,11 @@ def kid(reference: Features, name: str) -> Statistic:
         constants={
             "reference": name,
             "kernel": "(x.y / d + 1)^3, unbiased",
-            "subsets": f"100 of 1000, seed {distribution.FIDELITY_SEED}, outputs first",
+            "subsets": f"100 of {size}, seed {distribution.FIDELITY_SEED}, outputs first",
             "std": "divisor n",
             "interval": "none",
         },
-        least=1000,
+        least=size,
     )
 
 

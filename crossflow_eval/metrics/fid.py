@@ -6,8 +6,7 @@ Features stream: beyond ``KEPT`` numbers only their moments are held, so memory 
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +15,12 @@ import numpy as np
 
 from crossflow.errors import CrossFlowError
 from crossflow.files.writing import make_folder, refuse_existing
-from crossflow_eval.datasets.folder import read_folder, read_image
 from crossflow_eval.environment import environment
 from crossflow_eval.judges.features import CHUNK, FeatureExtractor, OnFeatures, extract
-from crossflow_eval.judges.statistics_files import Statistics, check_name, file_sha256, read_samples, write_statistics
+from crossflow_eval.judges.statistics_files import Statistics, check_name, write_statistics
 from crossflow_eval.metrics.distances import image_of
 from crossflow_eval.metrics.frechet import METHOD, Moments, frechet_distance, rank_warning
+from crossflow_eval.metrics.pictures import open_pictures
 from crossflow_eval.stats import JACKKNIFE, jackknife
 from crossflow_eval.types import Example, Output, Value
 
@@ -65,18 +64,52 @@ class RunningMoments:
         return self._squares / (self.n - 1)
 
 
+class KeptFeatures:
+    """Features [n dim] that arrive in chunks: themselves up to ``most`` numbers (``KEPT``), beyond it their moments."""
+
+    def __init__(self, dim: int, most: int | None = None) -> None:
+        self.n = 0
+        self._dim, self._most = dim, KEPT if most is None else most
+        self._chunks: list[np.ndarray] = []
+        self._running: RunningMoments | None = None
+
+    def add(self, features: np.ndarray) -> None:
+        """Take the next features."""
+        self.n += len(features)
+        self._chunks.append(features)
+        if self._running is None and self.n * self._dim > self._most:
+            self._running = RunningMoments(self._dim)
+        if self._running is not None:
+            for chunk in self._chunks:
+                self._running.add(chunk)
+            self._chunks.clear()
+
+    @property
+    def features(self) -> np.ndarray | None:
+        """The features, float32 [n dim]; None where they were too many."""
+        empty = np.zeros((0, self._dim), dtype=np.float32)
+        return np.concatenate([empty, *self._chunks]) if self._running is None else None
+
+    def moments(self) -> Moments:
+        """Their mean and covariance. Raises ValueError for fewer than two."""
+        if self._running is not None:
+            return Moments.of_covariance(self._running.mean, self._running.covariance)
+        return Moments.of_features(np.concatenate(self._chunks))
+
+
 class FID(OnFeatures):
     """The Frechet distance between the outputs' features and a reference's, on the given extractor.
 
-    ``reference`` is statistics, or features, float32 [m dim], or makes features when first needed. The value, called
-    ``name``, is of all outputs, and so is its n: reports print ``FID@n``. It has an interval up to ``KEPT`` numbers.
-    Where a covariance is singular, ``compute`` adds a ``warning`` to the protocol.
+    ``reference`` is statistics, or features, float32 [m dim], or those kept when the distance is asked for, or makes
+    features when first needed. The value, called ``name``, is of all outputs, and so is its n: reports print ``FID@n``.
+    It has an interval up to ``KEPT`` numbers. Where a covariance is singular, ``compute`` adds a ``warning`` to the
+    protocol.
     """
 
     def __init__(
         self,
         extractor: FeatureExtractor,
-        reference: Statistics | np.ndarray | Callable[[], np.ndarray],
+        reference: Reference,
         *,
         reference_name: str,
         name: str = "fid",
@@ -84,9 +117,7 @@ class FID(OnFeatures):
         super().__init__(extractor)
         self._name = name
         self._target = _target(reference, extractor.dim)
-        self._features: list[np.ndarray] = []
-        self._moments: RunningMoments | None = None
-        self._n = 0
+        self._kept = KeptFeatures(extractor.dim)
         self.higher_is_better: Mapping[str, bool] = {name: False}
         self.protocol: Mapping[str, Any] = {
             "extractor": extractor.name,
@@ -102,30 +133,21 @@ class FID(OnFeatures):
     ) -> None:
         """Take the outputs' features; an output alone has no distance, so there are no rows."""
         images = [image_of(output) for output in outputs]
-        features = self.features_of(images, features)
-        self._n += len(features)
-        self._features.append(features)
-        if self._moments is None and self._n * self.extractor.dim > KEPT:
-            self._moments = RunningMoments(self.extractor.dim)
-        if self._moments is not None:
-            for chunk in self._features:
-                self._moments.add(chunk)
-            self._features.clear()
+        self._kept.add(self.features_of(images, features))
 
     def compute(self) -> dict[str, Value]:
         """The distance, with its jackknife interval. Raises CrossFlowError for fewer than two outputs."""
-        if self._n < 2:
-            raise CrossFlowError(f"FID needs at least two outputs, got {self._n}; raise --limit.")
+        if self._kept.n < 2:
+            raise CrossFlowError(f"FID needs at least two outputs, got {self._kept.n}; raise --limit.")
         target, references = self._target()
-        counts = (("outputs", self._n), ("references", references))
+        counts = (("outputs", self._kept.n), ("references", references))
         warnings = [warning for what, n in counts if n and (warning := rank_warning(what, n, self.extractor.dim))]
         if warnings:
             self.protocol = {**self.protocol, "warning": "; ".join(warnings)}
-        if self._moments is not None:
+        features = self._kept.features
+        if features is None:
             self.protocol = {**self.protocol, "interval": NO_INTERVAL}
-            own = Moments.of_covariance(self._moments.mean, self._moments.covariance)
-            return {self._name: Value(mean=frechet_distance(own, target), n=self._n)}
-        features = np.concatenate(self._features)
+            return {self._name: Value(mean=frechet_distance(self._kept.moments(), target), n=self._kept.n)}
 
         def distance(kept: np.ndarray) -> float:
             return frechet_distance(Moments.of_features(features[kept]), target)
@@ -135,23 +157,34 @@ class FID(OnFeatures):
         return {self._name: value.model_copy(update={"ci_low": low})}
 
 
-def _target(
-    reference: Statistics | np.ndarray | Callable[[], np.ndarray], dim: int
-) -> Callable[[], tuple[Moments, int | None]]:
+Reference = Statistics | KeptFeatures | np.ndarray | Callable[[], np.ndarray | KeptFeatures]
+"""What a distance is measured from."""
+
+
+def _target(reference: Reference, dim: int) -> Callable[[], tuple[Moments, int | None]]:
     """What gives the reference's moments, and of how many features they are. CrossFlowError for bad statistics."""
     if not isinstance(reference, Statistics):
         return lambda: _of_features(reference() if callable(reference) else reference)
-    file = reference.origin["file"]
-    if reference.mean.size != dim:
-        raise CrossFlowError(f"{file} holds statistics of {reference.mean.size} dimensions; these features have {dim}.")
-    try:
-        moments = Moments.of_covariance(reference.mean, reference.covariance)
-    except ValueError as error:
-        raise CrossFlowError(f"{file} holds no statistics of features: {error}. Make it again.") from error
+    moments = moments_of(reference, dim)
     return lambda: (moments, reference.n)
 
 
-def _of_features(features: np.ndarray) -> tuple[Moments, int]:
+def moments_of(statistics: Statistics, dim: int) -> Moments:
+    """The moments that a file holds. Raises CrossFlowError where they are not of features of ``dim`` dimensions."""
+    file = statistics.origin["file"]
+    if statistics.mean.size != dim:
+        raise CrossFlowError(
+            f"{file} holds statistics of {statistics.mean.size} dimensions; these features have {dim}."
+        )
+    try:
+        return Moments.of_covariance(statistics.mean, statistics.covariance)
+    except ValueError as error:
+        raise CrossFlowError(f"{file} holds no statistics of features: {error}. Make it again.") from error
+
+
+def _of_features(features: np.ndarray | KeptFeatures) -> tuple[Moments, int]:
+    if isinstance(features, KeptFeatures):
+        return features.moments(), features.n
     return Moments.of_features(features), len(features)
 
 
@@ -177,7 +210,7 @@ class InceptionFID(FID):
         from crossflow_eval.judges.inception import InceptionFeatures
 
         extractor = InceptionFeatures(weights, protocol, (tap,), precision=precision, device=device)
-        _compare(reference, extractor.fingerprint)
+        refuse_another_protocol(reference, extractor.fingerprint)
         super().__init__(extractor, reference, reference_name=reference.origin["file"], name=name)
         known = "unknown" if reference.n is None else reference.n
         self.protocol = {**self.protocol, **extractor.fingerprint, "reference": {**reference.origin, "n": known}}
@@ -189,15 +222,15 @@ class InceptionFID(FID):
         self, examples: Sequence[Example], outputs: Sequence[Output], features: np.ndarray | None = None
     ) -> None:
         """Take the outputs' features; the first ones in both precisions."""
-        if self._exact is not None and self._n < CHECKED:
-            images = [image_of(output) for output in outputs[: CHECKED - self._n]]
+        if self._exact is not None and self._kept.n < CHECKED:
+            images = [image_of(output) for output in outputs[: CHECKED - self._kept.n]]
             self._pairs.append((extract(self.extractor, images), extract(self._exact, images)))
         super().update(examples, outputs, features)
 
     def compute(self) -> dict[str, Value]:
         """The distance; the protocol then holds n, and what 16 bits changed."""
         values = super().compute()
-        self.protocol = {**self.protocol, "n": self._n}
+        self.protocol = {**self.protocol, "n": self._kept.n}
         if self._pairs:
             target, _ = self._target()
             rough, exact = (np.concatenate(each) for each in zip(*self._pairs, strict=True))
@@ -208,7 +241,7 @@ class InceptionFID(FID):
         return values
 
 
-def _compare(reference: Statistics, ours: Mapping[str, Any]) -> None:
+def refuse_another_protocol(reference: Statistics, ours: Mapping[str, Any]) -> None:
     """Raise CrossFlowError where the reference was made under another protocol or with other weights."""
     from crossflow_eval.judges.inception import CONVERSIONS
 
@@ -250,30 +283,27 @@ def make_statistics(
     make_folder(out.parent)
     taps = ("pool", "spatial") if protocol == "adm" else ("pool",)
     extractor = InceptionFeatures(weights, protocol, taps, precision=precision, device=device)
-    there, pictures, source = _open(images)
-    n = there if n is None else n
-    if not 2 <= n <= there:
+    pictures = open_pictures(images)
+    if pictures.left:
+        _log.info("%s", pictures.left)
+    n = pictures.n if n is None else n
+    if not 2 <= n <= pictures.n:
         raise CrossFlowError(
-            f"{images} holds {there} images, asked for {n}; statistics need two or more that are there."
+            f"{images} holds {pictures.n} images, asked for {n}; statistics need two or more that are there."
         )
+    each = pictures.each()
     moments = {tap: RunningMoments(TAPS[tap]) for tap in extractor.taps}
     for batch in track([range(start, min(start + CHUNK, n)) for start in range(0, n, CHUNK)], "features"):
-        features = extract(extractor, list(islice(pictures, len(batch))))
+        features = extract(extractor, list(islice(each, len(batch))))
         for tap, part in extractor.split(features).items():
             moments[tap].add(part)
-    provenance = {"n": n, "protocol": extractor.fingerprint, "images": source, "environment": environment()}
+    provenance = {
+        "n": n,
+        "protocol": extractor.fingerprint,
+        "images": dict(pictures.record),
+        "environment": environment(),
+    }
     if warning := rank_warning("images", n, TAPS["pool"]):
         _log.warning("%s.", warning)
         provenance["warning"] = warning
     write_statistics(out, {tap: (each.mean, each.covariance) for tap, each in moments.items()}, provenance)
-
-
-def _open(images: Path) -> tuple[int, Iterator[np.ndarray], dict[str, Any]]:
-    """How many images there are, each of them, and what they are."""
-    if images.suffix == ".npz":
-        count, pictures = read_samples(images)
-        return count, pictures, {"file": images.name, "sha256": file_sha256(images), "count": count}
-    folder = read_folder(images, by="path")
-    pictures = (read_image(path) for path in folder.files.values())
-    formats = dict(Counter(folder.formats.values()))
-    return len(folder.files), pictures, {"folder": images.resolve().name, "sha256": folder.sha256, "count": formats}

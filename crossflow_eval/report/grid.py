@@ -13,7 +13,7 @@ from crossflow_eval.types import Role, Value
 
 PUBLISHED_N = 30_000
 """The n that a distance of two distributions is published at; any other n stands in the column's label."""
-SIZED = ("fid", "sfid", "kid", "fd_dinov2", "cmmd")
+SIZED = ("fid", "sfid", "kid", "fd_dinov2", "cmmd", "fd_efficientnet", "kd_efficientnet")
 """Values whose expectation depends on n, so that two n may not share a column."""
 
 
@@ -79,12 +79,14 @@ def plain_table(entries: Sequence[Entry]) -> Table:
     """A table of every value of ``entries``, in the order of the results, for a suite that has no table."""
     names = dict.fromkeys(name for entry in entries for name in entry.result.values)
     suite = entries[0].result.settings.suite
+    own = suite.startswith("own-")
+    references = () if own else (TableRow(label="Chance", role="chance"), TableRow(label="Ceiling", role="ceiling"))
     return Table(
         name=suite,
-        title=suite,
+        title=f"Own data ({suite})" if own else suite,
         transpose=True,
         columns=tuple(Column(label=name, value=name) for name in names),
-        rows=(TableRow(label="Chance", role="chance"), TableRow(label="Ceiling", role="ceiling")),
+        rows=references,
     )
 
 

@@ -32,21 +32,25 @@ def evaluate(request: Request, track: run.Track = run.untracked) -> tuple[Result
     """
     run.rank_and_world()  # first, so that a launch that cannot be costs no work
     check_seed(request.seed)
-    root = request.data if request.captions is None else request.captions
+    root = request.own_references or request.captions or request.data
     name = request.suite_name if request.space is None else depth.in_space(request.suite_name, request.space)
     suite = load_suite(name, root)
     _check_root(request, suite)
+    if suite.captioned is not None and request.captions is not None:
+        suite = suite.captioned(request.captions)
     if suite.task != request.task:
         raise CrossFlowError(f"The suite {suite.name} is for the task {suite.task}, not {request.task}.")
     model = build_model(request, suite)
     if suite.fitted is not None:
         suite = suite.fitted(model)
     known = run.list_examples(suite, root)
-    examples = Examples(run.first_examples(known, request.limit))
+    chosen = known if request.ids is None else run.listed_examples(known, request.ids)
+    examples = Examples(run.first_examples(chosen, request.limit))
     run.check_whole(suite, model, examples, known)
-    settings = run.make_settings(suite, model, request.seed, request.limit)
-    called = model.name.encode()[: records.LONGEST].decode(errors="ignore")
-    folder = request.out or RUNS / suite.name / f"{called}-{settings.digest}"
+    settings = run.make_settings(suite, model, request.seed, request.limit, name=_name(request))
+    called = settings.model.encode()[: records.LONGEST].decode(errors="ignore")
+    own = f"-{examples.sha256[:8]}" if suite.root == "references" or request.ids is not None else ""
+    folder = request.out or RUNS / suite.name / f"{called}-{settings.digest}{own}"
     result = run.run(suite, model, settings, examples, folder, fresh=request.fresh, track=track)
     for role, reference in suite.references.items():
         of_reference = run.make_settings(suite, reference, limit=request.limit)
@@ -54,8 +58,25 @@ def evaluate(request: Request, track: run.Track = run.untracked) -> tuple[Result
     return result, folder
 
 
+def _name(request: Request) -> str | None:
+    """What the model is to be called. Raises CrossFlowError for a name that no folder can have."""
+    if request.name is not None and not records.is_file_name(request.name):
+        raise CrossFlowError(f"--name {request.name!r} names no folder: leave out slashes, and a dot in front.")
+    return request.name
+
+
 def _check_root(request: Request, suite: Suite) -> None:
     """Raise CrossFlowError for a data root by another option than the suite takes it by."""
+    if request.own_references is not None and suite.root != "references":
+        raise CrossFlowError(f"The suite {suite.name} has references of its own; leave --references out.")
+    if suite.root == "references":
+        if request.own_references is None:
+            raise CrossFlowError(f"The suite {suite.name} takes --references.")
+        if request.captions is not None and suite.captioned is None:
+            raise CrossFlowError(f"The suite {suite.name} takes no --captions beside --references; leave it out.")
+        if request.data not in (None, request.own_references):
+            raise CrossFlowError(f"The suite {suite.name} takes --references; leave --data out.")
+        return
     if request.captions is not None and suite.root != "captions":
         raise CrossFlowError(
             f"--captions belongs to --suite {Request(captions=request.captions).suite_name}; "
@@ -135,7 +156,9 @@ def score_again(folder: Path, track: run.Track = run.untracked, data: Path | Non
         )
     if suite.fitted is not None:
         suite = dataclasses.replace(suite, examples=lambda _: store.examples())
-    examples = Examples(run.list_examples(suite, data)[: settings.limit])
+    made_of = {fields["id"] for fields in records.read_examples(folder)}
+    known = [example for example in run.list_examples(suite, data) if example.id in made_of]
+    examples = Examples(known[: settings.limit])
     with store.locked():
         store.open(settings, examples)
         metrics = run.make_metrics(suite)

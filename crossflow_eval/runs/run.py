@@ -84,18 +84,36 @@ def first_examples(examples: Sequence[Example], limit: int | None) -> Sequence[E
     return examples[:limit]
 
 
+def listed_examples(examples: Sequence[Example], file: Path) -> list[Example]:
+    """Those of the examples whose ids a text file lists, one a line, in the examples' own order.
+
+    Raises CrossFlowError for a file that cannot be read or lists none, and for ids of no example.
+    """
+    try:
+        ids = {line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()} - {""}
+    except (OSError, UnicodeDecodeError) as error:
+        raise CrossFlowError(f"The list of ids {file} cannot be read ({error}): give a text file.") from error
+    if foreign := sorted(ids - {example.id for example in examples}):
+        raise CrossFlowError(f"{len(foreign)} of {len(ids)} ids in {file} are of no example: {first_few(foreign)}.")
+    if not ids:
+        raise CrossFlowError(f"{file} lists no ids; write one on each line.")
+    return [example for example in examples if example.id in ids]
+
+
 def check_whole(suite: Suite, model: Model | Lookup, examples: Sequence[Example], known: Sequence[Example]) -> None:
     """Raise CrossFlowError where outputs made elsewhere lack one of the ``examples``, or are of none ``known``."""
     if isinstance(model, MadeElsewhere):
         model.check(examples, known, suite.outputs_per_example)
 
 
-def make_settings(suite: Suite, model: Model | Lookup, seed: int = 0, limit: int | None = None) -> Settings:
-    """Everything that can change a number of this run."""
+def make_settings(
+    suite: Suite, model: Model | Lookup, seed: int = 0, limit: int | None = None, *, name: str | None = None
+) -> Settings:
+    """Everything that can change a number of this run; ``name`` is what the model is called, where not by its own."""
     return Settings(
         suite=suite.name,
         suite_version=suite.version,
-        model=model.name,
+        model=name or model.name,
         identity=dict(model.identity),
         seed=seed,
         limit=limit,
@@ -222,7 +240,8 @@ def score(
     jobs = list_jobs(suite, examples, settings)
     data, machine = Examples.of(examples).sha256, environment()
     done = None if again else store.result()
-    if done is not None and done.data_sha256 == data and done.environment == machine and _is_clean(machine):
+    same = done is not None and done.data_sha256 == data and done.environment == machine and _is_clean(machine)
+    if done is not None and same and _absent(done.protocol) == _absent({k: m.protocol for k, m in metrics.items()}):
         return done
     rows: list[Row] = []
     scored: list[Row] = []
@@ -326,6 +345,11 @@ def _wait(store: Store, jobs: Sequence[Job]) -> None:
                 f"made one for {PATIENCE:.0f} seconds. Run the same command again to make them."
             )
         time.sleep(0.5)
+
+
+def _absent(protocols: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    """The metrics that lack something, and say so."""
+    return {name for name, protocol in protocols.items() if "absent" in protocol}
 
 
 def _is_clean(machine: Mapping[str, str]) -> bool:

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 from crossflow.errors import CrossFlowError, unknown
-from crossflow_eval.suites import caption, coco, depth, geneval, superres, t2i
+from crossflow_eval.suites import caption, coco, depth, geneval, own, superres, t2i
 from crossflow_eval.suites.scenes import arithmetic as scene_arithmetic
 from crossflow_eval.suites.scenes import compression as scene_compression
 from crossflow_eval.suites.scenes import t2i as scenes
@@ -34,7 +34,8 @@ SUITES: dict[str, Factory] = {
     **_of(scene_arithmetic.suite, scene_arithmetic.SPLIT_OF),
     **_of(scene_compression.suite, scene_compression.SPLIT_OF),
     "folder": lambda root: t2i.folder(),
-    **_of(depth.suite, depth.SUITES),
+    **own.SUITES,
+    **_of(depth.suite, {**depth.SUITES, **depth.OWN_SUITES}),
     **_of(superres.suite, superres.SUITES),
     **_of(caption.suite, caption.SUITES),
     **{name: partial(coco.suite, name) for name in coco.SUITES},

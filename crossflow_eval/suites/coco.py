@@ -41,6 +41,7 @@ from crossflow.files.locks import writing_in
 from crossflow_eval.datasets import coco as coco_data
 from crossflow_eval.environment import environment
 from crossflow_eval.judges.features import CHUNK, FeatureExtractor, extract
+from crossflow_eval.judges.references import REFERENCES
 from crossflow_eval.judges.statistics_files import Statistics, read_statistics, write_statistics
 from crossflow_eval.metrics.fid import InceptionFID, RunningMoments
 from crossflow_eval.types import Example, Metric, Suite
@@ -100,8 +101,8 @@ class Protocol:
 UVIT = Reference(
     name="coco",
     protocol="crossflow",
-    published="fid_stats_mscoco256_val.npz",
-    origin="U-ViT's assets/fid_stats",
+    published=REFERENCES["coco-uvit"].file,
+    origin=REFERENCES["coco-uvit"].origin,
     made="val2014-lanczos256-crossflow.npz",
     images=coco_data.val2014_images,
     preparation=Preparation(Image.Resampling.LANCZOS),
@@ -116,8 +117,8 @@ FULL = Reference(
 T2IBENCHMARK = Reference(
     name="coco",
     protocol="t2ibenchmark",
-    published="MS-COCO_val2014_fid_stats.npz",
-    origin="github.com/boomb0om/text2image-benchmark, release v0.0.1",
+    published=REFERENCES["coco-t2ibenchmark"].file,
+    origin=REFERENCES["coco-t2ibenchmark"].origin,
 )
 MJHQ = Reference(name="mjhq", protocol="clean", made="mjhq30k-clean.npz", images=coco_data.mjhq_images)
 

@@ -3,7 +3,8 @@
 ``kitti_eigen`` and ``nyuv2`` take depth in metres, as AdaBins and its successors do: nothing is aligned. KITTI is
 judged under the field's three crops at once, because the paper does not say which is its own. The ``*_affine`` suites
 take any depth up to scale and shift, fit it to each target, and follow Marigold's evaluation; ``*_affine_disparity`` do
-so with disparity. ``*_midas`` align disparity as MiDaS does, where there is a largest depth. Sources are images,
+so with disparity. ``*_midas`` align disparity as MiDaS does, where there is a largest depth. ``own-depth*`` take
+references of one's own (``suites.own``), all pixels deeper than a millimetre. Sources are images,
 targets depth maps; a prediction has its target's size, or on KITTI that of the benchmark crop.
 """
 
@@ -22,6 +23,7 @@ from crossflow_eval.datasets.depth import (
     NYUV2,
     SCANNET,
     DepthSet,
+    OwnDepth,
 )
 from crossflow_eval.metrics.crops import GARG, KB_EIGEN, KB_GARG, NYU_EIGEN, WHOLE
 from crossflow_eval.metrics.depth import DepthErrors, DepthProtocol, Space
@@ -51,6 +53,17 @@ SUITES: dict[str, tuple[DepthSet, DepthProtocol]] = {
         if how.max_depth < math.inf
     },
 }
+OWN = OwnDepth()
+OWN_SUITES = {
+    "own-depth": (OWN, DepthProtocol(min_depth=1e-3, crops={"": WHOLE})),
+    "own-depth_affine": (OWN, DepthProtocol(min_depth=1e-3, space="depth", crops={"": WHOLE})),
+    "own-depth_affine_disparity": (OWN, DepthProtocol(min_depth=1e-3, space="disparity", crops={"": WHOLE})),
+}
+"""The same of references of one's own."""
+
+
+def _known() -> dict[str, tuple[DepthSet | OwnDepth, DepthProtocol]]:
+    return {**SUITES, **OWN_SUITES}
 
 
 def in_space(name: str, space: str) -> str:
@@ -60,20 +73,22 @@ def in_space(name: str, space: str) -> str:
     """
     if space not in get_args(Space):
         raise unknown("space", space, get_args(Space))
-    own = "disparity" if name in SUITES and SUITES[name][1].space == "disparity" else "depth"
+    known = _known()
+    own = "disparity" if name in known and known[name][1].space == "disparity" else "depth"
     if space == own:
         return name
-    if (sister := f"{name}_disparity") in SUITES:
+    sister = f"{name}_affine_disparity" if name == "own-depth" else f"{name}_disparity"
+    if sister in known:
         return sister
     raise CrossFlowError(
         f"The suite {name} takes {own}{' in metres' if own == 'depth' else ''}, not {space}; "
-        f"those that take either are {', '.join(_AFFINE)}."
+        f"those that take either are {', '.join([*_AFFINE, *list(OWN_SUITES)[:2]])}."
     )
 
 
 def suite(name: str) -> Suite:
-    """Build one of ``SUITES``; its data root is the folder of the data set."""
-    data, protocol = SUITES[name]
+    """Build one of ``SUITES`` or ``OWN_SUITES``; its data root is the folder of the data set, or of the references."""
+    data, protocol = _known()[name]
     return Suite(
         name=name,
         version=VERSION,
@@ -82,4 +97,5 @@ def suite(name: str) -> Suite:
         examples=data.examples,
         metrics={"depth": partial(DepthErrors, protocol, data.read)},
         made_elsewhere=partial(DepthFolderModel, png_scale=data.png_scale),
+        root="references" if data is OWN else "data",
     )

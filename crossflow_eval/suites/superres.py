@@ -39,6 +39,7 @@ from crossflow.files.locks import writing_in
 from crossflow.files.names import composed
 from crossflow.files.writing import write_whole, written
 from crossflow_eval.judges.local_weights import home
+from crossflow_eval.judges.references import REFERENCES
 from crossflow_eval.metrics.restoration import CHANNELS, MEASURES, Restoration
 from crossflow_eval.types import Example, Metric, Suite
 
@@ -53,8 +54,9 @@ AT_A_TIME = 64
 
 PROTOCOL = "adm"
 """Of FID: guided-diffusion's preprocessing, under which its statistics of the training set were made."""
+_TRAIN = REFERENCES["imagenet256-adm"]
 STATISTICS = {
-    "train": ("VIRTUAL_imagenet256_labeled.npz", "fetch it from guided-diffusion's reference batches"),
+    "train": (_TRAIN.file, f"fetch it from {_TRAIN.origin}"),
     "val": (
         "imagenet_sr_val.npz",
         "make it from the suite's folder high with `crossflow-eval stats high FILE --protocol adm`",

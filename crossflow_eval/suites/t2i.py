@@ -1,22 +1,27 @@
-"""The suite ``folder``: prompts from a captions file, and what can be said of the images without learned weights.
+"""The suite ``folder``: prompts from a captions file, what the images are like, and how well they fit their prompts.
 
-Its numbers describe the images; none is a score of quality or of faithfulness. The published metrics need weights that
-are not shipped: ``crossflow_eval.judges.weights`` names them.
+The first describes, and is no score of quality. The second, CLIP score, is measured where its weights are here; where
+they are not the result names them. Distances need references: ``crossflow_eval.suites.own``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from crossflow.errors import CrossFlowError
+from crossflow.files.devices import own_device
 from crossflow_eval.datasets.folder import ImageFolder, match, read_captions
+from crossflow_eval.judges.local_weights import home
+from crossflow_eval.judges.weights import PUBLISHED
+from crossflow_eval.metrics.absent import Absent
 from crossflow_eval.models.folder import FolderModel
 from crossflow_eval.stats import BOOTSTRAP, bootstrap_mean
-from crossflow_eval.types import Example, Output, Row, Suite, Value
+from crossflow_eval.types import Example, Metric, Output, Row, Suite, Value
 
 VERSION = "1"
 
@@ -67,6 +72,21 @@ def _describe(output: Output) -> Row:
     }
 
 
+def clip_scores() -> dict[str, Callable[[], Metric]]:
+    """The two published CLIP scores of images and their prompts, each where its weights are here."""
+    return {f"clip_score_{file}": partial(_clip_score, file) for file in ("ViT-B-32", "ViT-L-14")}
+
+
+def _clip_score(stem: str) -> Metric:
+    from crossflow_eval.metrics.clip_score import COSINE100, HESSEL, CLIPScore
+
+    protocol = next(each for each in (HESSEL, COSINE100) if each.file == f"{stem}.pt")
+    weights = next(each for each in PUBLISHED if each.file == protocol.file)
+    if not (home() / protocol.file).is_file():
+        return Absent.of(weights)
+    return CLIPScore(protocol.load(device=own_device("auto")), protocol)
+
+
 def folder(images: ImageFolder | None = None, where: Path | None = None) -> Suite:
     """Build the suite; its data root is the captions file.
 
@@ -92,7 +112,7 @@ def folder(images: ImageFolder | None = None, where: Path | None = None) -> Suit
         task="t2i",
         output="png",
         examples=examples,
-        metrics={"image_statistics": ImageStatistics},
+        metrics={"image_statistics": ImageStatistics, **clip_scores()},
         root="captions",
         fitted=fitted,
     )

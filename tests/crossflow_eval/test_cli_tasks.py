@@ -110,6 +110,8 @@ def test_without_a_shipped_checkpoint_one_sentence_says_so(monkeypatch):
         ({"checkpoint": Path("results.json"), "model": "crossflow"}, "crossflow", "scenes-caption"),
         ({"model": "a:b"}, "a:b", "scenes-caption"),
         ({"model": "a:b", "data": Path("d")}, "a:b", "coco_karpathy"),
+        ({"checkpoint": Path("results.json"), "data": Path("captions.json")}, "folder", "own-captions"),
+        ({"checkpoint": Path("results.json"), "references": Path("r.jsonl")}, "folder", "own-captions"),
     ],
 )
 def test_what_is_measured_on_what_when_it_is_not_said(given, model, suite):
@@ -129,8 +131,8 @@ def test_our_models_that_read_images_have_no_text_encoder():
         launch.build_model(launch.Request(task="sr", text_encoder=Path("t5")), three("sr", "png"))
 
 
-COMMON = "ckpt model limit steps guidance-scale solver precision seed fresh device out json"
-CHOICE, PARTS = "suite data", "size text-encoder autoencoder weaker"
+COMMON = "ckpt model limit ids name steps guidance-scale solver precision seed fresh device out json"
+CHOICE, PARTS = "suite data references", "size text-encoder autoencoder weaker"
 
 
 @pytest.mark.parametrize(

@@ -196,7 +196,7 @@ def test_captions_keep_the_order_of_the_file_and_the_first_one_is_first(tmp_path
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("c.txt", b"x", "must end in"),
+        ("c.md", b"x", "must end in"),
         ("c.csv", b"", "columns"),
         ("c.csv", b"image,caption\n", "holds no captions"),
         ("c.csv", b"image,text\na,b\n", "expected 'caption' and exactly one of image, file, id"),

@@ -1,0 +1,65 @@
+"""Reference captions of one's own: COCO's captions JSON, or JSON lines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from crossflow.errors import CrossFlowError
+from crossflow.files.captions import read_captions
+from crossflow.files.plain_json import read_json_file
+from crossflow_eval.datasets.folder import image_key
+from crossflow_eval.types import Example
+
+
+def read_references(path: Path) -> list[Example]:
+    """One example an image, in the file's order; its target is the list of its captions.
+
+    Of a COCO ``.json`` the id is the image's number, as results name it; of a ``.jsonl`` (``id`` or ``image``, and
+    ``caption``, a line a caption) it is the id, or the image's name without folder and suffix. The source is the path
+    of the image where it lies beside the file, which a model needs to see it; else its name.
+
+    Raises CrossFlowError for a file that is missing, of another kind or malformed, and images without captions.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in (".json", ".jsonl"):
+        raise CrossFlowError(f"The references {path} must be a file .json (COCO captions) or .jsonl (id, caption).")
+    captions: dict[str, list[str]] = {}
+    names: dict[str, str] = {}
+    if suffix == ".json":
+        ids = _coco_ids(path)
+        names = {number: file for file, number in ids.items()}
+        captions = {number: [] for number in names}
+        for file, caption in read_captions(path):
+            captions[ids[file]].append(caption)
+    else:
+        for name, caption in read_captions(path, ("id", "image")):
+            key = image_key(name)
+            names.setdefault(key, name)
+            captions.setdefault(key, []).append(caption)
+    examples = [
+        Example(id=key, source=_beside(path, names[key]), target=several)
+        for key, several in captions.items()
+        if several
+    ]
+    return examples
+
+
+def _coco_ids(path: Path) -> dict[str, str]:
+    """The numbers of the images by their files' names. CrossFlowError where two images share one."""
+    record: Any = read_json_file(path, "give a COCO captions file")
+    try:
+        pairs = [(str(each["file_name"]).strip(), str(each["id"])) for each in record["images"]]
+    except (KeyError, TypeError) as error:
+        raise CrossFlowError(
+            f"{path} is not a COCO captions file ({error!r}): it needs 'images' with 'id' and 'file_name', and "
+            "'annotations' with 'image_id' and 'caption'."
+        ) from error
+    if len(ids := dict(pairs)) < len(pairs):
+        raise CrossFlowError(f"{len(pairs) - len(ids)} images in {path} share their file_name; give each its own.")
+    return ids
+
+
+def _beside(path: Path, name: str) -> str | Path:
+    image = path.parent / name
+    return image if image.is_file() else name
