@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import difflib
 import errno
+import os
+import shlex
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
@@ -17,6 +20,14 @@ class CrossFlowError(Exception):
 
 class Notice(UserWarning):
     """One sentence of ours for whoever runs a program, which shows no other warnings."""
+
+
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C, or a scheduler's SIGTERM; the message says what is kept, ``adds`` is an option for the next call."""
+
+    def __init__(self, kept: str, adds: str = "") -> None:
+        super().__init__(kept)
+        self.adds = adds
 
 
 @contextmanager
@@ -37,8 +48,17 @@ def one_sentence() -> Iterator[None]:
         typer.echo(f"Error: {error.filename}: {error.strerror or error}{limit}; give another path.", err=True)
         raise typer.Exit(2) from error
     except KeyboardInterrupt as error:
-        typer.echo("Stopped. What is finished is kept: the same command goes on (train: with --resume).", err=True)
+        typer.echo(f"Stopped. {_kept(error)}", err=True)
         raise typer.Exit(130) from error
+
+
+def _kept(error: KeyboardInterrupt) -> str:
+    """What is kept of a command that was stopped, and the command that goes on."""
+    if not isinstance(error, Stopped):
+        return "What is finished is kept, and the same command goes on."
+    words = [os.path.basename(sys.argv[0]), *sys.argv[1:]]
+    words += [error.adds] if error.adds and error.adds not in words else []
+    return f"{error} Go on by: {shlex.join(words)}"
 
 
 def named(kind: str, name: str, table: Mapping[str, T]) -> T:

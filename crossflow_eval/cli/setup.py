@@ -105,12 +105,17 @@ def stats(
         typer.echo(out)
 
 
-def doctor(as_json: AsJson = False) -> None:
-    """Say what can run on this machine, and what is missing for the rest."""
+def doctor(
+    data: Annotated[
+        Path | None, typer.Option(help="The data root of the suites that read one.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what can run on this machine, with the data, weights and programs that are here, and what the rest lacks."""
     with one_sentence():
         from crossflow_eval.runs.doctor import examine
 
-        _report(examine(), as_json, demanded=False)
+        _report(examine(data), as_json, demanded=False)
 
 
 def _named(files: Iterable[str] | None) -> list[EvaluatorWeights]:

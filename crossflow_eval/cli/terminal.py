@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table on stdout, as wide as the terminal; 200 columns where there is none."""
+    """Print a table on stdout, as wide as the terminal, or 200 columns where there is none; no cell is cut."""
     from rich import box
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table(*headings, box=box.SIMPLE_HEAD)
+    table = Table(*(Column(heading, overflow="fold") for heading in headings), box=box.SIMPLE_HEAD)
     for row in rows:
         table.add_row(*map(str, row))
     console = Console()

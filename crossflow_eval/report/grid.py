@@ -67,11 +67,11 @@ class Grid:
         return found.pop() if len(found) == 1 else None
 
     def best(self, column: int) -> tuple[list[Cell], list[Cell]]:
-        """Of several models the cells that are best in a column, and those whose interval holds the best value."""
+        """Of models that differ the cells that are best in a column, and those whose interval holds the best value."""
         better = self.higher_is_better(column)
         cells = [line.cells[column] for line in self.models]
         found = [(cell, cell.value) for cell in cells if cell.value is not None]
-        if better is None or len(found) < 2:
+        if better is None or len({value.mean for _, value in found}) < 2:
             return [], []
         most = (max if better else min)(value.mean for _, value in found)
         first = [cell for cell, value in found if value.mean == most]

@@ -152,7 +152,7 @@ def standalone(svg: str) -> bytes:
 
 def quiet(axes: Axes) -> None:
     """Axes without a frame: a grid behind what is drawn, and numbers."""
-    axes.tick_params(colors=INK, length=0)
+    axes.tick_params(which="both", colors=INK, length=0)
     axes.grid(True, color=RULE, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[:].set_visible(False)

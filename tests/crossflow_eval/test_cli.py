@@ -45,7 +45,8 @@ def refused(*arguments: object) -> str:
     done = invoke(*arguments)
     assert done.exit_code == 2, done.output + repr(done.exception)
     assert done.stdout == ""
-    [line] = done.stderr.splitlines()
+    *said, line = done.stderr.splitlines()
+    assert all(" outputs of " in each for each in said), "only what is about to be measured"
     assert line.startswith("Error: ")
     assert line.endswith(".")
     return line
@@ -104,6 +105,12 @@ def test_score_report_and_compare_read_what_is_there(place):
         done = invoke("report", "one", "--format", format)
         assert done.exit_code == 0, done.stderr
         assert "harpness" in done.stdout
+    (place / "empty").mkdir()
+    done = invoke("report", *("one", "empty", "captions.csv"), "--format", "html", "--out", "page.html")
+    assert (done.exit_code, done.stdout) == (0, "page.html\n")
+    assert done.stderr == "empty is no run, and is left out.\ncaptions.csv is no run, and is left out.\n"
+    assert "one/outputs/i3-0.png" in (place / "page.html").read_text(), "originals are linked from where the page lies"
+    assert "holds no result.json" in refused("report", "empty")
     found = json.loads(invoke("compare", "one", "two", "--json").stdout)
     assert found["sharpness"]["difference"] == 0
     assert found["sharpness"]["n"] == 6
