@@ -6,12 +6,12 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from crossflow import __version__
 from crossflow.errors import Notice, one_sentence
 from crossflow.files.processes import rank_and_world
 
@@ -57,7 +57,7 @@ def new_app(name: str, says: str | None, commands: Commands, prepare: Callable[[
 
     def say_version(wanted: bool) -> bool:
         if wanted:
-            typer.echo(f"{name} {__version__}")
+            typer.echo(f"{name} {metadata.version('crossflow')}")
             raise typer.Exit
         return wanted
 

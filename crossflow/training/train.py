@@ -94,6 +94,7 @@ def train(
         elif init is not None:
             anew = f"; these losses' networks start anew: {', '.join(run.started_anew)}" if run.started_anew else ""
             say(f"starting from {init}{anew}")
+        say(f"{out}: {config.steps:,} steps of {config.batch_size} examples")
         record = _Record(out, run, text_encoder, autoencoder, say, clock)
         with accelerator.main_process_first():  # the first process makes the cache, the others read it
             pairs = found.pairs(run.model, out / "cache", say)

@@ -39,8 +39,8 @@ def examine(data: Path | None = None) -> Iterator[Finding]:
         try:
             suite = load_suite(name, data)
             metrics = make_metrics(suite)
-            if suite.fitted is None and not suite.examples(data):
-                raise CrossFlowError(f"It has no examples of its own: a run gives them by --{suite.root}.")
+            if suite.fitted is None or suite.root == "captions":
+                suite.examples(data)
         except CrossFlowError as error:
             yield Finding(kind="suite", name=name, ready=False, detail=str(error))
         else:
