@@ -117,6 +117,19 @@ def test_score_report_and_compare_read_what_is_there(place):
     assert "sharpness" in invoke("compare", "one", "two").stdout
 
 
+def test_ctrl_c_says_what_is_kept_and_the_command_that_goes_on(place, monkeypatch):
+    def score(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("crossflow_eval.runs.run.score", score)
+    monkeypatch.setattr(sys, "argv", ["/bin/crossflow-eval", "t2i", "--out", "a run"])
+    done = invoke(*FOLDER, "--out", "a run")
+    assert done.exit_code == 130
+    said, stopped = done.stderr.splitlines()[0], done.stderr.splitlines()[-1]
+    assert said.startswith("a run: 6 outputs of folder on the suite folder, by ")
+    assert stopped == "Stopped. 6 of 6 outputs are kept in a run/outputs. Go on by: crossflow-eval t2i --out 'a run'"
+
+
 def test_list_names_everything(place):
     known = json.loads(invoke("list", "--json").stdout)
     assert {"scenes-t2i", "scenes-t2i-heldout", "folder"} <= known["suites"].keys()

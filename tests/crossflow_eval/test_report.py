@@ -112,7 +112,7 @@ def test_a_table_that_is_too_wide_has_its_intervals_below() -> None:
     values, intervals = render(entries, table=wide).split("\n\n")[1:3]
     assert max(map(len, [*values.splitlines(), *intervals.splitlines()])) <= 100
     assert "12.500" in values and "[" not in values
-    assert intervals.startswith("| 95 % intervals |") and intervals.count("[11.250, 13.750]") == 3
+    assert intervals.startswith("| 95 % intervals ") and intervals.count("[11.250, 13.750]") == 3
     assert "accuracy" in values and "accuracy" not in intervals, "it has none"
 
 
