@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from crossflow_eval.runs.store import Job
 
 
-def bar(show: bool) -> Track:
+def bar(show: bool, unit: str = "outputs") -> Track:
     """Progress of each stage on stderr, counting what was there before; none with --json."""
 
     def track(batches: Sequence[Sequence[Job]], stage: str, there: int = 0) -> Iterable[Sequence[Job]]:
         total = there + sum(map(len, batches))
-        with progress(stage, "outputs", show=show) as at:
+        with progress(stage, unit, show=show) as at:
             at(there, total)
             for batch in batches:
                 yield batch

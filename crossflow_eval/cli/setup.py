@@ -77,7 +77,7 @@ def imagenet_sr(
         from crossflow_eval.suites.superres import HIGH
         from crossflow_eval.suites.superres import prepare as prepared
 
-        made, dropped = prepared(images, root, cast(Any, bar(True)))
+        made, dropped = prepared(images, root, cast(Any, bar(True, "images")))
         typer.echo(f"{made} pairs in {root}; {dropped} images below {HIGH} pixels were left out", err=True)
         typer.echo(root)
 
@@ -100,7 +100,7 @@ def stats(
         from crossflow_eval.metrics.fid import make_statistics
 
         weights = published_weights(protocol)
-        where, track = own_device(device), cast(Any, bar(True))
+        where, track = own_device(device), cast(Any, bar(True, "images"))
         make_statistics(images, out, protocol, weights, n=n, precision=precision, device=where, track=track)
         typer.echo(out)
 
