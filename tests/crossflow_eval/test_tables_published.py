@@ -185,7 +185,7 @@ def test_our_runs_stand_in_the_row_of_their_model_beside_the_published_values():
     assert row_of("CrossFlow", text)[:7] == ["0.95", "9.71", "9.63", "0.291", "0.541", "0.55", "30000"]
     assert row_of("LDMv1.5", text)[:6] == ["0.90", "12.50", "9.62", "0.300", "—", "0.43"]
     assert table_of_suite("uvit-crossflow") == load_table("table2")
-    assert re.search(r"\| overall\W+↑ +\|.* 0\.541 \|", render([tasks], "md", table=load_table("table7")))
+    assert "0.541" in row_of("CrossFlow", render([tasks], "md", table=load_table("table7")))
 
 
 def test_table_7_has_a_column_for_every_score_of_geneval():
