@@ -13,8 +13,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 demo: export OMP_NUM_THREADS := 1
 demo: $(READY)  ## evaluate the shipped models of all four tasks; prints the tables and makes one page
 	for task in $(TASKS); do $(BIN)/crossflow-eval $$task --limit 250 --out runs/demo/$$task > /dev/null || exit; done
-	$(BIN)/crossflow-eval report $(TASKS:%=runs/demo/%) --format html > runs/demo/report.html.tmp
-	mv runs/demo/report.html.tmp runs/demo/report.html
+	$(BIN)/crossflow-eval report $(TASKS:%=runs/demo/%) --format html --out runs/demo/report.html > /dev/null
 	$(BIN)/crossflow-eval report $(TASKS:%=runs/demo/%)
 	@echo "Page: runs/demo/report.html"
 

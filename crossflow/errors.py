@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import difflib
 import errno
+import os
+import shlex
+import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -41,6 +44,14 @@ def _escaped(character: str) -> str:
     return " " if character == "\n" else character.encode("unicode_escape").decode()
 
 
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C, or a scheduler's SIGTERM; the message says what is kept, ``adds`` is an option for the next call."""
+
+    def __init__(self, kept: str, adds: str = "") -> None:
+        super().__init__(kept)
+        self.adds = adds
+
+
 @contextmanager
 def one_sentence() -> Iterator[None]:
     """End a program on CrossFlowError with its message on stderr and exit code 2, and on Ctrl-C with exit code 130.
@@ -59,8 +70,17 @@ def one_sentence() -> Iterator[None]:
         typer.echo(f"Error: {error.filename}: {error.strerror or error}{limit}; give another path.", err=True)
         raise typer.Exit(2) from error
     except KeyboardInterrupt as error:
-        typer.echo("Stopped. What is finished is kept: the same command goes on (train: with --resume).", err=True)
+        typer.echo(f"Stopped. {_kept(error)}", err=True)
         raise typer.Exit(130) from error
+
+
+def _kept(error: KeyboardInterrupt) -> str:
+    """What is kept of a command that was stopped, and the command that goes on."""
+    if not isinstance(error, Stopped):
+        return "What is finished is kept, and the same command goes on."
+    words = [os.path.basename(sys.argv[0]), *sys.argv[1:]]
+    words += [error.adds] if error.adds and error.adds not in words else []
+    return f"{error} Go on by: {shlex.join(words)}"
 
 
 def named(kind: str, name: str, table: Mapping[str, T]) -> T:

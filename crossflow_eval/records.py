@@ -94,6 +94,13 @@ class _Example(_Record):
     tags: dict[str, str]
 
 
+class _Asked(_Record):
+    """A line of examples.jsonl, whatever its source is."""
+
+    id: str
+    target: Any = None
+
+
 class _Scored(_Record):
     """A line of outputs.jsonl."""
 
@@ -128,6 +135,16 @@ def read_examples(folder: Path) -> list[dict[str, Any]]:
     if not found:
         raise CrossFlowError(f"{folder} is not a run's folder: it holds no {EXAMPLES}.")
     return found
+
+
+def read_target_texts(folder: Path) -> dict[str, list[str]]:
+    """The texts that an example's output is compared with, by its id, where they are texts. Raises CrossFlowError."""
+    targets = {line["id"]: line.get("target") for line in _lines(folder / EXAMPLES, _Asked, "make the run anew")}
+    return {
+        name: texts
+        for name, texts in targets.items()
+        if isinstance(texts, list) and all(isinstance(text, str) for text in texts)
+    }
 
 
 def read_manifest(folder: Path) -> dict[str, str]:

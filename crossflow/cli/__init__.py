@@ -3,16 +3,28 @@
 # Nothing heavy is imported here, so that ``--help`` is fast: each command imports what it needs.
 from __future__ import annotations
 
-import typer
-
 from crossflow.cli import cache, checkpoints, from_image, latent_space, sample, train
-from crossflow.files.program import Program
+from crossflow.files.program import Commands, new_app
 
-app = typer.Typer(cls=Program, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-
-for command in (train.train, train.train_reader, cache.cache, sample.sample, from_image.from_image):
-    app.command()(command)
-for command in (latent_space.interpolate, latent_space.arithmetic):
-    app.command()(command)
-for command in (checkpoints.convert, checkpoints.export, checkpoints.info):
-    app.command()(command)
+COMMANDS: Commands = {
+    "Train": [
+        (train.train, "crossflow train scenes-t2i --out runs/scenes-t2i"),
+        (train.train_reader, "crossflow train-reader runs/t2i/model.safetensors --out reader.safetensors"),
+        (cache.cache, "crossflow cache t2i-256px-clip-dimr --images PHOTOS --captions captions.jsonl --out shards"),
+    ],
+    "Sample": [
+        (sample.sample, 'crossflow sample --prompt "a photo of a red ball" --out images'),
+        (from_image.from_image, "crossflow from-image scene.png --task caption --out answers"),
+        (latent_space.interpolate, 'crossflow interpolate "a red ball" "a blue box" --out walk --frames 40'),
+        (latent_space.arithmetic, 'crossflow arithmetic --base "a red ball" --add "a blue box" --out sum'),
+    ],
+    "Checkpoints": [
+        (checkpoints.convert, "crossflow convert t2i_256px_clip_dimr.pth t2i.safetensors"),
+        (
+            checkpoints.export,
+            "crossflow export model.safetensors best.safetensors --solver heun --steps 50 --guidance-scale 2",
+        ),
+        (checkpoints.info, "crossflow info runs/t2i/model.safetensors"),
+    ],
+}
+app = new_app("crossflow", __doc__, COMMANDS)

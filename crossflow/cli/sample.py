@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -49,6 +48,7 @@ def sample(
         count = len(prompt or ()) if prompts is None else _count(prompts)
         from crossflow.files.folders import shipped
         from crossflow.files.locks import check_writable
+        from crossflow.files.progress import progress
         from crossflow.model.settings import Override
         from crossflow.sampling.samples import draw_into
         from crossflow.sampling.text_to_image import TextToImage
@@ -60,7 +60,15 @@ def sample(
         override = Override(solver=solver, steps=steps, guidance_scale=guidance_scale)
         sampling = pipeline.settings(override, weaker)
         strange: dict[str, None] = {}
-        with _bar(None if count is None else count * per_prompt) as advance:
+        total, made = None if count is None else count * per_prompt, 0
+        with progress("drawing", "images") as at:
+
+            def advance(count: int) -> None:
+                nonlocal made
+                made += count
+                at(made, total)
+
+            at(0, total)
             lines = iter(prompt or ()) if prompts is None else _lines(prompts)
             lines = lines if ckpt else _noting(lines, strange)
             drawn = draw_into(out, pipeline, lines, sampling, seed=seed, per_prompt=per_prompt, advance=advance)
@@ -108,16 +116,3 @@ def _lines(path: Path) -> Iterator[str]:
 def _count(path: Path) -> int | None:
     """The number of prompts in a file, which is thereby checked whole; None for a pipe, which can be read only once."""
     return None if path.is_fifo() else sum(1 for _ in _lines(path))
-
-
-@contextmanager
-def _bar(total: int | None) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr, if that is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("drawing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=total)
-        yield lambda count: progress.advance(task, count)

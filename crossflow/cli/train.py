@@ -75,23 +75,26 @@ def train(
         recipe = recipe if steps is None else recipe.in_steps(steps)
         own = {"batch_size": batch_size, "accumulate": accumulate}
         recipe = replace(recipe, **{name: value for name, value in own.items() if value is not None})
+        from crossflow.files.progress import progress
         from crossflow.training.train import train as run
 
-        path = run(
-            recipe,
-            out,
-            data=data,
-            seed=seed,
-            init=init,
-            resume=resume,
-            precision=precision,
-            device=device,
-            shard=shard,
-            checkpointing=checkpointing,
-            text_encoder=text_encoder,
-            autoencoder=autoencoder,
-            progress=to_stderr,
-        )
+        with progress("training", "steps", show=rank_and_world()[0] == 0) as at:
+            path = run(
+                recipe,
+                out,
+                data=data,
+                seed=seed,
+                init=init,
+                resume=resume,
+                precision=precision,
+                device=device,
+                shard=shard,
+                checkpointing=checkpointing,
+                text_encoder=text_encoder,
+                autoencoder=autoencoder,
+                progress=to_stderr,
+                at=at,
+            )
         if rank_and_world()[0] == 0:  # under torchrun only the main process prints
             typer.echo(path)
 

@@ -5,7 +5,9 @@ import logging
 import os
 import sys
 import warnings
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -13,6 +15,8 @@ from typer.core import TyperGroup
 from crossflow.errors import Notice, one_line, one_sentence
 from crossflow.files.processes import rank_and_world
 
+Commands = Mapping[str, Sequence[tuple[Callable[..., None], str]]]
+"""The commands of a program, by the group that its help shows them in: the function and an example of a call."""
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error", "TORCH_CPP_LOG_LEVEL": "ERROR"}
 """Variables that keep the notices of libraries off the terminal, where the user has not set them."""
 
@@ -47,6 +51,34 @@ class OneLine(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The message alone."""
         return one_line(record.getMessage())
+
+
+def new_app(name: str, says: str | None, commands: Commands, prepare: Callable[[], None] = lambda: None) -> typer.Typer:
+    """The program ``name`` with its ``commands``, ``-h``, ``--version``, completion; ``prepare`` runs before each."""
+    app = typer.Typer(
+        cls=Program,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        help=says,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+    def say_version(wanted: bool) -> bool:
+        if wanted:
+            typer.echo(f"{name} {metadata.version('crossflow')}")
+            raise typer.Exit
+        return wanted
+
+    def main(version: bool = False) -> None:
+        prepare()
+
+    option = typer.Option("--version", callback=say_version, is_eager=True, help="Print the version and exit.")
+    main.__annotations__["version"] = Annotated[bool, option]
+    app.callback()(main)
+    for group, of in commands.items():
+        for command, example in of:
+            app.command(example.split()[1], rich_help_panel=group, epilog=f"Example: {example}")(command)
+    return app
 
 
 def _show(message: Warning | str, *_: Any, **__: Any) -> None:

@@ -5,15 +5,18 @@ batches (``crossflow.training.data.pairs.shares``), and a saved state resumes on
 """
 
 import json
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 
-from crossflow.errors import CrossFlowError
+from crossflow.errors import CrossFlowError, Stopped
 from crossflow.files.devices import usable_device
 from crossflow.files.locks import writing_in
 from crossflow.files.plain_json import read_json
@@ -43,6 +46,7 @@ def train(
     text_encoder: Path | None = None,
     autoencoder: Path | None = None,
     progress: Callable[[str], None] = lambda line: None,
+    at: Callable[[int, int], None] = lambda step, steps: None,
 ) -> Path:
     """Train ``config`` into the folder ``out`` and return the path of the sampling checkpoint, ``model.safetensors``.
 
@@ -53,7 +57,11 @@ def train(
     ours or released, whose weights the training starts from.
     ``precision`` is fp32, bf16, auto or None for the recipe's own; ``device`` is cpu, cuda or auto; for ``shard`` and
     ``checkpointing`` see ``Run``. ``text_encoder`` and ``autoencoder`` are weights that sample grids need if the
-    model's autoencoder is external (see ``PromptGrids``).
+    model's autoencoder is external (see ``PromptGrids``). ``progress`` is told every line of the log, and ``at`` every
+    step.
+
+    On Ctrl-C and SIGTERM a training of one process saves all after the step that it is at, and raises Stopped; a second
+    one stops it at once. Of several processes, which are never stopped at the same step, the last saved state stays.
 
     CrossFlowError if ``out`` holds another run, or this one without ``resume``; if another process trains there; if it
     cannot be written; if ``data`` is not what the recipe reads or ``init`` not its model; and if loss or weights are no
@@ -88,14 +96,49 @@ def train(
         elif init is not None:
             anew = f"; these losses' networks start anew: {', '.join(run.started_anew)}" if run.started_anew else ""
             say(f"starting from {init}{anew}")
+        say(f"{out}: {config.steps:,} steps of {config.batch_size} examples")
         record = _Record(out, run, text_encoder, autoencoder, say, clock)
         with accelerator.main_process_first():  # the first process makes the cache, the others read it
             pairs = found.pairs(run.model, out / "cache", say)
         place = (accelerator.process_index, accelerator.num_processes)
         ahead = read_ahead(shares(pairs, config, seed, run.step, *place))
-        while run.step < config.steps:
-            record.write(run.advance(ahead))
+        if accelerator.is_main_process:
+            at(run.step, config.steps)
+        with _stopping(accelerator.num_processes == 1) as stop:
+            while run.step < config.steps:
+                losses = run.advance(ahead)
+                record.write(losses, last=stop.is_set())
+                if accelerator.is_main_process:
+                    at(run.step, config.steps)
+                if stop.is_set() and run.step < config.steps:
+                    raise Stopped(f"The training is kept as it was after step {run.step:,}, in {out}.", "--resume")
         return record.model
+
+
+@contextmanager
+def _stopping(wanted: bool) -> Iterator[threading.Event]:
+    """An event that the first SIGINT or SIGTERM sets, where ``wanted``; the second one stops as it always does."""
+    stop = threading.Event()
+    signals = (signal.SIGINT, signal.SIGTERM)
+    if not wanted or threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = [signal.getsignal(each) for each in signals]
+
+    def restore() -> None:
+        for each, handler in zip(signals, before, strict=True):
+            signal.signal(each, handler)
+
+    def first(*_: object) -> None:
+        stop.set()
+        restore()
+
+    for each in signals:
+        signal.signal(each, first)
+    try:
+        yield stop
+    finally:
+        restore()
 
 
 def _accelerator(device: str) -> Accelerator:
@@ -135,14 +178,17 @@ class _Record:
             self.log = _Log(out / "log.jsonl", run.step)
             self.previews = previews_of(run.config, text_encoder, autoencoder, run.accelerator.device, say)
 
-    def write(self, losses: Losses) -> None:
-        """Write what is due after a step. Loss or weights that are not finite raise CrossFlowError before that."""
+    def write(self, losses: Losses, last: bool = False) -> None:
+        """Write what is due after a step, and what a training goes on from if it is the ``last`` of this process.
+
+        Loss or weights that are not finite raise CrossFlowError before that.
+        """
         run, config, step = self.run, self.run.config, self.run.step
         log_now, sample_now, save_now = (
             step % every == 0 or step == config.steps
             for every in (config.log_every, config.sample_every, config.save_every)
         )
-        keep_now = step in config.keep_at
+        keep_now, save_now = step in config.keep_at, save_now or last
         if not (log_now or sample_now or save_now or keep_now):
             return
         if not losses["total"].isfinite():

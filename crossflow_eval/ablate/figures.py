@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -18,6 +17,8 @@ from PIL import Image
 from crossflow.errors import CrossFlowError
 from crossflow.files.plain_json import read_json
 from crossflow_eval.ablate.plan import WALK, Part, Plan, Training
+from crossflow_eval.report.page import Section
+from crossflow_eval.report.pictures import address
 from crossflow_eval.report.plot import INK, SERIES, inline, plain, quiet, standalone, svg_of
 from crossflow_eval.report.runs import entries
 from crossflow_eval.stats import student_mean
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 SHOWN = 12
 """Examples whose outputs are shown side by side."""
 SIZE = (6.4, 3.4)
+FIGURES, OUTPUTS = "Figures", "Outputs"
+"""The tabs of a page that hold what is drawn: curves, and pictures of the rows' outputs."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Drawn:
     """Files by name, and sections of a page."""
 
     files: Mapping[str, bytes]
-    sections: Sequence[str]
+    sections: Sequence[Section]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +55,7 @@ class Curve:
 def draw(plan: Plan, found: Sequence[Found]) -> Drawn:
     """All figures of the tables that were measured; the same records give the same bytes."""
     files: dict[str, bytes] = {}
-    sections: list[str] = []
+    sections: list[Section] = []
     for each in found:
         name, title = each.table.ablation.name, each.table.ablation.title
         figures = [
@@ -69,21 +72,19 @@ def draw(plan: Plan, found: Sequence[Found]) -> Drawn:
             if curves:
                 svg = _figure(curves, x, y, f"{name}-{kind}", scale)
                 files[f"{name}-{kind}.svg"] = standalone(svg)
-                sections.append(_section(f"{title}: {what}", f"<figure class=plot>{inline(svg, what)}</figure>"))
+                body = f'<figure class="plot">{inline(svg, what)}</figure>'
+                sections.append(Section(title=f"{title}: {what}", body=body, tab=FIGURES))
         sheet = _sheet(plan, each)
         if sheet:
             files[f"{name}-samples.png"] = _joined(sheet)
-            sections.append(_side_by_side(f"{title}: the same examples and seeds", each, sheet))
+            sections.append(_side_by_side(f"{title}: the same examples and seeds", sheet))
         for label, strip in _walks(plan, each):
-            sections.append(
-                _section(
-                    f"{title}: {label}, from one source latent to another", f"<div class=strip>{_image(strip)}</div>"
-                )
-            )
+            heading = f"{title}: {label}, from one source latent to another"
+            sections.append(Section(title=heading, body=f"<div class=strip>{_image(strip)}</div>", tab=OUTPUTS))
     return Drawn(files, sections)
 
 
-def verdict_section(title: str, rows: Sequence[Sequence[str]]) -> str:
+def verdict_section(title: str, rows: Sequence[Sequence[str]]) -> Section:
     """The verdicts of a table as a section of a page."""
     head, *body = rows
     columns = "".join(f"<th scope=col>{escape(text)}</th>" for text in head)
@@ -92,11 +93,7 @@ def verdict_section(title: str, rows: Sequence[Sequence[str]]) -> str:
         for first, *rest in body
     )
     table = f"<table class=verdicts><thead><tr>{columns}</tr></thead><tbody>{lines}</tbody></table>"
-    return _section(f"{title}: verdicts", f"<div class=scroll>{table}</div>")
-
-
-def _section(title: str, body: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{body}</section>"
+    return Section(title=f"{title}: verdicts", body=f"<div class=scroll>{table}</div>")
 
 
 def _figure(curves: Sequence[Curve], x: str, y: str, salt: str, scale: str) -> str:
@@ -241,7 +238,7 @@ def _joined(sheet: Mapping[str, Sequence[tuple[str, bytes]]]) -> bytes:
     return _png(whole)
 
 
-def _side_by_side(title: str, found: Found, sheet: Mapping[str, Sequence[tuple[str, bytes]]]) -> str:
+def _side_by_side(title: str, sheet: Mapping[str, Sequence[tuple[str, bytes]]]) -> Section:
     prompts = [prompt for prompt, _ in next(iter(sheet.values()))]
     head = "".join(f"<th scope=col>{escape(prompt)}</th>" for prompt in prompts)
     rows = "".join(
@@ -249,7 +246,7 @@ def _side_by_side(title: str, found: Found, sheet: Mapping[str, Sequence[tuple[s
         for label, row in sheet.items()
     )
     table = f"<table class=sheet><thead><tr><th></th>{head}</tr></thead><tbody>{rows}</tbody></table>"
-    return _section(title, f"<div class=scroll>{table}</div>")
+    return Section(title=title, body=f"<div class=scroll>{table}</div>", tab=OUTPUTS)
 
 
 def _walks(plan: Plan, found: Found) -> list[tuple[str, bytes]]:
@@ -264,7 +261,7 @@ def _walks(plan: Plan, found: Found) -> list[tuple[str, bytes]]:
 
 
 def _image(content: bytes) -> str:
-    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(content).decode()}">'
+    return f'<img alt="" src="{address(content)}">'
 
 
 def _png(image: Image.Image) -> bytes:

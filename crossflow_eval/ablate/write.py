@@ -26,7 +26,7 @@ from crossflow_eval.ablate.verdict import METHOD, Compared, Verdict, verdicts
 from crossflow_eval.environment import hardware
 from crossflow_eval.report import Entry
 from crossflow_eval.report.grid import Grid, build_grid, plain_table
-from crossflow_eval.report.page import page
+from crossflow_eval.report.page import Section, page
 from crossflow_eval.report.text import DASH, latex, markdown, pipes, tidy
 from crossflow_eval.stats import STUDENT, student_mean
 from crossflow_eval.tables import Column, TableRow, table_of_suite
@@ -391,9 +391,9 @@ def _timing(plan: Plan, found: Sequence[Found]) -> str:
     return f"# CPU time\n\n{pipes(rows)}\n{hardware()}; one thread a process on a CPU.\n"
 
 
-def _sections(found: Sequence[Found], drawn: figures.Drawn) -> list[str]:
+def _sections(found: Sequence[Found], drawn: figures.Drawn) -> list[Section]:
     """What the page shows below its tables."""
-    parts: list[str] = []
+    parts: list[Section] = []
     for each in found:
         parts += [figures.verdict_section(each.table.ablation.title, verdict_rows(each))] if each.verdicts else []
     return [*parts, *drawn.sections]

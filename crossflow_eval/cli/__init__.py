@@ -6,16 +6,41 @@ from __future__ import annotations
 import logging
 import sys
 
-import typer
-
-from crossflow.files.program import OneLine, Program
+from crossflow.files.program import Commands, OneLine, new_app
 from crossflow_eval.cli import ablate, fid, measure, setup, show
 
-app = typer.Typer(cls=Program, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+EXAMPLES = {
+    "t2i": "crossflow-eval t2i --ckpt runs/t2i/model.safetensors",
+    "caption": "crossflow-eval caption --limit 250",
+    "depth": "crossflow-eval depth --suite nyuv2 --data NYU --ckpt FOLDER",
+    "sr": "crossflow-eval sr --ckpt FOLDER --data IMAGENET_SR",
+    "geneval": "crossflow-eval geneval --ckpt t2i_256px_clip_dimr.pth",
+    "arithmetic": "crossflow-eval arithmetic --limit 100",
+    "compression": "crossflow-eval compression --ckpt runs/t2i/model.safetensors",
+}
+"""How each command that measures is called."""
+COMMANDS: Commands = {
+    "Measure": [
+        *((command, EXAMPLES[command.__name__]) for command in measure.commands()),
+        (fid.fid, "crossflow-eval fid FOLDER_A FOLDER_B --protocol efficientnet-lite0"),
+        (measure.score, "crossflow-eval score runs/demo/t2i"),
+        (ablate.ablate, "crossflow-eval ablate --suite table3 --scale smoke"),
+    ],
+    "Show": [
+        (show.report, "crossflow-eval report runs/demo/* --format html --out runs/demo/report.html"),
+        (show.compare, "crossflow-eval compare RUN_A RUN_B"),
+        (show.check, "crossflow-eval check runs/demo/t2i"),
+        (show.list_all, "crossflow-eval list"),
+    ],
+    "Prepare": [
+        (setup.stats, "crossflow-eval stats FOLDER reference.npz --protocol clean"),
+        (setup.doctor, "crossflow-eval doctor --data COCO"),
+    ],
+}
 
 
-@app.callback()
-def _main() -> None:
+def _speak() -> None:
+    """What the package logs is said on stderr."""
     said = logging.StreamHandler(sys.stderr)
     said.setFormatter(OneLine())
     logger = logging.getLogger("crossflow_eval")
@@ -23,10 +48,6 @@ def _main() -> None:
     logger.setLevel(logging.INFO)
 
 
-for command in (*measure.commands(), fid.fid, measure.score, show.report, show.compare, show.check, ablate.ablate):
-    app.command()(command)
-app.command(name="list")(show.list_all)
-for command in (setup.stats, setup.doctor):
-    app.command()(command)
-app.add_typer(setup.prepare, name="prepare")
-app.add_typer(setup.weights, name="weights")
+app = new_app("crossflow-eval", __doc__, COMMANDS, _speak)
+app.add_typer(setup.prepare, name="prepare", rich_help_panel="Prepare")
+app.add_typer(setup.weights, name="weights", rich_help_panel="Prepare")

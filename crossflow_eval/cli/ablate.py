@@ -68,10 +68,7 @@ def ablate(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train a table of the paper: every row with several seeds, measured alike, with verdicts. Run it again to resume.
-
-    crossflow-eval ablate --suite table3 --scale smoke
-    """
+    """Train a table of the paper: rows with several seeds, measured alike, with verdicts. Run it again to resume."""
     with one_sentence():
         from crossflow_eval.ablate.jobs import failures, jobs_of
         from crossflow_eval.ablate.plan import make_plan

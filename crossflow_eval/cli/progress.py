@@ -1,28 +1,27 @@
-"""Progress on the terminal."""
+"""Progress of what goes by in batches."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
+
+from crossflow.files.progress import progress
 
 if TYPE_CHECKING:
     from crossflow_eval.runs.run import Track
     from crossflow_eval.runs.store import Job
 
 
-def bar(show: bool) -> Track:
-    """A progress bar a stage on stderr; none with --json or where stderr is no terminal."""
+def bar(show: bool, unit: str = "outputs") -> Track:
+    """Progress of each stage on stderr, counting what was there before; none with --json."""
 
-    def track(batches: Sequence[Sequence[Job]], stage: str) -> Iterable[Sequence[Job]]:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True), disable=not (show and sys.stderr.isatty())) as progress:
-            task = progress.add_task(stage, total=sum(map(len, batches)))
+    def track(batches: Sequence[Sequence[Job]], stage: str, there: int = 0) -> Iterable[Sequence[Job]]:
+        total = there + sum(map(len, batches))
+        with progress(stage, unit, show=show) as at:
+            at(there, total)
             for batch in batches:
                 yield batch
-                progress.advance(task, len(batch))
+                there += len(batch)
+                at(there, total)
 
     return track

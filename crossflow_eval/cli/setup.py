@@ -77,7 +77,7 @@ def imagenet_sr(
         from crossflow_eval.suites.superres import HIGH
         from crossflow_eval.suites.superres import prepare as prepared
 
-        made, dropped = prepared(images, root, cast(Any, bar(True)))
+        made, dropped = prepared(images, root, cast(Any, bar(True, "images")))
         typer.echo(f"{made} pairs in {root}; {dropped} images below {HIGH} pixels were left out", err=True)
         typer.echo(root)
 
@@ -100,17 +100,22 @@ def stats(
         from crossflow_eval.metrics.fid import make_statistics
 
         weights = published_weights(protocol)
-        where, track = own_device(device), cast(Any, bar(True))
+        where, track = own_device(device), cast(Any, bar(True, "images"))
         make_statistics(images, out, protocol, weights, n=n, precision=precision, device=where, track=track)
         typer.echo(out)
 
 
-def doctor(as_json: AsJson = False) -> None:
-    """Say what can run on this machine, and what is missing for the rest."""
+def doctor(
+    data: Annotated[
+        Path | None, typer.Option(help="The data root of the suites that read one.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what can run on this machine, with the data, weights and programs that are here, and what the rest lacks."""
     with one_sentence():
         from crossflow_eval.runs.doctor import examine
 
-        _report(examine(), as_json, demanded=False)
+        _report(examine(data), as_json, demanded=False)
 
 
 def _named(files: Iterable[str] | None) -> list[EvaluatorWeights]:

@@ -25,15 +25,37 @@ def report(
     allow_mixed: Annotated[
         bool, typer.Option("--allow-mixed", help="Let a column mix protocols or n, and say so below.")
     ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The file to write; a page links the original outputs from there.", show_default="stdout"),
+    ] = None,
 ) -> None:
-    """Print one report of several runs."""
+    """Print one report of several runs. Of several folders those that are no finished run are named and left out."""
     with one_sentence():
+        from crossflow.files.writing import write_whole
         from crossflow_eval import report as reports
         from crossflow_eval import tables
         from crossflow_eval.report.runs import entries
 
         chosen = None if table is None else tables.load_table(table)
-        typer.echo(reports.render(entries(runs or ()), format, table=chosen, allow_mixed=allow_mixed))
+        found = entries(_finished(runs or []))
+        beside = None if out is None else out.parent
+        text = reports.render(found, format, table=chosen, allow_mixed=allow_mixed, beside=beside)
+        if out is None:
+            return typer.echo(text)
+        write_whole(out, text.encode())
+        typer.echo(out)
+
+
+def _finished(runs: list[Path]) -> list[Path]:
+    """Those of the ``runs`` that are finished, the others named on stderr; all of them where none is."""
+    from crossflow_eval import records
+
+    found = [run for run in runs if (run / records.RESULT).is_file()]
+    for run in (run for run in runs if found and run not in found):
+        what = "is not finished" if (run / records.SETTINGS).is_file() else "is no run"
+        typer.echo(f"{run} {what}, and is left out.", err=True)
+    return found or runs
 
 
 def compare(run_a: RunFolder, run_b: RunFolder, as_json: AsJson = False) -> None:

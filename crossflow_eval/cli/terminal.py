@@ -6,15 +6,18 @@ from collections.abc import Sequence
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table on stdout, as wide as the terminal; 200 columns where there is none. Cells are plain text."""
+    """Print a table on stdout, as wide as the terminal, or 200 columns where there is none.
+
+    Cells are plain text, and none is cut.
+    """
     from rich import box
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
     from crossflow.errors import one_line
 
-    table = Table(*headings, box=box.SIMPLE_HEAD)
+    table = Table(*(Column(heading, overflow="fold") for heading in headings), box=box.SIMPLE_HEAD)
     for row in rows:
         table.add_row(*(Text(one_line(str(cell))) for cell in row))
     console = Console()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal, get_args
 
 from crossflow.errors import CrossFlowError
@@ -18,12 +19,18 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 
 
 def render(
-    entries: Sequence[Entry], format: str = "md", *, table: Table | None = None, allow_mixed: bool = False
+    entries: Sequence[Entry],
+    format: str = "md",
+    *,
+    table: Table | None = None,
+    allow_mixed: bool = False,
+    beside: Path | None = None,
 ) -> str:
     """The report of ``entries`` as text. The same entries give the same bytes.
 
     With ``table`` all entries go into it, and none are needed to see what is published; without one each suite gets its
-    own table, in the order of the entries. CrossFlowError for neither table nor entries, an unknown format, and a
+    own table, in the order of the entries. HTML links the original outputs where it is to lie in the folder ``beside``.
+    CrossFlowError for neither table nor entries, an unknown format, and a
     column that mixes what may not be compared (with ``allow_mixed`` a footnote says so instead).
     """
     if format not in FORMATS:
@@ -36,7 +43,7 @@ def render(
     if format == "html":
         from crossflow_eval.report.page import page
 
-        return page(grids, entries)
+        return page(grids, entries, beside=beside)
     return "\n".join(map(markdown if format == "md" else latex, grids))
 
 

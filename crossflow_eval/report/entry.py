@@ -16,8 +16,9 @@ from crossflow_eval.types import Result, Role, Row
 class Entry:
     """One run in a report.
 
-    ``picture(row)`` gives the PNG bytes of the output a row speaks of, or None. ``beside(row)`` those of what it is
-    shown between: its ``source`` and its ``target``, each where it is a picture.
+    ``picture(row)`` gives the bytes of an image file of the output a row speaks of, or None. ``beside(row)`` those of
+    what it is shown between: its ``source`` and its ``target``, each where it is a picture. ``texts`` are those that an
+    output is compared with, by the example's id, and ``folder`` the run's own, where the originals lie.
     """
 
     result: Result
@@ -26,6 +27,8 @@ class Entry:
     rows: Sequence[Row] = ()
     picture: Callable[[Row], bytes | None] = field(default=lambda row: None)
     beside: Callable[[Row], Mapping[str, bytes]] = field(default=lambda row: {})
+    texts: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
+    folder: Path | None = None
 
     @property
     def title(self) -> str:
@@ -55,4 +58,6 @@ def load(folder: Path, *, label: str | None = None, role: Role = "model") -> Ent
         picture=lambda row: (
             thumbnail(records.output_path(folder, row["output"]), metres=metres) if "output" in row else None
         ),
+        texts=records.read_target_texts(folder),
+        folder=folder,
     )

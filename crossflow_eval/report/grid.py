@@ -13,6 +13,8 @@ from crossflow_eval.types import Role, Value
 
 PUBLISHED_N = 30_000
 """The n that a distance of two distributions is published at; any other n stands in the column's label."""
+MODELS_ACROSS = 3
+"""The most models that stand in columns, where a table asks for it; more of them are rows."""
 SIZED = ("fid", "sfid", "kid", "fd_dinov2", "cmmd", "fd_efficientnet", "kd_efficientnet")
 """Values whose expectation depends on n, so that two n may not share a column."""
 
@@ -46,9 +48,48 @@ class Grid:
     lines: tuple[Line, ...]
     footnotes: tuple[str, ...]
 
+    @property
+    def models(self) -> tuple[Line, ...]:
+        """The lines of models that were run."""
+        return tuple(line for line in self.lines if line.role == "model" and line.entries)
+
+    @property
+    def turned(self) -> bool:
+        """Whether scores stand in rows and lines in columns."""
+        models = sum(line.role == "model" for line in self.lines)
+        return self.table.transpose and models <= MODELS_ACROSS
+
+    def higher_is_better(self, column: int) -> bool | None:
+        """The direction of a column; None where it has none, or several."""
+        name = self.table.columns[column].value or ""
+        cells = [line.cells[column] for line in self.lines]
+        found = {cell.entry.result.higher_is_better.get(name) for cell in cells if cell.entry is not None}
+        return found.pop() if len(found) == 1 else None
+
+    def best(self, column: int) -> tuple[list[Cell], list[Cell]]:
+        """Of models that differ the cells that are best in a column, and those whose interval holds the best value."""
+        better = self.higher_is_better(column)
+        cells = [line.cells[column] for line in self.models]
+        found = [(cell, cell.value) for cell in cells if cell.value is not None]
+        if better is None or len({value.mean for _, value in found}) < 2:
+            return [], []
+        most = (max if better else min)(value.mean for _, value in found)
+        first = [cell for cell, value in found if value.mean == most]
+        near = [
+            cell
+            for cell, value in found
+            if value.mean != most
+            and value.ci_low is not None
+            and value.ci_high is not None
+            and value.ci_low <= most <= value.ci_high
+        ]
+        return first, near
+
 
 def build_grid(entries: Sequence[Entry], table: Table, *, allow_mixed: bool = False) -> Grid:
     """Put ``entries`` into ``table``. Runs that fit no row get their own, above the references.
+
+    Rows that no run fills are left out, unless the table has published values or nothing else.
 
     Raises CrossFlowError where runs in one column differ in protocol, suite, examples, or n of a distance;
     with ``allow_mixed`` the difference is a footnote instead.
@@ -72,7 +113,9 @@ def build_grid(entries: Sequence[Entry], table: Table, *, allow_mixed: bool = Fa
                 )
             footnotes.append(f"{column.label}: not comparable, {difference}.")
         headings.append(_heading(column, cells))
-    return Grid(table=table, headings=tuple(headings), lines=tuple(lines), footnotes=tuple(footnotes))
+    whole = not entries or any(column.published is not None for column in table.columns)
+    kept = tuple(line for line in lines if whole or line.entries)
+    return Grid(table=table, headings=tuple(headings), lines=kept, footnotes=tuple(footnotes))
 
 
 def plain_table(entries: Sequence[Entry]) -> Table:

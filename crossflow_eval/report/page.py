@@ -1,6 +1,7 @@
-"""One self-contained HTML page: the tables, a figure, every output with its verdict, and where the numbers come from.
+"""One self-contained HTML page: the tables, a tab a run with its outputs, all models side by side, and provenance.
 
 The page asks no network: styles, script and pictures are inside, and its content security policy forbids the rest.
+Whatever comes out of a run is escaped by the template, or stands in data that the script writes as text.
 """
 
 from __future__ import annotations
@@ -9,84 +10,170 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from html import escape
+from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
 from crossflow_eval.report.entry import Entry
-from crossflow_eval.report.grid import Cell, Grid, flatten
+from crossflow_eval.report.grid import Cell, Grid, Line, flatten
 from crossflow_eval.report.plot import task_figure
 from crossflow_eval.report.samples import samples
-from crossflow_eval.report.text import DASH, INTERVALS, cell_text, layout
+from crossflow_eval.report.text import DASH, INTERVALS, cell_text
+
+MARKS = "Bold is the best of the models; underlined is one whose interval holds the best value."
 
 
-def page(grids: Sequence[Grid], entries: Sequence[Entry], *, sections: Sequence[str] = ()) -> str:
-    """The page as text, with further ``sections`` of HTML below the tables; the same runs give the same bytes."""
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A part of a page made elsewhere: HTML under a title, below the tables or in a ``tab`` of its own."""
+
+    title: str
+    body: str
+    tab: str = ""
+
+
+def page(
+    grids: Sequence[Grid], entries: Sequence[Entry], *, sections: Sequence[Section] = (), beside: Path | None = None
+) -> str:
+    """The page as text, with further ``sections``; the same runs give the same bytes.
+
+    Originals are linked where the page is to lie in the folder ``beside`` and their runs' folders are known.
+    """
     assets = files("crossflow_eval.report") / "assets"
-    style = (assets / "page.css").read_text(encoding="utf-8")
-    script = (assets / "page.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    style, script, template = (
+        (assets / name).read_text(encoding="utf-8") for name in ("page.css", "page.js", "page.html.jinja")
+    )
     models = [entry for entry in entries if entry.role == "model"] or list(entries)
-    title = escape(grids[0].table.title if len(grids) == 1 else "Evaluation report")
-    body = [f"<header><h1>{title}</h1>{''.join(map(_summary, models))}</header>"]
-    body += [_table(grid, number, alone=len(grids) == 1) for number, grid in enumerate(grids)]
+    shown = [entry for entry in models if entry.rows]
     named = list(dict.fromkeys(column.value for grid in grids for column in grid.table.columns if column.value))
-    body += sections
-    body += [samples(entry, number, named) for number, entry in enumerate(models)]
-    if entries:
-        body += ["<section><h2>Settings and provenance</h2>", *map(_provenance, entries), "</section>"]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        f'<title>{title}</title>\n<link rel="icon" href="data:,">\n<style>{style}</style>\n</head>\n<body>\n<main>\n'
-        + "\n".join(part for part in body if part)
-        + f"\n</main>\n<script>{script}</script>\n</body>\n</html>\n"
+    found, pictures = samples(shown, named, beside)
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(template).render(
+        title=grids[0].table.title if len(grids) == 1 else "Evaluation report",
+        policy=f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'",
+        style=Markup(style),
+        script=Markup(script),
+        tables=[_table(grid) for grid in grids],
+        drawings=[(grid.table.title, Markup(drawing)) for grid in grids if (drawing := task_figure(grid))],
+        below=[(section.title, Markup(section.body)) for section in sections if not section.tab],
+        tabs={
+            tab: [(section.title, Markup(section.body)) for section in sections if section.tab == tab]
+            for tab in dict.fromkeys(section.tab for section in sections if section.tab)
+        },
+        runs=[
+            {"number": number, "name": name, "summary": _summary(entry), "samples": part}
+            for number, (entry, name, part) in enumerate(zip(shown, _names(shown), found, strict=True))
+        ],
+        compared=_compared(shown),
+        pictures=pictures,
+        provenance=[_provenance(entry) for entry in entries],
+        dash=DASH,
     )
 
 
-def _summary(entry: Entry) -> str:
-    """One sentence: which model on which suite, and the names by which both can be found again."""
-    result, settings = entry.result, entry.result.settings
+def _hash(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def _names(entries: Sequence[Entry]) -> list[str]:
+    """What the tabs are called: the runs' titles, with what tells them apart where these do not."""
+    titles = [entry.title for entry in entries]
+    return [
+        title if titles.count(title) == 1 else f"{title}, {entry.result.settings.digest}"
+        for title, entry in zip(titles, entries, strict=True)
+    ]
+
+
+def _compared(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """The suites of which several models have outputs of the same examples, with the places of their runs."""
+    groups: dict[tuple[str, str], list[int]] = {}
+    for number, entry in enumerate(entries):
+        groups.setdefault((entry.result.settings.suite, entry.result.data_sha256), []).append(number)
+    return [{"suite": suite, "numbers": numbers} for (suite, _), numbers in groups.items() if len(numbers) > 1]
+
+
+def _summary(entry: Entry) -> dict[str, Any]:
+    """Which model on which suite, and the names by which both can be found again."""
+    settings = entry.result.settings
     weights = str(settings.identity.get("weights_sha256", ""))[:12]
-    of = f", weights <code>{escape(weights)}</code>" if weights else ""
-    return (
-        f"<p><strong>{escape(entry.title)}</strong> on {result.n:,} outputs of the suite {escape(settings.suite)}, "
-        f"version {escape(settings.suite_version)}; run <code>{settings.digest}</code>{of}.</p>"
-    )
+    return {"title": entry.title, "n": entry.result.n, "settings": settings, "weights": weights}
 
 
-def _table(grid: Grid, number: int, *, alone: bool) -> str:
-    head, *body = layout(grid, _cell, escape)
-    columns = "".join(f"<th scope=col>{text}</th>" for text in head[1:])
-    rows = "".join(
-        f"<tr><th scope=row>{first}</th>{''.join(f'<td>{text}</td>' for text in rest)}</tr>" for first, *rest in body
-    )
-    title = "Scores" if alone else escape(grid.table.title)
-    notes = "".join(f"<p class=note>{escape(note)}</p>" for note in (*grid.footnotes, INTERVALS))
-    drawing = task_figure(grid)
-    figure = f"<figure class=plot>{drawing}</figure>" if drawing else ""
-    return (
-        f'<section aria-labelledby="table-{number}"><h2 id="table-{number}">{title}</h2>'
-        f'<div class=scroll tabindex=0 role=region aria-labelledby="table-{number}"><table>'
-        f"<thead><tr><th scope=col><span class=hidden>Row</span></th>{columns}</tr></thead><tbody>{rows}</tbody>"
-        f"</table></div>{notes}{figure}</section>"
-    )
+def _table(grid: Grid) -> dict[str, Any]:
+    """A table as rows of cells, turned where its models stand in columns; with what was measured, and the verdict."""
+    marks = [grid.best(column) for column in range(len(grid.headings))]
+    rows: list[list[Any]] = [["", *map(_plain, grid.headings), _plain("n")]]
+    for line in grid.lines:
+        sizes = sorted({entry.result.n for entry in line.entries})
+        cells = [_cell(cell, *marks[column]) for column, cell in enumerate(line.cells)]
+        rows.append([_plain(line.label), *cells, _plain("/".join(map(str, sizes)) or DASH)])
+    rows = [list(row) for row in zip(*rows, strict=True)] if grid.turned else rows
+    several = len(grid.models) > 1
+    return {
+        "title": grid.table.title,
+        "measured": _measured(grid),
+        "verdict": _verdict(grid),
+        "head": rows[0][1:],
+        "rows": rows[1:],
+        "sortable": several and not grid.turned,
+        "notes": [*grid.footnotes, INTERVALS, *([MARKS] if several else [])],
+    }
 
 
-def _cell(cell: Cell) -> str:
+def _plain(text: str) -> dict[str, Any]:
+    number = text if text.isdigit() else ""
+    return {"text": text, "interval": "", "classes": "", "n": None, "sort": number}
+
+
+def _cell(cell: Cell, best: Sequence[Cell], near: Sequence[Cell]) -> dict[str, Any]:
     text = cell_text(cell)
     role = cell.entry.role if cell.entry is not None else "empty" if text == DASH else "published"
+    mark = " best" if any(cell is each for each in best) else " near" if any(cell is each for each in near) else ""
     value, _, interval = text.partition(" ")
-    shown = f" <span class=interval>{escape(interval)}</span>" if interval else ""
-    title = f' title="n = {cell.value.n:,}"' if cell.value is not None else ""
-    return f"<span class={role}{title}>{escape(value)}</span>{shown}"
+    number = cell.published if cell.value is None else cell.value.mean
+    n = None if cell.value is None else cell.value.n
+    sort = "" if number is None else repr(number)
+    return {"text": value, "interval": interval, "classes": role + mark, "n": n, "sort": sort}
 
 
-def _provenance(entry: Entry) -> str:
-    """Everything behind the numbers of one run, folded."""
+def _measured(grid: Grid) -> str:
+    """Which suites, on how many outputs."""
+    found = {
+        f"{result.settings.suite}, version {result.settings.suite_version}, {result.n:,} outputs a model"
+        for line in grid.models or grid.lines
+        for result in (entry.result for entry in line.entries)
+    }
+    return "; ".join(sorted(found))
+
+
+def _verdict(grid: Grid) -> str:
+    """One sentence on the first score of the table that has a direction: who is best, and between what it stands."""
+    for column, heading in enumerate(grid.headings):
+        having = [line for line in grid.models if line.cells[column].value is not None]
+        if not having or grid.higher_is_better(column) is None:
+            continue
+        best, near = grid.best(column)
+        first = next((line for line in having if any(line.cells[column] is cell for cell in best)), having[0])
+        said = f"{heading}: {first.label} {cell_text(first.cells[column])}"
+        if len(having) > 1:
+            others = [line.label for line in having if any(line.cells[column] is cell for cell in near)]
+            said += f", the best of {len(having)}"
+            said += f", a value that the interval of {' and '.join(others)} holds, too" if others else ""
+        return said + _between(grid.lines, column) + "."
+    return ""
+
+
+def _between(lines: Sequence[Line], column: int) -> str:
+    beside = [line for line in lines if line.role != "model" and line.cells[column].value is not None]
+    return "".join(f"; {line.label.lower()} {cell_text(line.cells[column]).partition(' ')[0]}" for line in beside)
+
+
+def _provenance(entry: Entry) -> dict[str, Any]:
+    """Everything behind the numbers of one run."""
     result = entry.result
     groups: dict[str, Mapping[str, Any]] = {
         "Settings": flatten(result.settings.model_dump(mode="json")) | {"digest": result.settings.digest},
@@ -94,13 +181,8 @@ def _provenance(entry: Entry) -> str:
         "Data": {"examples sha256": result.data_sha256, "outputs": result.n, "schema": result.schema_version},
         "Environment": result.environment,
     }
-    tables = "".join(
-        f"<h3>{name}</h3><dl>{''.join(_term(key, value) for key, value in group.items())}</dl>"
-        for name, group in groups.items()
-    )
-    return f"<details><summary>{escape(entry.title)} <code>{result.settings.digest}</code></summary>{tables}</details>"
-
-
-def _term(key: str, value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-    return f"<div><dt>{escape(key)}</dt><dd>{escape(text)}</dd></div>"
+    terms = {
+        name: {key: value if isinstance(value, str) else json.dumps(value, sort_keys=True) for key, value in of.items()}
+        for name, of in groups.items()
+    }
+    return {"title": entry.title, "digest": result.settings.digest, "groups": terms}

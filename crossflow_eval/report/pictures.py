@@ -1,7 +1,8 @@
-"""Pictures for a page: outputs and what they stand beside, as the bytes of small PNG files."""
+"""Pictures for a page: outputs and what they stand beside, as the bytes of small PNG or WebP files."""
 
 from __future__ import annotations
 
+import base64
 import io
 from pathlib import Path
 
@@ -15,10 +16,34 @@ from crossflow_eval.types import Output
 
 THUMBNAIL = 192
 """The longest side of a picture in a page, in pixels; smaller outputs are shown as they are."""
+SMALLER = ((128, 75), (96, 70), (64, 60), (48, 40))
+"""What a picture that is larger than its share of a page becomes: the longest side, and WebP's quality."""
+
+
+class Pictures:
+    """The pictures of a page, each once; all of them together take ``room`` bytes where ``count`` are expected."""
+
+    def __init__(self, room: int, count: int) -> None:
+        self._share = room // max(count, 1)
+        self._places: dict[bytes, int] = {}
+        self.addresses: list[str] = []
+
+    def add(self, content: bytes) -> int:
+        """The place of a picture among the ``addresses``, data URLs."""
+        if content not in self._places:
+            self._places[content] = len(self.addresses)
+            self.addresses.append(address(_within(content, self._share)))
+        return self._places[content]
+
+
+def address(content: bytes) -> str:
+    """The data URL of a PNG or WebP file."""
+    kind = "png" if content.startswith(b"\x89PNG") else "webp"
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def thumbnail(path: Path, *, metres: bool = False) -> bytes | None:
-    """The PNG bytes of an output, at most THUMBNAIL pixels a side; None where it is no picture.
+    """The bytes of a picture of an output, at most THUMBNAIL pixels a side; None where it is no picture.
 
     A kind whose colours stand for metres is one where outputs are in ``metres``. Raises CrossFlowError for a file that
     cannot be read.
@@ -32,23 +57,43 @@ def thumbnail(path: Path, *, metres: bool = False) -> bytes | None:
         shown = kind.picture(output, THUMBNAIL)
     except (OSError, ValueError, EOFError, UnreadableImage) as error:
         raise CrossFlowError(f"{path} cannot be read as a picture; generate it again: {error}") from error
-    return content if path.suffix == ".png" and shown is output else _png(shown)
+    return content if path.suffix == ".png" and shown is output else _encoded(shown)
 
 
 def picture(output: Output) -> bytes | None:
-    """The PNG bytes of an output, of whichever kind it is, or of a source or target; depth is in metres."""
+    """The bytes of a picture of an output, of whichever kind it is, or of a source or target; depth is in metres."""
     for kind in KINDS.values():
         if kind.picture is not None and kind.check(output):
-            return _png(kind.picture(output, THUMBNAIL))
+            return _encoded(kind.picture(output, THUMBNAIL))
     return None
 
 
 def scale(metres: tuple[float, float], width: int = 128) -> bytes:
     """The PNG bytes of the colours of depth, from near to far."""
-    return _png(depth_colors(np.geomspace(*metres, width)[None]))
+    return _encoded(depth_colors(np.geomspace(*metres, width)[None]))
 
 
-def _png(image: np.ndarray) -> bytes:
+def _encoded(image: np.ndarray) -> bytes:
+    """Small pictures, whose every pixel is looked at, without loss; large ones with little."""
     stream = io.BytesIO()
-    Image.fromarray(image).save(stream, format="PNG", optimize=True)
+    if max(image.shape) < THUMBNAIL:
+        Image.fromarray(image).save(stream, format="PNG", optimize=True)
+    else:
+        Image.fromarray(image).save(stream, format="WEBP", quality=85, method=2)
     return stream.getvalue()
+
+
+def _within(content: bytes, share: int) -> bytes:
+    """The picture in at most ``share`` bytes, or as small as they become."""
+    if len(content) <= share:
+        return content
+    with Image.open(io.BytesIO(content)) as opened:
+        image = opened.convert("RGB")
+    for side, quality in SMALLER:
+        stream = io.BytesIO()
+        image.thumbnail((side, side))
+        image.save(stream, format="WEBP", quality=quality, method=2)
+        content = min(content, stream.getvalue(), key=len)
+        if len(content) <= share:
+            break
+    return content

@@ -117,15 +117,28 @@ def plain(text: str) -> str:
 
 
 def inline(svg: str, description: str) -> str:
-    """The <svg> element alone, named for screen readers, in the page's colors and without a size of its own."""
+    """The <svg> element alone, named for screen readers, in the page's colors and without a size of its own.
+
+    Styles become attributes, for the page's security policy allows no others than its own.
+    """
     svg = svg[svg.index("<svg") :]
     for color, variable in _VARIABLES.items():
         svg = svg.replace(color, f"var({variable})")
     head, body = svg.split(">", 1)
     box = re.search(r'viewBox="[^"]*"', head)
     label = html.escape(description)
-    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    body = re.sub(r"<(metadata|style)\b.*?</\1>", "", body, flags=re.DOTALL)
+    body = re.sub(r'style="([^"]*)"', lambda found: _attributes(found.group(1)), body)
     return f'<svg {box.group() if box else ""} role="img" aria-label="{label}">{body}'
+
+
+def _attributes(style: str) -> str:
+    """Declarations of CSS as attributes of SVG; of a font only the size, for its family is the page's."""
+    pairs = (part.split(":", 1) for part in style.split(";") if part.strip())
+    found = {name.strip(): value.strip() for name, value in pairs}
+    if size := re.search(r"[\d.]+px", found.pop("font", "")):
+        found["font-size"] = size.group()
+    return " ".join(f'{name}="{value}"' for name, value in found.items())
 
 
 def standalone(svg: str) -> bytes:
@@ -139,7 +152,7 @@ def standalone(svg: str) -> bytes:
 
 def quiet(axes: Axes) -> None:
     """Axes without a frame: a grid behind what is drawn, and numbers."""
-    axes.tick_params(colors=INK, length=0)
+    axes.tick_params(which="both", colors=INK, length=0)
     axes.grid(True, color=RULE, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[:].set_visible(False)

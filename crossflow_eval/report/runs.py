@@ -49,5 +49,5 @@ def _entry(folder: Path, role: Role = "model") -> Entry:
 
 def write_page(folder: Path) -> Path:
     """Write the HTML report of the run in ``folder`` beside its result, and return its path."""
-    write_whole(folder / "report.html", render(entries([folder]), "html").encode(), writer=os.getpid())
+    write_whole(folder / "report.html", render(entries([folder]), "html", beside=folder).encode(), writer=os.getpid())
     return folder / "report.html"

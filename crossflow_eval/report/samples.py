@@ -1,85 +1,96 @@
-"""The outputs of one run as cards: pictures, prompt, verdict and reason; failures first."""
+"""The outputs of a run as plain data, which the page's script shows: pictures, prompt, verdict, reason, scores."""
 
 from __future__ import annotations
 
-import base64
+import os
 from collections.abc import Mapping, Sequence
-from html import escape
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from crossflow_eval.outputs import KINDS
+from crossflow_eval.records import OUTPUTS
 from crossflow_eval.report.entry import Entry
-from crossflow_eval.report.pictures import scale
+from crossflow_eval.report.pictures import Pictures, address, scale
 from crossflow_eval.types import Row
 
-CARDS = 1000
-PICTURES = 12_000_000
-"""How many cards a run may have in a page, and how many bytes their pictures may take."""
-OPEN = 6
-"""How many scores a card shows; the others are folded."""
+CARDS = 10_000
+PICTURES = 14_000_000
+"""How many outputs a page may show, and how many bytes their pictures may take."""
 ADDRESS = ("id", "index", "output", "prompt", "task", "correct", "reason", "detections")
+Choices = list[tuple[str, str]]
 
 
-def samples(entry: Entry, number: int, named: Sequence[str]) -> str:
-    """The section of one run's outputs with its filters; empty where the run has no rows.
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """The outputs of one run: ``data`` for the script, and by what they can be chosen and sorted (value, label)."""
 
-    Of the rows' scores those are shown that are ``named``, in that order, or all where none is.
+    data: Mapping[str, Any]
+    tasks: Choices
+    judged: bool
+    orders: Choices
+    shown: int
+    of: int
+    metres: tuple[float, float, str] | None
+
+
+def samples(entries: Sequence[Entry], named: Sequence[str], beside: Path | None) -> tuple[list[Samples], list[str]]:
+    """The outputs of each of the ``entries``, the first of its suite where they are many, and all their pictures.
+
+    Of a run's scores those come first that are ``named``, in that order. Originals are linked from a page in the folder
+    ``beside``.
     """
-    if not entry.rows:
-        return ""
-    scores = _scores(entry.rows)
-    scores = [name for name in named if name in scores] or scores
-    cards = _cards(entry, scores)
-    wide = " wide" if any("class=between" in card for card in cards) else ""
-    name, order = escape(entry.title), _orders(entry, scores)[0][1]
-    cut = f"{len(cards):,} of {len(entry.rows):,} outputs are shown." if len(cards) < len(entry.rows) else ""
-    return "\n".join(
-        (
-            f'<section class="samples" aria-labelledby="samples-{number}">',
-            f'<h2 id="samples-{number}">Outputs of {name}</h2>',
-            f"<p class=note>{cut}</p>" if cut else "",
-            _scale(entry),
-            _controls(entry, scores, number),
-            f'<p class="count" role="status">{len(cards):,} output{"" if len(cards) == 1 else "s"}, {order}</p>',
-            f'<div class="cards{wide}">{"".join(cards)}</div>',
-            "</section>",
-        )
+    most = CARDS // max(len(entries), 1)
+    counts = [min(len(entry.rows), most) for entry in entries]
+    parts = [len(_pictures(entry, entry.rows[0])) if entry.rows else 0 for entry in entries]
+    kept = Pictures(PICTURES, sum(count * part for count, part in zip(counts, parts, strict=True)))
+    found = [_samples(entry, count, named, beside, kept) for entry, count in zip(entries, counts, strict=True)]
+    return found, kept.addresses
+
+
+def _samples(entry: Entry, count: int, named: Sequence[str], beside: Path | None, kept: Pictures) -> Samples:
+    scores = _scores(entry.rows) if entry.rows else []
+    scores = sorted(scores, key=lambda name: named.index(name) if name in named else len(named))
+    better = entry.result.higher_is_better
+    tasks = list(dict.fromkeys(str(row["task"]) for row in entry.rows if row.get("task")))
+    judged = any(isinstance(row.get("correct"), bool) for row in entry.rows)
+    orders = [("failures", "failures first")] if judged else []
+    orders.append(("order", "the suite's order"))
+    for place, name in enumerate(scores):
+        end = "highest" if better.get(name) is False else "lowest"
+        orders.append((f"score-{place}", f"{end} {words(name)}"))
+    link = None
+    if beside is not None and entry.folder is not None:
+        link = quote(Path(os.path.relpath(entry.folder / OUTPUTS, beside)).as_posix())
+    data = {
+        "title": entry.title,
+        "scores": [words(name) for name in scores],
+        "falling": [better.get(name) is False for name in scores],
+        "outputs": [_output(entry, row, scores, link, kept) for row in entry.rows[:count]],
+    }
+    return Samples(
+        data=data,
+        tasks=[(task, words(task)) for task in tasks],
+        judged=judged,
+        orders=orders,
+        shown=count,
+        of=len(entry.rows),
+        metres=_metres(entry),
     )
 
 
-def _scale(entry: Entry) -> str:
-    """What the colours of depth mean, where outputs are depth maps that are shown."""
-    kind = KINDS.get(str(entry.rows[0].get("output")).rpartition(".")[2])
+def words(name: object) -> str:
+    """The name of a score, a task or a thing as it is read."""
+    return " ".join(str(name).replace("_", " ").split())
+
+
+def _metres(entry: Entry) -> tuple[float, float, str] | None:
+    """What the colours of depth mean, where outputs are maps of it that are shown: both ends, the picture between."""
+    kind = KINDS.get(str(entry.rows[0].get("output")).rpartition(".")[2]) if entry.rows else None
     if kind is None or kind.metres is None or not entry.picture(entry.rows[0]):
-        return ""
-    bar = f'<img alt="light to dark" src="{_address(scale(kind.metres))}">'
-    return f"<p class=scale>{kind.metres[0]:g} m {bar} {kind.metres[1]:g} m and beyond</p>"
-
-
-def _cards(entry: Entry, scores: Sequence[str]) -> list[str]:
-    """Cards, wrong ones first, until the page's share of bytes is spent."""
-    rank = {False: 0, None: 1, True: 2}
-    order = sorted(range(len(entry.rows)), key=lambda i: (rank[_verdict(entry.rows[i])], i))
-    better = entry.result.higher_is_better
-    falling = {name for name in scores if better.get(name) is False}
-    cards: list[str] = []
-    spent = 0
-    for place in order[:CARDS]:
-        row = entry.rows[place]
-        beside, output = entry.beside(row), entry.picture(row)
-        shown = {"source": beside.get("source"), "output": output, "target": beside.get("target")}
-        pictures = {name: picture for name, picture in shown.items() if picture is not None}
-        spent += sum(map(len, pictures.values()))
-        if spent > PICTURES:
-            break
-        worst = {f"score-{i}": -row[name] if name in falling else row[name] for i, name in enumerate(scores)}
-        cards.append(_card(row, pictures, {"order": place, **worst}, scores))
-    return cards
-
-
-def _verdict(row: Row) -> bool | None:
-    correct = row.get("correct")
-    return correct if isinstance(correct, bool) else None
+        return None
+    return (*kind.metres, address(scale(kind.metres)))
 
 
 def _scores(rows: Sequence[Row]) -> list[str]:
@@ -92,112 +103,32 @@ def _scores(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _card(row: Row, pictures: Mapping[str, bytes], order: Mapping[str, int | float], scores: Sequence[str]) -> str:
-    """One output; the cards are sorted by ``order``, the smallest first."""
-    correct = _verdict(row)
-    verdict = {True: "right", False: "wrong", None: "none"}[correct]
-    prompt = str(row.get("prompt", row.get("id", "")))
-    data = {"verdict": verdict, "task": row.get("task", ""), **order}
-    attributes = " ".join(f'data-{key}="{escape(str(value))}"' for key, value in data.items())
-    badge = {True: "✓ right", False: "✗ wrong"}.get(correct, "") if correct is not None else ""
-    parts = [
-        _pictures(pictures, row, prompt),
-        f"<figcaption><p class=prompt>{escape(str(row.get('caption', prompt)))}</p>",
-        f"<p class=verdict><span class={verdict}>{badge}</span> {_words(row.get('task', ''))}</p>" if badge else "",
-        f"<p class=reason>{escape(str(row['reason']))}</p>" if row.get("reason") else "",
-        _scored(row, scores),
-        _detections(row.get("detections")),
-        "</figcaption>",
-    ]
-    return f"<figure {attributes}>{''.join(parts)}</figure>"
+def _pictures(entry: Entry, row: Row) -> dict[str, bytes]:
+    shown = {"output": entry.picture(row), **entry.beside(row)}
+    return {name: shown[name] for name in ("source", "output", "target") if shown.get(name) is not None}  # pyright: ignore[reportReturnType]
 
 
-def _scored(row: Row, scores: Sequence[str]) -> str:
-    lines = [f"<p class=score>{_words(name)} {float(row[name]):.3f}</p>" for name in scores]
-    first, rest = (f"<div class=scores>{''.join(part)}</div>" for part in (lines[:OPEN], lines[OPEN:]))
-    folded = f"<details><summary>{len(lines) - OPEN} more</summary>{rest}</details>" if len(lines) > OPEN else ""
-    return first + folded
-
-
-def _pictures(pictures: Mapping[str, bytes], row: Row, prompt: str) -> str:
-    """The pictures of a card: one alone, or several side by side with their names."""
-    shown = {
-        name: f'<img alt="{escape(f"{name.capitalize()} for: {prompt}")}" decoding=async src="{_address(picture)}">'
-        for name, picture in pictures.items()
+def _output(entry: Entry, row: Row, scores: Sequence[str], link: str | None, kept: Pictures) -> dict[str, Any]:
+    """What is known of one output; what there is nothing of is left out."""
+    correct, found = row.get("correct"), row.get("detections")
+    known: dict[str, Any] = {
+        "id": str(row["id"]) if "id" in row else "",
+        "index": row.get("index", 0),
+        "prompt": str(row.get("prompt", row.get("id", ""))),
+        "text": str(row["caption"]) if "caption" in row else None,
+        "targets": list(entry.texts.get(str(row.get("id")), ())),
+        "task": words(row["task"]) if row.get("task") else None,
+        "reason": str(row["reason"]) if row.get("reason") else None,
+        "scores": [float(f"{row[name]:.6g}") for name in scores],
+        "pictures": {name: kept.add(content) for name, content in _pictures(entry, row).items()},
+        "seen": [_name(each) for each in found] if isinstance(found, list) else None,
+        "size": row.get("size"),
+        "boxes": [each["box"] for each in found] if isinstance(found, list) and row.get("size") else None,
+        "link": f"{link}/{quote(row['output'])}" if link is not None and "output" in row else None,
     }
-    if len(shown) > 1:
-        parts = (f"<div>{image}<p>{name}</p></div>" for name, image in shown.items())
-        return f"<div class=between>{''.join(parts)}</div>"
-    return "".join(f"<div class=picture>{image}{_boxes(row)}</div>" for image in shown.values())
-
-
-def _address(picture: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(picture).decode()}"
-
-
-def _boxes(row: Row) -> str:
-    """The boxes of a row's detections over its picture, where the row says the size [w h] they are measured in."""
-    if not row.get("size"):
-        return ""
-    width, height = row["size"]
-    letters = max(width, height) / 14
-    return (
-        f'<svg class="boxes" viewBox="0 0 {width} {height}" font-size="{letters:.4g}" aria-hidden="true">'
-        f"{''.join(map(_mark, row['detections']))}</svg>"
-    )
-
-
-def _mark(found: Mapping[str, Any]) -> str:
-    left, top, right, bottom = found["box"]
-    return (
-        f'<rect x="{left}" y="{top}" width="{right - left}" height="{bottom - top}"/>'
-        f'<text x="{left}" y="{top}" dx=".2em" dy="1em">{_name(found)}</text>'
-    )
-
-
-def _detections(found: object) -> str:
-    if not isinstance(found, list):
-        return ""
-    return f"<p class=found>seen: {', '.join(map(_name, found)) or 'nothing'}</p>"
+    known = {name: value for name, value in known.items() if value is not None and value != []}
+    return known | ({"correct": correct} if isinstance(correct, bool) else {})
 
 
 def _name(found: Mapping[str, Any]) -> str:
-    return _words(" ".join(str(found.get(key) or "") for key in ("color", "label")))
-
-
-def _words(name: object) -> str:
-    return escape(" ".join(str(name).replace("_", " ").split()))
-
-
-def _controls(entry: Entry, scores: Sequence[str], number: int) -> str:
-    """Task, verdict, order and search; shown by the script, for they do nothing without it."""
-    rows = entry.rows
-    tasks = list(dict.fromkeys(str(row["task"]) for row in rows if row.get("task")))
-    fields = []
-    if tasks:
-        choices = [("", "all tasks"), *((task, task.replace("_", " ")) for task in tasks)]
-        fields.append(_select("task", "Task", choices, number))
-    if any(_verdict(row) is not None for row in rows):
-        verdicts = [("", "all outputs"), ("wrong", "only failures"), ("right", "only right ones")]
-        fields.append(_select("verdict", "Verdict", verdicts, number))
-    fields.append(_select("sort", "Order", _orders(entry, scores), number))
-    fields.append(
-        f'<label for="search-{number}">Prompt or reason <input id="search-{number}" name=search type=search></label>'
-    )
-    return f"<form class=controls hidden>{''.join(fields)}</form>"
-
-
-def _orders(entry: Entry, scores: Sequence[str]) -> list[tuple[str, str]]:
-    """By what cards can be sorted, as (value, label); the first is how they stand."""
-    judged = any(_verdict(row) is not None for row in entry.rows)
-    orders = [("failures", "failures first")] if judged else []
-    orders.append(("order", "the suite's order"))
-    for i, name in enumerate(scores):
-        end = "highest" if entry.result.higher_is_better.get(name) is False else "lowest"
-        orders.append((f"score-{i}", f"{end} {name.replace('_', ' ')}"))
-    return orders
-
-
-def _select(name: str, label: str, choices: Sequence[tuple[str, str]], number: int) -> str:
-    options = "".join(f'<option value="{escape(value)}">{escape(text)}</option>' for value, text in choices)
-    return f'<label for="{name}-{number}">{label} <select id="{name}-{number}" name={name}>{options}</select></label>'
+    return words(" ".join(str(found.get(key) or "") for key in ("color", "label")))

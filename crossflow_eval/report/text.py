@@ -12,6 +12,10 @@ from crossflow_eval.report.grid import Cell, Grid
 
 DASH = "—"
 INTERVALS = "Brackets hold 95 % intervals, where one is defined; a dash is a run not made."
+WIDEST = 100
+"""How many characters a line of a Markdown table has at most."""
+COLUMN = 234
+"""How wide a column of a paper of two is, in points."""
 CSV_HEADER = (
     *("table", "row", "role", "column", "value", "mean", "ci_low", "ci_high", "n", "published"),
     *("suite", "model", "digest"),
@@ -33,33 +37,94 @@ _LATEX = {
 
 def cell_text(cell: Cell) -> str:
     """A cell as it is printed: the value with its interval, the published number, or a dash."""
+    return " ".join(filter(None, (value_text(cell), interval_text(cell))))
+
+
+def value_text(cell: Cell) -> str:
+    """The value alone, the published number, or a dash."""
+    number = cell.published if cell.value is None else cell.value.mean
+    return DASH if number is None else f"{number:.{cell.column.decimals}f}"
+
+
+def interval_text(cell: Cell) -> str:
+    """The interval in brackets; nothing where there is none."""
+    if cell.value is None or cell.value.ci_low is None or cell.value.ci_high is None:
+        return ""
     digits = cell.column.decimals
-    if cell.published is not None:
-        return f"{cell.published:.{digits}f}"
-    if cell.value is None:
-        return DASH
-    text = f"{cell.value.mean:.{digits}f}"
-    if cell.value.ci_low is None or cell.value.ci_high is None:
-        return text
-    return f"{text} [{cell.value.ci_low:.{digits}f}, {cell.value.ci_high:.{digits}f}]"
+    return f"[{cell.value.ci_low:.{digits}f}, {cell.value.ci_high:.{digits}f}]"
 
 
-def layout(grid: Grid, cell: Callable[[Cell], str] = cell_text, escape: Callable[[str], str] = str) -> list[list[str]]:
-    """The grid as text, heading row first, turned where the table asks for it; a run's n stands after its values.
+def layout(
+    grid: Grid, cell: Callable[[Cell], str] = cell_text, escape: Callable[[str], str] = str, *, sizes: bool = True
+) -> list[list[str]]:
+    """The grid as text, heading row first, turned where its models stand in columns; with ``sizes`` every row's n.
 
     ``cell`` writes a value, ``escape`` everything else.
     """
-    rows = [["", *map(escape, grid.headings), "n"]]
+    rows = [["", *map(escape, grid.headings), *(["n"] if sizes else [])]]
     for line in grid.lines:
-        sizes = sorted({entry.result.n for entry in line.entries})
-        rows.append([escape(line.label), *map(cell, line.cells), "/".join(map(str, sizes)) or escape(DASH)])
-    return [list(row) for row in zip(*rows, strict=True)] if grid.table.transpose else rows
+        n = "/".join(map(str, sorted({entry.result.n for entry in line.entries}))) or escape(DASH)
+        rows.append([escape(line.label), *map(cell, line.cells), *([n] if sizes else [])])
+    return [list(row) for row in zip(*rows, strict=True)] if grid.turned else rows
+
+
+Rows = list[list[str]]
+Width = Callable[[Sequence[str]], float]
+"""How wide a column of cells is."""
+
+
+def fitting(
+    grid: Grid, room: int, width: Width, escape: Callable[[str], str], cell: Callable[[Cell], str]
+) -> list[Rows]:
+    """The grid as one table of ``cell``, where that is no wider than ``room``; else as values, and intervals below.
+
+    What is too wide even so goes on in a further table of the same first column.
+    """
+    whole = layout(grid, cell, escape)
+    if sum(map(width, zip(*whole, strict=True))) <= room:
+        return [whole]
+    values = layout(grid, lambda each: escape(value_text(each)), escape)
+    intervals = _without_empty(
+        layout(grid, lambda each: escape(interval_text(each)), escape, sizes=False), escape(DASH)
+    )
+    intervals[0][0] = escape("95 % intervals")
+    return [part for rows in (values, intervals) for part in _parts(rows, room, width)]
+
+
+def _without_empty(rows: Rows, dash: str) -> Rows:
+    """The rows and columns with anything in them, beside their headings; a ``dash`` where there is nothing."""
+    for _ in range(2):
+        head, *body = rows
+        kept = [head, *(row for row in body if any(row[1:]))]
+        rows = [list(row) for row in zip(*kept, strict=True)]
+    return [[cell or (dash if y and x else "") for x, cell in enumerate(row)] for y, row in enumerate(rows)]
+
+
+def _parts(rows: Rows, room: int, width: Width) -> list[Rows]:
+    first, *columns = (list(column) for column in zip(*rows, strict=True))
+    parts: list[Rows] = []
+    left: float = 0
+    for column in columns:
+        if not parts or width(column) > left:
+            parts.append([first])
+            left = room - width(first)
+        parts[-1].append(column)
+        left -= width(column)
+    return [[list(row) for row in zip(*part, strict=True)] for part in parts]
 
 
 def markdown(grid: Grid) -> str:
-    """A pipe table under its title, footnotes below."""
+    """Pipe tables of at most WIDEST characters under a title, footnotes below.
+
+    Where intervals do not fit beside their values, they are a second table.
+    """
+    tables = fitting(grid, WIDEST - 1, _pipe_width, _escape_markdown, lambda each: _escape_markdown(cell_text(each)))
     notes = "".join(f"\n{_escape_markdown(note)}\n" for note in (*grid.footnotes, INTERVALS))
-    return f"**{_escape_markdown(grid.table.title)}**\n\n" + pipes(layout(grid, escape=_escape_markdown)) + notes
+    return f"**{_escape_markdown(grid.table.title)}**\n\n" + "\n".join(map(pipes, tables)) + notes
+
+
+def _pipe_width(column: Sequence[str]) -> float:
+    return 3.0 + max(3, *map(len, column))
 
 
 def pipes(rows: Sequence[Sequence[str]]) -> str:
@@ -80,30 +145,45 @@ def _escape_markdown(text: str) -> str:
 
 
 def latex(grid: Grid) -> str:
-    """A ``table`` environment with booktabs rules, title as its caption, footnotes under it."""
-    head, *body = layout(grid, lambda cell: _escape_latex(cell_text(cell)), _escape_latex)
+    """A ``table`` environment with booktabs rules, title as its caption, footnotes under it.
+
+    It fits a column of two: intervals are subscripts, or where these do not fit, a tabular of their own.
+    """
     notes = " ".join(_escape_latex(note) for note in (*grid.footnotes, INTERVALS))
+    tabulars = map(_tabular, fitting(grid, COLUMN, _latex_width, _escape_latex, _latex_cell))
     return "\n".join(
         [
             r"\begin{table}",
-            r"  \centering",
+            r"  \centering\footnotesize\setlength{\tabcolsep}{3pt}",
             f"  \\caption{{{_escape_latex(grid.table.title)}}}",
-            f"  \\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
-            r"    \toprule",
-            _tabular(head),
-            r"    \midrule",
-            *map(_tabular, body),
-            r"    \bottomrule",
-            r"  \end{tabular}",
-            f"  \\par\\smallskip\\footnotesize {notes}",
+            "\n  \\par\\medskip\n".join(tabulars),
+            f"  \\par\\smallskip\\scriptsize {notes}",
             r"\end{table}",
             "",
         ]
     )
 
 
-def _tabular(row: Sequence[str]) -> str:
-    return "    " + " & ".join(row) + r" \\"
+def _tabular(rows: Sequence[Sequence[str]]) -> str:
+    head, *body = (f"    {' & '.join(row)} \\\\" for row in rows)
+    begin = f"  \\begin{{tabular}}{{l{'r' * (len(rows[0]) - 1)}}}"
+    return "\n".join([begin, r"    \toprule", head, r"    \midrule", *body, r"    \bottomrule", r"  \end{tabular}"])
+
+
+def _latex_cell(cell: Cell) -> str:
+    interval = interval_text(cell)
+    return _escape_latex(value_text(cell)) + (f"$_{{{interval}}}$" if interval else "")
+
+
+def _latex_width(column: Sequence[str]) -> float:
+    """About how many points a column takes at 8 pt: digits of Computer Modern are 4.25 wide, of a subscript 3.6."""
+
+    def width(text: str) -> float:
+        text = re.sub(r"\$\\[a-z]+\$|\\text[a-z]+\{\}|\\(?=[&%$#_{}])", "", text)
+        value, _, interval = text.partition("$_{")
+        return 4.25 * len(value) + 3.6 * len(interval.removesuffix("}$"))
+
+    return 6 + max(map(width, column))
 
 
 def _escape_latex(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from crossflow.errors import CrossFlowError
@@ -25,17 +26,21 @@ class Finding:
     detail: str
 
 
-def examine() -> Iterator[Finding]:
-    """Look at the machine, at every evaluator's weights, and whether the metrics of every suite can be built.
+def examine(data: Path | None = None) -> Iterator[Finding]:
+    """Look at the machine, at every evaluator's weights, and whether every suite can run on the ``data`` root.
 
-    Whole files are read, to compare their sha256. What data a suite asks for is not looked at: it is given at the call.
+    A suite is ready where its metrics can be built and its examples be read. Whole files are read, to compare their
+    sha256.
     """
     yield from _machine()
     for weights in PUBLISHED:
         yield weights_finding(weights)
     for name in suite_names():
         try:
-            metrics = make_metrics(load_suite(name))
+            suite = load_suite(name, data)
+            metrics = make_metrics(suite)
+            if suite.fitted is None or suite.root == "captions":
+                suite.examples(data)
         except CrossFlowError as error:
             yield Finding(kind="suite", name=name, ready=False, detail=str(error))
         else:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from crossflow.errors import CrossFlowError, unknown
+from crossflow.errors import CrossFlowError, Stopped, unknown
 from crossflow.files.devices import own_device
 from crossflow.files.seeds import check_seed
 from crossflow_eval import models, records
@@ -22,6 +23,7 @@ from crossflow_eval.types import Lookup, Model, Result, Suite
 __all__ = ["Request", "build_model", "evaluate", "score_again"]
 
 RUNS = Path("runs")
+_logger = logging.getLogger(__name__)
 
 
 def evaluate(request: Request, track: run.Track = run.untracked) -> tuple[Result | None, Path]:
@@ -29,6 +31,7 @@ def evaluate(request: Request, track: run.Track = run.untracked) -> tuple[Result
 
     Raises:
         CrossFlowError: options that do not fit together, and all that ``run.run`` raises.
+        Stopped: Ctrl-C, with what is kept.
     """
     run.rank_and_world()  # first, so that a launch that cannot be costs no work
     check_seed(request.seed)
@@ -51,10 +54,22 @@ def evaluate(request: Request, track: run.Track = run.untracked) -> tuple[Result
     called = settings.model.encode()[: records.LONGEST].decode(errors="ignore")
     own = f"-{examples.sha256[:8]}" if suite.root == "references" or request.ids is not None else ""
     folder = request.out or RUNS / suite.name / f"{called}-{settings.digest}{own}"
-    result = run.run(suite, model, settings, examples, folder, fresh=request.fresh, track=track)
-    for role, reference in suite.references.items():
-        of_reference = run.make_settings(suite, reference, limit=request.limit)
-        run.run(suite, reference, of_reference, examples, folder / REFERENCES / role)
+    outputs = len(examples) * suite.outputs_per_example
+    beside = f", between its references ({', '.join(suite.references)})" if suite.references else ""
+    _logger.info(
+        "%s: %s of %s on the suite %s%s, by %s",
+        folder, f"{outputs:,} outputs", settings.model, suite.name, beside, ", ".join(suite.metrics),
+    )  # fmt: skip
+    try:
+        result = run.run(suite, model, settings, examples, folder, fresh=request.fresh, track=track)
+        for role, reference in suite.references.items():
+            of_reference = run.make_settings(suite, reference, limit=request.limit)
+            named = run.tracked_as(role, track)
+            run.run(suite, reference, of_reference, examples, folder / REFERENCES / role, track=named)
+    except KeyboardInterrupt as error:
+        there = folder / records.OUTPUTS
+        made = sum(1 for _ in there.iterdir()) if there.is_dir() else 0
+        raise Stopped(f"{made:,} of {outputs:,} outputs are kept in {there}.") from error
     return result, folder
 
 

@@ -11,10 +11,10 @@ import hashlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from crossflow.errors import CrossFlowError, first_few
 from crossflow.files.processes import rank_and_world
@@ -41,8 +41,15 @@ from crossflow_eval.types import (
 
 _logger = logging.getLogger(__name__)
 
-Track = Callable[[Sequence[Sequence[Job]], str], Iterable[Sequence[Job]]]
-"""Passes batches of jobs through, showing progress under a stage's name; see ``untracked``."""
+
+@runtime_checkable
+class Track(Protocol):
+    """Passes batches of jobs through, showing progress under a stage's name; see ``untracked``."""
+
+    def __call__(self, batches: Sequence[Sequence[Job]], stage: str, there: int = 0) -> Iterable[Sequence[Job]]:
+        """Jobs that are done already are counted as ``there``."""
+        ...
+
 
 GENERATE_BATCH, SCORE_BATCH = 64, 64
 """Outputs asked of the model, and read back for the metrics, at a time; neither changes a number."""
@@ -51,9 +58,14 @@ PATIENCE = 1800.0
 """Seconds rank 0 waits for another rank's next output before it gives up."""
 
 
-def untracked(batches: Sequence[Sequence[Job]], stage: str) -> Iterable[Sequence[Job]]:
+def untracked(batches: Sequence[Sequence[Job]], stage: str, there: int = 0) -> Iterable[Sequence[Job]]:
     """The ``Track`` that shows nothing."""
     return batches
+
+
+def tracked_as(name: str, track: Track) -> Track:
+    """``track`` with the ``name`` of what is run before each stage."""
+    return lambda batches, stage, there=0: track(batches, f"{name}, {stage}", there)
 
 
 def output_seed(seed: int, example_id: str, index: int) -> int:
@@ -205,7 +217,7 @@ def generate(
         _logger.warning(
             "reused %d outputs of an identity that says nothing of its code; --fresh makes them anew", reused
         )
-    for batch in track(_batches(todo, GENERATE_BATCH), "generate"):
+    for batch in track(_batches(todo, GENERATE_BATCH), "generate", len(jobs[rank::world]) - len(todo)):
         outputs = _ask(model, batch)
         for output in outputs:
             check_kind(model.name, output, suite.output)

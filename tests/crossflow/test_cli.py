@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -251,6 +252,30 @@ def test_ctrl_c_ends_with_a_sentence(place, monkeypatch):
     assert done.exit_code == 130
     assert done.stderr.splitlines()[-1].startswith("Stopped.")
     assert "Traceback" not in done.output
+
+
+def test_ctrl_c_saves_the_training_and_says_the_command_that_goes_on(place, monkeypatch):
+    """The training that goes on ends with the bits of one that nothing disturbed."""
+    advance = Run.advance
+
+    def interrupted(run: Run, ahead: object) -> object:
+        if run.step == 2:
+            signal.raise_signal(signal.SIGINT)
+        return advance(run, ahead)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "advance", interrupted)
+        patch.setattr(sys, "argv", ["/bin/crossflow", "train", "its options"])
+        done = invoke(*TRAIN, "--out", "run", "--steps", 5)
+    assert done.exit_code == 130
+    kept, command = done.stderr.splitlines()[-1].split(" Go on by: ")
+    assert kept == "Stopped. The training is kept as it was after step 3, in run."
+    assert command == "crossflow train 'its options' --resume"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert "resuming after step 3 of 5" in succeeded(*TRAIN, "--out", "run", "--steps", 5, "--resume").stderr
+    succeeded(*TRAIN, "--out", "undisturbed", "--steps", 5)
+    models = [Path(folder, "model.safetensors").read_bytes() for folder in ("run", "undisturbed")]
+    assert models[0] == models[1]
 
 
 def test_the_recipes_are_listed():

@@ -45,7 +45,8 @@ def refused(*arguments: object) -> str:
     done = invoke(*arguments)
     assert done.exit_code == 2, done.output + repr(done.exception)
     assert done.stdout == ""
-    [line] = done.stderr.splitlines()
+    *said, line = done.stderr.splitlines()
+    assert all(" outputs of " in each for each in said), "only what is about to be measured"
     assert line.startswith("Error: ")
     assert line.endswith(".")
     return line
@@ -105,10 +106,29 @@ def test_score_report_and_compare_read_what_is_there(place):
         done = invoke("report", "one", "--format", format)
         assert done.exit_code == 0, done.stderr
         assert "harpness" in done.stdout
+    (place / "empty").mkdir()
+    done = invoke("report", *("one", "empty", "captions.csv"), "--format", "html", "--out", "page.html")
+    assert (done.exit_code, done.stdout) == (0, "page.html\n")
+    assert done.stderr == "empty is no run, and is left out.\ncaptions.csv is no run, and is left out.\n"
+    assert "one/outputs/i3-0.png" in (place / "page.html").read_text(), "originals are linked from where the page lies"
+    assert "holds no result.json" in refused("report", "empty")
     found = json.loads(invoke("compare", "one", "two", "--json").stdout)
     assert found["sharpness"]["difference"] == 0
     assert found["sharpness"]["n"] == 6
     assert "sharpness" in invoke("compare", "one", "two").stdout
+
+
+def test_ctrl_c_says_what_is_kept_and_the_command_that_goes_on(place, monkeypatch):
+    def score(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("crossflow_eval.runs.run.score", score)
+    monkeypatch.setattr(sys, "argv", ["/bin/crossflow-eval", "t2i", "--out", "a run"])
+    done = invoke(*FOLDER, "--out", "a run")
+    assert done.exit_code == 130
+    said, stopped = done.stderr.splitlines()[0], done.stderr.splitlines()[-1]
+    assert said.startswith("a run: 6 outputs of folder on the suite folder, by ")
+    assert stopped == "Stopped. 6 of 6 outputs are kept in a run/outputs. Go on by: crossflow-eval t2i --out 'a run'"
 
 
 def test_list_names_everything(place):

@@ -72,11 +72,13 @@ def test_fetching_prints_the_path(place, monkeypatch):
 
 
 def test_the_doctor_names_what_each_suite_lacks(place, monkeypatch):
-    monkeypatch.setattr(doctor, "suite_names", lambda: ["folder", "geneval"])
+    monkeypatch.setattr(doctor, "suite_names", lambda: ["folder", "geneval", "scenes-sr"])
     done = called("doctor", "--json")
     assert done.exit_code == 0
     found = {each["name"]: each for each in json.loads(done.stdout)}
-    assert found["folder"]["ready"]
+    assert found["scenes-sr"]["ready"]
+    assert not found["folder"]["ready"], "its data are not here"
+    assert "--captions" in found["folder"]["detail"]
     assert not found["geneval"]["ready"]
     assert "mask2former" in found["geneval"]["detail"]
     assert found["python"]["ready"]

@@ -171,15 +171,21 @@ def test_the_command_knows_every_table_of_the_paper():
     assert re.search(r"\| CrossFlow @0\.95B, 300K +\| +— \| +10\.13 \|", shown)
 
 
+def row_of(label: str, text: str) -> list[str]:
+    """The cells of a row, through all parts of a Markdown table that is too wide for one."""
+    rows = [[cell.strip() for cell in line.strip("| \n").split("|")] for line in text.splitlines()]
+    return [cell for first, *cells in rows if first == label for cell in cells]
+
+
 def test_our_runs_stand_in_the_row_of_their_model_beside_the_published_values():
     coco = entry("uvit-crossflow", "t2i_256px_clip_dimr", {"fid/coco": 9.71, "clip_score/crossflow": 0.291})
     tasks = entry("geneval", "t2i_256px_clip_dimr", {"geneval": 0.541} | {f"geneval/{task}": 0.5 for task in TASKS})
     other = entry("uvit-crossflow", "stable-diffusion-v1-5", {"fid/coco": 12.5, "clip_score/crossflow": 0.3})
     text = render([coco, tasks, other], "md", table=load_table("table2"))
-    assert re.search(r"\| CrossFlow +\| +0\.95 \| +9\.71 \| +9\.63 \| +0\.291 \| +0\.541 \| +0\.55 \| +30000 \|", text)
-    assert re.search(r"\| LDMv1\.5 +\| +0\.90 \| +12\.50 \| +9\.62 \| +0\.300 \| +— \| +0\.43 \|", text)
+    assert row_of("CrossFlow", text)[:7] == ["0.95", "9.71", "9.63", "0.291", "0.541", "0.55", "30000"]
+    assert row_of("LDMv1.5", text)[:6] == ["0.90", "12.50", "9.62", "0.300", "—", "0.43"]
     assert table_of_suite("uvit-crossflow") == load_table("table2")
-    assert re.search(r"\| overall\W+↑ +\|.* 0\.541 \|", render([tasks], "md", table=load_table("table7")))
+    assert "0.541" in row_of("CrossFlow", render([tasks], "md", table=load_table("table7")))
 
 
 def test_table_7_has_a_column_for_every_score_of_geneval():
@@ -195,8 +201,8 @@ def test_captions_are_shown_in_the_papers_unit_beside_its_values():
     """Our scores are on 0 to 1, CIDEr-D on 0 to 10, the paper's are 100 times that; so is the interval."""
     text = render([entry("coco_karpathy_spice", "crossflow-caption", CAPTIONS)])
     assert load_table("table4") == table_of_suite("coco_karpathy") == table_of_suite("coco_karpathy_spice")
-    cells = (36.5, 36.4, 27.8, 27.8, 57.2, 57.1, 116.2, 116.2, 20.4, 20.4)
-    assert re.search(r"\| CrossFlow +\| " + r" \| ".join(rf" *{cell}" for cell in cells) + r" \| 30000 \|", text)
+    cells = ["36.5", "36.4", "27.8", "27.8", "57.2", "57.1", "116.2", "116.2", "20.4", "20.4", "30000"]
+    assert row_of("CrossFlow", text)[: len(cells)] == cells
     column = load_table("table4").columns[0]
     assert column.scaled(Value(mean=0.25, ci_low=0.125, ci_high=None, n=3)) == Value(mean=25, ci_low=12.5, n=3)
 

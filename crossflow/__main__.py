@@ -1,0 +1,5 @@
+"""``python -m crossflow``."""
+
+from crossflow.cli import app
+
+app(prog_name="crossflow")

@@ -1,0 +1,5 @@
+"""``python -m crossflow_eval``."""
+
+from crossflow_eval.cli import app
+
+app(prog_name="crossflow-eval")
