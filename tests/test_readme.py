@@ -16,6 +16,7 @@ from crossflow.errors import CrossFlowError
 from crossflow.recipes import CONFIGS
 from crossflow_eval.cli import app as crossflow_eval
 from crossflow_eval.judges.java import find_java
+from crossflow_eval.ablate.ablation import ablation_names
 from crossflow_eval.suites import suite_names
 from crossflow_eval.tables import table_names
 
@@ -61,7 +62,7 @@ def test_every_recipe_and_suite_exists(line):
     if "train" in words:
         assert words[words.index("train") + 1] in CONFIGS
     if "--suite" in words:
-        assert words[words.index("--suite") + 1] in {*suite_names(), *table_names()}
+        assert words[words.index("--suite") + 1] in {*suite_names(), *table_names(), *ablation_names()}
 
 
 def test_the_commands_are_found():

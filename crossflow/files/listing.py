@@ -8,6 +8,7 @@
 """
 
 import os
+import stat
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
@@ -76,7 +77,13 @@ def list_folder(folder: Path, suffixes: Collection[str] = SUFFIXES, what: str = 
     CrossFlowError for no folder, one that cannot be read, and names to be read that are not UTF-8 or differ in their
     Unicode form alone.
     """
-    if not os.path.isdir(folder):
+    try:
+        there = stat.S_ISDIR(folder.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        there = False
+    except OSError as error:
+        raise CrossFlowError(f"The folder cannot be read ({error.strerror}): {folder}.") from error
+    if not there:
         raise CrossFlowError(f"There is no folder {folder}; give the folder that holds the {what}s.")
     paths = list(_visible(folder))
     read = [path for path in paths if path.suffix.lower() in suffixes and not path.is_dir()]

@@ -193,7 +193,7 @@ def test_a_name_that_is_too_long_is_one_sentence(place, arguments):
 @pytest.mark.parametrize("task", ["t2i", "geneval", "caption", "depth", "sr"])
 def test_a_rank_that_is_no_number_is_one_sentence_before_any_work(place, monkeypatch, task):
     monkeypatch.setenv("RANK", "x")
-    assert "RANK and WORLD_SIZE must be whole numbers" in refused(task, "--ckpt", "not-looked-at.safetensors")
+    assert "RANK is 'x', and must be a whole number" in refused(task, "--ckpt", "not-looked-at.safetensors")
 
 
 def test_cuda_without_one_is_one_sentence(place, monkeypatch):
@@ -211,7 +211,7 @@ def test_a_bad_folder_is_one_sentence_with_the_count(place):
     assert "1 of 6 images in images cannot be read exactly: i1.jpg (truncated)" in refused(*FOLDER)
     (place / "images" / "i1.jpg").write_bytes(image)
     (place / "images" / "i1.png").write_bytes(image)
-    assert "i1.jpg and i1.png" in refused(*FOLDER)
+    assert "2 images in images share their name (i1.jpg, i1.png)" in refused(*FOLDER)
     (place / "images" / "i1.png").rename(place / "images" / "i9.png")
     assert "1 of 7 images in images have no caption in captions.csv: i9.png." in refused(*FOLDER)
     assert not (place / "runs").exists()
