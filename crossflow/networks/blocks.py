@@ -4,6 +4,7 @@ The block is pre-norm with a ReLU MLP: on a CPU a small model would spend half i
 """
 
 import math
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -105,17 +106,60 @@ class TimeEmbedding(nn.Module):
         return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=-1))
 
 
-class PatchTokens(nn.Module):
-    """Patch embedding with learned positions: [b k h w] -> [b n d], one token per ``patch`` x ``patch`` cells."""
+Positions = Literal["small", "unit", "sin-cos"]
+"""How learned position embeddings start: drawn with sd 0.02 or 1, or as sines and cosines of row and column.
 
-    def __init__(self, shape: tuple[int, int, int], patch: int, width: int) -> None:
+Content has a standard deviation of about 1, beside which small ones are hardly seen in a short training.
+"""
+SMALL = 0.02
+"""Standard deviation of position embeddings that start ``small``."""
+
+
+def positions(rows: int, columns: int, width: int, start: Positions) -> Float[Tensor, "1 n width"]:
+    """Position embeddings of a grid as they start, n = ``rows`` x ``columns``."""
+    if start == "sin-cos":
+        return sines(rows, columns, width)
+    return torch.randn(1, rows * columns, width) * (1.0 if start == "unit" else SMALL)
+
+
+def sines(rows: int, columns: int, width: int) -> Float[Tensor, "1 n width"]:
+    """Of each place the sines and cosines of row and of column, a quarter of ``width`` each, with mean square 1.
+
+    Wavelengths go from 4 places to 4 times the longer side, so that no part of the embedding is nearly constant.
+    CrossFlowError for a width that does not divide by 4.
+    """
+    if width % 4:
+        raise CrossFlowError(f"width is {width}; positions of sines and cosines need one that divides by 4.")
+    waves = torch.logspace(math.log10(4.0), math.log10(4.0 * max(rows, columns, 2)), width // 4)
+    grid = torch.cartesian_prod(torch.arange(float(rows)), torch.arange(float(columns)))
+    angles = 2 * math.pi * grid[:, :, None] / waves
+    return math.sqrt(2.0) * torch.cat([angles.sin(), angles.cos()], dim=2).flatten(1)[None]
+
+
+def order(count: int, width: int, like: Tensor) -> Float[Tensor, "n width"]:
+    """The places 0 ... ``count`` - 1 of words as sines and cosines, with mean square 1/4: that of embedded words.
+
+    Wavelengths go from 4 to 64 words. ``like`` has the dtype and the device.
+    """
+    waves = torch.logspace(math.log10(4.0), math.log10(64.0), width // 2, device=like.device, dtype=like.dtype)
+    angles = 2 * math.pi * torch.arange(count, device=like.device, dtype=like.dtype)[:, None] / waves
+    return math.sqrt(0.5) * torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+class PatchTokens(nn.Module):
+    """Patch embedding with learned positions: [b k h w] -> [b n d], one token per ``patch`` x ``patch`` cells.
+
+    ``start`` is how the positions start.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], patch: int, width: int, start: Positions = "small") -> None:
         super().__init__()
         channels, rows, columns = shape
         if rows % patch or columns % patch:
             raise CrossFlowError(f"Maps of {rows} x {columns} do not divide into patches of side {patch}.")
         self.patch = patch
         self.embed = nn.Linear(channels * patch * patch, width)
-        self.position = nn.Parameter(torch.randn(1, rows * columns // patch**2, width) * 0.02)
+        self.position = nn.Parameter(positions(rows // patch, columns // patch, width, start))
 
     def forward(self, x: Float[Tensor, "b k h w"]) -> Float[Tensor, "b n d"]:
         (b, channels, rows, columns), p = x.shape, self.patch
@@ -129,9 +173,11 @@ class Patches(PatchTokens):
     The input has ``beside`` more channels than the output: a condition concatenated to the latents.
     """
 
-    def __init__(self, shape: tuple[int, int, int], patch: int, width: int, beside: int = 0) -> None:
+    def __init__(
+        self, shape: tuple[int, int, int], patch: int, width: int, beside: int = 0, start: Positions = "small"
+    ) -> None:
         channels, rows, columns = shape
-        super().__init__((channels + beside, rows, columns), patch, width)
+        super().__init__((channels + beside, rows, columns), patch, width, start)
         self.shape = shape
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, channels * patch * patch)

@@ -13,7 +13,16 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from crossflow.networks.blocks import Block, Patches, PatchTokens, TimeEmbedding, check_sizes, initialise
+from crossflow.networks.blocks import (
+    Block,
+    Patches,
+    PatchTokens,
+    Positions,
+    TimeEmbedding,
+    check_sizes,
+    initialise,
+    order,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +30,8 @@ class TransformerConfig:
     """Sizes of a plain transformer; a token per ``patch`` x ``patch`` latent cells.
 
     ``summaries`` is the number of prepended tokens that are each one linear map of the whole latent, so that every
-    position has global information from the first block on.
+    position has global information from the first block on. ``positions`` is how position embeddings start; unless
+    ``small``, the baseline also sees the ``order`` of the words that it attends to.
     """
 
     width: int
@@ -29,6 +39,7 @@ class TransformerConfig:
     heads: int
     patch: int = 1
     summaries: int = 0
+    positions: Positions = "small"
     kind: Literal["transformer"] = "transformer"
 
     def __post_init__(self) -> None:
@@ -61,7 +72,7 @@ class Transformer(nn.Module):
 
     def __init__(self, config: TransformerConfig, shape: tuple[int, int, int], beside: int = 0) -> None:
         super().__init__()
-        self.patches = Patches(shape, config.patch, config.width, beside)
+        self.patches = Patches(shape, config.patch, config.width, beside, config.positions)
         self.time = TimeEmbedding(config.width)
         self.indicator = nn.Embedding(2, config.width)
         numbers = (shape[0] + beside) * math.prod(shape[1:])
@@ -105,8 +116,9 @@ class CrossAttentionTransformer(nn.Module):
         source: tuple[int, int, int] | None = None,
     ) -> None:
         super().__init__()
-        self.patches = Patches(shape, config.patch, config.width)
+        self.patches = Patches(shape, config.patch, config.width, start=config.positions)
         self.time = TimeEmbedding(config.width)
+        self.ordered = source is None and config.positions != "small"
         if source is None:
             self.embed = nn.Linear(token_width, config.width)
         else:
@@ -139,6 +151,8 @@ class CrossAttentionTransformer(nn.Module):
         """Latent tokens attend to the source where ``conditional``, to the learned token elsewhere."""
         time = self.time(t)[:, None]
         context = self.embed(source)
+        if self.ordered:
+            context = context + order(context.shape[1], context.shape[2], context)
         mask = conditional.new_ones(context.shape[:2]) if mask is None else mask
         context = torch.cat([self.empty.expand(x.shape[0], -1, -1), context], dim=1)
         seen = torch.cat([~conditional[:, None], mask & conditional[:, None]], dim=1)

@@ -22,12 +22,14 @@ class SceneData:
 
     ``captions`` are the indices of the captions to sample from, 0 being the prompt; an index given twice is sampled
     twice as often. ``negatives`` is how many untrue prompts come with an item, for a contrast with hard negatives.
+    ``retold`` asks for each scene of two shapes in a form drawn anew, mostly one that binds (``scenes.retell``).
     """
 
     count: int = 60_000
     size: int = 32
     captions: tuple[int, ...] = (0,)
     negatives: int = 0
+    retold: bool = False
     kind: Literal["scenes"] = "scenes"
 
     def __post_init__(self) -> None:

@@ -27,6 +27,7 @@ from crossflow.scenes.caption import describe
 from crossflow.scenes.depth import depth_map, low_res
 from crossflow.scenes.negatives import negatives
 from crossflow.scenes.render import render
+from crossflow.scenes.retell import retold
 from crossflow.scenes.spec import VERSION as WORLD
 from crossflow.scenes.spec import Scene
 from crossflow.scenes.splits import example
@@ -149,6 +150,8 @@ def _texts(recipe: TrainConfig, model: FlowModel, progress: Callable[[str], None
     others: list[tuple[str, ...]] = []
     for start in range(0, data.count, CHUNK):
         examples = [example("train", i) for i in range(start, min(start + CHUNK, data.count))]
+        if data.retold:
+            examples = [retold(each) for each in examples]
         targets.append(_prepared(model.autoencoder, [each.scene for each in examples], data, config))
         texts.extend([each.captions[k] for k in data.captions] for each in examples)
         others.extend(negatives(each, data.negatives) for each in examples)
