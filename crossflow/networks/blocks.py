@@ -136,16 +136,6 @@ def sines(rows: int, columns: int, width: int) -> Float[Tensor, "1 n width"]:
     return math.sqrt(2.0) * torch.cat([angles.sin(), angles.cos()], dim=2).flatten(1)[None]
 
 
-def order(count: int, width: int, like: Tensor) -> Float[Tensor, "n width"]:
-    """The places 0 ... ``count`` - 1 of words as sines and cosines, with mean square 1/4: that of embedded words.
-
-    Wavelengths go from 4 to 64 words. ``like`` has the dtype and the device.
-    """
-    waves = torch.logspace(math.log10(4.0), math.log10(64.0), width // 2, device=like.device, dtype=like.dtype)
-    angles = 2 * math.pi * torch.arange(count, device=like.device, dtype=like.dtype)[:, None] / waves
-    return math.sqrt(0.5) * torch.cat([angles.sin(), angles.cos()], dim=1)
-
-
 class PatchTokens(nn.Module):
     """Patch embedding with learned positions: [b k h w] -> [b n d], one token per ``patch`` x ``patch`` cells.
 

@@ -14,22 +14,22 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from crossflow.errors import CrossFlowError
-from crossflow.networks.blocks import Block, at_least_float32, check_sizes, initialise, order
+from crossflow.networks.blocks import Block, at_least_float32, check_sizes, initialise
+from crossflow.networks.whitening import embedding
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenEncoderConfig:
     """Sizes of a text encoder, and the readout from its tokens to latents.
 
-    ``ordered`` adds the ``order`` of words to them: without it, attention knows no more of it than the token embeddings
-    do, which is little in those of a language model's last layer.
+    ``whitened`` is whether tokens are before all else (see ``Whitening``).
     """
 
     width: int
     depth: int
     heads: int
     readout: Literal["grid", "flat"] = "grid"
-    ordered: bool = False
+    whitened: bool = False
 
     def __post_init__(self) -> None:
         check_sizes(width=self.width, depth=self.depth, heads=self.heads)
@@ -48,9 +48,9 @@ class TokenEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.shape = shape
-        self.readout, self.ordered = config.readout, config.ordered
+        self.readout = config.readout
         channels, height, width = shape
-        self.embed = nn.Linear(token_width, config.width)
+        self.embed = embedding(token_width, config.width, config.whitened)
         self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width)
         if config.readout == "grid":
@@ -67,8 +67,6 @@ class TokenEncoder(nn.Module):
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
         """Mean and log-variance. Padding is never attended to, and the ``flat`` readout sets it to zero."""
         x = self.embed(tokens)
-        if self.ordered:
-            x = x + order(x.shape[1], x.shape[2], x)
         b, (channels, height, width) = x.shape[0], self.shape
         if self.readout == "grid":
             places = self.places.expand(b, -1, -1)

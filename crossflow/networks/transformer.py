@@ -21,8 +21,8 @@ from crossflow.networks.blocks import (
     TimeEmbedding,
     check_sizes,
     initialise,
-    order,
 )
+from crossflow.networks.whitening import embedding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +30,8 @@ class TransformerConfig:
     """Sizes of a plain transformer; a token per ``patch`` x ``patch`` latent cells.
 
     ``summaries`` is the number of prepended tokens that are each one linear map of the whole latent, so that every
-    position has global information from the first block on. ``positions`` is how position embeddings start; unless
-    ``small``, the baseline also sees the ``order`` of the words that it attends to.
+    position has global information from the first block on. ``positions`` is how position embeddings start.
+    ``whitened`` is whether the tokens that the baseline attends to are (see ``Whitening``).
     """
 
     width: int
@@ -40,6 +40,7 @@ class TransformerConfig:
     patch: int = 1
     summaries: int = 0
     positions: Positions = "small"
+    whitened: bool = False
     kind: Literal["transformer"] = "transformer"
 
     def __post_init__(self) -> None:
@@ -118,9 +119,8 @@ class CrossAttentionTransformer(nn.Module):
         super().__init__()
         self.patches = Patches(shape, config.patch, config.width, start=config.positions)
         self.time = TimeEmbedding(config.width)
-        self.ordered = source is None and config.positions != "small"
         if source is None:
-            self.embed = nn.Linear(token_width, config.width)
+            self.embed = embedding(token_width, config.width, config.whitened)
         else:
             self.embed = PatchTokens(source, config.patch * source[1] // shape[1], config.width)
         self.empty = nn.Parameter(torch.randn(1, 1, config.width) * 0.5)
@@ -151,8 +151,6 @@ class CrossAttentionTransformer(nn.Module):
         """Latent tokens attend to the source where ``conditional``, to the learned token elsewhere."""
         time = self.time(t)[:, None]
         context = self.embed(source)
-        if self.ordered:
-            context = context + order(context.shape[1], context.shape[2], context)
         mask = conditional.new_ones(context.shape[:2]) if mask is None else mask
         context = torch.cat([self.empty.expand(x.shape[0], -1, -1), context], dim=1)
         seen = torch.cat([~conditional[:, None], mask & conditional[:, None]], dim=1)

@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from crossflow.errors import CrossFlowError
 from crossflow.files.tensors import read_tensors, write_tensors
 from crossflow.modalities.patch_pca import PatchPCA
+from crossflow.modalities.tokens import TokensConfig
 from crossflow.model.checkpoint import NOT_SHIPPED, check_tensors
 from crossflow.model.config import FlowModel
 from crossflow.model.settings import Losses
+from crossflow.networks.whitening import Whitening
 from crossflow.recipes.recipe import SceneData, Stage, TrainConfig
 from crossflow.training.data.pairs import Share, seed_of
-from crossflow.training.data.scenes import scene_images
+from crossflow.training.data.scenes import scene_images, scene_prompts
 from crossflow.training.optimizer import Optimizer
 from crossflow.training.sharding import divide, share_like, whole
 
@@ -163,12 +165,17 @@ class Run:
 
 
 def _fresh_model(config: TrainConfig, seed: int) -> FlowModel:
-    """The model at step 0: weights initialised with ``seed``, autoencoder fitted."""
+    """The model at step 0: weights initialised with ``seed``, autoencoder and whitenings fitted."""
     torch.manual_seed(seed)
     model = config.model.build()
     if model.autoencoder.fits:
         data = cast(SceneData, config.data)
         cast(PatchPCA, model.autoencoder).fit(scene_images("train", min(PCA_IMAGES, data.count), data.size))
+    if whitenings := [part for part in model.modules() if isinstance(part, Whitening)]:
+        prompts = scene_prompts(cast(SceneData, config.data))
+        tokens, mask = cast(TokensConfig, config.model.reads).embedder().embed(prompts, config.model.reads.shape[0])
+        for part in whitenings:
+            part.fit(tokens, mask)
     return model
 
 

@@ -1,0 +1,74 @@
+"""Scenes asked for anew: still true of them, by the judge that knows."""
+
+from collections import Counter
+from dataclasses import replace
+
+from crossflow.recipes import CONFIGS
+from crossflow.recipes.recipe import SceneData
+from crossflow.scenes.caption import TASKS
+from crossflow.scenes.negatives import OPPOSITE
+from crossflow.scenes.retell import FORMS, SIDES, retold, sided
+from crossflow.scenes.spec import HELD_OUT, SHAPES, Scene
+from crossflow.scenes.splits import example, relations
+from crossflow.training.data import open_data
+
+ITEMS = [example("train", index) for index in range(600)]
+RELATION = {name.split()[0]: name for name in OPPOSITE} | {"top": "above", "bottom": "below"}
+
+
+def holds(prompt: str, scene: Scene) -> bool:
+    """Whether a prompt of two shapes is true of a scene of two, by its own words."""
+    words = prompt.removeprefix("a photo of ").replace(" on the", " at the").split()
+    places = {each.shape: (int(each.y * 4), int(each.x * 4)) for each in scene.objects}
+    named = [word for word in words if word in SHAPES]
+    if not set(named) <= places.keys():
+        return False
+    looks = {(each.color, each.shape) for each in scene.objects}
+    colored = {(words[i - 1], word) for i, word in enumerate(words) if word in SHAPES and words[i - 1] not in ("a", "an")}
+    said = [RELATION[word] for word in words if word in RELATION]
+    true = relations(places[named[0]], places[named[1]])
+    return colored <= looks and (not said or said[0] in true)
+
+
+def test_what_is_told_is_true_and_what_is_not_true_is_not():
+    for item in ITEMS:
+        if item.task in FORMS:
+            prompt, others = retold(item, 2)
+            assert holds(prompt, item.scene), prompt
+            assert not [other for other in others if holds(other, item.scene)]
+
+
+def test_scenes_of_one_shape_keep_their_prompt():
+    assert all(retold(item, 0)[0] == item.prompt for item in ITEMS if item.task not in FORMS)
+
+
+def test_forms_that_bind_are_asked_for_most_and_always_alike():
+    told = [retold(item, 1)[0] for item in ITEMS if item.task in FORMS]
+    assert told == [retold(item, 1)[0] for item in ITEMS if item.task in FORMS]
+    sides = Counter(any(f" {side}" in prompt for side in SIDES.values()) for prompt in told)
+    assert 0.15 < sides[True] / len(told) < 0.35
+
+
+def test_no_pair_is_named_that_is_held_out():
+    pairs = {f"{color} {shape}" for shape, color in HELD_OUT}
+    named = [prompt for item in ITEMS for each in [retold(item, 2)] for prompt in (each[0], *each[1])]
+    assert not [prompt for prompt in named if any(pair in prompt for pair in pairs)]
+
+
+def test_a_relation_is_told_by_its_sides():
+    item = next(item for item in ITEMS if item.task == "position")
+    target, other = item.specification["include"]
+    relation = other["position"][0]
+    told = sided(item.specification)
+    assert told.index(f"{other['class']} {SIDES[relation]}") < told.index(f"{target['class']} {SIDES[OPPOSITE[relation]]}")
+
+
+def test_training_reads_what_is_retold(tmp_path):
+    recipe = replace(CONFIGS["scenes-tiny"], data=SceneData(count=48, retold=True))
+    said = []
+    pairs = open_data(recipe, None, 0).pairs(recipe.model.build(), tmp_path, said.append)
+    rows = pairs.captions[:, 0]
+    prompts = [retold(example("train", index), 0)[0] for index in range(48)]
+    same = [[a == b for b in prompts] for a in prompts]
+    assert (rows[:, None] == rows[None, :]).tolist() == same
+    assert len(set(prompts)) > len(TASKS)
