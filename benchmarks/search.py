@@ -11,12 +11,13 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.source_distance import FAULTS, KINDS, read_errors, source_distances
 from crossflow.files.tensors import read_header
 from crossflow.flow.guidance import Indicator
 from crossflow.losses import KL, Contrast
@@ -31,7 +32,6 @@ from crossflow.scenes.caption import TASKS
 from crossflow.scenes.splits import example
 from crossflow.sources.variational import VariationalConfig
 from crossflow.training.train import train
-from benchmarks.source_distance import FAULTS, KINDS, read_errors, source_distances
 from crossflow_eval.environment import hardware
 
 SCALES = (1.5, 2.0, 3.0)
@@ -48,7 +48,7 @@ class Trial:
 
 
 def _start() -> TrainConfig:
-    """Where the search starts: targets predicted, position embeddings of the scale of the content, prompts that bind."""
+    """Where the search starts: targets predicted, positions of the scale of the content, prompts that bind."""
     model = FlowConfig(
         shape=(48, 4, 4),
         reads=TokensConfig(),
@@ -119,15 +119,17 @@ def page(found: Mapping[str, Mapping[str, Any]]) -> str:
     ]
     for name, row in found.items():
         trial, size = TRIALS[name], f"{row['parameters'] / 1e6:.2f} M"
-        lines.append(
-            f"| {name} | {trial.change} | {trial.of} | {row['steps']:,} | {row['cpu_minutes']:.1f} | {size} |"
-        )
+        lines.append(f"| {name} | {trial.change} | {trial.of} | {row['steps']:,} | {row['cpu_minutes']:.1f} | {size} |")
     lines += ["", "| trial | guidance | mean | " + " | ".join(TASKS) + " |", "|---|---:|---:|" + "---:|" * len(TASKS)]
     for name, row in found.items():
         for scale, scores in row["scores"].items():
             cells = [f"{scores[task]:.3f}" for task in ("mean", *TASKS)]
             lines.append(f"| {name} | {scale} | {' | '.join(cells)} |")
-    lines += ["", "Distances of sources in posterior standard deviations, median over pairs of prompts that differ in:", ""]
+    lines += [
+        "",
+        "Distances of sources in posterior standard deviations, the median of pairs of prompts that differ in:",
+        "",
+    ]
     lines += ["| trial | " + " | ".join(KINDS) + " |", "|---|" + "---:|" * len(KINDS)]
     for name, row in found.items():
         cells = [f"{row['distances'][kind]:.1f}" if row["distances"] else "" for kind in KINDS]

@@ -33,7 +33,7 @@ from crossflow_eval.metrics.geneval import Detection, judge
 PAIRS = 64
 """Pairs of each kind, at most."""
 KINDS = ("word", "colours swapped", "left / right", "above / below", "roles exchanged", "number")
-FAULTS = ("missing object", "wrong colour", "colours swapped", "wrong side", "no clear side", "wrong number")
+FAULTS = ("missing object", "wrong colour", "colours swapped", "wrong side", "another side", "wrong number")
 
 
 def pairs(kind: str) -> list[tuple[str, str]]:
@@ -127,7 +127,7 @@ def faults(found: Sequence[Found], asked: Mapping[str, Any]) -> list[str]:
         other = [(clause["class"], hue) for clause, hue in zip(include, hues[::-1], strict=True)]
         return ["colours swapped" if len(include) == 2 and set(other) <= looks else "wrong colour"]
     flipped = [_opposite(clause) for clause in include]
-    return ["wrong side" if judge(detections, {**asked, "include": flipped}).correct else "no clear side"]
+    return ["wrong side" if judge(detections, {**asked, "include": flipped}).correct else "another side"]
 
 
 def _opposite(clause: Mapping[str, Any]) -> dict[str, Any]:

@@ -124,6 +124,30 @@ def _scenes(backbone: TransformerConfig, source: VariationalConfig | None, steps
     return TrainConfig(model=model, data=SceneData(), steps=steps, optimizer="muon")
 
 
+def _binding(steps: int, depth: int, source: VariationalConfig | None) -> TrainConfig:
+    """Text to scenes with all that was found to bind words to objects and places. Without a source: the baseline.
+
+    Networks predict targets, see where a patch is and read whitened tokens; scenes are retold. results/scenes/search.md
+    has the search.
+    """
+    backbone = TransformerConfig(
+        width=128 if source is not None else 132,
+        depth=depth,
+        heads=4,
+        summaries=0 if source is None else 4,
+        positions="unit",
+        whitened=source is None,
+    )
+    recipe = _scenes(backbone, source, steps, null_rate=0.1)
+    model, negatives = replace(recipe.model, parameterisation="target"), 0
+    if isinstance(model, FlowConfig):
+        losses, negatives = (KL(weight=1e-2), Contrast(weight=0.1, hard_negatives=True, positions="unit")), 1
+        model = replace(model, losses=losses)
+    data = SceneData(count=60_000, negatives=negatives, retold=True)
+    return replace(recipe, model=model, data=data, precision="bf16")
+
+
+_WHITENED = VariationalConfig(width=128, depth=1, heads=4, whitened=True)
 _VANILLA = TransformerConfig(width=128, depth=4, heads=4)
 _IMAGE = ImageEncoderConfig(width=128, depth=2, heads=4, patch=8)
 
@@ -140,6 +164,9 @@ SCENES: Mapping[str, TrainConfig] = {
     ),
     "scenes-table1-crossflow": _scenes(_VANILLA, VariationalConfig(width=128, depth=1, heads=4), 1_500, 0.1),
     "scenes-table1-standard": _scenes(_VANILLA, None, 1_500, 0.1),
+    "scenes-t2i-binding": _binding(10_000, 4, _WHITENED),
+    "scenes-tiny10": _binding(2_500, 4, _WHITENED),
+    "scenes-tiny10-standard": _binding(2_500, 5, None),
     "scenes-caption": _caption(_VANILLA, _IMAGE),
     "scenes-caption-standard": _caption(replace(_VANILLA, depth=5), None),
     "scenes-depth": _depth(replace(_VANILLA, patch=8), _IMAGE),

@@ -172,7 +172,9 @@ def _fresh_model(config: TrainConfig, seed: int) -> FlowModel:
         data = cast(SceneData, config.data)
         cast(PatchPCA, model.autoencoder).fit(scene_images("train", min(PCA_IMAGES, data.count), data.size))
     if whitenings := [part for part in model.modules() if isinstance(part, Whitening)]:
-        prompts = scene_prompts(cast(SceneData, config.data))
+        if not isinstance(config.data, SceneData):
+            raise CrossFlowError("Tokens are whitened by prompts of scenes: let whitened be False for other data.")
+        prompts = scene_prompts(config.data)
         tokens, mask = cast(TokensConfig, config.model.reads).embedder().embed(prompts, config.model.reads.shape[0])
         for part in whitenings:
             part.fit(tokens, mask)

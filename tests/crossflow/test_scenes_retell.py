@@ -24,7 +24,9 @@ def holds(prompt: str, scene: Scene) -> bool:
     if not set(named) <= places.keys():
         return False
     looks = {(each.color, each.shape) for each in scene.objects}
-    colored = {(words[i - 1], word) for i, word in enumerate(words) if word in SHAPES and words[i - 1] not in ("a", "an")}
+    colored = {
+        (words[i - 1], word) for i, word in enumerate(words) if word in SHAPES and words[i - 1] not in ("a", "an")
+    }
     said = [RELATION[word] for word in words if word in RELATION]
     true = relations(places[named[0]], places[named[1]])
     return colored <= looks and (not said or said[0] in true)
@@ -60,7 +62,9 @@ def test_a_relation_is_told_by_its_sides():
     target, other = item.specification["include"]
     relation = other["position"][0]
     told = sided(item.specification)
-    assert told.index(f"{other['class']} {SIDES[relation]}") < told.index(f"{target['class']} {SIDES[OPPOSITE[relation]]}")
+    assert told.index(f"{other['class']} {SIDES[relation]}") < told.index(
+        f"{target['class']} {SIDES[OPPOSITE[relation]]}"
+    )
 
 
 def test_training_reads_what_is_retold(tmp_path):
