@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 
 from crossflow.recipes import CONFIGS
 from crossflow.recipes.recipe import SceneData
@@ -24,9 +25,7 @@ def holds(prompt: str, scene: Scene) -> bool:
     if not set(named) <= places.keys():
         return False
     looks = {(each.color, each.shape) for each in scene.objects}
-    colored = {
-        (words[i - 1], word) for i, word in enumerate(words) if word in SHAPES and words[i - 1] not in ("a", "an")
-    }
+    colored = {(before, word) for before, word in pairwise(words) if word in SHAPES and before not in ("a", "an")}
     said = [RELATION[word] for word in words if word in RELATION]
     true = relations(places[named[0]], places[named[1]])
     return colored <= looks and (not said or said[0] in true)
@@ -62,9 +61,8 @@ def test_a_relation_is_told_by_its_sides():
     target, other = item.specification["include"]
     relation = other["position"][0]
     told = sided(item.specification)
-    assert told.index(f"{other['class']} {SIDES[relation]}") < told.index(
-        f"{target['class']} {SIDES[OPPOSITE[relation]]}"
-    )
+    first, second = f"{other['class']} {SIDES[relation]}", f"{target['class']} {SIDES[OPPOSITE[relation]]}"
+    assert told.index(first) < told.index(second)
 
 
 def test_training_reads_what_is_retold(tmp_path):
