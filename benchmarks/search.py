@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from crossflow.modalities.tokens import TokensConfig
 from crossflow.model.crossflow import FlowConfig
 from crossflow.model.settings import Sampling
 from crossflow.networks.transformer import TransformerConfig
-from crossflow.recipes.recipe import SceneData, TrainConfig
+from crossflow.recipes.recipe import SceneData, Stage, TrainConfig
 from crossflow.sampling.text_to_image import TextToImage
 from crossflow.scenes.caption import TASKS
 from crossflow.scenes.splits import example
@@ -64,9 +64,25 @@ def _start() -> TrainConfig:
     return TrainConfig(model=model, data=data, steps=3_000, optimizer="muon", precision="bf16")
 
 
+def _staged(recipe: TrainConfig, first: int) -> TrainConfig:
+    """The source is trained alone in the ``first`` steps, by contrast and KL."""
+    alone = Stage(steps=first, trains="source", losses=("contrastive", "kl"))
+    return replace(recipe, stages=(alone, Stage(steps=recipe.steps - first)))
+
+
+def _contrast(recipe: TrainConfig, weight: float) -> TrainConfig:
+    losses = (KL(weight=1e-2), Contrast(weight=weight, hard_negatives=True, positions="unit"))
+    return replace(recipe, model=replace(recipe.model, losses=losses))
+
+
 START = _start()
 TRIALS: Mapping[str, Trial] = {
     "start": Trial("", "targets predicted, unit positions, whitened tokens, retold prompts, one hard negative", START),
+    "stages": Trial(
+        "start",
+        "the source alone for 1,000 steps, then all; contrast of weight 0.3",
+        _staged(_contrast(START, 0.3), 1_000),
+    ),
 }
 
 

@@ -16,7 +16,7 @@ from crossflow.model.crossflow import FlowConfig
 from crossflow.model.settings import Sampling
 from crossflow.model.standard import StandardConfig
 from crossflow.networks.transformer import TransformerConfig
-from crossflow.recipes.recipe import SceneData, TrainConfig
+from crossflow.recipes.recipe import SceneData, Stage, TrainConfig
 from crossflow.sources.image import ImageEncoderConfig
 from crossflow.sources.upsample import UpsampleConfig
 from crossflow.sources.variational import VariationalConfig
@@ -127,8 +127,8 @@ def _scenes(backbone: TransformerConfig, source: VariationalConfig | None, steps
 def _binding(steps: int, depth: int, source: VariationalConfig | None) -> TrainConfig:
     """Text to scenes with all that was found to bind words to objects and places. Without a source: the baseline.
 
-    Networks predict targets, see where a patch is and read whitened tokens; scenes are retold. results/scenes/search.md
-    has the search.
+    Networks predict targets, see where a patch is and read whitened tokens; scenes are retold. A source is trained
+    alone at first. results/scenes/search.md has the search.
     """
     backbone = TransformerConfig(
         width=128 if source is not None else 132,
@@ -139,12 +139,17 @@ def _binding(steps: int, depth: int, source: VariationalConfig | None) -> TrainC
         whitened=source is None,
     )
     recipe = _scenes(backbone, source, steps, null_rate=0.1)
-    model, negatives = replace(recipe.model, parameterisation="target"), 0
-    if isinstance(model, FlowConfig):
-        losses, negatives = (KL(weight=1e-2), Contrast(weight=0.1, hard_negatives=True, positions="unit")), 1
-        model = replace(model, losses=losses)
-    data = SceneData(count=60_000, negatives=negatives, retold=True)
-    return replace(recipe, model=model, data=data, precision="bf16")
+    recipe = replace(recipe, model=replace(recipe.model, parameterisation="target"), precision="bf16")
+    if not isinstance(recipe.model, FlowConfig):
+        return replace(recipe, data=SceneData(count=60_000, retold=True))
+    losses = (KL(weight=1e-2), Contrast(weight=0.3, hard_negatives=True, positions="unit"))
+    alone = Stage(steps=1_000, trains="source", losses=("contrastive", "kl"))
+    return replace(
+        recipe,
+        model=replace(recipe.model, losses=losses),
+        data=SceneData(count=60_000, negatives=1, retold=True),
+        stages=(alone, Stage(steps=steps - alone.steps)),
+    )
 
 
 _WHITENED = VariationalConfig(width=128, depth=1, heads=4, whitened=True)
