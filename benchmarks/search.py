@@ -60,7 +60,7 @@ def _start() -> TrainConfig:
         parameterisation="target",
         sampling=Sampling(solver="midpoint", steps=16, guidance_scale=2.0),
     )
-    data = SceneData(count=60_000, negatives=1, retold=True)
+    data = SceneData(count=60_000, negatives=1, retold=True, sides=0.5)
     return TrainConfig(model=model, data=data, steps=3_000, optimizer="muon", precision="bf16")
 
 
@@ -77,7 +77,11 @@ def _contrast(recipe: TrainConfig, weight: float) -> TrainConfig:
 
 START = _start()
 TRIALS: Mapping[str, Trial] = {
-    "start": Trial("", "targets predicted, unit positions, whitened tokens, retold prompts, one hard negative", START),
+    "start": Trial(
+        "",
+        "targets predicted, unit positions, whitened tokens (damping 0.01), retold prompts, one hard negative",
+        START,
+    ),
     "stages": Trial(
         "start",
         "the source alone for 1,000 steps, then all; contrast of weight 0.3",

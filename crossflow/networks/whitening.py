@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-DAMPING = 0.01
+DAMPING = 0.003
 """Added to every direction's standard deviation, as a fraction of the largest: what is smaller stays small."""
 
 

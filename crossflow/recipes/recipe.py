@@ -22,7 +22,8 @@ class SceneData:
 
     ``captions`` are the indices of the captions to sample from, 0 being the prompt; an index given twice is sampled
     twice as often. ``negatives`` is how many untrue prompts come with an item, for a contrast with hard negatives.
-    ``retold`` asks for each scene of two shapes in a form drawn anew, mostly one that binds (see ``scenes.retell``).
+    ``retold`` asks for each scene of two shapes in a form drawn anew, mostly one that binds, ``sides`` of
+    the relations by sides (see ``scenes.retell``).
     """
 
     count: int = 60_000
@@ -30,11 +31,14 @@ class SceneData:
     captions: tuple[int, ...] = (0,)
     negatives: int = 0
     retold: bool = False
+    sides: float = 0.0
     kind: Literal["scenes"] = "scenes"
 
     def __post_init__(self) -> None:
         if not 0 <= self.negatives <= MOST:
             raise CrossFlowError(f"negatives is {self.negatives}; of every prompt there are from 0 to {MOST}.")
+        if not 0 <= self.sides <= 1 or (self.sides and not self.retold):
+            raise CrossFlowError(f"sides is {self.sides}; it is a share from 0 to 1 of the relations of retold scenes.")
 
     def check(self, model: ModelConfig) -> None:
         """CrossFlowError for a model with an external autoencoder, which scenes are not encoded by."""

@@ -124,26 +124,20 @@ def _scenes(backbone: TransformerConfig, source: VariationalConfig | None, steps
     return TrainConfig(model=model, data=SceneData(), steps=steps, optimizer="muon")
 
 
-def _binding(steps: int, depth: int, source: VariationalConfig | None) -> TrainConfig:
+def _binding(
+    backbone: TransformerConfig, source: VariationalConfig | None, steps: int, first: int = 0, ema: float = 0.999
+) -> TrainConfig:
     """Text to scenes with all that was found to bind words to objects and places. Without a source: the baseline.
 
     Networks predict targets, see where a patch is and read whitened tokens; scenes are retold. A source is trained
-    alone at first. results/scenes/search.md has the search.
+    alone in the ``first`` steps. results/scenes/search.md has the search.
     """
-    backbone = TransformerConfig(
-        width=128 if source is not None else 132,
-        depth=depth,
-        heads=4,
-        summaries=0 if source is None else 4,
-        positions="unit",
-        whitened=source is None,
-    )
-    recipe = _scenes(backbone, source, steps, null_rate=0.1)
+    recipe = replace(_scenes(backbone, source, steps, null_rate=0.1), learning_rate=3e-3, ema=ema)
     recipe = replace(recipe, model=replace(recipe.model, parameterisation="target"), precision="bf16")
     if not isinstance(recipe.model, FlowConfig):
         return replace(recipe, data=SceneData(count=60_000, retold=True))
     losses = (KL(weight=1e-2), Contrast(weight=0.3, hard_negatives=True, positions="unit"))
-    alone = Stage(steps=1_000, trains="source", losses=("contrastive", "kl"))
+    alone = Stage(steps=first, trains="source", losses=("contrastive", "kl"))
     return replace(
         recipe,
         model=replace(recipe.model, losses=losses),
@@ -152,6 +146,7 @@ def _binding(steps: int, depth: int, source: VariationalConfig | None) -> TrainC
     )
 
 
+_PLACED = TransformerConfig(width=128, depth=4, heads=4, summaries=4, positions="unit")
 _WHITENED = VariationalConfig(width=128, depth=1, heads=4, whitened=True)
 _VANILLA = TransformerConfig(width=128, depth=4, heads=4)
 _IMAGE = ImageEncoderConfig(width=128, depth=2, heads=4, patch=8)
@@ -169,9 +164,11 @@ SCENES: Mapping[str, TrainConfig] = {
     ),
     "scenes-table1-crossflow": _scenes(_VANILLA, VariationalConfig(width=128, depth=1, heads=4), 1_500, 0.1),
     "scenes-table1-standard": _scenes(_VANILLA, None, 1_500, 0.1),
-    "scenes-t2i-binding": _binding(10_000, 4, _WHITENED),
-    "scenes-tiny10": _binding(2_500, 4, _WHITENED),
-    "scenes-tiny10-standard": _binding(2_500, 5, None),
+    "scenes-t2i-binding": _binding(_PLACED, _WHITENED, 12_000, first=2_000),
+    "scenes-tiny10": _binding(_PLACED, _WHITENED, 3_000, first=800, ema=0.995),
+    "scenes-tiny10-standard": _binding(
+        TransformerConfig(width=132, depth=5, heads=4, positions="unit", whitened=True), None, 3_000, ema=0.995
+    ),
     "scenes-caption": _caption(_VANILLA, _IMAGE),
     "scenes-caption-standard": _caption(replace(_VANILLA, depth=5), None),
     "scenes-depth": _depth(replace(_VANILLA, patch=8), _IMAGE),

@@ -2,8 +2,8 @@
 
 A training on a scene's own prompts sees the order of words matter in two tasks of six, and there it is hard to find:
 neither the relation alone nor the order alone tells anything of the image, only both together. A scene of two shapes is
-therefore asked for mostly in the forms that bind, and its relation often by sides ("a photo of a ring on the left and a
-box on the right"), where each object stands beside the word for its place.
+therefore asked for mostly in the forms that bind. Its relation can be told by sides ("a photo of a ring on the left and
+a box on the right"), where each object stands beside the word for its place.
 """
 
 from __future__ import annotations
@@ -22,21 +22,19 @@ from crossflow.scenes.splits import SPLITS, VERSION, SceneExample, relations
 FORMS = ("two_object", "position", "color_attr")
 SHARES = (0.1, 0.5, 0.4)
 """How often a scene of two shapes is asked for in each form."""
-SIDED = 0.5
-"""How often a relation is told by sides."""
 SIDES = {"left of": "on the left", "right of": "on the right", "above": "at the top", "below": "at the bottom"}
 
 
-def retold(item: SceneExample, count: int) -> tuple[str, tuple[str, ...]]:
+def retold(item: SceneExample, count: int, sides: float = 0.0) -> tuple[str, tuple[str, ...]]:
     """A prompt that is true of the scene of ``item``, and ``count`` that are not; always the same for one item.
 
-    Scenes of one shape keep their own prompt.
+    Scenes of one shape keep their own prompt. ``sides`` is the share of relations that are told by sides.
     """
     split, _, index = item.id.rpartition("-")
     rng = np.random.default_rng([VERSION, SPLITS[split], int(index), 2])
     anew = _asked(item, rng) if item.task in FORMS else item
     others = untrue(anew, count)
-    if anew.task == "position" and rng.random() < SIDED:
+    if anew.task == "position" and rng.random() < sides:
         return sided(anew.specification), tuple(sided(each) for each in others)
     return anew.prompt, tuple(each["prompt"] for each in others)
 

@@ -1,9 +1,11 @@
 """Scenes asked for anew: still true of them, by the judge that knows."""
 
-from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
 
+import pytest
+
+from crossflow.errors import CrossFlowError
 from crossflow.recipes import CONFIGS
 from crossflow.recipes.recipe import SceneData
 from crossflow.scenes.caption import TASKS
@@ -34,7 +36,7 @@ def holds(prompt: str, scene: Scene) -> bool:
 def test_what_is_told_is_true_and_what_is_not_true_is_not():
     for item in ITEMS:
         if item.task in FORMS:
-            prompt, others = retold(item, 2)
+            prompt, others = retold(item, 2, sides=0.5)
             assert holds(prompt, item.scene), prompt
             assert not [other for other in others if holds(other, item.scene)]
 
@@ -46,8 +48,16 @@ def test_scenes_of_one_shape_keep_their_prompt():
 def test_forms_that_bind_are_asked_for_most_and_always_alike():
     told = [retold(item, 1)[0] for item in ITEMS if item.task in FORMS]
     assert told == [retold(item, 1)[0] for item in ITEMS if item.task in FORMS]
-    sides = Counter(any(f" {side}" in prompt for side in SIDES.values()) for prompt in told)
-    assert 0.15 < sides[True] / len(told) < 0.35
+    related = [prompt for prompt in told if any(f" {relation} " in prompt for relation in OPPOSITE)]
+    assert 0.4 < len(related) / len(told) < 0.6
+
+
+def test_a_share_of_relations_is_told_by_sides():
+    told = [retold(item, 1, sides=0.5)[0] for item in ITEMS if item.task in FORMS]
+    share = sum(any(f" {side}" in prompt for side in SIDES.values()) for prompt in told) / len(told)
+    assert 0.15 < share < 0.35
+    with pytest.raises(CrossFlowError, match="sides is 0.5"):
+        SceneData(sides=0.5)
 
 
 def test_no_pair_is_named_that_is_held_out():

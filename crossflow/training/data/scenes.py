@@ -185,7 +185,7 @@ def _texts(recipe: TrainConfig, model: FlowModel, progress: Callable[[str], None
 
 def _asked(item: SceneExample, data: SceneData) -> tuple[str, tuple[str, ...]]:
     """The prompt of a scene, and those that are not true of it."""
-    return retold(item, data.negatives) if data.retold else (item.prompt, negatives(item, data.negatives))
+    return retold(item, data.negatives, data.sides) if data.retold else (item.prompt, negatives(item, data.negatives))
 
 
 def _images(recipe: TrainConfig, model: FlowModel, progress: Callable[[str], None]) -> dict[str, Tensor]:
