@@ -32,8 +32,15 @@ from crossflow_eval.metrics.geneval import Detection, judge
 
 PAIRS = 64
 """Pairs of each kind, at most."""
-KINDS = ("word", "colours swapped", "left / right", "above / below", "roles exchanged", "number")
-FAULTS = ("missing object", "wrong colour", "colours swapped", "wrong side", "another side", "wrong number")
+KINDS: tuple[str, ...] = ("word", "colours swapped", "left / right", "above / below", "roles exchanged", "number")
+FAULTS: tuple[str, ...] = (
+    "missing object",
+    "wrong colour",
+    "colours swapped",
+    "wrong side",
+    "another side",
+    "wrong number",
+)
 
 
 def pairs(kind: str) -> list[tuple[str, str]]:
@@ -101,10 +108,10 @@ def source_distances(pipeline: TextToImage) -> dict[str, float]:
 
 @torch.no_grad()
 def _posterior(pipeline: TextToImage, prompts: Sequence[str]) -> Gaussian:
-    model = pipeline.model
-    tokens, mask = pipeline.embedder.embed(prompts, model.config.reads.shape[0])
-    own = next(model.parameters())
-    return model.encoder(tokens.to(own), mask.to(own.device))
+    encoder = pipeline.model.get_submodule("encoder")
+    tokens, mask = pipeline.embedder.embed(prompts, pipeline.model.config.reads.shape[0])
+    own = next(encoder.parameters())
+    return encoder(tokens.to(own), mask.to(own.device))
 
 
 def faults(found: Sequence[Found], asked: Mapping[str, Any]) -> list[str]:

@@ -14,6 +14,7 @@ from crossflow.scenes.retell import FORMS, SIDES, retold, sided
 from crossflow.scenes.spec import HELD_OUT, SHAPES, Scene
 from crossflow.scenes.splits import example, relations
 from crossflow.training.data import open_data
+from crossflow.training.data.scenes import TextPairs
 
 ITEMS = [example("train", index) for index in range(600)]
 RELATION = {name.split()[0]: name for name in OPPOSITE} | {"top": "above", "bottom": "below"}
@@ -56,7 +57,7 @@ def test_a_share_of_relations_is_told_by_sides():
     told = [retold(item, 1, sides=0.5)[0] for item in ITEMS if item.task in FORMS]
     share = sum(any(f" {side}" in prompt for side in SIDES.values()) for prompt in told) / len(told)
     assert 0.15 < share < 0.35
-    with pytest.raises(CrossFlowError, match="sides is 0.5"):
+    with pytest.raises(CrossFlowError, match=r"sides is 0\.5"):
         SceneData(sides=0.5)
 
 
@@ -79,6 +80,7 @@ def test_training_reads_what_is_retold(tmp_path):
     recipe = replace(CONFIGS["scenes-tiny"], data=SceneData(count=48, retold=True))
     said = []
     pairs = open_data(recipe, None, 0).pairs(recipe.model.build(), tmp_path, said.append)
+    assert isinstance(pairs, TextPairs)
     rows = pairs.captions[:, 0]
     prompts = [retold(example("train", index), 0)[0] for index in range(48)]
     same = [[a == b for b in prompts] for a in prompts]

@@ -66,13 +66,15 @@ def test_encoder_and_baseline_have_it_where_they_ask_for_it():
 
 def test_a_training_fits_it_and_the_checkpoint_keeps_it(tmp_path):
     tiny = CONFIGS["scenes-tiny"]
-    recipe = replace(tiny, steps=1, model=replace(tiny.model, source=replace(tiny.model.source, whitened=True)))
+    source = VariationalConfig(width=8, depth=1, heads=2, whitened=True)
+    recipe = replace(tiny, steps=1, model=replace(tiny.model, source=source))
     model = load_checkpoint(train(recipe, tmp_path, device="cpu"))
-    assert isinstance(model.encoder.embed[0], Whitening)
+    whitening = model.get_submodule("encoder.embed.0")
+    assert isinstance(whitening, Whitening)
     words, mask = TokensConfig().embedder().embed(["a photo of a ring", "a photo of a box"], 16)
-    white = model.encoder.embed[0](words)[mask]
+    white = whitening(words)[mask]
     assert not torch.allclose(white, words[mask], atol=0.1)
-    assert model.encoder.embed[0].mean.abs().max() > 0
+    assert whitening.mean.abs().max() > 0
 
 
 def test_whitening_needs_prompts_to_be_fitted_to():
