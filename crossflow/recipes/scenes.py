@@ -125,25 +125,26 @@ def _scenes(backbone: TransformerConfig, source: VariationalConfig | None, steps
 
 
 def _binding(
-    backbone: TransformerConfig, source: VariationalConfig | None, steps: int, first: int = 0, ema: float = 0.999
+    backbone: TransformerConfig, source: VariationalConfig | None, steps: tuple[int, ...], ema: float
 ) -> TrainConfig:
     """Text to scenes with all that was found to bind words to objects and places. Without a source: the baseline.
 
-    Networks predict targets, see where a patch is and read whitened tokens; scenes are retold. A source is trained
-    alone in the ``first`` steps. results/scenes/search.md has the search.
+    Networks predict targets, see where a patch is and read whitened tokens; scenes are retold. ``steps`` are those of
+    the source alone, of the flow alone, and of both. results/scenes/search.md has the search.
     """
-    recipe = replace(_scenes(backbone, source, steps, null_rate=0.1), learning_rate=3e-3, ema=ema)
+    recipe = replace(_scenes(backbone, source, sum(steps), null_rate=0.1), learning_rate=3e-3, ema=ema)
     recipe = replace(recipe, model=replace(recipe.model, parameterisation="target"), precision="bf16")
     if not isinstance(recipe.model, FlowConfig):
         return replace(recipe, data=SceneData(count=60_000, retold=True))
     losses = (KL(weight=1e-2), Contrast(weight=0.3, hard_negatives=True, positions="unit"))
-    alone = Stage(steps=first, trains="source", losses=("contrastive", "kl"))
-    return replace(
-        recipe,
-        model=replace(recipe.model, losses=losses),
-        data=SceneData(count=60_000, negatives=1, retold=True),
-        stages=(alone, Stage(steps=steps - alone.steps)),
+    source_alone, flow_alone, both = steps
+    stages = (
+        Stage(steps=source_alone, trains="source", losses=("contrastive", "kl")),
+        Stage(steps=flow_alone, trains="flow", losses=("flow",)),
+        Stage(steps=both),
     )
+    data = SceneData(count=60_000, negatives=1, retold=True)
+    return replace(recipe, model=replace(recipe.model, losses=losses), data=data, stages=stages)
 
 
 _PLACED = TransformerConfig(width=128, depth=4, heads=4, summaries=4, positions="unit")
@@ -164,10 +165,10 @@ SCENES: Mapping[str, TrainConfig] = {
     ),
     "scenes-table1-crossflow": _scenes(_VANILLA, VariationalConfig(width=128, depth=1, heads=4), 1_500, 0.1),
     "scenes-table1-standard": _scenes(_VANILLA, None, 1_500, 0.1),
-    "scenes-t2i-binding": _binding(_PLACED, _WHITENED, 12_000, first=2_000),
-    "scenes-tiny10": _binding(_PLACED, _WHITENED, 3_000, first=800, ema=0.995),
+    "scenes-t2i-binding": _binding(_PLACED, _WHITENED, (2_000, 6_000, 5_000), ema=0.999),
+    "scenes-tiny10": _binding(_PLACED, _WHITENED, (800, 1_700, 1_000), ema=0.995),
     "scenes-tiny10-standard": _binding(
-        TransformerConfig(width=132, depth=5, heads=4, positions="unit", whitened=True), None, 3_000, ema=0.995
+        TransformerConfig(width=132, depth=5, heads=4, positions="unit", whitened=True), None, (3_500,), ema=0.995
     ),
     "scenes-caption": _caption(_VANILLA, _IMAGE),
     "scenes-caption-standard": _caption(replace(_VANILLA, depth=5), None),
