@@ -12,6 +12,8 @@ from crossflow.networks.blocks import check_sizes
 from crossflow.scenes.negatives import MOST
 from crossflow.scenes.spec import VERSION as WORLD
 
+PLACES = 5
+"""The index of a scene's caption by ``scenes.caption.places``, after the five that it brings."""
 CELL = 8
 """Pixels per side of one cell of Stable Diffusion's latents."""
 
@@ -20,10 +22,10 @@ CELL = 8
 class SceneData:
     """Training pairs from ``count`` scenes of the split ``train``, rendered at ``size`` pixels.
 
-    ``captions`` are the indices of the captions to sample from, 0 being the prompt; an index given twice is sampled
-    twice as often. ``negatives`` is how many untrue prompts come with an item, for a contrast with hard negatives.
-    ``retold`` asks for each scene of two shapes in a form drawn anew, mostly one that binds, ``sides`` of
-    the relations by sides (see ``scenes.retell``).
+    ``captions`` are the indices of the captions to sample from, 0 being the prompt and PLACES the shapes with their
+    places; an index given twice is sampled twice as often. ``negatives`` is how many untrue prompts come with an item,
+    for a contrast with hard negatives. ``retold`` asks for each scene of two shapes in a form drawn anew, mostly one
+    that binds, ``sides`` of the relations by sides (see ``scenes.retell``).
     """
 
     count: int = 60_000
@@ -145,12 +147,20 @@ class TrainConfig:
 
     def stage(self, step: int) -> Stage:
         """The stage of optimiser step ``step``, counted from 0."""
-        end = 0
+        return self._place(step)[0]
+
+    def inside(self, step: int) -> int:
+        """How many steps of its stage are before optimiser step ``step``."""
+        return step - self._place(step)[1]
+
+    def _place(self, step: int) -> tuple[Stage, int]:
+        """The stage of a step, and the step at which it starts."""
+        start = 0
         for stage in self.stages:
-            end += stage.steps
-            if step < end:
-                return stage
-        return Stage(steps=self.steps)
+            if step < start + stage.steps:
+                return stage, start
+            start += stage.steps
+        return Stage(steps=self.steps), 0
 
     def rate(self, step: int) -> float:
         """The learning rate of optimiser step ``step``: linear warm-up, and linear decay to the final fraction.

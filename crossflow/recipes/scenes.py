@@ -16,7 +16,7 @@ from crossflow.model.crossflow import FlowConfig
 from crossflow.model.settings import Sampling
 from crossflow.model.standard import StandardConfig
 from crossflow.networks.transformer import TransformerConfig
-from crossflow.recipes.recipe import SceneData, Stage, TrainConfig
+from crossflow.recipes.recipe import PLACES, SceneData, Stage, TrainConfig
 from crossflow.sources.image import ImageEncoderConfig
 from crossflow.sources.upsample import UpsampleConfig
 from crossflow.sources.variational import VariationalConfig
@@ -135,7 +135,7 @@ def _binding(
     recipe = replace(_scenes(backbone, source, sum(steps), null_rate=0.1), learning_rate=3e-3, ema=ema)
     recipe = replace(recipe, model=replace(recipe.model, parameterisation="target"), precision="bf16")
     if not isinstance(recipe.model, FlowConfig):
-        return replace(recipe, data=SceneData(count=60_000, retold=True))
+        return replace(recipe, data=SceneData(count=60_000, captions=_TOLD, retold=True))
     losses = (KL(weight=1e-2), Contrast(weight=0.3, hard_negatives=True, positions="unit"))
     source_alone, flow_alone, both = steps
     stages = (
@@ -143,10 +143,11 @@ def _binding(
         Stage(steps=flow_alone, trains="flow", losses=("flow",)),
         Stage(steps=both),
     )
-    data = SceneData(count=60_000, negatives=1, retold=True)
+    data = SceneData(count=60_000, captions=_TOLD, negatives=1, retold=True)
     return replace(recipe, model=replace(recipe.model, losses=losses), data=data, stages=stages)
 
 
+_TOLD = (0, 0, PLACES)
 _PLACED = TransformerConfig(width=128, depth=4, heads=4, summaries=4, positions="unit")
 _WHITENED = VariationalConfig(width=128, depth=1, heads=4, whitened=True)
 _VANILLA = TransformerConfig(width=128, depth=4, heads=4)

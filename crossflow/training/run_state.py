@@ -101,11 +101,15 @@ class Run:
             part.requires_grad_(name in self.trained and stage.trained(name))
 
     def _update(self) -> None:
-        """Clip gradients, step, and update the moving average, whose decay is smaller in the first steps."""
+        """Clip gradients, step, and update the moving average, whose decay is smaller in a stage's first steps.
+
+        So the average forgets what the weights were that only now begin to be trained.
+        """
         if self.config.clip is not None:
             nn.utils.clip_grad_norm_(self.weights.values(), self.config.clip)
         self.optimizer.step(self.config.rate(self.step))
-        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
+        inside = self.config.inside(self.step)
+        decay = min(self.config.ema, (1 + inside) / (10 + inside))
         with torch.no_grad():
             averages: list[Tensor] = list(self.averages.values())
             weights: list[Tensor] = [self.weights[name] for name in self.averages]

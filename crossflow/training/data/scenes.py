@@ -23,7 +23,7 @@ from crossflow.modalities.pixels import ImageConfig
 from crossflow.modalities.tokens import TokensConfig
 from crossflow.model.config import FlowModel, ModelConfig
 from crossflow.recipes.recipe import SceneData, TrainConfig
-from crossflow.scenes.caption import describe
+from crossflow.scenes.caption import describe, places
 from crossflow.scenes.depth import depth_map, low_res
 from crossflow.scenes.negatives import negatives
 from crossflow.scenes.render import render
@@ -161,7 +161,7 @@ def _texts(recipe: TrainConfig, model: FlowModel, progress: Callable[[str], None
         targets.append(_prepared(model.autoencoder, [each.scene for each in examples], data, config))
         asked = [_asked(each, data) for each in examples]
         texts.extend(
-            [(prompt, *each.captions[1:])[k] for k in data.captions]
+            [(prompt, *each.captions[1:], places(each.scene))[k] for k in data.captions]
             for each, (prompt, _) in zip(examples, asked, strict=True)
         )
         others.extend(untrue for _, untrue in asked)
