@@ -26,6 +26,7 @@ from crossflow.modalities.tokens import TokensConfig
 from crossflow.model.crossflow import FlowConfig
 from crossflow.model.settings import Sampling
 from crossflow.networks.transformer import TransformerConfig
+from crossflow.recipes import CONFIGS
 from crossflow.recipes.recipe import SceneData, Stage, TrainConfig
 from crossflow.sampling.text_to_image import TextToImage
 from crossflow.scenes.caption import TASKS
@@ -76,17 +77,25 @@ def _contrast(recipe: TrainConfig, weight: float) -> TrainConfig:
 
 
 START = _start()
+_FINAL = (
+    "captions of places, no relation by sides, damping 0.003, learning rate 3e-3, contrast of weight 0.3; "
+    "the source alone, the flow alone, then both; the average restarts with each stage"
+)
 TRIALS: Mapping[str, Trial] = {
     "start": Trial(
         "",
-        "targets predicted, unit positions, whitened tokens (damping 0.01), retold prompts, one hard negative",
+        "targets predicted, unit positions, tokens whitened with damping 0.01, scenes retold, one hard negative",
         START,
     ),
     "stages": Trial(
         "start",
-        "the source alone for 1,000 steps, then all; contrast of weight 0.3",
+        "the source alone for 1,000 steps, then all; contrast of weight 0.3; the average does not restart: without it "
+        "the mean is .208 in place of .133 (n = 120, guidance 2)",
         _staged(_contrast(START, 0.3), 1_000),
     ),
+    "tiny10": Trial("stages", _FINAL, CONFIGS["scenes-tiny10"]),
+    "tiny10-standard": Trial("tiny10", "the baseline of its size", CONFIGS["scenes-tiny10-standard"]),
+    "final": Trial("tiny10", "more steps", CONFIGS["scenes-t2i-binding"]),
 }
 
 

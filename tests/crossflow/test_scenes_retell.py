@@ -1,5 +1,6 @@
 """Scenes asked for anew: still true of them, by the judge that knows."""
 
+from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
 
@@ -7,11 +8,11 @@ import pytest
 
 from crossflow.errors import CrossFlowError
 from crossflow.recipes import CONFIGS
-from crossflow.recipes.recipe import SceneData
-from crossflow.scenes.caption import TASKS
+from crossflow.recipes.recipe import PLACES, SceneData
+from crossflow.scenes.caption import TASKS, places
 from crossflow.scenes.negatives import OPPOSITE
 from crossflow.scenes.retell import FORMS, SIDES, retold, sided
-from crossflow.scenes.spec import HELD_OUT, SHAPES, Scene
+from crossflow.scenes.spec import COLORS, HELD_OUT, SHAPES, Scene
 from crossflow.scenes.splits import example, relations
 from crossflow.training.data import open_data
 from crossflow.training.data.scenes import TextPairs
@@ -74,6 +75,27 @@ def test_a_relation_is_told_by_its_sides():
     told = sided(item.specification)
     first, second = f"{other['class']} {SIDES[relation]}", f"{target['class']} {SIDES[OPPOSITE[relation]]}"
     assert told.index(first) < told.index(second)
+
+
+def test_places_name_every_shape_and_neither_colour_nor_light():
+    for item in ITEMS:
+        said = places(item.scene)
+        assert not [color for color in COLORS if color in said]
+        named = Counter(each.shape for each in item.scene.objects)
+        assert all(shape in said for shape in named)
+        assert said.count(" at the ") + said.count(" in the middle") == len(item.scene.objects)
+    assert len({places(item.scene) for item in ITEMS}) < 0.9 * len({item.captions[3] for item in ITEMS})
+
+
+def test_training_samples_places_beside_prompts(tmp_path):
+    recipe = replace(CONFIGS["scenes-tiny"], data=SceneData(count=12, captions=(0, PLACES)))
+    pairs = open_data(recipe, None, 0).pairs(recipe.model.build(), tmp_path, lambda line: None)
+    assert isinstance(pairs, TextPairs)
+    table = sorted(
+        {text for i in range(12) for text in (example("train", i).prompt, places(example("train", i).scene))}
+    )
+    rows = [[table.index(each.prompt), table.index(places(each.scene))] for each in ITEMS[:12]]
+    assert pairs.captions.tolist() == rows
 
 
 def test_training_reads_what_is_retold(tmp_path):
