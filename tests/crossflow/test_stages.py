@@ -55,6 +55,21 @@ def test_a_stage_trains_its_own_part_alone(start, tmp_path):
     assert moved(start, trained(flow, tmp_path / "flow")) == {"backbone"}
 
 
+def test_the_average_restarts_with_a_stage(start, tmp_path):
+    """So one step of the second stage leaves a tenth of what the flow's weights were before it."""
+    recipe = replace(SMALL, steps=3, stages=(TWO[0], Stage(steps=1, trains="flow")))
+    train(recipe, tmp_path, precision="fp32", device="cpu")
+    tensors = read_tensors(tmp_path / "state.safetensors")[1]
+    name = "backbone.patches.out.weight"
+    torch.testing.assert_close(tensors[f"ema.{name}"], 0.1 * start[name] + 0.9 * tensors[f"model.{name}"])
+
+
+def test_a_step_knows_how_far_it_is_inside_its_stage():
+    recipe = replace(SMALL, stages=TWO)
+    assert [recipe.inside(step) for step in range(4)] == [0, 1, 0, 1]
+    assert [SMALL.inside(step) for step in range(4)] == [0, 1, 2, 3]
+
+
 def test_stages_follow_each_other_and_resume_to_the_same_bits(start, tmp_path):
     both = replace(SMALL, stages=TWO)
     whole = trained(both, tmp_path / "whole")
