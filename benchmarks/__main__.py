@@ -1,4 +1,7 @@
-"""Every benchmark in turn, as ``make bench`` runs them; each writes its own page under results/."""
+"""Every benchmark in turn, as ``make bench`` runs them; each writes its own page under results/.
+
+The last one lists them all.
+"""
 
 import runpy
 
@@ -13,8 +16,10 @@ NAMES = (
     "captions",
     "inception",
     "png",
+    "faults",
     "sampling",
     "training",
+    "results_page",
 )
 
 for name in NAMES:

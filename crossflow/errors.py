@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
@@ -14,15 +15,26 @@ class CrossFlowError(Exception):
     """A call, a file, a setting or the machine is wrong. The message is one sentence that names the remedy."""
 
 
+class Notice(UserWarning):
+    """One sentence of ours for whoever runs a program, which shows no other warnings."""
+
+
 @contextmanager
 def one_sentence() -> Iterator[None]:
-    """End a program on CrossFlowError with its message on stderr and exit code 2, and on Ctrl-C with exit code 130."""
+    """End a program on CrossFlowError with its message on stderr and exit code 2, and on Ctrl-C with exit code 130.
+
+    So it ends, too, on what the system says of a path that nobody could use, such as a name that is too long.
+    """
     import typer
 
     try:
         yield
     except CrossFlowError as error:
         typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(2) from error
+    except OSError as error:
+        limit = " (255 bytes on most systems)" if error.errno == errno.ENAMETOOLONG else ""
+        typer.echo(f"Error: {error.filename}: {error.strerror or error}{limit}; give another path.", err=True)
         raise typer.Exit(2) from error
     except KeyboardInterrupt as error:
         typer.echo("Stopped. What is finished is kept: the same command goes on (train: with --resume).", err=True)

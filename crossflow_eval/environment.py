@@ -9,8 +9,6 @@ from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
-from crossflow.errors import CrossFlowError
-
 PACKAGES = (
     "crossflow",
     "numpy",
@@ -44,17 +42,6 @@ def hardware() -> str:
         name = next(line for line in lines if line.startswith("model name")).partition(":")[2].strip()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{name}, {cores} cores"
-
-
-def rank_and_world() -> tuple[int, int]:
-    """This process's place in a ``torchrun`` launch; (0, 1) outside of one. Raises CrossFlowError."""
-    try:
-        rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    except ValueError as error:
-        raise CrossFlowError("RANK and WORLD_SIZE must be whole numbers; unset them outside of torchrun.") from error
-    if not 0 <= rank < world:
-        raise CrossFlowError(f"RANK {rank} is not below WORLD_SIZE {world}; unset both outside of torchrun.")
-    return rank, world
 
 
 def _commit(root: Path) -> dict[str, str]:

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from crossflow.errors import CrossFlowError, unknown
+from crossflow.files.arrays import plain_array
 from crossflow.files.images import decode_image
 
 NEAREST, FARTHEST = 1.0, 80.0
@@ -109,7 +110,7 @@ KINDS: dict[str, Kind] = {
         wanted="a float32 array [h w]",
         check=lambda output: isinstance(output, np.ndarray) and output.dtype == np.float32 and output.ndim == 2,
         encode=_encode_array,
-        decode=lambda content: np.load(io.BytesIO(content), allow_pickle=False),
+        decode=plain_array,
         picture=_small_depth,
         metres=(NEAREST, FARTHEST),
     ),
@@ -119,5 +120,14 @@ KINDS: dict[str, Kind] = {
         encode=lambda output: str(output).encode(),
         decode=bytes.decode,
     ),
+    "tokens": Kind(
+        wanted="a float16 array [4 n d]: a text's tokens, those decoded from a sample and from the mean of its latent, "
+        "and the mean tokens of other texts",
+        check=lambda output: (
+            isinstance(output, np.ndarray) and output.dtype == np.float16 and output.ndim == 3 and len(output) == 4
+        ),
+        encode=_encode_array,
+        decode=lambda content: np.load(io.BytesIO(content), allow_pickle=False),
+    ),
 }
-"""By the suffix of the file: images, depth maps, captions."""
+"""By the suffix of the file: images, depth maps, captions, token embeddings."""

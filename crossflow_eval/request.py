@@ -21,7 +21,8 @@ class Option:
 
     ``shown`` stands for the default in ``--help``, where a value that is not given is somebody else's choice.
     ``models``: the kinds of model that take it; None where it does not depend on the model. ``tasks``: those it is
-    for; None for all. ``chooses``: it says what is measured on, which a command may have settled.
+    for; None for all but those ``without`` it. ``chooses``: it says what is measured on, which a command may have
+    settled.
     """
 
     flag: str
@@ -29,11 +30,16 @@ class Option:
     shown: str | bool = False
     models: tuple[str, ...] | None = None
     tasks: tuple[str, ...] | None = None
+    without: tuple[str, ...] = ()
     chooses: bool = False
 
     def fits(self, model: str, task: str) -> bool:
         """Whether a ``model`` of this kind takes the option in this ``task``."""
-        return (self.models is None or model in self.models) and (self.tasks is None or task in self.tasks)
+        return (self.models is None or model in self.models) and self.belongs(task)
+
+    def belongs(self, task: str) -> bool:
+        """Whether the option is for this ``task``."""
+        return (self.tasks is None or task in self.tasks) and task not in self.without
 
 
 def _said(flag: str, help: str, **more: Any) -> dict[str, Option]:
@@ -100,8 +106,9 @@ COMMANDS: dict[str, Command] = {
     ),
     "depth": Command(
         task="depth",
-        help="Measure depth maps; without options the shipped model's. --ckpt may be a folder of .npy, .npz or 16-bit "
-        ".png.",
+        help="Measure depth maps; without options the shipped model's. --ckpt may be a folder of .npy or .npz of "
+        "metres, or of 16-bit .png: metres times 256 in KITTI's suites, times 1000 in all others. The suites *_affine "
+        "take any scale and shift.",
         suite="scenes-depth",
         with_data="kitti_eigen",
     ),
@@ -111,10 +118,27 @@ COMMANDS: dict[str, Command] = {
         suite="scenes-sr",
         with_data="imagenet_sr",
     ),
+    "arithmetic": Command(
+        task="arithmetic",
+        help="Measure sums of source latents: words added to a prompt and taken from it; without options the shipped "
+        "model's.",
+        suite="scenes-arithmetic",
+        says={"checkpoint": "A checkpoint, or a folder of image pairs, prompt and sum side by side."},
+    ),
+    "compression": Command(
+        task="compression",
+        help="Measure what the latent of a prompt keeps of its tokens, by the decoder that was trained with the model "
+        "and lies beside --ckpt.",
+        suite="scenes-compression",
+    ),
 }
 
 SAMPLED = ("crossflow", "diffusers")
 """The kinds of model whose sampling has options."""
+PROMPTED = ("t2i", "arithmetic")
+"""The tasks whose models make images of prompts."""
+ENCODED = ("compression",)
+"""The tasks whose models encode, and carry nothing along the flow."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +162,12 @@ class Request:
     )
     suite: str | None = field(default=None, metadata=_said("--suite", "See `list`.", chooses=True))
     data: Path | None = field(default=None, metadata=_said("--data", "The suite's data root.", chooses=True))
+    space: str | None = field(
+        default=None,
+        metadata=_said(
+            "--space", "depth or disparity: what the predictions are.", shown="the suite's", tasks=("depth",)
+        ),
+    )
     captions: Path | None = field(
         default=None,
         metadata=_said(
@@ -146,13 +176,45 @@ class Request:
     )
     limit: int | None = field(default=None, metadata=_said("--limit", "Only the first examples.", shown="all"))
     steps: int | None = field(
-        default=None, metadata=_said("--steps", "Solver steps.", shown="the model's", models=SAMPLED)
+        default=None, metadata=_said("--steps", "Solver steps.", shown="the model's", models=SAMPLED, without=ENCODED)
     )
     guidance_scale: float | None = field(
-        default=None, metadata=_said("--guidance-scale", "1 is none.", shown="the model's", models=SAMPLED)
+        default=None,
+        metadata=_said("--guidance-scale", "1 is none.", shown="the model's", models=SAMPLED, without=ENCODED),
+    )
+    weaker: Path | None = field(
+        default=None,
+        metadata=_said(
+            "--weaker",
+            "An earlier checkpoint of the model, which guides it.",
+            models=("crossflow",),
+            tasks=("t2i",),
+        ),
+    )
+    reader: Path | None = field(
+        default=None,
+        metadata=_said(
+            "--reader",
+            "Decoder of crossflow train-reader: --ckpt is from text to images, and runs backward.",
+            models=("crossflow",),
+            tasks=("caption",),
+        ),
     )
     solver: str | None = field(
-        default=None, metadata=_said("--solver", "Name of a solver.", shown="the checkpoint's", models=("crossflow",))
+        default=None,
+        metadata=_said(
+            "--solver", "Name of a solver.", shown="the checkpoint's", models=("crossflow",), without=ENCODED
+        ),
+    )
+    scale: float | None = field(
+        default=None,
+        metadata=_said(
+            "--scale",
+            "What the words that are added and subtracted are multiplied by.",
+            shown="1",
+            models=("crossflow",),
+            tasks=("arithmetic",),
+        ),
     )
     size: int | None = field(
         default=None,
@@ -163,7 +225,11 @@ class Request:
     text_encoder: Path | None = field(
         default=None,
         metadata=_said(
-            "--text-encoder", "Folder of CLIP or T5.", shown="the hub's cache", models=("crossflow",), tasks=("t2i",)
+            "--text-encoder",
+            "Folder of CLIP or T5.",
+            shown="the hub's cache",
+            models=("crossflow",),
+            tasks=(*PROMPTED, *ENCODED),
         ),
     )
     autoencoder: Path | None = field(
@@ -173,15 +239,21 @@ class Request:
             "autoencoder_kl.pth or diffusers' folder.",
             shown="in CROSSFLOW_CACHE",
             models=("crossflow",),
-            tasks=("t2i",),
+            tasks=PROMPTED,
         ),
     )
     precision: str | None = field(
-        default=None, metadata=_said("--precision", "auto, or a type such as bfloat16.", shown="auto", models=SAMPLED)
+        default=None,
+        metadata=_said(
+            "--precision", "auto, or a type such as bfloat16.", shown="auto", models=SAMPLED, without=ENCODED
+        ),
     )
     seed: int = field(default=0, metadata=_said("--seed", "Seed of the whole run.", shown=True))
     device: str | None = field(
         default=None, metadata=_said("--device", "auto, cpu, cuda, cuda:N.", shown="auto", models=SAMPLED)
+    )
+    fresh: bool = field(
+        default=False, metadata=_said("--fresh", "Make all outputs anew; the run's old ones are set aside.")
     )
     out: Path | None = field(
         default=None, metadata=_said("--out", "The run's folder.", shown="runs/SUITE/MODEL-DIGEST")

@@ -235,6 +235,8 @@ def compare(
             low, high = min(low, 0.0), max(high, 0.0)
     if not verdicts and joined.sizes.min() < FEW:
         test += f"; covers less, for a task has fewer than {FEW} examples"
+    if alone := single_strata({name: len(group) for name, group in groups.items()}):
+        test += f"; {alone}"
     return Comparison(
         difference=math.fsum(weighted),
         ci_low=low,

@@ -11,12 +11,15 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 SCHEMA_VERSION = 1
+
+CODE = "code_sha256"
+"""Under what the identity of another package's model says of which code it is; None where that is not known."""
 
 Output = np.ndarray | str
 """One output of a model, of a kind of ``crossflow_eval.outputs``: an image, a depth map or a caption."""
@@ -41,7 +44,7 @@ class Example:
 class Value(BaseModel):
     """A statistic with its 95 % interval and the number of outputs behind it; None where no interval is defined."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     mean: float
     ci_low: float | None = None
     ci_high: float | None = None
@@ -142,8 +145,8 @@ class Settings(BaseModel):
     model: str
     identity: dict[str, Any]
     seed: int = 0
-    limit: int | None = None
-    outputs_per_example: int = 1
+    limit: Annotated[int, Field(ge=1)] | None = None
+    outputs_per_example: Annotated[int, Field(ge=1)] = 1
 
     @property
     def digest(self) -> str:
@@ -152,8 +155,20 @@ class Settings(BaseModel):
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+class Proof(BaseModel):
+    """The sha256 of what a result stands on: outputs.jsonl, per_example.jsonl, and the record itself without this."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    outputs: str
+    rows: str
+    result: str
+
+
 class Result(BaseModel):
-    """The record of one run. ``protocol`` maps each metric to its fingerprint; ``data_sha256`` names the examples."""
+    """The record of one run. ``protocol`` maps each metric to its fingerprint; ``data_sha256`` names the examples.
+
+    ``proof`` is None in results of earlier versions, and in those that are no run's.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     schema_version: int = SCHEMA_VERSION
@@ -164,3 +179,4 @@ class Result(BaseModel):
     higher_is_better: dict[str, bool]
     data_sha256: str
     environment: dict[str, str]
+    proof: Proof | None = None

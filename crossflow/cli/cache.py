@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -42,6 +41,9 @@ def cache(
     """
     with one_sentence():
         from crossflow.errors import CrossFlowError
+        from crossflow.files.devices import own_device
+        from crossflow.files.locks import check_writable
+        from crossflow.files.processes import rank_and_world
         from crossflow.modalities.tokens import TokensConfig
         from crossflow.recipes import recipe_named
         from crossflow.training.data.cache import cache as make
@@ -50,7 +52,10 @@ def cache(
         recipe = recipe_named(config)
         if recipe.data.kind != "folder":
             raise CrossFlowError(f"{config} draws its own data: choose a recipe that reads pairs from a folder.")
-        parts, device = parts_read(recipe), _own_device(device)
+        rank, world = rank_and_world()
+        if rank == 0:
+            check_writable(out, "encoding")
+        parts, device = parts_read(recipe), own_device(device)
         tower, seen_by = _tower(config, image_tower, device) if "image_features" in parts else (None, {})
         embedder, kl, made_by = _loaded(cast(TokensConfig, recipe.model.reads), text_encoder, autoencoder, device)
         make(
@@ -67,20 +72,12 @@ def cache(
             keep_images="image" in parts,
             image_tower=tower,
             skip_bad=skip_bad,
-            process_index=int(os.environ.get("RANK", 0)),
-            process_count=int(os.environ.get("WORLD_SIZE", 1)),
+            process_index=rank,
+            process_count=world,
             progress=to_stderr,
         )
-        if os.environ.get("RANK", "0") == "0":  # under torchrun only the main process prints
+        if rank == 0:  # under torchrun only the main process prints
             typer.echo(out)
-
-
-def _own_device(name: str) -> str:
-    """The device of this process: each local process gets its own GPU."""
-    from crossflow.files.devices import usable_device
-
-    device = usable_device(name)
-    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if device == "cuda" else device
 
 
 def _loaded(
@@ -90,16 +87,14 @@ def _loaded(
     from crossflow.files.folders import cache_folder
     from crossflow.files.hashes import content_sha256
     from crossflow.modalities.kl_autoencoder import KLAutoencoder
-    from crossflow.modalities.text_embedders import LanguageModel
+    from crossflow.modalities.text_embedders import weights_of
     from crossflow.sampling.text_to_image import AUTOENCODER
 
     embedder = reads.embedder(text_encoder, device)
     source = autoencoder or cache_folder() / AUTOENCODER
     kl = KLAutoencoder.from_path(source, device=device)
     made_by = {"text": reads.model, "autoencoder_sha256": content_sha256(source)}
-    if isinstance(embedder, LanguageModel):
-        made_by["text_encoder_sha256"] = content_sha256(embedder.folder)
-    return embedder, kl, made_by
+    return embedder, kl, made_by | weights_of(embedder)
 
 
 def _tower(config: str, weights: Path | None, device: str) -> tuple[FrozenSiglip, dict[str, str]]:

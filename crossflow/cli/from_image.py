@@ -11,6 +11,9 @@ import typer
 from crossflow.cli.console import one_sentence
 from crossflow.cli.options import Device
 
+SUFFIXES: dict[str, tuple[str, ...]] = {"text": (), "depth": (".npy", ".png"), "image": (".png",)}
+"""The suffixes of an output's files, by what a model makes."""
+
 
 def from_image(
     files: Annotated[list[Path], typer.Argument(help="Images of the size that the model reads.", show_default=False)],
@@ -30,20 +33,24 @@ def from_image(
         from crossflow.errors import CrossFlowError
         from crossflow.files.folders import shipped
         from crossflow.files.images import read_image
-        from crossflow.files.writing import replacing
+        from crossflow.files.locks import writing_in
+        from crossflow.files.writing import refuse_existing, replacing
         from crossflow.model.settings import Override
         from crossflow.sampling.from_image import FromImage
         from crossflow.sampling.text_to_image import prompt_seed
 
-        model = FromImage.from_checkpoint(ckpt or shipped(task), device, precision)
         if len({file.stem for file in files}) < len(files):
             raise CrossFlowError("Two of the images have one name: give them names of their own, for their outputs.")
         images = [np.asarray(read_image(file)) for file in files]
-        seeds = [prompt_seed(seed, file.name) for file in files]
-        outputs = model.generate(images, seeds, Override(solver=solver, steps=steps))
-        rows = [_write(out, file, output) for file, output in zip(files, outputs, strict=True)]
-        with replacing(out / "outputs.jsonl") as temporary:
-            temporary.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+        with writing_in(out, "writing"):
+            refuse_existing([out / "outputs.jsonl"])
+            model = FromImage.from_checkpoint(ckpt or shipped(task), device, precision)
+            refuse_existing(out / f"{file.stem}{suffix}" for file in files for suffix in SUFFIXES[model.ends[1]])
+            seeds = [prompt_seed(seed, file.name) for file in files]
+            outputs = model.generate(images, seeds, Override(solver=solver, steps=steps))
+            rows = [_write(out, file, output) for file, output in zip(files, outputs, strict=True)]
+            with replacing(out / "outputs.jsonl") as temporary:
+                temporary.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
         for row in rows:
             typer.echo(row.get("caption") or row["output"])
 

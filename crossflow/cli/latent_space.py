@@ -38,10 +38,12 @@ def interpolate(
     """Interpolate between the source latents of two prompts: frames, a grid and an animation."""
     with one_sentence():
         from crossflow.files.folders import shipped
+        from crossflow.files.locks import check_writable
         from crossflow.model.settings import Override
         from crossflow.sampling import latent_space
         from crossflow.sampling.text_to_image import TextToImage
 
+        check_writable(out, "writing")
         pipeline = TextToImage.from_checkpoint(ckpt or shipped("t2i"), device, text_encoder, autoencoder, precision)
         sampling = pipeline.defaults.but(Override(solver=solver, steps=steps, guidance_scale=guidance_scale))
         typer.echo(latent_space.draw_walk(pipeline, (first, last), frames, sampling, seed, out))
@@ -68,10 +70,12 @@ def arithmetic(
     """Add and subtract the source latents of prompts: an image of each prompt, and of the sum."""
     with one_sentence():
         from crossflow.files.folders import shipped
+        from crossflow.files.locks import check_writable
         from crossflow.model.settings import Override
         from crossflow.sampling import latent_space
         from crossflow.sampling.text_to_image import TextToImage
 
+        check_writable(out, "writing")
         pipeline = TextToImage.from_checkpoint(ckpt or shipped("t2i"), device, text_encoder, autoencoder, precision)
         sampling = pipeline.defaults.but(Override(solver=solver, steps=steps, guidance_scale=guidance_scale))
         terms = latent_space.Sum(base=base, add=tuple(add or ()), subtract=tuple(subtract or ()), scale=scale)

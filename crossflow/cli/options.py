@@ -13,6 +13,10 @@ Checkpoint = Annotated[
 Solver = Annotated[str | None, typer.Option(help="Name of a solver.", show_default="the checkpoint's")]
 Steps = Annotated[int | None, typer.Option(help="Solver steps.", show_default="the checkpoint's")]
 Guidance = Annotated[float | None, typer.Option(help="1 is no guidance.", show_default="the checkpoint's")]
+Weaker = Annotated[
+    Path | None,
+    typer.Option(help="A weaker version of the model that guides it: an earlier checkpoint.", show_default=False),
+]
 Precision = Annotated[str, typer.Option(help="auto, float64, float32 or bfloat16.")]
 Images = Annotated[Path, typer.Option(help="Folder for the images.", show_default=False)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from crossflow.cli.options import (
     Solver,
     Steps,
     TextEncoder,
+    Weaker,
 )
 
 
@@ -32,6 +34,7 @@ def sample(
     solver: Solver = None,
     steps: Steps = None,
     guidance_scale: Guidance = None,
+    weaker: Weaker = None,
     text_encoder: TextEncoder = None,
     autoencoder: Autoencoder = None,
     precision: Precision = "auto",
@@ -39,26 +42,48 @@ def sample(
 ) -> None:
     """Sample images of prompts into a folder. The same command again resumes."""
     with one_sentence():
-        from crossflow.errors import CrossFlowError
+        from crossflow.errors import CrossFlowError, first_few
 
         if (prompt is None) == (prompts is None):
             raise CrossFlowError("Give either --prompt TEXT, once or more, or --prompts FILE.")
         count = len(prompt or ()) if prompts is None else _count(prompts)
         from crossflow.files.folders import shipped
+        from crossflow.files.locks import check_writable
         from crossflow.model.settings import Override
         from crossflow.sampling.samples import draw_into
         from crossflow.sampling.text_to_image import TextToImage
 
-        pipeline = TextToImage.from_checkpoint(ckpt or shipped("t2i"), device, text_encoder, autoencoder, precision)
-        sampling = pipeline.defaults.but(Override(solver=solver, steps=steps, guidance_scale=guidance_scale))
+        check_writable(out, "sampling")
+        pipeline = TextToImage.from_checkpoint(
+            ckpt or shipped("t2i"), device, text_encoder, autoencoder, precision, weaker=weaker
+        )
+        override = Override(solver=solver, steps=steps, guidance_scale=guidance_scale)
+        sampling = pipeline.settings(override, weaker)
+        strange: dict[str, None] = {}
         with _bar(None if count is None else count * per_prompt) as advance:
             lines = iter(prompt or ()) if prompts is None else _lines(prompts)
+            lines = lines if ckpt else _noting(lines, strange)
             drawn = draw_into(out, pipeline, lines, sampling, seed=seed, per_prompt=per_prompt, advance=advance)
         if drawn.truncated:
             limit = pipeline.model.config.reads.shape[0]
             typer.echo(f"{drawn.truncated} prompts are longer than {limit} tokens: their ends were not read.", err=True)
+        if strange:
+            to_stderr(
+                f"Warning: the shipped model has never seen {first_few(map(repr, strange))}: it knows the words of its "
+                "own small world alone, and draws something else."
+            )
         to_stderr(f"{drawn.new} images drawn, {drawn.kept} kept from before")
         typer.echo(out / "samples.jsonl")
+
+
+def _noting(prompts: Iterator[str], strange: dict[str, None]) -> Iterator[str]:
+    """The prompts, while words that no prompt of the embedded world has are put into ``strange``, the first 100."""
+    from crossflow.recipes.scenes import WORDS
+
+    for prompt in prompts:
+        words = re.findall(r"\w+", prompt.lower())
+        strange.update(dict.fromkeys(word for word in words if word not in WORDS and len(strange) < 100))
+        yield prompt
 
 
 def _lines(path: Path) -> Iterator[str]:

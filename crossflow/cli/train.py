@@ -1,8 +1,7 @@
-"""The command ``train``."""
+"""The commands ``train`` and ``train-reader``."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -36,6 +35,9 @@ def train(
         Path | None, typer.Option(help="Folder of crossflow cache, or of the authors' features.", show_default=False)
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the initial weights and of all sampling.")] = 0,
+    init: Annotated[
+        Path | None, typer.Option(help="A checkpoint to start from (fine-tuning).", show_default="fresh weights")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")] = False,
     steps: Annotated[int | None, typer.Option(min=1, help="Number of steps.", show_default="the recipe's")] = None,
     batch_size: Annotated[
@@ -66,10 +68,12 @@ def train(
     with one_sentence():
         from dataclasses import replace
 
+        from crossflow.files.processes import rank_and_world
         from crossflow.recipes import recipe_named
 
         recipe = recipe_named(config)
-        own = {"steps": steps, "batch_size": batch_size, "accumulate": accumulate}
+        recipe = recipe if steps is None else recipe.in_steps(steps)
+        own = {"batch_size": batch_size, "accumulate": accumulate}
         recipe = replace(recipe, **{name: value for name, value in own.items() if value is not None})
         from crossflow.training.train import train as run
 
@@ -78,6 +82,7 @@ def train(
             out,
             data=data,
             seed=seed,
+            init=init,
             resume=resume,
             precision=precision,
             device=device,
@@ -87,5 +92,26 @@ def train(
             autoencoder=autoencoder,
             progress=to_stderr,
         )
-        if os.environ.get("RANK", "0") == "0":  # under torchrun only the main process prints
+        if rank_and_world()[0] == 0:  # under torchrun only the main process prints
             typer.echo(path)
+
+
+def train_reader(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="A text-to-image model of crossflow train, on scenes.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="The file of the decoder.", show_default=False)],
+    steps: Annotated[int, typer.Option(min=1, help="Number of steps.")] = 800,
+    seed: Annotated[int, typer.Option(help="Seed of the initial weights and of all sampling.")] = 0,
+) -> None:
+    """Train what reads captions off a text-to-image model run backward; crossflow-eval caption --reader measures it.
+
+    One thread and a few minutes; the same seed on the same machine gives the same file.
+    """
+    with one_sentence():
+        import torch
+
+        from crossflow.training.train_prompt_reader import train_reader as run
+
+        torch.set_num_threads(1)
+        typer.echo(run(checkpoint, out, steps=steps, seed=seed, say=to_stderr))

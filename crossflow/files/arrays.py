@@ -1,4 +1,4 @@
-"""Dicts of arrays saved by numpy, read safely from untrusted files.
+"""Arrays, and dicts of arrays, saved by numpy, read safely from untrusted files.
 
 ``numpy.save`` of a dict writes a pickle, and a pickle can make its reader call any function. This reader resolves only
 the few names that arrays need, each to a stand-in that stores its arguments. Arrays of plain numbers and text are built
@@ -10,16 +10,19 @@ import math
 import pickle
 import re
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from crossflow.errors import CrossFlowError
+from crossflow.files.stand_ins import refuse_stand_in
 
 LARGEST = 64 << 20
 """Largest file that is read, in bytes after decompression; one item of the authors' layout has under two million."""
+MOST = 1 << 30
+"""The largest array of plain numbers that is read, in bytes."""
 PLAIN = re.compile(r"[biuf][0-9]{1,2}|U[0-9]{1,6}")
 """The dtypes that are read: bool, integers, floats and text."""
 
@@ -43,6 +46,63 @@ def read_arrays(path: Path) -> dict[str, Any]:
     except Exception as error:  # pickle and zipfile document no list of what damaged bytes raise
         why = " ".join(str(error).split()) or type(error).__name__
         raise CrossFlowError(f"{path} is damaged or no dict of arrays ({why}): make it again.") from error
+
+
+def plain_arrays(path: Path, what: str, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file by name, of ``names`` alone where given; that of an .npy file has the name "".
+
+    The first bytes decide between the two. ``what`` the file should be is for the message. CrossFlowError if it is
+    missing, damaged, or holds anything but plain numbers and text; memory is not taken before its data are there.
+    """
+    try:
+        with path.open("rb") as file:
+            zipped = file.read(2) == b"PK"
+            file.seek(0)
+            return _members(file, names) if zipped else {"": _plain(file)}
+    except OSError as error:
+        raise CrossFlowError(f"Cannot read the {what} {path}: {error.strerror or 'it is damaged'}.") from error
+    except CrossFlowError as error:
+        raise CrossFlowError(f"Cannot read the {what} {path}: {error}.") from error
+    except Exception as error:  # zipfile, zlib and numpy's header parser document no list of what damaged bytes raise
+        refuse_stand_in(path)
+        refuse_stand_in(path)
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise CrossFlowError(
+            f"Cannot read the {what} {path}: it is no whole .npy or .npz file of plain numbers ({why})."
+        ) from error
+
+
+def plain_array(content: bytes) -> np.ndarray:
+    """The array of plain numbers or text in the bytes of an .npy file; ValueError for anything else."""
+    try:
+        return _plain(io.BytesIO(content))
+    except Exception as error:  # numpy's header parser documents no list of what damaged bytes raise
+        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
+
+
+def _members(file: BinaryIO, names: Collection[str] | None) -> dict[str, np.ndarray]:
+    found = {}
+    with zipfile.ZipFile(file) as archive:
+        for member in archive.namelist():
+            name = member.removesuffix(".npy")
+            if names is None or name in names:
+                with archive.open(member) as opened:
+                    found[name] = _plain(opened)
+    return found
+
+
+def _plain(file: Any) -> np.ndarray:
+    """An array whose dtype and size are checked before its data are read, in parts, up to MOST bytes."""
+    shape, fortran, dtype = _header(file)
+    if not PLAIN.fullmatch(dtype.str[1:]):
+        raise CrossFlowError(f"it holds an array of {dtype}, and only plain numbers and text are read")
+    due = math.prod(shape) * dtype.itemsize
+    if due > MOST or min(shape, default=0) < 0:
+        raise CrossFlowError(f"it claims {dtype} {list(shape)}, {due:,} bytes, and at most {MOST:,} are read")
+    data = bytearray()
+    while part := file.read(min(1 << 20, due - len(data))):
+        data += part
+    return _array(data, dtype, shape, fortran)
 
 
 def _unzipped(content: io.BufferedIOBase) -> dict[str, Any]:

@@ -2,14 +2,14 @@
 
 import csv
 import io
-import json
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from crossflow.errors import CrossFlowError, first_few
-from crossflow.files.images import SUFFIXES
+from crossflow.files.listing import Listing, list_folder
+from crossflow.files.names import composed
+from crossflow.files.plain_json import read_json, read_json_lines
 
 Row = tuple[str, Any, Any]
 """A location in a captions file, and the image and caption found there, not yet checked."""
@@ -22,37 +22,55 @@ class Pair(NamedTuple):
     caption: str
 
 
-def read_pairs(folder: Path, captions: Path | None) -> list[Pair]:
+def read_pairs(folder: Path, captions: Path | None, say: Callable[[str], None] = lambda line: None) -> list[Pair]:
     """The captioned images below ``folder``, sorted by path; the captions of one image keep their order in the file.
 
     ``captions`` is a file that ``read_captions`` reads; images that it does not name are left out. With None, captions
-    come from ``<image's name>.txt`` beside each image, one per line. Paths may use backslashes. CrossFlowError for a
-    file that is missing or malformed, with its line; for a caption whose image is missing; and, with None, for an image
-    without captions.
+    come from ``<image's name>.txt`` beside each image, one per line. Paths may have backslashes and any Unicode form.
+    ``say`` is told what is left out. CrossFlowError for a file that is missing or malformed, with its line; for a
+    caption whose image is missing; and, with None, for an image without captions or of a kind that is not read.
     """
-    if not folder.is_dir():
-        raise CrossFlowError(f"There is no folder {folder}: give the folder that holds the images.")
-    files = {Path(place, name).relative_to(folder).as_posix() for place, _, names in os.walk(folder) for name in names}
-    images = sorted(name for name in files if name.lower().endswith(SUFFIXES))
-    if captions is None and not images:
-        raise CrossFlowError(f"The folder {folder} holds no image ({', '.join(SUFFIXES)}): give another one.")
-    found = list(_beside(folder, images, files) if captions is None else read_captions(captions))
-    found = [pair if pair.image in files else pair._replace(image=pair.image.replace("\\", "/")) for pair in found]
-    missing = sorted({pair.image for pair in found} - files)
+    listing = list_folder(folder)
+    found = _beside(listing.all_read()) if captions is None else _listed(listing, captions)
+    left = [listing.left({_text_of(name) for name in listing.read} if captions is None else ())]
+    if bare := sorted(listing.read.keys() - {pair.image for pair in found}):
+        left.append(f"{len(bare)} images in {folder} have no caption and are left out: {first_few(bare, 3)}.")
+    for line in filter(None, left):
+        say(line)
+    files = listing.read | listing.others
+    placed = (pair._replace(image=files[pair.image].relative_to(folder).as_posix()) for pair in found)
+    return sorted(placed, key=lambda pair: pair.image)
+
+
+def _beside(listing: Listing) -> list[Pair]:
+    found = []
+    for name, image in listing.read.items():
+        text = listing.others.get(_text_of(name))
+        if text is None:
+            raise CrossFlowError(f"The image {image} has no captions: write them into {image.with_suffix('.txt')}.")
+        found += _pairs(text, ((place, name, line) for place, line in _lines(text)))
+    return found
+
+
+def _text_of(image: str) -> str:
+    return PurePosixPath(image).with_suffix(".txt").as_posix()
+
+
+def _listed(listing: Listing, captions: Path) -> list[Pair]:
+    """The pairs of a captions file, each with the name of its image in the listing."""
+    files, found = listing.read | listing.others, []
+    for pair in read_captions(captions):
+        names = composed(pair.image), composed(pair.image.replace("\\", "/"))
+        found.append(pair._replace(image=names[0] if names[0] in files else names[1]))
+    missing = sorted({pair.image for pair in found} - files.keys())
+    if any(name in listing.unread for name in missing):
+        listing.all_read()
     if missing:
         raise CrossFlowError(
-            f"{len(missing)} images of {captions} are not below {folder} ({first_few(missing)}): "
+            f"{len(missing)} images of {captions} are not below {listing.folder} ({first_few(missing)}): "
             "write their paths as seen from that folder."
         )
-    return sorted(found, key=lambda pair: pair.image)
-
-
-def _beside(folder: Path, images: Iterable[str], files: set[str]) -> Iterator[Pair]:
-    for image in images:
-        name = PurePosixPath(image).with_suffix(".txt").as_posix()
-        if name not in files:
-            raise CrossFlowError(f"The image {folder / image} has no captions: write them into {folder / name}.")
-        yield from _pairs(folder / name, ((place, image, line) for place, line in _lines(folder / name)))
+    return found
 
 
 def read_captions(path: Path, columns: Sequence[str] = ("image",)) -> Iterator[Pair]:
@@ -123,11 +141,7 @@ def _csv_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
 
 
 def _jsonl_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
-    for place, line in _lines(path):
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise CrossFlowError(f"{path}, {place}: it is not JSON.") from error
+    for place, row in read_json_lines(_text(path), str(path)):
         if not isinstance(row, dict):
             raise CrossFlowError(f"{path}, {place}: expected an object with '{columns[0]}' and 'caption'.")
         image = row[_key(f"{path}, {place}", row, columns)]
@@ -136,12 +150,12 @@ def _jsonl_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
 
 
 def _coco_rows(path: Path) -> Iterator[Row]:
+    record = read_json(_text(path), str(path))
     try:
-        record = json.loads(_text(path))
         names = {image["id"]: image["file_name"] for image in record["images"]}
         for number, each in enumerate(record["annotations"], start=1):
             yield f"annotation {number}", names[each["image_id"]], each["caption"]
-    except (ValueError, RecursionError, LookupError, TypeError) as error:
+    except (LookupError, TypeError) as error:
         raise CrossFlowError(
             f"{path} is not a COCO captions file ({type(error).__name__}: {error}): it needs 'images' with 'id' and "
             "'file_name', and 'annotations' with 'image_id' and 'caption'."

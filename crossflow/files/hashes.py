@@ -3,11 +3,16 @@
 import hashlib
 from pathlib import Path
 
+from crossflow.errors import CrossFlowError
+
 
 def file_sha256(path: str | Path) -> str:
-    """The sha256 of a file's bytes, in hexadecimal."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """The sha256 of a file's bytes, in hexadecimal; CrossFlowError if it cannot be read."""
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CrossFlowError(f"{path} cannot be read ({error.strerror}): give the path of a file.") from error
 
 
 def content_sha256(path: Path) -> str:

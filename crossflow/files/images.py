@@ -14,15 +14,28 @@ from pathlib import Path
 from PIL import Image, ImageFile
 
 from crossflow.errors import CrossFlowError
+from crossflow.files.names import shown
 
-FORMATS = {"BMP": (".bmp",), "JPEG": (".jpeg", ".jpg"), "PNG": (".png",), "WEBP": (".webp",)}
+FORMATS = {
+    "BMP": (".bmp",),
+    "JPEG": (".jfif", ".jpe", ".jpeg", ".jpg"),
+    "PNG": (".png",),
+    "PPM": (".pbm", ".pgm", ".pnm", ".ppm"),
+    "WEBP": (".webp",),
+}
 """Formats that are read, by content: the suffix of a file may be any."""
 SUFFIXES = tuple(suffix for several in FORMATS.values() for suffix in several)
 PNG_END = b"IEND\xaeB`\x82"
+DAMAGE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+"""What Pillow raises on damaged files, and on those of too many pixels."""
 
 
 class UnreadableImage(Exception):
-    """One image cannot be decoded exactly. The message says why, without the file's name."""
+    """One image cannot be decoded exactly. The message says why, without the file's name; ``remedy`` what to do."""
+
+    def __init__(self, why: str, remedy: str = "convert it to 8-bit RGB PNG") -> None:
+        super().__init__(why)
+        self.remedy = remedy
 
 
 def read_image(path: Path, formats: Iterable[str] = FORMATS) -> Image.Image:
@@ -33,15 +46,14 @@ def read_image(path: Path, formats: Iterable[str] = FORMATS) -> Image.Image:
     try:
         return decode_image(path.read_bytes(), formats)[0]
     except (OSError, UnreadableImage) as error:
-        raise CrossFlowError(
-            f"The image {path} cannot be read ({why_unreadable(error)}): convert it to 8-bit RGB PNG."
-        ) from error
+        remedy = error.remedy if isinstance(error, UnreadableImage) else "give the path of an image"
+        raise CrossFlowError(f"The image {shown(path)} cannot be read ({why_unreadable(error)}): {remedy}.") from error
 
 
 def decode_image(content: bytes, formats: Iterable[str] = FORMATS) -> tuple[Image.Image, str]:
     """Decode an image file's bytes to an RGB image and the name of its format. Raises UnreadableImage."""
     if not content:
-        raise UnreadableImage("zero bytes")
+        raise UnreadableImage("zero bytes", "get it again")
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise UnreadableImage("Pillow was told elsewhere in this process to accept truncated images")
     formats = tuple(formats)
@@ -53,14 +65,20 @@ def decode_image(content: bytes, formats: Iterable[str] = FORMATS) -> tuple[Imag
             if kind == "PNG" and content[24] > 8:  # the header's bit depth; Pillow would round silently
                 raise UnreadableImage(f"{content[24]} bits a channel")
             if kind == "PNG" and PNG_END not in content:  # Pillow does not check for it
-                raise UnreadableImage("truncated")
+                raise UnreadableImage("truncated", "get it again")
+            if kind == "PPM" and isinstance(args := image.tile[0].args, tuple) and args[-1] != 255:  # or it rounds
+                raise UnreadableImage(f"{args[-1]} as its white, not 255")
             image.load()
             return _rgb(image), kind
     except Image.UnidentifiedImageError as error:
         raise UnreadableImage(f"not a {', '.join(formats[:-1])} or {formats[-1]} file") from error
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise UnreadableImage(f"it has more than {most:,} pixels, the most that are read", "make it smaller") from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
         text = " ".join(str(error).split()) or type(error).__name__
-        raise UnreadableImage("truncated" if "truncat" in text.lower() else text) from error
+        cut = "truncat" in text.lower()
+        raise UnreadableImage("truncated" if cut else text, "get it again" if cut else "make it again") from error
 
 
 def why_unreadable(error: Exception) -> str:

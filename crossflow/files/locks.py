@@ -1,5 +1,6 @@
 """One process at a time in a folder: a lock that the operating system releases however its holder ends."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from crossflow.errors import CrossFlowError
+from crossflow.files.writing import make_folder, written
 
 NAME = ".lock"
 """The lock file in the folder; it stays there, empty, after the lock is released."""
@@ -29,3 +31,23 @@ def only_writer(folder: Path, doing: str, wait: bool = False) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def writing_in(folder: Path, doing: str, wait: bool = False) -> Iterator[None]:
+    """Make ``folder`` where it is not there, and lock it as ``only_writer`` does.
+
+    CrossFlowError, before any work, also where nothing can be written in it.
+    """
+    make_folder(folder)
+    with only_writer(folder, doing, wait):
+        yield
+
+
+def check_writable(folder: Path, doing: str) -> None:
+    """Raise what ``writing_in`` would raise, before what takes long is loaded; ``folder`` is not made."""
+    with written(folder), suppress(FileNotFoundError):
+        folder.lstat()
+    there = next(each for each in (folder, *folder.absolute().parents) if os.path.lexists(each))
+    with writing_in(there, doing) if there == folder else written(folder):
+        make_folder(there)

@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from crossflow.errors import CrossFlowError, first_few
+from crossflow.errors import CrossFlowError, Notice, first_few
+from crossflow.files.stand_ins import refuse_stand_in
 
 UNREADABLE = (EOFError, LookupError, OSError, RuntimeError, SafetensorError, ValueError, pickle.UnpicklingError)
 """What the libraries raise on files that are truncated, of another format, or pickles of more than tensors."""
@@ -47,6 +49,9 @@ def readable(path: Path, kind: str) -> Iterator[None]:
     try:
         yield
     except UNREADABLE as error:
+        for file in path.glob("*") if path.is_dir() else (path,):
+            if file.is_file():
+                refuse_stand_in(file)
         raise CrossFlowError(
             f"{path} does not load as {kind} ({_first_line(error)}): get the files again, or give another folder."
         ) from error
@@ -66,11 +71,13 @@ def quiet(logging: Any) -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def load_pretrained(kind: Any, folder: Path, logging: Any, exact: bool = False, **options: Any) -> Any:
+def load_pretrained(
+    kind: Any, folder: Path, logging: Any, exact: bool = False, unused: tuple[str, ...] = (), **options: Any
+) -> Any:
     """The model of class ``kind`` in ``folder``, frozen, in eval mode; from safetensors or pickles of tensors alone.
 
-    CrossFlowError if the files are damaged or lack a weight, which the libraries would initialise at random; with
-    ``exact`` also if they hold weights that the class does not have.
+    CrossFlowError if the files are damaged or lack a weight, which the libraries would initialise at random, but for
+    those whose names begin as one of ``unused``; with ``exact`` also if they hold weights that the class does not have.
     """
     with quiet(logging), readable(folder, kind.__name__):
         model, report = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True, **options)
@@ -79,8 +86,8 @@ def load_pretrained(kind: Any, folder: Path, logging: Any, exact: bool = False, 
     if unknown:
         few = first_few(sorted(unknown), 3)
         raise CrossFlowError(f"{folder} is of another network than {kind.__name__}: it holds {few}.")
-    if report["missing_keys"]:
-        lost = first_few(sorted(report["missing_keys"]), 3)
+    if missing := [name for name in report["missing_keys"] if not name.startswith(unused)]:
+        lost = first_few(sorted(missing), 3)
         raise CrossFlowError(f"{folder} holds no whole {kind.__name__}: it lacks {lost}.")
     return model.eval().requires_grad_(False)
 
@@ -102,6 +109,7 @@ def is_pickle(path: Path) -> bool:
 
 def unpickled(path: Path) -> Any:
     """The content of a pickle of tensors, memory-mapped. CrossFlowError for any other file; no code in it is run."""
+    refuse_stand_in(path)
     try:
         with path.open("rb") as file:
             zipped = file.read(2) == b"PK"
@@ -120,20 +128,50 @@ def unpickled(path: Path) -> Any:
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """The state dict in a safetensors file, or in a pickle of tensors alone, at top level or under ``state_dict``.
+    """The state dict in a safetensors file, or in a pickle of tensors alone, found by ``tensors_in``.
 
     CrossFlowError for any other file.
     """
+    refuse_stand_in(path)
     try:
         content = unpickled(path) if is_pickle(path) else load_file(path)
     except UNREADABLE as error:
         raise CrossFlowError(
             f"{path} is not a whole safetensors file ({_first_line(error)}): fetch it again."
         ) from error
-    state: Any = content.get("state_dict", content) if isinstance(content, dict) else {}
-    if not state or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()):
+    return tensors_in(content, path)
+
+
+WRAPPERS = ("ema", "nnet_ema", "ema_state_dict", "model_ema", "state_dict", "model", "nnet", "module")
+"""Keys under which training programs keep a state dict; averaged weights, which sampling wants, come first."""
+
+
+def tensors_in(content: Any, path: Path) -> dict[str, Tensor]:
+    """The state dict in what a file of tensors holds: at top level, or under one of WRAPPERS, several deep.
+
+    A Notice says which one was taken. CrossFlowError where there is none.
+    """
+    taken = []
+    while isinstance(content, dict) and not _is_state(content):
+        key = next((key for key in WRAPPERS if isinstance(content.get(key), dict) and content[key]), None)
+        if key is None:
+            break
+        content = content[key]
+        taken.append(key)
+    if not _is_state(content):
         raise CrossFlowError(f"{path} holds no tensors by name: give a file with a state_dict.")
-    return state
+    if taken and taken != ["state_dict"]:
+        warnings.warn(f"{path}: the weights under {' / '.join(map(repr, taken))} are taken.", Notice, stacklevel=2)
+    return content
+
+
+def _is_state(content: Any) -> bool:
+    """Whether something is tensors by name."""
+    return (
+        isinstance(content, dict)
+        and bool(content)
+        and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items())
+    )
 
 
 def _first_line(error: BaseException) -> str:

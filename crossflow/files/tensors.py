@@ -1,5 +1,6 @@
 """Safetensors files with a JSON header of ours: written atomically, read without trusting them."""
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from crossflow.errors import CrossFlowError
+from crossflow.files.stand_ins import refuse_stand_in
 from crossflow.files.writing import replacing
 
 DTYPES = {
@@ -48,6 +50,14 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
         os.fsync(file.fileno())
 
 
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """The sha256 of tensors in float32 and of their names, in hexadecimal, whatever their order and dtype."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode() + tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def read_header(path: Path) -> dict[str, Any]:
     """Our header in a safetensors file, empty if it has none; CrossFlowError for any other file."""
     return _read(path, whole=False)[0]
@@ -60,7 +70,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def _read(path: Path, whole: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not os.path.isfile(path):  # path.is_file() raises on a name that is too long
+        refuse_stand_in(path)
         raise CrossFlowError(f"There is no file {path}: give the path of a checkpoint.")
+    refuse_stand_in(path)
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get("crossflow", "{}")

@@ -1,7 +1,9 @@
-"""Atomic writes, and file-system errors as CrossFlowError."""
+"""Atomic writes, nothing written over, and file-system errors as CrossFlowError."""
 
+import errno
 import os
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +17,7 @@ def replacing(path: Path, writer: str | int | None = None) -> Iterator[Path]:
     ``writer`` tells apart the temporary files of processes that may write ``path`` at the same time. On an error
     ``path`` stays as it was. File-system errors, such as a full disk, are raised as CrossFlowError.
     """
-    temporary = path.with_name(f"{path.name}.tmp" if writer is None else f".{path.name}.{writer}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp" if writer is None else f".{path.name}.{writer}.tmp")
     with written(path):
         if path.exists() and not path.is_file():
             raise CrossFlowError(f"{path} is there and is no file: choose another name.")
@@ -36,13 +38,38 @@ def write_whole(path: Path, content: bytes, writer: str | int | None = None, dur
             os.fsync(file.fileno())
 
 
+def refuse_existing(paths: Iterable[Path]) -> None:
+    """Raise CrossFlowError if one of the ``paths`` that a command is about to write is there: it may be an input."""
+    for path in paths:
+        with written(path):
+            there = path.exists() or path.is_symlink()
+        if there:
+            raise CrossFlowError(f"{path} is there already, and is not replaced: choose another name, or remove it.")
+
+
+def make_folder(folder: Path) -> None:
+    """Make ``folder`` where it is not there; CrossFlowError where nothing can be written in it."""
+    with written(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"0")
+
+
+REMEDIES = {
+    errno.ENAMETOOLONG: "choose a shorter name, of at most 240 bytes",
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room, or choose another folder"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "allow it, or choose another folder"),
+}
+"""What to do about an error of the file system."""
+
+
 @contextmanager
 def written(path: Path) -> Iterator[None]:
     """Turn a file-system error into a CrossFlowError that names ``path``."""
     try:
         yield
     except OSError as error:
-        reason = error.strerror or error
+        remedy = REMEDIES.get(error.errno or 0, "choose another place")
         raise CrossFlowError(
-            f"{path} cannot be written ({reason}): make room or choose another folder; what is finished is kept."
+            f"{path} cannot be written ({error.strerror or error}): {remedy}; what is finished is kept."
         ) from error

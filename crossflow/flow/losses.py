@@ -13,6 +13,13 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
+Times = Literal["logit-normal", "uniform", "source"]
+"""The distribution of training times; ``source`` is t = 0 alone.
+
+On the linear path a flow that was trained at t = 0 and takes one Euler step is a regression: it ends at the mean of the
+targets given the source, up to the path's sigma_min.
+"""
+
 
 class Draws(NamedTuple):
     """All random numbers of one training step; row i belongs to item i of the batch.
@@ -42,12 +49,16 @@ def draw(
     null_rate: float,
     generator: torch.Generator,
     sampled_targets: bool = False,
-    times: Literal["logit-normal", "uniform"] = "logit-normal",
+    times: Times = "logit-normal",
 ) -> Draws:
-    """Draw for a batch of ``count``: t is logit-normal(0, 1) or uniform; a null subset of one item is left empty."""
+    """Draw for a batch of ``count``: t is logit-normal(0, 1), uniform or 0; a null subset of one item is left empty."""
     noise = torch.randn(count, *shape, generator=generator)
-    uniform = times == "uniform"
-    t = torch.rand(count, generator=generator) if uniform else torch.randn(count, generator=generator).sigmoid()
+    if times == "source":
+        t = torch.zeros(count)
+    elif times == "uniform":
+        t = torch.rand(count, generator=generator)
+    else:
+        t = torch.randn(count, generator=generator).sigmoid()
     null = (torch.rand(count, generator=generator) < null_rate).nonzero()[:, 0]
     conditional, donor = torch.ones(count, dtype=torch.bool), torch.arange(count)
     if len(null) > 1:

@@ -1,4 +1,8 @@
-"""Token embeddings of all-MiniLM-L6-v2, which is a dependency of the package, and their cache."""
+"""Token embeddings of all-MiniLM-L6-v2, which is a dependency of the package, and their cache.
+
+Two more say what its training and its attention are worth: the same transformer with random weights, and a bag of
+words. All three cut texts into the same tokens, and are of one width.
+"""
 
 import hashlib
 import importlib.util
@@ -9,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from crossflow.errors import CrossFlowError
@@ -26,6 +30,7 @@ class MiniLM:
     """
 
     width = 384
+    name = "all-MiniLM-L6-v2"
 
     def __init__(self, cache: Path | None = None) -> None:
         self._folder = _minilm_folder()
@@ -35,8 +40,8 @@ class MiniLM:
 
     def embed(self, prompts: Sequence[str], count: int) -> tuple[Float[Tensor, "b n d"], Bool[Tensor, "b n"]]:
         """Embeddings [b count 384], zero at padding, and the mask, False at padding."""
-        rows = {key: self._cache.get(key) for key in (_key(prompt, count) for prompt in prompts)}
-        texts = {_key(prompt, count): prompt for prompt in prompts}
+        rows = {key: self._cache.get(key) for key in (self._key(prompt, count) for prompt in prompts)}
+        texts = {self._key(prompt, count): prompt for prompt in prompts}
         missing = [key for key, row in rows.items() if row is None]
         for start in range(0, len(missing), 64):
             keys = missing[start : start + 64]
@@ -46,7 +51,7 @@ class MiniLM:
         tokens = torch.zeros(len(prompts), count, self.width)
         mask = torch.zeros(len(prompts), count, dtype=torch.bool)
         for i, prompt in enumerate(prompts):
-            values = np.frombuffer(rows[_key(prompt, count)] or b"", np.float16)
+            values = np.frombuffer(rows[self._key(prompt, count)] or b"", np.float16)
             if values.size % self.width or not 0 < values.size <= count * self.width:
                 raise self._cache.damaged("an embedding has the wrong size")
             row = torch.from_numpy(values.astype(np.float32).reshape(-1, self.width))
@@ -74,7 +79,7 @@ class MiniLM:
     def _compute(self, prompts: Sequence[str], count: int) -> list[bytes]:
         """Compute the embeddings of these prompts, each as the bytes of float16 [tokens 384]."""
         if self._model is None:
-            self._model = _loaded(self._folder)
+            self._model = self._loaded()
         ids = self._tokens(prompts, count)
         inputs = torch.zeros(len(ids), max(map(len, ids)), dtype=torch.long)
         mask = torch.zeros_like(inputs)
@@ -82,8 +87,52 @@ class MiniLM:
             inputs[i, : len(row)] = torch.tensor(row)
             mask[i, : len(row)] = 1
         with torch.inference_mode():
-            hidden = self._model(input_ids=inputs, attention_mask=mask).last_hidden_state.to(torch.float16).numpy()
+            hidden = self._hidden(inputs, mask).to(torch.float16).numpy()
         return [hidden[i, : len(row)].tobytes() for i, row in enumerate(ids)]
+
+    def _hidden(self, ids: Int[Tensor, "b n"], mask: Int[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
+        """The embeddings of token ids."""
+        return self._model(input_ids=ids, attention_mask=mask).last_hidden_state
+
+    def _loaded(self) -> nn.Module:
+        """The language model in float64."""
+        from transformers import AutoModel
+        from transformers.utils import logging
+
+        return load_pretrained(AutoModel, self._folder, logging).double()
+
+    def _key(self, prompt: str, count: int) -> str:
+        return hashlib.sha256(f"{self.name} {count} {prompt}".encode()).hexdigest()
+
+
+class RandomMiniLM(MiniLM):
+    """The same tokens and the same transformer, with the random weights that training starts from, at one seed."""
+
+    name = "all-MiniLM-L6-v2, random weights of seed 0"
+
+    def _loaded(self) -> nn.Module:
+        from transformers import AutoConfig, AutoModel
+
+        config = AutoConfig.from_pretrained(self._folder, local_files_only=True)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return AutoModel.from_config(config).double().eval()
+
+
+class BagOfWords(MiniLM):
+    """Which words a prompt has, and nothing of their order: each token alone, sorted by its id.
+
+    A token is MiniLM's own embedding of it, normalised as where the transformer begins, without place or context.
+    """
+
+    name = "all-MiniLM-L6-v2, sorted word embeddings"
+
+    def _tokens(self, prompts: Sequence[str], count: int | None) -> list[list[int]]:
+        return [sorted(ids) for ids in super()._tokens(prompts, count)]
+
+    def _hidden(self, ids: Int[Tensor, "b n"], mask: Int[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
+        entry = self._model.embeddings
+        return entry.LayerNorm(entry.word_embeddings(ids))
 
 
 class _Cache:
@@ -128,18 +177,6 @@ class _Cache:
     def damaged(self, why: str) -> CrossFlowError:
         """The error for a damaged cache."""
         return CrossFlowError(f"The cache {self.path} is damaged ({why}): remove it, and it is made again.")
-
-
-def _loaded(folder: Path) -> nn.Module:
-    """The language model in float64."""
-    from transformers import AutoModel
-    from transformers.utils import logging
-
-    return load_pretrained(AutoModel, folder, logging).double()
-
-
-def _key(prompt: str, count: int) -> str:
-    return hashlib.sha256(f"all-MiniLM-L6-v2 {count} {prompt}".encode()).hexdigest()
 
 
 def _minilm_folder() -> Path:

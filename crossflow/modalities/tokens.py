@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from crossflow.errors import CrossFlowError
 from crossflow.modalities.modality import TextEmbedder
 from crossflow.modalities.text_embedders import embedder_named
 from crossflow.networks.blocks import check_sizes
@@ -11,7 +12,10 @@ from crossflow.networks.blocks import check_sizes
 
 @dataclass(frozen=True, kw_only=True)
 class TokensConfig:
-    """``count`` token embeddings of width ``width`` per text, from the language model ``model`` (see ``EMBEDDERS``)."""
+    """``count`` token embeddings of width ``width`` per text, from the language model ``model``.
+
+    Its name is one of ``text_embedders.EMBEDDERS``, or ``hf:ID_OR_FOLDER`` for any other.
+    """
 
     model: str = "minilm"
     count: int = 16
@@ -28,5 +32,14 @@ class TokensConfig:
         return (self.count, self.width)
 
     def embedder(self, source: Path | None = None, device: str = "cpu") -> TextEmbedder:
-        """The language model; ``source`` is the folder of its weights, None for the default location."""
-        return embedder_named(self.model, source, device)
+        """The language model; ``source`` is the folder of its weights, None for the default location.
+
+        CrossFlowError for one whose tokens are of another width.
+        """
+        found = embedder_named(self.model, source, device)
+        if found.width != self.width:
+            raise CrossFlowError(
+                f"This model reads tokens of width {self.width}, and those of the text encoder are {found.width} wide: "
+                "give the text encoder that it was trained with, or a recipe of that width."
+            )
+        return found

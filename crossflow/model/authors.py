@@ -15,9 +15,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
-from crossflow.errors import CrossFlowError
+from crossflow.errors import CrossFlowError, Notice
 from crossflow.modalities.kl_autoencoder import KLConfig
 from crossflow.modalities.tokens import TokensConfig
 from crossflow.model.authors_models import AUTHORS_LOSSES, AUTHORS_MODELS, STAGE_WEIGHTS
@@ -34,6 +35,11 @@ DIMR_HEADS = {960: 16, 1024: 16}
 DIT_HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16, 1280: 20}
 """Attention heads by width, of every DiT in the authors' code."""
 
+COMPILED = "_orig_mod."
+PREFIXES = ("module.", "model.", "ema.", "nnet.")
+"""What wrappers put before the names of all weights."""
+HALVES = (torch.float16, torch.bfloat16)
+
 Shapes = Mapping[str, Sequence[int]]
 
 
@@ -47,6 +53,24 @@ def our_name(name: str) -> str:
     """Our name of the weight ``name`` in released files."""
     inner = name.removeprefix("context_encoder.")
     return f"backbone.{name}" if inner == name else f"encoder.{inner}"
+
+
+def plain(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """The weights in float32 and without the prefixes of wrappers, and in words what was done to them.
+
+    ``module.`` is DistributedDataParallel's, ``_orig_mod.``, which may be inside a name, torch.compile's.
+    """
+    found, done = {name.replace(COMPILED, ""): part for name, part in tensors.items()}, []
+    if found.keys() != tensors.keys():
+        done.append(f"{COMPILED} was taken out of the names of its weights")
+    while prefix := next((each for each in PREFIXES if found and all(name.startswith(each) for name in found)), None):
+        found = {name.removeprefix(prefix): part for name, part in found.items()}
+        done.append(f"the prefix {prefix} was taken off the names of its weights")
+    halves = {str(part.dtype).removeprefix("torch.") for part in found.values() if part.dtype in HALVES}
+    if halves:
+        found = {name: part.float() if part.dtype in HALVES else part for name, part in found.items()}
+        done.append(f"its weights are {' and '.join(sorted(halves))}, and are made float32")
+    return found, done
 
 
 def split(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
@@ -152,6 +176,7 @@ def _heads(width: int, said: int | None, known: Mapping[int, int]) -> int:
     warnings.warn(
         f"No file says how many attention heads it has, and {width} is not a width of the authors': {heads} are taken; "
         "`crossflow convert` with --heads sets others.",
+        Notice,
         stacklevel=2,
     )
     return heads

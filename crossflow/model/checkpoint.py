@@ -7,6 +7,7 @@ data: nothing in it is ever executed.
 
 import json
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -15,12 +16,15 @@ from typing import Any
 
 import torch
 from pydantic import TypeAdapter, ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
-from crossflow.errors import CrossFlowError
+from crossflow.errors import CrossFlowError, Notice
 from crossflow.files.hashes import file_sha256
-from crossflow.files.pretrained import is_pickle, load_tensors
+from crossflow.files.pretrained import is_pickle, tensors_in, unpickled
 from crossflow.files.tensors import read_tensors, write_tensors
+from crossflow.files.writing import make_folder, refuse_existing
+from crossflow.flow.guidance import Autoguidance
+from crossflow.losses import TextReconstruction
 from crossflow.model import authors as released
 from crossflow.model.config import FlowModel, ModelConfig
 from crossflow.model.crossflow import CrossFlow
@@ -32,6 +36,11 @@ VERSION = "2"
 """The version that is written. Version 1 is read too: see ``earlier``."""
 NOT_SHIPPED = ("terms.", "weaker.")
 """Prefixes of weights that are not saved: the networks of loss terms, and the guiding model."""
+DECODER = "text_decoder.safetensors"
+"""The file beside a checkpoint with the one network of a loss term that is kept: the decoder of the text."""
+DECODER_FORMAT, DECODER_VERSION = "crossflow-text-decoder", "1"
+OF_TRAINING = ("digest", "step")
+"""The notes that a checkpoint and its decoder have in common."""
 
 
 def save_checkpoint(path: str | Path, model: FlowModel, notes: Mapping[str, Any] | None = None) -> None:
@@ -40,9 +49,55 @@ def save_checkpoint(path: str | Path, model: FlowModel, notes: Mapping[str, Any]
     write_tensors(Path(path), _shipped(model), header)
 
 
+def decoder_prefix(config: ModelConfig) -> str | None:
+    """Where the weights of a model's text decoder are in its state; None for a model trained without one."""
+    names = [term.name for term in config.terms if isinstance(term, TextReconstruction)]
+    return f"terms.{names[0]}.decoder." if names else None
+
+
+def save_text_decoder(checkpoint: Path, decoder: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
+    """Write the weights of the text ``decoder`` beside ``checkpoint``; ``notes`` are those of the checkpoint."""
+    header = {"format": DECODER_FORMAT, "version": DECODER_VERSION, **{name: notes[name] for name in OF_TRAINING}}
+    write_tensors(checkpoint.with_name(DECODER), decoder, header)
+
+
+def load_text_decoder(checkpoint: str | Path, device: str = "cpu") -> nn.Module:
+    """The decoder from source latents to token embeddings that the model in ``checkpoint`` was trained with.
+
+    CrossFlowError for a model that was trained without one, and for a file beside it that is missing, damaged, or of
+    another training or step.
+    """
+    checkpoint = Path(checkpoint)
+    header, path = _tensors(checkpoint)[0], checkpoint.with_name(DECODER)
+    config = model_config(header, checkpoint) if "format" in header else None  # the authors released no decoder
+    terms = [term for term in config.terms if isinstance(term, TextReconstruction)] if config is not None else []
+    if config is None or not terms:
+        raise CrossFlowError(
+            f"{checkpoint} was trained without a decoder of its text: train a recipe with the loss TextReconstruction."
+        )
+    if not path.is_file():
+        raise CrossFlowError(f"There is no {path}, the text decoder of {checkpoint}: keep it beside the checkpoint.")
+    notes, tensors = read_tensors(path)
+    if (notes.get("format"), notes.get("version")) != (DECODER_FORMAT, DECODER_VERSION):
+        raise CrossFlowError(f"{path} is no text decoder of version {DECODER_VERSION}: train again.")
+    if any(notes.get(name) != header.get(name) for name in OF_TRAINING):
+        raise CrossFlowError(
+            f"{path} was trained for {notes.get('step')} steps of {notes.get('digest')}, and {checkpoint} for "
+            f"{header.get('step')} of {header.get('digest')}: keep the two files of one training together."
+        )
+    with torch.device("meta"):
+        decoder: nn.Module = terms[0].build(config.reads.shape, config.shape).decoder
+    check_tensors(path, tensors, decoder.state_dict())
+    decoder.load_state_dict(tensors, assign=True)
+    return decoder.to(device).eval()
+
+
 def export_checkpoint(path: Path, out: Path, sampling: Sampling) -> None:
-    """Copy a checkpoint, ours or released, with other default ``sampling``; noise, weights and notes are kept."""
-    _check_other(path, out)
+    """Copy a checkpoint, ours or released, with other default ``sampling``; noise, weights and notes are kept.
+
+    CrossFlowError if ``out`` is there already.
+    """
+    refuse_existing([out])
     model = load_model(path)
     config: Any = replace(model.config, sampling=replace(sampling, noise=model.config.sampling.noise))
     model.config = config
@@ -64,8 +119,10 @@ def convert(path: Path, out: Path, heads: int | None = None) -> list[str]:
     """Write a released checkpoint as one of ours; return the names of the training-only weights that were dropped.
 
     The file is memory-mapped, so memory holds one weight at a time. For ``heads`` see ``authors.infer_config``.
+    CrossFlowError if ``out`` is there already.
     """
-    _check_other(path, out)
+    refuse_existing([out])
+    make_folder(out.parent)
     header, tensors = _tensors(path)
     if "format" in header:
         raise CrossFlowError(f"{path} is one of ours already: give a file that the authors released.")
@@ -73,11 +130,6 @@ def convert(path: Path, out: Path, heads: int | None = None) -> list[str]:
     header = {"format": FORMAT, "version": VERSION, "config": asdict(model.config), "released": path.name}
     write_tensors(out, tensors, header)
     return dropped
-
-
-def _check_other(path: Path, out: Path) -> None:
-    if os.path.isfile(path) and os.path.isfile(out) and out.samefile(path):
-        raise CrossFlowError(f"{out} is also the input, which holds more than the output would: choose another name.")
 
 
 def load_checkpoint(path: str | Path, device: str = "cpu") -> CrossFlow:
@@ -92,15 +144,40 @@ def load_checkpoint(path: str | Path, device: str = "cpu") -> CrossFlow:
     return model
 
 
-def load_model(path: str | Path, device: str = "cpu") -> FlowModel:
-    """Like ``load_checkpoint``, for the baseline too."""
+def load_model(path: str | Path, device: str = "cpu", weaker: Path | None = None) -> FlowModel:
+    """Like ``load_checkpoint``, for the baseline too.
+
+    ``weaker`` is the file of a weaker version of the model, such as an earlier checkpoint of its training. It guides
+    the model instead of what this was trained with. CrossFlowError for the baseline, and for a file whose model is no
+    version of this one: it reads otherwise, or its latents or its path are others.
+    """
     model = _load(path, device)
-    if isinstance(model, CrossFlow) and (other := weaker_of(Path(path), model.config)) is not None:
-        weaker = _load(other, device)
-        if not isinstance(weaker, CrossFlow) or weaker.config.shape != model.config.shape:
-            raise CrossFlowError(f"{other} is no weaker version of {path}: its latents or its kind differ.")
-        model.weaker = weaker
+    if not isinstance(model, CrossFlow):
+        if weaker is not None:
+            raise CrossFlowError(f"{path} holds the baseline, which no weaker version guides: leave {weaker} out.")
+        return model
+    if weaker is not None:
+        model.config = replace(model.config, guidance=Autoguidance(checkpoint=weaker.name))
+    other = weaker or weaker_of(Path(path), model.config)
+    if other is not None:
+        model.weaker = _version_of(model, path, other, device)
     return model
+
+
+def _version_of(model: CrossFlow, path: str | Path, other: Path, device: str) -> CrossFlow:
+    """The model in ``other``, whose velocities can stand beside those of the ``model`` in ``path``."""
+    found = _load(other, device)
+    if not isinstance(found, CrossFlow):
+        raise CrossFlowError(f"{other} is no weaker version of {path}: it holds the baseline.")
+    ends = {"latents": "shape", "input": "reads", "autoencoder": "target", "path": "path"}
+    differ = [what for what, name in ends.items() if getattr(found.config, name) != getattr(model.config, name)]
+    if not differ and model.autoencoder.fits:
+        fitted = found.autoencoder.state_dict()
+        if any(not torch.equal(part, fitted[name]) for name, part in model.autoencoder.state_dict().items()):
+            differ = ["autoencoder"]
+    if differ:
+        raise CrossFlowError(f"{other} is no weaker version of {path}: its {differ[0]} is not that of the model.")
+    return found
 
 
 def _load(path: str | Path, device: str) -> FlowModel:
@@ -114,6 +191,19 @@ def _load(path: str | Path, device: str) -> FlowModel:
     return model.to(device).eval()
 
 
+def take_weights(model: FlowModel, path: str | Path) -> list[str]:
+    """Give ``model``, which is to be trained, the weights of a checkpoint; returns the loss terms that keep their own.
+
+    CrossFlowError unless the checkpoint has exactly the tensors that sampling from ``model`` needs.
+    """
+    found = _shipped(_load(path, "cpu"))
+    expected = _shipped(model)
+    check_tensors(path, found, expected, "the recipe")
+    model.load_state_dict(found, strict=False)
+    terms = {name.split(".")[1] for name in model.state_dict().keys() - expected.keys()}
+    return sorted(terms)
+
+
 def weaker_of(path: Path, config: ModelConfig) -> Path | None:
     """The file of the weaker model that guides the model in ``path``; None if there is none."""
     return None if config.guidance.weaker is None else path.parent / config.guidance.weaker
@@ -121,13 +211,18 @@ def weaker_of(path: Path, config: ModelConfig) -> Path | None:
 
 def _tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Header and tensors of a checkpoint; the header of a pickle is empty."""
-    return ({}, load_tensors(path)) if os.path.isfile(path) and is_pickle(path) else read_tensors(path)
+    if not (os.path.isfile(path) and is_pickle(path)):
+        return read_tensors(path)
+    return {}, tensors_in(unpickled(path), path)
 
 
 def _released(
     path: Path, tensors: dict[str, Tensor], heads: int | None = None
 ) -> tuple[FlowModel, dict[str, Tensor], list[str]]:
     """The model of a released checkpoint, without weights; its checked weights under our names; the names dropped."""
+    tensors, done = released.plain(tensors)
+    if done:
+        warnings.warn(f"{path}: {'; '.join(done)}.", Notice, stacklevel=2)
     kept, dropped = released.split(tensors)
     config = released.infer_config(path, {name: tuple(part.shape) for name, part in kept.items()}, heads)
     model = _blank(config, path)
@@ -156,19 +251,24 @@ def model_config(header: Mapping[str, Any], path: str | Path) -> ModelConfig:
     return config_from_json(json.dumps(config), path)
 
 
-def check_tensors(path: str | Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """CrossFlowError for tensors that are missing, unknown, of another shape or dtype, or not finite; it names one."""
+def check_tensors(
+    path: str | Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor], of: str = "its config"
+) -> None:
+    """CrossFlowError for tensors that are missing, unknown, of another shape or dtype, or not finite; it names one.
+
+    ``of`` is what describes the model that is ``expected``.
+    """
     missing, unknown = expected.keys() - found.keys(), found.keys() - expected.keys()
     for what, names in (("misses", missing), ("holds the unknown", unknown)):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise CrossFlowError(f"{path} {what} weight {min(names)}{more}: it is not the model its config describes.")
+            raise CrossFlowError(f"{path} {what} weight {min(names)}{more}: it is not the model that {of} describes.")
     for name, tensor in expected.items():
         got = found[name]
         if (got.shape, got.dtype) != (tensor.shape, tensor.dtype):
             raise CrossFlowError(
                 f"{path} holds {name} as {got.dtype} {list(got.shape)}, "
-                f"but its config asks for {tensor.dtype} {list(tensor.shape)}: it is another model or precision."
+                f"but {of} asks for {tensor.dtype} {list(tensor.shape)}: it is another model or precision."
             )
         if not got.isfinite().all():
             raise CrossFlowError(f"{path} holds numbers in {name} that are not finite: it was damaged, or diverged.")

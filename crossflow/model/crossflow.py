@@ -16,13 +16,13 @@ from crossflow.flow import losses
 from crossflow.flow.batch import Batch
 from crossflow.flow.field import Field, field_of
 from crossflow.flow.guidance import GuidanceConfig, Indicator
-from crossflow.flow.losses import Draws
+from crossflow.flow.losses import Draws, Times
 from crossflow.flow.path import PATHS
 from crossflow.flow.solver import Velocity, solver_named
 from crossflow.losses import LossConfig
 from crossflow.losses.term import Step
 from crossflow.modalities import ReadsConfig, TargetConfig
-from crossflow.model.settings import Losses, Sampling, Times, Values, check_ends
+from crossflow.model.settings import Losses, Sampling, Values, check_ends
 from crossflow.networks import BackboneConfig
 from crossflow.sources import SourceConfig
 
@@ -82,7 +82,7 @@ class CrossFlow(nn.Module):
     """One modality to another with no noise source and no cross-attention (Liu et al. 2025, arXiv 2412.15213).
 
     ``training`` False leaves out the networks of the loss terms. ``weaker`` is the weaker model for autoguidance, if
-    the config names one.
+    the config names one; it has no weaker model itself.
     """
 
     weaker: "CrossFlow | None"
@@ -132,6 +132,12 @@ class CrossFlow(nn.Module):
             "posterior_mean_square": posterior.mean.square().mean().detach(),
         }
         return {"total": total, **parts, **watched}
+
+    @property
+    def tabulates(self) -> bool:
+        """Whether everything in its velocities that depends on time alone can be computed beforehand."""
+        own = self.backbone.tabulates and self.config.parameterisation == "velocity"
+        return own and (self.weaker is None or self.weaker.tabulates)
 
     def source(
         self, values: Values, mask: Bool[Tensor, "b n"] | None, noise: Float[Tensor, "b c h w"]

@@ -1,7 +1,7 @@
 """What CrossFlow and the baseline have in common: sampling settings, the types that they answer with, checks."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -15,7 +15,6 @@ Values = Float[Tensor, "b n d"] | Float[Tensor, "b k i j"]
 """What a flow reads: token embeddings, images in [-1, 1], or latents."""
 Losses = dict[str, Tensor]
 """The terms of one step's loss by name, ``total`` and ``flow`` first, and statistics to monitor."""
-Times = Literal["logit-normal", "uniform"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,12 +15,12 @@ from crossflow.flow import losses
 from crossflow.flow.batch import Batch
 from crossflow.flow.field import Field, Predict, field_of
 from crossflow.flow.guidance import GuidanceConfig, Indicator
-from crossflow.flow.losses import Draws
+from crossflow.flow.losses import Draws, Times
 from crossflow.flow.path import PATHS
 from crossflow.flow.solver import Velocity, solver_named
 from crossflow.losses import LossConfig
 from crossflow.modalities import ReadsConfig, TargetConfig
-from crossflow.model.settings import Losses, Sampling, Times, Values, check_ends
+from crossflow.model.settings import Losses, Sampling, Values, check_ends
 from crossflow.networks import BackboneConfig
 from crossflow.sources.upsample import enlarged
 
@@ -98,6 +98,11 @@ class StandardFlow(nn.Module):
         flow = losses.flow_matching(predicted, velocity, self.config.stage_weights).mean()
         parts = {"reconstruction": learned.detach()} if self.autoencoder.learns else {}
         return {"total": flow + learned, "flow": flow.detach(), **parts}
+
+    @property
+    def tabulates(self) -> bool:
+        """Whether everything in its velocities that depends on time alone can be computed beforehand."""
+        return self.backbone.tabulates
 
     def velocity(self, guidance_scale: float, values: Values, mask: Bool[Tensor, "b n"] | None) -> Velocity:
         """The guided velocity field given the condition, a function of (x, t)."""

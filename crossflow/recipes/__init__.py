@@ -1,12 +1,14 @@
 """Recipes by name: ``CONFIGS[name]`` is a model config, its training data and its training hyperparameters.
 
-``scenes`` has the recipes of the embedded world, ``authors`` those of the authors' code, ``paper`` those of the paper.
+``scenes`` has the recipes of the embedded world, ``authors`` those of the authors' code, ``paper`` those of the paper,
+``ablations`` the rows of its tables.
 """
 
 from dataclasses import replace
 from importlib import metadata
 
 from crossflow.errors import named
+from crossflow.recipes.ablations import ABLATIONS
 from crossflow.recipes.authors import AUTHORS, TINY
 from crossflow.recipes.paper import PAPER
 from crossflow.recipes.recipe import TrainConfig
@@ -25,6 +27,7 @@ CONFIGS: dict[str, TrainConfig] = {
     "t2i-tiny": TINY,
     **AUTHORS,
     **PAPER,
+    **ABLATIONS,
     **{f"{name}-image-features": _with_image_features(recipe) for name, recipe in {**AUTHORS, **PAPER}.items()},
 }
 """Recipe name -> recipe.

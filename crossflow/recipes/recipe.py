@@ -1,8 +1,9 @@
 """The recipe: a model config, its training data, and all hyperparameters that determine the trained weights."""
 
 import hashlib
+import itertools
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from crossflow.errors import CrossFlowError
@@ -102,8 +103,9 @@ class Stage:
 class TrainConfig:
     """A recipe. ``batch_size`` is that of one optimiser step, over all processes and accumulated micro-batches.
 
-    ``stages`` divide the ``steps``; empty is one stage that trains everything. The learning rate rises over ``warmup``
-    steps, then decays linearly to the fraction ``final_learning_rate`` of its peak; 1 is a constant rate. ``clip`` is
+    ``stages`` divide the ``steps``; empty is one stage that trains everything. In each stage the learning rate rises
+    over ``warmup`` steps, then decays linearly to the fraction ``final_learning_rate`` of its peak; 1 is a constant
+    rate. ``clip`` is
     the largest gradient norm, None for no clipping. ``precision`` auto is bf16 where the hardware supports it, which
     small networks gain nothing from on a CPU. The checkpoints of the steps in ``keep_at`` are kept besides the last.
     """
@@ -145,30 +147,39 @@ class TrainConfig:
         if any(not 1 <= step <= self.steps for step in self.keep_at):
             raise CrossFlowError(f"keep_at is {list(self.keep_at)}; there are steps 1 to {self.steps}.")
 
+    def in_steps(self, steps: int) -> "TrainConfig":
+        """The same recipe in another number of steps: stages and kept checkpoints keep their shares of the whole."""
+        ends = [round(steps * end / self.steps) for end in itertools.accumulate(stage.steps for stage in self.stages)]
+        stages = tuple(
+            replace(stage, steps=end - start) for stage, start, end in zip(self.stages, [0, *ends], ends, strict=False)
+        )
+        kept = tuple(max(1, round(steps * step / self.steps)) for step in self.keep_at)
+        return replace(self, steps=steps, stages=stages, keep_at=kept)
+
     def stage(self, step: int) -> Stage:
         """The stage of optimiser step ``step``, counted from 0."""
         return self._place(step)[0]
 
     def inside(self, step: int) -> int:
         """How many steps of its stage are before optimiser step ``step``."""
-        return step - self._place(step)[1]
-
-    def _place(self, step: int) -> tuple[Stage, int]:
-        """The stage of a step, and the step at which it starts."""
-        start = 0
-        for stage in self.stages:
-            if step < start + stage.steps:
-                return stage, start
-            start += stage.steps
-        return Stage(steps=self.steps), 0
+        return self._place(step)[1]
 
     def rate(self, step: int) -> float:
         """The learning rate of optimiser step ``step``: linear warm-up, and linear decay to the final fraction.
 
         The first step has 1 / ``warmup`` of the rate; in the authors' code it has 0, and so no effect.
         """
-        rise = min(1.0, (step + 1) / self.warmup)
-        return self.learning_rate * rise * max(self.final_learning_rate, 1.0 - step / self.steps)
+        stage, since = self._place(step)
+        rise = min(1.0, (since + 1) / self.warmup)
+        return self.learning_rate * rise * max(self.final_learning_rate, 1.0 - since / stage.steps)
+
+    def _place(self, step: int) -> tuple[Stage, int]:
+        """The stage of ``step``, and the steps since its beginning."""
+        for stage in self.stages:
+            if step < stage.steps:
+                return stage, step
+            step -= stage.steps
+        return Stage(steps=self.steps), step
 
     def plain(self) -> dict[str, Any]:
         """Everything but the model, as plain JSON values, with the version of the embedded world."""
@@ -176,7 +187,11 @@ class TrainConfig:
         del training["model"]
         return json.loads(json.dumps(training))
 
-    def digest(self, seed: int) -> str:
-        """Twelve hexadecimal digits that identify the training: a hash of recipe, embedded world and ``seed``."""
+    def digest(self, seed: int, init: str | None = None) -> str:
+        """Twelve hexadecimal digits that identify the training: a hash of recipe, embedded world and ``seed``.
+
+        ``init`` is the sha256 of the checkpoint that it starts from, if any.
+        """
         whole = {"model": asdict(self.model), "training": self.plain(), "seed": seed}
+        whole |= {} if init is None else {"init": init}
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:12]

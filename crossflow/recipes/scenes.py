@@ -59,6 +59,12 @@ def _superres(backbone: TransformerConfig, source: UpsampleConfig | None) -> Tra
     return _trained(replace(model, times="uniform"), SceneData(count=20_000, size=64), steps=1_200, batch_size=32)
 
 
+def _regression(recipe: TrainConfig) -> TrainConfig:
+    """The same network as a regression: trained at the source alone, and sampled by the one step that was trained."""
+    one_step = Sampling(solver="euler", steps=1, guidance_scale=1.0)
+    return replace(recipe, model=replace(recipe.model, times="source", sampling=one_step))
+
+
 def _from_image(
     shape: tuple[int, int, int],
     target: TextAutoencoderConfig | DepthConfig | PixelsConfig,
@@ -176,6 +182,7 @@ SCENES: Mapping[str, TrainConfig] = {
     "scenes-depth": _depth(replace(_VANILLA, patch=8), _IMAGE),
     "scenes-depth-standard": _depth(replace(_VANILLA, patch=8, depth=6), None),
     "scenes-sr": _superres(replace(_VANILLA, patch=8), UpsampleConfig(factor=4)),
+    "scenes-sr-regression": _regression(_superres(replace(_VANILLA, patch=8), UpsampleConfig(factor=4))),
     "scenes-sr-standard": _superres(TransformerConfig(width=208, depth=2, heads=4, patch=8), None),
     "scenes-tiny": replace(
         _scenes(

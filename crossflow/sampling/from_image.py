@@ -4,7 +4,7 @@ The counterpart of ``TextToImage`` for models that read images. Each output has 
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -17,7 +17,7 @@ from crossflow.errors import CrossFlowError
 from crossflow.files.devices import usable_device
 from crossflow.files.hashes import file_sha256
 from crossflow.modalities.pixels import Pixels
-from crossflow.model.checkpoint import load_model
+from crossflow.model.checkpoint import load_model, weaker_of
 from crossflow.model.config import FlowModel
 from crossflow.model.settings import OWN, Override, Sampling
 from crossflow.networks.blocks import check_sizes
@@ -41,15 +41,22 @@ class FromImage:
     ``precision`` is float64 (auto) or float32. In float64 an output depends on its own image and seed alone: rounding
     differences between batch sizes are far too small to show. In float32 this holds up to rounding.
 
-    ``identity`` is everything here that can change an output, as plain JSON.
+    ``identity`` is everything here that can change an output, as plain JSON; ``parts`` are further entries for it.
     """
 
     def __init__(
-        self, model: FlowModel, weights_sha256: str = "", precision: str = "auto", batch_size: int | None = None
+        self,
+        model: FlowModel,
+        weights_sha256: str = "",
+        precision: str = "auto",
+        batch_size: int | None = None,
+        parts: Mapping[str, str] | None = None,
     ) -> None:
         reads = model.config.reads
         if reads.kind != "image":
-            raise CrossFlowError(f"This model reads {reads.name} and not images: load it with TextToImage.")
+            raise CrossFlowError(
+                f"This model reads {reads.name}, not images: load it with TextToImage, or run it backward by --reader."
+            )
         self.ends = (reads.name, model.config.target.name)
         self.device = next(model.parameters()).device
         self.dtype = dtype_named(precision, model, self.device)
@@ -61,6 +68,7 @@ class FromImage:
         self.identity: dict[str, str] = {
             "weights_sha256": weights_sha256,
             "precision": str(self.dtype).removeprefix("torch."),
+            **(parts or {}),
         }
         self.defaults: Sampling = model.config.sampling
 
@@ -69,7 +77,10 @@ class FromImage:
         cls, path: str | Path, device: str = "cpu", precision: str = "auto", batch_size: int | None = None
     ) -> "FromImage":
         """Load a checkpoint onto auto, cpu, cuda or cuda:N; CrossFlowError if it or the device cannot be used."""
-        return cls(load_model(path, usable_device(device)), file_sha256(path), precision, batch_size)
+        model = load_model(path, usable_device(device))
+        weaker = weaker_of(Path(path), model.config)
+        parts = {} if weaker is None else {"autoguidance_sha256": file_sha256(weaker)}
+        return cls(model, file_sha256(path), precision, batch_size, parts)
 
     @torch.no_grad()
     def generate(

@@ -5,7 +5,9 @@ source latents too, which the flow maps to images.
 """
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +18,8 @@ from PIL import Image
 from torch import Tensor
 
 from crossflow.errors import CrossFlowError
-from crossflow.files.writing import replacing
+from crossflow.files.locks import writing_in
+from crossflow.files.writing import refuse_existing, replacing
 from crossflow.model.settings import Sampling
 from crossflow.sampling.samples import grid, write_image
 from crossflow.sampling.text_to_image import TextToImage, prompt_seed
@@ -61,35 +64,79 @@ class Sum:
     subtract: tuple[str, ...] = ()
     scale: float = 1.0
 
+    @classmethod
+    def of_text(cls, text: str, scale: float = 1.0) -> "Sum":
+        """The sum that ``text`` writes out, as in "a photo of a ball + a photo of a box - a photo of a ring"."""
+        base, *rest = re.split(r" ([+-]) ", text)
+        terms = list(zip(rest[::2], rest[1::2], strict=True))
+        add, subtract = (tuple(prompt for sign, prompt in terms if sign == which) for which in "+-")
+        return cls(base=base, add=add, subtract=subtract, scale=scale)
+
     @property
     def prompts(self) -> list[str]:
         """All prompts, in the order of their images."""
         return [self.base, *self.add, *self.subtract]
 
+    def of(self, sources: Float[Tensor, "n c h w"]) -> Float[Tensor, "c h w"]:
+        """The sum of the source latents of ``prompts``."""
+        last = 1 + len(self.add)
+        return arithmetic(sources[0], list(sources[1:last]), list(sources[last:]), self.scale)
+
 
 def draw_walk(
     pipeline: TextToImage, ends: tuple[str, str], frames: int, sampling: Sampling, seed: int, out: Path
 ) -> Path:
-    """Sample an interpolation between two prompts into ``frame-000.png`` …, ``grid.png`` and ``walk.gif``."""
-    first, last = pipeline.source(ends, [prompt_seed(seed, prompt) for prompt in ends])
-    images = pipeline.from_source(interpolate(first, last, frames), sampling)
-    _write(images, [f"frame-{k:03d}" for k in range(frames)], out, columns=min(frames, 10))
-    pictures = [Image.fromarray(image) for image in images]
-    with replacing(out / "walk.gif") as temporary:
-        there_and_back = [*pictures[1:], *pictures[-2:0:-1]]
-        pictures[0].save(temporary, format="GIF", save_all=True, append_images=there_and_back, duration=80, loop=0)
+    """Sample an interpolation between two prompts into ``frame-000.png`` …, ``grid.png`` and ``walk.gif``.
+
+    CrossFlowError if one of these files is there already.
+    """
+    names = [f"frame-{k:03d}" for k in range(frames)]
+    with _writing(out, [*names, "grid"], "walk.gif"):
+        first, last = pipeline.source(ends, [prompt_seed(seed, prompt) for prompt in ends])
+        images = pipeline.from_source(interpolate(first, last, frames), sampling)
+        _write(images, names, out, columns=min(frames, 10))
+        pictures = [Image.fromarray(image) for image in images]
+        with replacing(out / "walk.gif") as temporary:
+            there_and_back = [*pictures[1:], *pictures[-2:0:-1]]
+            pictures[0].save(temporary, format="GIF", save_all=True, append_images=there_and_back, duration=80, loop=0)
     return out / "grid.png"
 
 
 def draw_sum(pipeline: TextToImage, terms: Sum, sampling: Sampling, seed: int, out: Path) -> Path:
-    """Sample each prompt alone, then their sum, into ``base.png``, ``add-0.png`` …, ``sum.png`` and ``grid.png``."""
-    sources = pipeline.source(terms.prompts, [prompt_seed(seed, prompt) for prompt in terms.prompts])
-    base, rest = sources[0], list(sources[1:])
-    total = arithmetic(base, rest[: len(terms.add)], rest[len(terms.add) :], terms.scale)
-    images = pipeline.from_source(torch.cat([sources, total[None]]), sampling)
+    """Sample each prompt alone, then their sum, into ``base.png``, ``add-0.png`` …, ``sum.png`` and ``grid.png``.
+
+    CrossFlowError if one of these files is there already.
+    """
     names = [f"{kind}-{k}" for kind, of in (("add", terms.add), ("subtract", terms.subtract)) for k in range(len(of))]
-    _write(images, ["base", *names, "sum"], out, columns=len(images))
+    names = ["base", *names, "sum"]
+    with _writing(out, [*names, "grid"]):
+        sources = pipeline.source(terms.prompts, [prompt_seed(seed, prompt) for prompt in terms.prompts])
+        images = pipeline.from_source(torch.cat([sources, terms.of(sources)[None]]), sampling)
+        _write(images, names, out, columns=len(images))
     return out / "grid.png"
+
+
+def before_and_after(
+    pipeline: TextToImage, sums: Sequence[Sum], seeds: Sequence[int], sampling: Sampling
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The image of each sum's base alone and that of the sum, uint8 RGB [h w 3], from one source latent of the base.
+
+    Of one sum, equal prompts have equal noise, as in ``draw_sum``.
+    """
+    prompts = [prompt for terms in sums for prompt in terms.prompts]
+    drawn = [prompt_seed(seed, prompt) for terms, seed in zip(sums, seeds, strict=True) for prompt in terms.prompts]
+    parts = pipeline.source(prompts, drawn).split([len(terms.prompts) for terms in sums])
+    pairs = [torch.stack([part[0], terms.of(part)]) for part, terms in zip(parts, sums, strict=True)]
+    images = pipeline.from_source(torch.cat(pairs), sampling)
+    return list(zip(images[::2], images[1::2], strict=True))
+
+
+@contextmanager
+def _writing(out: Path, images: Sequence[str], *others: str) -> Iterator[None]:
+    """Lock a folder in which none of the files to be written is there."""
+    with writing_in(out, "writing"):
+        refuse_existing(out / name for name in (*(f"{image}.png" for image in images), *others))
+        yield
 
 
 def _write(images: Sequence[np.ndarray], names: Sequence[str], out: Path, columns: int) -> None:

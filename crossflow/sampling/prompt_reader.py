@@ -1,11 +1,10 @@
 """Captioning with a text-to-image model run backward: image to source latent, which a decoder maps to a prompt.
 
 The row "CrossFlow-T2I" of the paper's Table 4. Only the decoder from source latents to words is trained, by
-``python -m crossflow.training.prompt_reader``, on posteriors of the model's own frozen text encoder.
+``crossflow train-reader``, on posteriors of the model's own frozen text encoder.
 """
 
 import copy
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from crossflow.errors import CrossFlowError
 from crossflow.files.folders import WEIGHTS
 from crossflow.files.hashes import file_sha256
-from crossflow.files.tensors import read_tensors, write_tensors
+from crossflow.files.tensors import read_tensors, tensors_sha256, write_tensors
 from crossflow.modalities.text_autoencoder import TextDecoder, TextDecoderConfig
 from crossflow.model.checkpoint import check_tensors
 from crossflow.model.config import FlowModel
@@ -31,6 +30,7 @@ READER = WEIGHTS / "scenes-t2i-reader.safetensors"
 """The shipped decoder, for the shipped text-to-image model."""
 FORMAT = "crossflow-prompt-reader"
 VERSION = "1"
+COMMAND = "`crossflow train-reader`"
 
 
 class PromptReader:
@@ -75,11 +75,14 @@ class PromptReader:
     ) -> list[str]:
         """One prompt per image; images are uint8 RGB [h w 3] of the model's size. ``seeds`` have no effect."""
         check_images(images, seeds, self.size)
+        sampling = self.settings(override)
+        return self.decoder.texts(self.pipeline.to_source(images, sampling)) if images else []
+
+    def settings(self, override: Override) -> Sampling:
+        """The reader's sampling settings, replaced where ``override`` is not None; CrossFlowError for guidance."""
         if override.guidance_scale not in (None, 1):
             raise CrossFlowError("Images are read without guidance: leave guidance_scale out.")
-        if not images:
-            return []
-        return self.decoder.texts(self.pipeline.to_source(images, self.defaults.but(override)))
+        return self.defaults.but(override)
 
 
 def encoder_of(model: FlowModel) -> torch.nn.Module:
@@ -91,10 +94,7 @@ def encoder_of(model: FlowModel) -> torch.nn.Module:
 
 def encoder_sha256(model: FlowModel) -> str:
     """The sha256 of the text encoder's weights in float32, which identifies the latents that a decoder reads."""
-    digest = hashlib.sha256()
-    for name, part in sorted(encoder_of(model).state_dict().items()):
-        digest.update(name.encode() + part.float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    return tensors_sha256(encoder_of(model).state_dict())
 
 
 def save_decoder(path: Path, decoder: TextDecoder, model: FlowModel, notes: Mapping[str, Any]) -> None:
@@ -118,6 +118,3 @@ def load_decoder(path: Path, model: FlowModel) -> TextDecoder:
     check_tensors(path, tensors, decoder.state_dict())
     decoder.load_state_dict(tensors)
     return decoder
-
-
-COMMAND = "`python -m crossflow.training.prompt_reader`"

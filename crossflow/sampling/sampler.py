@@ -8,21 +8,21 @@ device, so on a GPU an evaluation is captured once as a CUDA graph and replayed.
 
 import copy
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from crossflow.errors import CrossFlowError
-from crossflow.flow.guidance import IndicatorVelocity, indicator
-from crossflow.flow.solver import Solver, Velocity, solver_named
+from crossflow.flow.guidance import GuidanceConfig, Indicator, IndicatorVelocity, indicator
+from crossflow.flow.solver import Solver, solver_named
 from crossflow.model.settings import Sampling
 from crossflow.networks.dimr import DiMR
 from crossflow.networks.dit import DiT
 
 ADAPTIVE = ("dopri5",)
 """Solvers with adaptive times, for which nothing can be tabulated."""
+INDICATOR = Indicator()
 WARM_UP = 3
 """Evaluations before capture, in which libraries choose their kernels and compilers compile."""
 
@@ -30,7 +30,7 @@ WARM_UP = 3
 class Sampler:
     """One network with one fixed-step solver, from t = 0 to 1 or ``backward``.
 
-    ``guided`` turns the network's velocity into the guided one; None is indicator guidance at the sampling's scale.
+    ``guidance`` makes the guided velocity of the network's, and of the network ``weaker`` for autoguidance.
 
     ``dtype`` is that of weights and activations; latents between steps are float32. A network that already has this
     dtype is used in place and its tables are replaced; otherwise a copy is used. ``compiled`` puts the blocks through
@@ -41,7 +41,8 @@ class Sampler:
         self,
         backbone: DiMR | DiT,
         sampling: Sampling,
-        guided: Callable[[IndicatorVelocity], Velocity] | None = None,
+        guidance: GuidanceConfig = INDICATOR,
+        weaker: DiMR | DiT | None = None,
         *,
         backward: bool = False,
         dtype: torch.dtype = torch.float32,
@@ -51,22 +52,19 @@ class Sampler:
             raise CrossFlowError(
                 f"{sampling.solver} chooses its times on the way: use float32, or a fixed-step solver."
             )
-        own = next(backbone.parameters())
         self.solver, self.steps, self.backward = solver_named(sampling.solver), sampling.steps, backward
         times = evaluation_times(self.solver, self.steps, backward)
-        self.backbone = backbone if own.dtype == dtype and not compiled else copy.deepcopy(backbone)
-        self.backbone.tabulate(times.to(own.device, torch.promote_types(own.dtype, torch.float32)))
-        self.backbone.to(dtype)
         if compiled:
             torch.compiler.reset()  # each table length is a recompilation, and PyTorch limits these
-            compile_blocks(self.backbone)
-        self._row = torch.zeros(1, dtype=torch.long, device=own.device)
-        self._velocity = (guided or partial(indicator, scale=sampling.guidance_scale))(self._at_row)
+        self.backbone = _tabulated(backbone, times, dtype, compiled)
+        self._row = torch.zeros(1, dtype=torch.long, device=next(backbone.parameters()).device)
+        weak = None if weaker is None else indicator(self._at_row(_tabulated(weaker, times, dtype, compiled)), 1.0)
+        self._velocity = guidance.velocity(self._at_row(self.backbone), sampling.guidance_scale, weak)
         self._recorded: _Recorded | None = None
 
-    def _at_row(self, x: Tensor, _: Tensor, conditional: Tensor) -> Tensor:
-        """The velocity at the tabulated time with the index in ``_row``."""
-        return self.backbone(x, self._row, conditional)
+    def _at_row(self, network: DiMR | DiT) -> IndicatorVelocity:
+        """The velocity of a network at the tabulated time with the index in ``_row``."""
+        return lambda x, _, conditional: network(x, self._row, conditional)
 
     @torch.no_grad()
     def __call__(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
@@ -91,6 +89,17 @@ class Sampler:
     def _guided(self, x: Tensor) -> Tensor:
         """The guided velocity; the time comes from ``_row``, so the one passed here is a dummy."""
         return self._velocity(x, x.new_zeros(len(x)))
+
+
+def _tabulated(network: DiMR | DiT, times: Float[Tensor, " s"], dtype: torch.dtype, compiled: bool) -> DiMR | DiT:
+    """The network, or a copy, with ``dtype`` and the tables of these times."""
+    own = next(network.parameters())
+    ready = network if own.dtype == dtype and not compiled else copy.deepcopy(network)
+    ready.tabulate(times.to(own.device, torch.promote_types(own.dtype, torch.float32)))
+    ready.to(dtype)
+    if compiled:
+        compile_blocks(ready)
+    return ready
 
 
 def evaluation_times(solver: Solver, steps: int, backward: bool) -> Float[Tensor, " s"]:

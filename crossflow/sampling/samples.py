@@ -1,5 +1,6 @@
 """Folders of samples: a PNG and a line of ``samples.jsonl`` per image, resumable; and image grids."""
 
+import hashlib
 import io
 import itertools
 import json
@@ -16,6 +17,8 @@ from PIL import Image
 
 from crossflow.errors import CrossFlowError
 from crossflow.files.images import read_image
+from crossflow.files.locks import writing_in
+from crossflow.files.plain_json import read_json
 from crossflow.files.writing import replacing, written
 from crossflow.model.settings import Override, Sampling
 from crossflow.sampling.text_to_image import TextToImage, prompt_seed
@@ -30,6 +33,10 @@ def grid(images: Sequence[np.ndarray], columns: int, scale: int = 3) -> Image.Im
         top, left = i // columns * (height + 2), i % columns * (width + 2)
         canvas[top : top + height, left : left + width] = image
     return Image.fromarray(canvas).resize((canvas.shape[1] * scale, canvas.shape[0] * scale), Image.Resampling.NEAREST)
+
+
+PIXELS = "pixels_sha256"
+"""The entry of a row that tells whether its image is still the one that was drawn, however it is compressed."""
 
 
 class Drawn(NamedTuple):
@@ -53,22 +60,28 @@ def draw_into(
     """Sample every prompt into the folder ``out``: a PNG and a line of ``samples.jsonl`` per image.
 
     ``prompts`` may be a stream of any length. The same call again resumes, with the same result as without the
-    interruption: images keep their positions in a batch, even if only some are missing. A thread writes one batch while
-    the next is sampled. CrossFlowError for a folder with samples of other prompts, settings or weights, which is left
-    unchanged.
+    interruption: images that are missing or cannot be read are drawn again, in their positions in a batch. A thread
+    writes one batch while the next is sampled. CrossFlowError for a folder with samples of other prompts, settings or
+    weights, or with an image that was altered, which is left unchanged; and if another process samples into it.
     """
     settings = {**pipeline.identity, "seed": seed, **asdict(sampling)}
     rows = _rows(prompts, per_prompt, seed, settings)
     new = kept = truncated = 0
-    with written(out):
-        out.mkdir(parents=True, exist_ok=True)
-        record = _Record(out / "samples.jsonl")
-    with closing(record), closing(_Writer(record)) as writer:
+    with (
+        writing_in(out, "sampling"),
+        closing(_Record(out / "samples.jsonl")) as record,
+        closing(_Writer(record)) as writer,
+    ):
         while part := list(itertools.islice(rows, pipeline.batch_size)):
-            recorded = sum(record.next_is(row) for row in part)
-            todo = [row for row in part[:recorded] if not (out / row["file"]).exists()] + part[recorded:]
+            recorded = list(_until_none(map(record.next, part)))
+            new_rows = part[len(recorded) :]
+            lost = [row for row in recorded if not _is_whole(out / row["file"], row.get(PIXELS))]
+            todo = [*lost, *new_rows]
             images = _draw(pipeline, part if pipeline.filled else todo, sampling) if todo else {}
-            writer.put({out / row["file"]: images[row["file"]] for row in todo}, part[recorded:])
+            for row in lost:
+                _check_same(out / row["file"], images[row["file"]], row.get(PIXELS))
+            drawn_rows = [row | {PIXELS: _sha256(images[row["file"]])} for row in new_rows]
+            writer.put({out / row["file"]: images[row["file"]] for row in todo}, drawn_rows)
             lengths = pipeline.embedder.lengths([row["prompt"] for row in part if row["copy"] == 0])
             truncated += sum(length > pipeline.model.config.reads.shape[0] for length in lengths)
             new, kept = new + len(todo), kept + len(part) - len(todo)
@@ -100,30 +113,40 @@ class _Record:
     """``samples.jsonl``: checked line by line up to its end or to a truncated last line, then appended to."""
 
     def __init__(self, path: Path) -> None:
-        path.touch()
         self.path = path
-        self.file = path.open("r+b")
-        self.close = self.file.close
+        with written(path):
+            path.touch()
+            self.file = path.open("r+b")
 
-    def next_is(self, row: dict[str, Any]) -> bool:
-        """Whether the next line is ``row``; False at the end. Another line raises CrossFlowError."""
+    def close(self) -> None:
+        """Close the file; what could not be written before is tried once more, and may fail again."""
+        with written(self.path):
+            self.file.close()
+
+    def next(self, row: dict[str, Any]) -> dict[str, Any] | None:
+        """The next line, which is ``row`` with the hash of its image; None at the end, or at
+        a line that was cut short, which is taken away. CrossFlowError for another."""
         start = self.file.tell()
         line = self.file.readline()
-        if line == _line(row):
-            return True
-        if line.endswith(b"\n"):
+        begins = _line(row).rstrip(b"}\n")
+        if line.startswith(begins) and line.endswith(b"\n"):
+            found = read_json(line, f"{self.path} at byte {start}")
+            if {name: value for name, value in found.items() if name != PIXELS} == row:
+                return found
+        torn = line.rstrip(b"\0")
+        if line.endswith(b"\n") or not (begins.startswith(torn) or torn.startswith(begins)):
             raise CrossFlowError(
                 f"{self.path} holds samples of other prompts, settings or weights: choose another --out."
             )
         self.file.seek(start)
-        return False
+        self.file.truncate()
+        return None
 
     def append(self, rows: Sequence[dict[str, Any]]) -> None:
         """Add lines at the end."""
         if not rows:
             return
         with written(self.path):
-            self.file.truncate()
             self.file.write(b"".join(map(_line, rows)))
             self.file.flush()
 
@@ -158,6 +181,38 @@ class _Writer:
 def _write_all(images: Mapping[Path, np.ndarray]) -> None:
     for path, image in images.items():
         write_image(path, image)
+
+
+def _until_none(rows: Iterator[dict[str, Any] | None]) -> Iterator[dict[str, Any]]:
+    for row in rows:
+        if row is None:
+            return
+        yield row
+
+
+def _is_whole(path: Path, sha256: str | None) -> bool:
+    """Whether a recorded image is there; one that cannot be read is removed. CrossFlowError for another image."""
+    if not path.exists():
+        return False
+    try:
+        image = np.asarray(read_image(path))
+    except CrossFlowError:
+        path.unlink()
+        return False
+    if sha256 not in (None, _sha256(image)):
+        raise CrossFlowError(f"{path} is not the image that was drawn: move it away, and it is drawn again.")
+    return True
+
+
+def _check_same(path: Path, image: np.ndarray, sha256: str | None) -> None:
+    """CrossFlowError if an image that was lost is now drawn otherwise, as on another machine."""
+    if sha256 not in (None, _sha256(image)):
+        raise CrossFlowError(f"{path} is lost, and other pixels are drawn now: choose another --out.")
+
+
+def _sha256(image: np.ndarray) -> str:
+    """The sha256 of an image's size and pixels."""
+    return hashlib.sha256(f"{image.shape} ".encode() + image.tobytes()).hexdigest()
 
 
 def _line(row: dict[str, Any]) -> bytes:

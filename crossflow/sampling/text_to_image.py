@@ -3,7 +3,6 @@
 import copy
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -18,7 +17,7 @@ from crossflow.files.folders import cache_folder
 from crossflow.files.hashes import content_sha256, file_sha256
 from crossflow.modalities.kl_autoencoder import KLConfig
 from crossflow.modalities.modality import Autoencoder, TextEmbedder
-from crossflow.modalities.text_embedders import LanguageModel
+from crossflow.modalities.text_embedders import weights_of
 from crossflow.modalities.tokens import TokensConfig
 from crossflow.model.checkpoint import load_model, weaker_of
 from crossflow.model.config import FlowModel
@@ -103,34 +102,41 @@ class TextToImage:
         precision: str = "auto",
         batch_size: int | None = None,
         compiled: bool = False,
+        weaker: Path | None = None,
     ) -> "TextToImage":
         """Load a checkpoint onto auto, cpu, cuda or cuda:N; CrossFlowError if it or the device cannot be used.
+
+        ``weaker`` is a weaker version of the model that guides it, at a guidance scale above 1, in place of the
+        guidance that it was trained with (see ``load_model``).
 
         Released models need further weights. ``text_encoder`` is a folder; None is the local hub cache.
         ``autoencoder`` is the authors' autoencoder_kl.pth or a diffusers folder; None is that file in the folder
         ``CROSSFLOW_CACHE``.
         """
         device = usable_device(device)
-        model = load_model(path, device)
+        model = load_model(path, device, weaker)
         config = model.config
         if config.reads.kind != "tokens":
             raise CrossFlowError(f"This model reads {config.reads.name}, and no texts: load it with FromImage.")
         embedder = cast(TokensConfig, config.reads).embedder(text_encoder, device)
-        vae, parts = None, {}
-        if embedder.width != config.reads.shape[1]:
-            raise CrossFlowError(
-                f"This model reads tokens of width {config.reads.shape[1]}, and those of the text encoder are "
-                f"{embedder.width} wide: give the text encoder that it was trained with."
-            )
-        if isinstance(embedder, LanguageModel):
-            parts["text_encoder_sha256"] = content_sha256(embedder.folder)
+        vae, parts = None, weights_of(embedder)
         if config.target.external:
             source = autoencoder or _own_autoencoder()
             vae = cast(KLConfig, config.target).load(source, device)
             parts["autoencoder_sha256"] = content_sha256(source)
-        if (weaker := weaker_of(Path(path), config)) is not None:
-            parts["autoguidance_sha256"] = file_sha256(weaker)
+        if (guiding := weaker or weaker_of(Path(path), config)) is not None:
+            parts["autoguidance_sha256"] = file_sha256(guiding)
         return cls(model, embedder, file_sha256(path), vae, precision, parts, batch_size, compiled)
+
+    def settings(self, override: Override, weaker: Path | None = None) -> Sampling:
+        """The checkpoint's sampling settings, replaced where ``override`` is not None.
+
+        CrossFlowError for a ``weaker`` model that was given and is not used, since nobody gave a guidance scale.
+        """
+        sampling = self.defaults.but(override)
+        if weaker is not None and override.guidance_scale is None and sampling.guidance_scale == 1:
+            raise CrossFlowError(f"This model's own guidance_scale is 1, at which {weaker} is not used: give another.")
+        return sampling
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int], override: Override = OWN) -> list[np.ndarray]:
         """One image per prompt, uint8 RGB [h w 3]. ``override`` replaces the checkpoint's sampling settings."""
@@ -191,13 +197,20 @@ class TextToImage:
         """Integrate latents to the other end of the flow, by the fast sampler where network and solver allow it."""
         flow = self._flow()
         adaptive = sampling.solver in ADAPTIVE and self.dtype != torch.bfloat16
-        if not flow.backbone.tabulates or flow.weaker is not None or adaptive or self.dtype == torch.float64:
+        if not flow.tabulates or adaptive or self.dtype == torch.float64:
             return flow.sample(latents, sampling.solver, sampling.steps, sampling.guidance_scale, backward)
         if self._ready is None or self._ready[0] != (sampling, backward):
             self._ready = None
-            velocity = partial(flow.config.guidance.velocity, scale=sampling.guidance_scale, weaker=None)
-            network, compiled = cast(DiMR | DiT, flow.backbone), self.compiled
-            sampler = Sampler(network, sampling, velocity, backward=backward, dtype=self.dtype, compiled=compiled)
+            weaker = None if flow.weaker is None else cast(DiMR | DiT, flow.weaker.backbone)
+            sampler = Sampler(
+                cast(DiMR | DiT, flow.backbone),
+                sampling,
+                flow.config.guidance,
+                weaker,
+                backward=backward,
+                dtype=self.dtype,
+                compiled=self.compiled,
+            )
             self._ready = (sampling, backward), sampler
         return self._ready[1](latents)
 
@@ -226,7 +239,7 @@ def dtype_named(precision: str, model: FlowModel, device: torch.device) -> torch
     if precision == "auto":
         return (torch.bfloat16 if device.type == "cuda" else torch.float32) if released else torch.float64
     dtype = named("precision", precision, DTYPES)
-    if dtype == torch.bfloat16 and not model.backbone.tabulates:
+    if dtype == torch.bfloat16 and not model.tabulates:
         raise CrossFlowError("This network gains nothing from bfloat16, and has no such form: use float32 or float64.")
     return dtype
 

@@ -152,6 +152,18 @@ class FeatureJudge:
     def __call__(self, images: Sequence[np.ndarray]) -> np.ndarray:
         return self.net(to_input(images)).numpy()
 
+    @torch.no_grad()
+    def looks(self, features: np.ndarray) -> np.ndarray:
+        """What an object of each image is, picked at random: probabilities of shape and colour, float64 [n 48].
+
+        Each cell gives a look the product of its probabilities of the shape and of the colour; the sum over the cells
+        is brought to one. That a cell is empty counts for no look.
+        """
+        shapes, colors, _ = self.net.attributes(torch.from_numpy(features))
+        pairs = shapes.double().softmax(-1)[..., 1:, None] * colors.double().softmax(-1)[..., None, :]
+        seen = pairs.sum(dim=1).flatten(1)
+        return (seen / seen.sum(dim=1, keepdim=True)).numpy()
+
 
 class ClipJudge:
     """A dual encoder, called with n images, uint8 [h w 3]; returns unit vectors, float32 [n dim]."""

@@ -10,12 +10,14 @@ from typing import Any, cast
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from crossflow.errors import CrossFlowError
+from crossflow.files.hashes import file_sha256
 from crossflow.files.tensors import read_tensors, write_tensors
 from crossflow.modalities.patch_pca import PatchPCA
 from crossflow.modalities.tokens import TokensConfig
-from crossflow.model.checkpoint import NOT_SHIPPED, check_tensors
+from crossflow.model.checkpoint import NOT_SHIPPED, check_tensors, decoder_prefix, take_weights
 from crossflow.model.config import FlowModel
 from crossflow.model.settings import Losses
 from crossflow.networks.whitening import Whitening
@@ -23,7 +25,7 @@ from crossflow.recipes.recipe import SceneData, Stage, TrainConfig
 from crossflow.training.data.pairs import Share, seed_of
 from crossflow.training.data.scenes import scene_images, scene_prompts
 from crossflow.training.optimizer import Optimizer
-from crossflow.training.sharding import divide, share_like, whole
+from crossflow.training.sharding import divide, share_like, share_of, whole
 
 PCA_IMAGES = 4000
 """Renders that a ``PatchPCA`` is fitted to."""
@@ -32,7 +34,9 @@ PCA_IMAGES = 4000
 class Run:
     """One process's part of a training run, at step 0 until ``load``.
 
-    ``data`` is the fingerprint of the training data, if they are read from a folder. ``shard`` shards weights, averages
+    ``data`` is the fingerprint of the training data, if they are read from a folder. ``init`` is a checkpoint to start
+    from: its weights, and with them its fitted autoencoder, replace the initial ones; the networks of the loss terms,
+    which no checkpoint has, start anew, and ``started_anew`` names them. ``shard`` shards weights, averages
     and optimiser state over the processes; ``checkpointing`` recomputes activations in the backward pass. Both save
     memory without changing results, so a run may resume with or without them, and on any number of processes.
 
@@ -49,6 +53,7 @@ class Run:
         data: str | None,
         shard: bool,
         checkpointing: bool,
+        init: Path | None = None,
     ) -> None:
         self.config, self.accelerator, self.seed, self.precision = config, accelerator, seed, precision
         self.data = data
@@ -59,19 +64,25 @@ class Run:
                 f"A batch of {config.batch_size} does not divide into {config.accumulate} parts "
                 f"over {processes} processes."
             )
-        if config.stages and processes > 1:
-            raise CrossFlowError("A recipe of several stages is trained by one process: start it without torchrun.")
-        self.model = _fresh_model(config, seed).train()
+        if config.stages and shard and processes > 1:
+            raise CrossFlowError("The weights of a recipe of several stages cannot be sharded: leave --shard out.")
+        self.model, self.started_anew = _fresh_model(config, seed, init)
+        self.init = None if init is None else file_sha256(init)
+        self.model.train()
         if checkpointing:
             _checkpoint(self.model)
         self.sharded = shard and processes > 1
         if self.sharded:
             divide(self.model, device)
         self.wrapped: nn.Module = self.model if self.sharded else accelerator.prepare_model(self.model.to(device))
+        self.stage: Stage | None = None
         self.weights = dict(self.model.named_parameters())
         self.trained = {name for name, part in self.weights.items() if part.requires_grad}
+        self.decoder = decoder_prefix(config.model)
         self.averages = {
-            name: part.detach().clone() for name, part in self.weights.items() if not name.startswith(NOT_SHIPPED)
+            name: part.detach().clone()
+            for name, part in self.weights.items()
+            if not name.startswith(NOT_SHIPPED) or (self.decoder is not None and name.startswith(self.decoder))
         }
         self.optimizer = Optimizer(config.optimizer, self.model, config.betas, config.weight_decay)
 
@@ -79,7 +90,7 @@ class Run:
         """One optimiser step; returns the losses averaged over processes and micro-batches."""
         config, device, stage = self.config, self.accelerator.device, self.config.stage(self.step)
         if config.stages:
-            self._train_only(stage)
+            self._enter(stage)
         losses: list[Losses] = []
         for part in range(config.accumulate):
             share = next(shares)
@@ -95,10 +106,18 @@ class Run:
         reduced = cast(Tensor, self.accelerator.reduce(stacked, reduction="mean"))
         return dict(zip(losses[0], reduced, strict=True))
 
-    def _train_only(self, stage: Stage) -> None:
-        """Freeze what the stage does not train."""
+    def _enter(self, stage: Stage) -> None:
+        """Freeze what the stage does not train; of several processes the gradients of the rest alone are averaged."""
+        if stage == self.stage:
+            return
+        self.stage = stage
         for name, part in self.weights.items():
             part.requires_grad_(name in self.trained and stage.trained(name))
+        if self.accelerator.num_processes > 1:
+            device = self.accelerator.device
+            places = [device] if device.type == "cuda" else None
+            idle = stage.losses is not None  # the networks of losses that are not counted
+            self.wrapped = DistributedDataParallel(self.model, device_ids=places, find_unused_parameters=idle)
 
     def _update(self) -> None:
         """Clip gradients, step, and update the moving average, whose decay is smaller in a stage's first steps.
@@ -128,6 +147,16 @@ class Run:
         model.load_state_dict(parts, assign=True)
         return model.eval()
 
+    def text_decoder(self) -> dict[str, Tensor] | None:
+        """The averaged weights of the text decoder, for recipes that train one, on the main process, else None.
+
+        All processes must call it.
+        """
+        if (prefix := self.decoder) is None:
+            return None
+        held = {name.removeprefix(prefix): part for name, part in self.averages.items() if name.startswith(prefix)}
+        return whole(held, keep=self.accelerator.is_main_process) or None
+
     def notes(self) -> dict[str, Any]:
         """The checkpoint's notes on its training."""
         notes = {
@@ -135,9 +164,10 @@ class Run:
             "seed": self.seed,
             "precision": self.precision,
             "training": self.config.plain(),
-            "digest": self.config.digest(self.seed),
+            "digest": self.config.digest(self.seed, self.init),
         }
-        return notes if self.data is None else notes | {"data": self.data}
+        further = {"data": self.data, "init": self.init}
+        return notes | {name: value for name, value in further.items() if value is not None}
 
     def save(self, path: Path) -> None:
         """Write the state of the run from the main process; all processes must call it."""
@@ -145,11 +175,18 @@ class Run:
         if self.accelerator.is_main_process:
             write_tensors(path, tensors, self._header())
 
+    def finite(self) -> bool:
+        """Whether every number of the state is; all processes must call it. A finite loss does not say so."""
+        parts = (share_of(tensor) for tensor in (self._tensors() | self.optimizer.state()).values())
+        broken = sum(not part.isfinite().all() for part in parts)
+        device = self.accelerator.device
+        return not self.accelerator.reduce(torch.tensor(float(broken), device=device), reduction="sum")
+
     def load(self, path: Path) -> None:
-        """Load the state in ``path``; CrossFlowError unless recipe, seed, precision and data are the same."""
+        """Load the state in ``path``; CrossFlowError unless recipe, seed, precision, data and init are the same."""
         header, found = read_tensors(path)
         mine = json.loads(json.dumps(self._header()))
-        for name in ("config", "training", "seed", "precision", "data"):
+        for name in ("config", "training", "seed", "precision", "data", "init"):
             if header.get(name) != mine.get(name):
                 raise CrossFlowError(f"{path} is the state of another run, its {name} differs: choose another --out.")
         held = self._tensors()
@@ -168,10 +205,15 @@ class Run:
         return {f"{prefix}.{name}": part for prefix, tensors in parts for name, part in tensors.items()}
 
 
-def _fresh_model(config: TrainConfig, seed: int) -> FlowModel:
-    """The model at step 0: weights initialised with ``seed``, autoencoder and whitenings fitted."""
+def _fresh_model(config: TrainConfig, seed: int, init: Path | None) -> tuple[FlowModel, list[str]]:
+    """The model at step 0, and the loss terms whose networks ``init`` lacks.
+
+    Weights are initialised with ``seed``, autoencoder and whitenings are fitted, unless all are those of ``init``.
+    """
     torch.manual_seed(seed)
     model = config.model.build()
+    if init is not None:
+        return model, take_weights(model, init)
     if model.autoencoder.fits:
         data = cast(SceneData, config.data)
         cast(PatchPCA, model.autoencoder).fit(scene_images("train", min(PCA_IMAGES, data.count), data.size))
@@ -182,7 +224,7 @@ def _fresh_model(config: TrainConfig, seed: int) -> FlowModel:
         tokens, mask = cast(TokensConfig, config.model.reads).embedder().embed(prompts, config.model.reads.shape[0])
         for part in whitenings:
             part.fit(tokens, mask)
-    return model
+    return model, []
 
 
 def _checkpoint(model: FlowModel) -> None:

@@ -44,6 +44,11 @@ def whole(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
     return found
 
 
+def share_of(held: Tensor) -> Tensor:
+    """The part of a tensor that this process holds."""
+    return held.to_local() if isinstance(held, DTensor) else held
+
+
 def share_like(full: Tensor, held: Tensor) -> Tensor:
     """This process's shard of a whole tensor, sharded as ``held`` is."""
     if not isinstance(held, DTensor):

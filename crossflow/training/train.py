@@ -16,9 +16,10 @@ from accelerate import Accelerator
 
 from crossflow.errors import CrossFlowError
 from crossflow.files.devices import usable_device
-from crossflow.files.locks import only_writer
-from crossflow.files.writing import replacing, written
-from crossflow.model.checkpoint import save_checkpoint
+from crossflow.files.locks import writing_in
+from crossflow.files.plain_json import read_json
+from crossflow.files.writing import refuse_existing, replacing, written
+from crossflow.model.checkpoint import save_checkpoint, save_text_decoder
 from crossflow.model.settings import Losses
 from crossflow.recipes.recipe import TrainConfig
 from crossflow.training.data import open_data
@@ -33,6 +34,7 @@ def train(
     *,
     data: Path | None = None,
     seed: int = 0,
+    init: Path | None = None,
     resume: bool = False,
     precision: str | None = None,
     device: str = "auto",
@@ -45,25 +47,30 @@ def train(
     """Train ``config`` into the folder ``out`` and return the path of the sampling checkpoint, ``model.safetensors``.
 
     The folder also gets ``log.jsonl`` (all losses), ``samples/``, ``timing.jsonl`` and ``state.safetensors``, which is
-    all that ``resume`` needs. Several processes must share the folder, and the main one holds its lock. The state is
-    written last, so the other files are never behind it. ``data`` is the folder of pairs, for recipes that read one.
+    all that ``resume`` needs; where the text is reconstructed, also ``text_decoder.safetensors``. Several processes
+    must share the folder, and the main one holds its lock. The state is written last, so the other files are never
+    behind it. ``data`` is the folder of pairs, for recipes that read one. ``init`` is a checkpoint of the same model,
+    ours or released, whose weights the training starts from.
     ``precision`` is fp32, bf16, auto or None for the recipe's own; ``device`` is cpu, cuda or auto; for ``shard`` and
     ``checkpointing`` see ``Run``. ``text_encoder`` and ``autoencoder`` are weights that sample grids need if the
     model's autoencoder is external (see ``PromptGrids``).
 
     CrossFlowError if ``out`` holds another run, or this one without ``resume``; if another process trains there; if it
-    cannot be written; if ``data`` is not what the recipe reads; and if the loss is no longer finite.
+    cannot be written; if ``data`` is not what the recipe reads or ``init`` not its model; and if loss or weights are no
+    longer finite.
     """
     clock = _Clock()
     accelerator = _accelerator(device)
     say = progress if accelerator.is_main_process else lambda line: None
     state = out / "state.safetensors"
+    if init is not None and init.resolve().parent == out.resolve():
+        raise CrossFlowError(f"{init} lies in the folder of the run, which writes its own there: choose another --out.")
     if state.exists() and not resume:
         raise CrossFlowError(f"{out} already holds a training run: add --resume to go on, or choose another --out.")
     found = open_data(config, data, seed)
-    with written(out):
-        out.mkdir(parents=True, exist_ok=True)
-    with only_writer(out, "training") if accelerator.is_main_process else nullcontext():
+    with writing_in(out, "training") if accelerator.is_main_process else nullcontext():
+        if accelerator.is_main_process and not (state.exists() or (out / "log.jsonl").exists()):  # a run's first file
+            refuse_existing(out / name for name in ("model.safetensors", "timing.jsonl", "samples"))
         run = Run(
             config,
             accelerator,
@@ -72,10 +79,14 @@ def train(
             found.fingerprint,
             shard,
             checkpointing,
+            init,
         )
         if state.exists():
             run.load(state)
             say(f"resuming after step {run.step} of {config.steps}")
+        elif init is not None:
+            anew = f"; these losses' networks start anew: {', '.join(run.started_anew)}" if run.started_anew else ""
+            say(f"starting from {init}{anew}")
         record = _Record(out, run, text_encoder, autoencoder, say, clock)
         with accelerator.main_process_first():  # the first process makes the cache, the others read it
             pairs = found.pairs(run.model, out / "cache", say)
@@ -124,22 +135,30 @@ class _Record:
             self.previews = previews_of(run.config, text_encoder, autoencoder, run.accelerator.device, say)
 
     def write(self, losses: Losses) -> None:
-        """Write what is due after a step. A non-finite loss raises CrossFlowError before anything is saved."""
+        """Write what is due after a step. Loss or weights that are not finite raise CrossFlowError before that."""
         run, config, step = self.run, self.run.config, self.run.step
         log_now, sample_now, save_now = (
             step % every == 0 or step == config.steps
             for every in (config.log_every, config.sample_every, config.save_every)
         )
-        if (log_now or save_now) and not losses["total"].isfinite():
+        keep_now = step in config.keep_at
+        if not (log_now or sample_now or save_now or keep_now):
+            return
+        if not losses["total"].isfinite():
             raise CrossFlowError(f"The loss is {losses['total'].item()} at step {step}: use a lower learning rate.")
+        shown = sample_now or save_now or keep_now
+        if shown and not run.finite():
+            raise CrossFlowError(f"Weights are no longer finite after step {step}: use a lower learning rate.")
         if log_now and self.main:
             self.say(self.log.write(step, config.rate(step - 1), losses))
-        keep_now = step in config.keep_at
-        average = run.average() if sample_now or save_now or keep_now else None
+        average = run.average() if shown else None
         if sample_now and average is not None:
             self.previews.draw(average, self.out / "samples" / f"step-{step:06d}.png")
+        decoder = run.text_decoder() if save_now else None
         if save_now and average is not None:
             save_checkpoint(self.model, average, run.notes())
+        if decoder is not None:
+            save_text_decoder(self.model, decoder, run.notes())
         if keep_now and average is not None:
             save_checkpoint(self.out / f"model-{step:06d}.safetensors", average, run.notes())
         if save_now:
@@ -176,15 +195,16 @@ class _Log:
 
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        with written(path):
+            lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
         try:
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        except (ValueError, KeyError, TypeError) as error:
+            kept = [line for line in lines if line.endswith(b"\n") and read_json(line, str(path))["step"] <= step]
+        except (CrossFlowError, KeyError, TypeError) as error:
             raise CrossFlowError(
                 f"{path} is not the log of a training run: remove it, or choose another --out."
             ) from error
         with replacing(path) as temporary:
-            temporary.write_text("".join(kept))
+            temporary.write_bytes(b"".join(kept))
 
     def write(self, step: int, rate: float, losses: Losses) -> str:
         """Append a line, and return it formatted for the console."""

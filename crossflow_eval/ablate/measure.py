@@ -1,118 +1,207 @@
-"""An ablation from end to end: train, choose guidance on the validation suite where there is any, test once."""
+"""A row with one seed, measured: everything is chosen on the validation suite, then the test suite is run once."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from crossflow.errors import CrossFlowError
-from crossflow_eval.ablate.plan import Part, Plan
-from crossflow_eval.ablate.train import cpu_seconds, train_all
-from crossflow_eval.models import OURS
-from crossflow_eval.models.crossflow import Training, finished_training
+from crossflow.files.locks import only_writer
+from crossflow.files.writing import write_whole, written
+from crossflow_eval.ablate.plan import READER, Measurement, Plan, Training
+from crossflow_eval.models.crossflow import Trained
+from crossflow_eval.request import Request
 from crossflow_eval.runs import run
+from crossflow_eval.runs.launch import build_model
+from crossflow_eval.runs.store import Examples
 from crossflow_eval.suites import load_suite
-from crossflow_eval.tables import Guidance
-from crossflow_eval.types import Lookup, Model, Result, Role, Suite
-
-logger = logging.getLogger(__name__)
+from crossflow_eval.types import Lookup, Model, Result, Role, Suite, Value
 
 
-@dataclass(frozen=True, kw_only=True)
-class Measured:
-    """A part with its training, the validation results by guidance scale, the scale chosen, and the test's result.
+class Candidate(BaseModel):
+    """What is chosen: a recipe, the share of the steps of autoguidance's weaker model if any, a guidance scale."""
 
-    ``validation`` is empty, and ``scale`` 1, where nothing was to be chosen. ``cpu_seconds`` is None where the whole
-    time of the training was not recorded.
-    """
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    recipe: str
+    weaker: float | None = None
+    guidance_scale: float | None = None
 
-    part: Part
-    training: Training
-    validation: Mapping[float, Result]
-    scale: float
+
+class Tried(BaseModel):
+    """A candidate and its value on validation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    candidate: Candidate
+    value: Value
+
+
+class Measured(BaseModel):
+    """The record of a measurement: what was tried on validation, what was chosen, and the result of the test."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    digest: str
+    tried: tuple[Tried, ...]
+    chosen: Candidate
+    training: Trained
+    run: str
     test: Result
-    cpu_seconds: float | None
 
 
-def ablate(plan: Plan, *, jobs: int = 1, track: run.Track = run.untracked) -> tuple[list[Measured], dict[Role, Result]]:
-    """Train what is not trained yet, ``jobs`` at a time, then measure everything; resumes what is there.
+def measured_path(out: Path, measurement: Measurement) -> Path:
+    """The file of the record, in the folder that the measurement alone writes."""
+    return out / "measured" / measurement.digest / "measured.json"
 
-    Returns every part measured, and the results of the test suite's references by role. Raises CrossFlowError.
+
+def measured(out: Path, measurement: Measurement) -> Measured | None:
+    """The record of a measurement, None where there is none yet. CrossFlowError for one that is not this one's."""
+    path = measured_path(out, measurement)
+    try:
+        found = Measured.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError) as error:
+        raise CrossFlowError(f"{path} is no record of a measurement; remove its folder.") from error
+    version = load_suite(measurement.test).version
+    if found.digest != measurement.digest or found.test.settings.suite_version != version:
+        raise CrossFlowError(
+            f"{path} is of another measurement, or of version {found.test.settings.suite_version} of the suite "
+            f"{measurement.test} in place of {version}; remove its folder: it is measured again."
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class _At:
+    """Where and how the candidates of a measurement are run."""
+
+    plan: Plan
+    measurement: Measurement
+    track: run.Track
+
+    def result(
+        self, training: Training, candidate: Candidate, suite_name: str, limit: int | None
+    ) -> tuple[Result, Path]:
+        suite = load_suite(suite_name, self.plan.test_data)
+        folder = self.plan.out / training.digest
+        weaker = None if candidate.weaker is None else training.checkpoint(self.plan.out, candidate.weaker)
+        options: dict[str, Any] = {} if weaker is None else {"weaker": weaker}
+        options |= {"reader": folder / READER} if self.measurement.reader else {}
+        request = Request(
+            task=suite.task,
+            checkpoint=training.checkpoint(self.plan.out, self.measurement.at),
+            model="crossflow",
+            suite=suite_name,
+            guidance_scale=candidate.guidance_scale,
+            **options,
+        )
+        return _run(suite, build_model(request, suite), limit, folder / suite_name, self.plan.test_data, self.track)
+
+
+def measure(plan: Plan, measurement: Measurement, track: run.Track = run.untracked) -> Measured:
+    """Choose among the candidates on validation, run the test suite once, and write the record; resumes what is there.
+
+    Raises CrossFlowError for a training that is not finished, and all that a run raises.
     """
-    if run.rank_and_world()[1] != 1:
-        raise CrossFlowError("An ablation runs in one process: start it without torchrun, or unset WORLD_SIZE.")
-    if jobs < 1:
-        raise CrossFlowError(f"--jobs must be at least 1, got {jobs}.")
-    if plan.ablation.guidance is not None:
-        _ready(plan.ablation.guidance.validation, plan.ablation.guidance.limit)
-    _ready(plan.ablation.test, plan.limit)
-    train_all(plan, jobs)
-    measured = [_measure(plan, part, track) for part in plan.parts]
-    references: dict[Role, Result] = {}
-    suite = load_suite(plan.ablation.test)
-    for role, reference in suite.references.items():
-        references[role] = _run(suite, reference, plan.limit, plan.out / "references" / role, track)
-    return measured, references
+    path = measured_path(plan.out, measurement)
+    with written(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with only_writer(path.parent, "measuring"):
+        if (found := measured(plan.out, measurement)) is not None:
+            return found
+        at = _At(plan, measurement, track)
+        trainings = {training.recipe: training for training in measurement.trainings}
+        candidates = [
+            Candidate(recipe=recipe, weaker=weaker, guidance_scale=scale)
+            for recipe in trainings
+            for weaker in measurement.weaker or (None,)
+            for scale in measurement.scales
+        ]
+        tried: dict[Candidate, Result] = {}
+        if (validation := measurement.validation) is not None:
+            for each in candidates:
+                tried[each] = at.result(trainings[each.recipe], each, validation, measurement.validation_limit)[0]
+        chosen = choose(tried, measurement) if tried else candidates[0]
+        training = trainings[chosen.recipe]
+        facts = training.finished(plan.out)
+        if facts is None:
+            raise CrossFlowError(f"The {training.title} is not trained to its end; run the same command again.")
+        test, folder = at.result(training, chosen, measurement.test, measurement.limit)
+        value = measurement.choose
+        record = Measured(
+            digest=measurement.digest,
+            tried=tuple(Tried(candidate=each, value=result.values[value]) for each, result in tried.items()),
+            chosen=chosen,
+            training=facts.model_copy(update={"steps": training.step(measurement.at)}),
+            run=folder.relative_to(plan.out).as_posix(),
+            test=test,
+        )
+        write_whole(path, (record.model_dump_json(indent=2) + "\n").encode())
+        return record
 
 
-def _ready(suite_name: str, limit: int | None) -> None:
-    """Let what a suite lacks be known before hours of training. Raises CrossFlowError."""
-    suite = load_suite(suite_name)
-    run.first_examples(run.list_examples(suite, None), limit)
-    for make in suite.metrics.values():
-        make()
-
-
-def _measure(plan: Plan, part: Part, track: run.Track) -> Measured:
-    """Choose the guidance scale on the validation suite, if any is to be chosen, then run the test suite once."""
-    training = finished_training(part.checkpoint, part.recipe, part.seed, plan.steps)
-    if training is None:
-        raise CrossFlowError(f"{part.checkpoint} is not there or not finished; run the same command again.")
-    logger.info("measuring %s", part.title)
-
-    def at(scale: float, name: str, limit: int | None) -> Result:
-        suite = load_suite(name)
-        model = OURS[suite.task](part.checkpoint, guidance_scale=scale)
-        return _run(suite, model, limit, part.folder / name / f"scale-{scale:g}", track)
-
-    validation: dict[float, Result] = {}
-    scale = 1.0
-    if (guidance := plan.ablation.guidance) is not None:
-        validation = {each: at(each, guidance.validation, guidance.limit) for each in guidance.scales}
-        scale = choose_scale(validation, guidance)
-    return Measured(
-        part=part,
-        training=training,
-        validation=validation,
-        scale=scale,
-        test=at(scale, plan.ablation.test, plan.limit),
-        cpu_seconds=cpu_seconds(part.folder),
-    )
-
-
-def choose_scale(validation: Mapping[float, Result], guidance: Guidance) -> float:
-    """The guidance scale whose result is best by ``guidance.choose``; of equals the smallest.
+def choose(tried: Mapping[Candidate, Result], measurement: Measurement) -> Candidate:
+    """The candidate whose result is best by ``measurement.choose``; of equals the first with the smallest scale.
 
     Raises:
         CrossFlowError: a result of another suite than the one for validation, or without the value to choose by.
     """
-    for result in validation.values():
-        if result.settings.suite != guidance.validation:
-            raise CrossFlowError(f"Guidance is chosen on {guidance.validation} alone, not on {result.settings.suite}.")
-        if guidance.choose not in result.values:
-            raise CrossFlowError(f"A run of {result.n} outputs gives no {guidance.choose}; raise its limit.")
-    sign = {scale: 1 if result.higher_is_better[guidance.choose] else -1 for scale, result in validation.items()}
-    return max(sorted(validation), key=lambda scale: sign[scale] * validation[scale].values[guidance.choose].mean)
+    by = measurement.choose
+    for result in tried.values():
+        if result.settings.suite != measurement.validation:
+            raise CrossFlowError(f"All is chosen on {measurement.validation} alone, not on {result.settings.suite}.")
+        if by not in result.values:
+            raise CrossFlowError(f"A run of {result.n} outputs gives no {by}; raise its limit.")
+    sign = {each: 1 if result.higher_is_better[by] else -1 for each, result in tried.items()}
+    smallest_first = sorted(tried, key=lambda each: each.guidance_scale or 0.0)
+    return max(smallest_first, key=lambda each: sign[each] * tried[each].values[by].mean)
 
 
-def _run(suite: Suite, model: Model | Lookup, limit: int | None, where: Path, track: run.Track) -> Result:
-    """One run in ``<where>-<digest>``."""
-    examples = run.first_examples(run.list_examples(suite, None), limit)
+def references(plan: Plan, suite_name: str, limit: int | None) -> dict[Role, Result] | None:
+    """The results of what the runs of a suite stand between; None where one is still to be made."""
+    suite = load_suite(suite_name, plan.test_data)
+    found: dict[Role, Result] = {}
+    for role, reference in suite.references.items():
+        settings = run.make_settings(suite, reference, limit=limit)
+        path = plan.out / "references" / suite_name / f"{role}-{settings.digest}" / "result.json"
+        try:
+            found[role] = Result.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValidationError) as error:
+            raise CrossFlowError(f"{path} cannot be read as a result; remove its folder.") from error
+    return found
+
+
+def make_references(plan: Plan, suite_name: str, limit: int | None, track: run.Track = run.untracked) -> None:
+    """Run what the runs of a suite stand between; resumes what is there."""
+    suite = load_suite(suite_name, plan.test_data)
+    folder = plan.out / "references" / suite_name
+    with written(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with only_writer(folder, "measuring"):
+        for role, reference in suite.references.items():
+            _run(suite, reference, limit, folder, plan.test_data, track, role)
+
+
+def _run(
+    suite: Suite,
+    model: Model | Lookup,
+    limit: int | None,
+    where: Path,
+    root: Path | None,
+    track: run.Track,
+    name: str | None = None,
+) -> tuple[Result, Path]:
+    """One run in ``WHERE/NAME-<digest>``, and its folder."""
+    suite = suite if suite.fitted is None else suite.fitted(model)
+    examples = Examples(run.first_examples(run.list_examples(suite, root), limit))
     settings = run.make_settings(suite, model, limit=limit)
-    folder = where.with_name(f"{where.name}-{settings.digest}")
+    folder = where / f"{name or model.name}-{settings.digest}"
     result = run.run(suite, model, settings, examples, folder, track=track)
     if result is None:
-        raise CrossFlowError(f"The run {folder} gave no result.")
-    return result
+        raise CrossFlowError(f"The run {folder} gave no result: an ablation runs without torchrun.")
+    return result, folder

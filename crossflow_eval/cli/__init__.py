@@ -8,9 +8,10 @@ import sys
 
 import typer
 
-from crossflow_eval.cli import measure, setup, show, train
+from crossflow.files.program import Program
+from crossflow_eval.cli import ablate, measure, setup, show
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(cls=Program, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
 
 @app.callback()
@@ -22,7 +23,7 @@ def _main() -> None:
     logger.setLevel(logging.INFO)
 
 
-for command in (*measure.commands(), measure.score, show.report, show.compare, train.ablate):
+for command in (*measure.commands(), measure.score, show.report, show.compare, show.check, ablate.ablate):
     app.command()(command)
 app.command(name="list")(show.list_all)
 for command in (setup.stats, setup.doctor):

@@ -25,7 +25,7 @@ def command(name: str, of: Command, measure: Callable[[Request, bool], None]) ->
             field.name, hints[field.name], of.defaults.get(field.name, field.default), _worded(option, of, field)
         )
         for field, option in options()
-        if (option.tasks is None or of.task in option.tasks) and not (of.settled and option.chooses)
+        if option.belongs(of.task) and not (of.settled and option.chooses)
     ]
     parameters.append(_parameter("as_json", AsJson, False))
 

@@ -47,14 +47,49 @@ def compare(run_a: RunFolder, run_b: RunFolder, as_json: AsJson = False) -> None
         if as_json:
             return typer.echo(json.dumps({name: asdict(each) for name, each in found.items()}, indent=2))
         rows = [
-            (name, f"{each.difference:+.4f}", _interval(each.ci_low, each.ci_high), f"{each.p:.3g}", each.n)
+            (name, _signed(each.difference), _interval(each.ci_low, each.ci_high), _p(each.p), each.n)
             for name, each in found.items()
         ]
         print_table(("score", "difference", "95 % interval", "p", "n"), rows)
+        for method in dict.fromkeys(each.method for each in found.values()):
+            typer.echo(f"{', '.join(name for name, each in found.items() if each.method == method)}: {method}.\n")
+
+
+def check(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs.", show_default=False)],
+) -> None:
+    """Say whether runs, and the references in them, are as they were scored. Exit code 2 if one is not."""
+    with one_sentence():
+        from crossflow.errors import CrossFlowError
+        from crossflow_eval import records
+
+        bad = 0
+        for folder in (each for run in runs for each in (run, *records.references(run))):
+            try:
+                result = records.check_whole(folder)
+            except CrossFlowError as error:
+                typer.echo(f"Error: {error}", err=True)
+                bad += 1
+                continue
+            none = f"carries no digests, for an earlier version made it: `crossflow-eval score {folder}` gives it some"
+            typer.echo(f"{folder}: {'sound' if result.proof else none}, {result.n} outputs")
+        if bad:
+            raise typer.Exit(2)
 
 
 def _interval(low: float | None, high: float | None) -> str:
-    return "none" if low is None or high is None else f"[{low:+.4f}, {high:+.4f}]"
+    return "none" if low is None or high is None else f"[{_signed(low)}, {_signed(high)}]"
+
+
+def _signed(number: float) -> str:
+    """Four digits, or more where these would make a zero of what is none."""
+    return f"{number:+.1e}" if 0 < abs(number) < 5e-5 else f"{number:+.4f}"
+
+
+def _p(p: float) -> str:
+    """Three digits that are on the side of 0.05 that p is on."""
+    shown = f"{p:.3g}"
+    return "<0.05" if p < 0.05 <= float(shown) else shown
 
 
 def list_all(as_json: AsJson = False) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,8 @@ import numpy as np
 from PIL import Image
 
 from crossflow.errors import CrossFlowError, first_few
+from crossflow.files.images import DAMAGE
+from crossflow.files.plain_json import read_json_file
 from crossflow_eval.types import Example
 
 ANNOTATIONS, IMAGES = "annotations/captions_val2014.json", "val2014"
@@ -57,13 +58,14 @@ def read_val2014(root: Path) -> list[CocoImage]:
     return [CocoImage(id=each, file=files[each], captions=tuple(sorted(captions[each]))) for each in sorted(files)]
 
 
-def one_caption_an_image(root: Path, n: int) -> list[Example]:
+def one_caption_an_image(root: Path, n: int, after: int = 0) -> list[Example]:
     """``n`` images, each at most once, with one of its captions: U-ViT's and CrossFlow's draw. The id is the image's.
 
-    Raises CrossFlowError for a file that cannot be read or has fewer images.
+    They are those drawn ``after`` so many others. Raises CrossFlowError for a file that cannot be read or has fewer.
     """
     images = [image for image in read_val2014(root) if image.captions]
-    chosen = _draw(root / ANNOTATIONS, [(image.id, image) for image in images], n, "images with captions")
+    chosen = _draw(root / ANNOTATIONS, [(image.id, image) for image in images], after + n, "images with captions")
+    chosen = chosen[after:]
     drawn = [(image, image.captions[_lot("caption", image.id) % len(image.captions)]) for image in chosen]
     return [
         Example(id=str(image.id), source=caption, tags={"caption": str(number)}) for image, (number, caption) in drawn
@@ -117,7 +119,7 @@ def read_photograph(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as image:
             return np.array(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
+    except DAMAGE as error:
         raise CrossFlowError(f"Cannot read the image {path} ({error}); unpack its archive again.") from error
 
 
@@ -158,12 +160,7 @@ def _read_mjhq(root: Path) -> dict[str, tuple[str, str]]:
 
 
 def _read_json(path: Path, origin: str) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CrossFlowError(f"Cannot read {path}: {error.strerror}; {origin}.") from error
-    except ValueError as error:
-        raise CrossFlowError(f"{path} is not JSON ({error}); {origin}.") from error
+    return read_json_file(path, origin)
 
 
 def _all_there(files: Sequence[Path], folder: Path, archive: str) -> list[Path]:

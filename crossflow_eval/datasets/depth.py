@@ -7,8 +7,7 @@ Marigold's, shipped in ``suites/lists`` and checked against their sha256 before 
 from __future__ import annotations
 
 import hashlib
-import zipfile
-from collections import Counter
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,8 +19,13 @@ import numpy as np
 from PIL import Image
 
 from crossflow.errors import CrossFlowError, first_few
+from crossflow.files.arrays import plain_arrays
+from crossflow.files.images import DAMAGE
+from crossflow.files.listing import list_folder
 from crossflow_eval.datasets.folder import ImageFolder
 from crossflow_eval.types import Example
+
+_log = logging.getLogger(__name__)
 
 LISTS = Path(str(files("crossflow_eval.datasets"))) / "lists"
 PREDICTIONS = (".npy", ".npz", ".png")
@@ -106,7 +110,7 @@ def read_png(path: Path, scale: float) -> np.ndarray:
     try:
         with Image.open(path, formats=("PNG",)) as image:
             stored = np.asarray(image)
-    except (OSError, SyntaxError, ValueError) as error:
+    except DAMAGE as error:
         raise CrossFlowError(f"Cannot read the depth map {path}: {error}.") from error
     if stored.dtype.itemsize < 2 or stored.ndim != 2:
         raise CrossFlowError(
@@ -118,11 +122,7 @@ def read_png(path: Path, scale: float) -> np.ndarray:
 
 def read_array(path: Path) -> np.ndarray:
     """The one array of an .npy or .npz file, without axes of length 1. Raises CrossFlowError for anything else."""
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        arrays = [loaded] if isinstance(loaded, np.ndarray) else [loaded[name] for name in loaded.files]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise CrossFlowError(f"Cannot read the depth map {path}: {error}.") from error
+    arrays = list(plain_arrays(path, "depth map").values())
     if len(arrays) != 1 or arrays[0].squeeze().ndim != 2:
         shapes = ", ".join(str(list(array.shape)) for array in arrays)
         raise CrossFlowError(f"{path} holds arrays of the shapes {shapes}; expected one of [h w].")
@@ -145,30 +145,24 @@ def read_prediction(path: Path, png_scale: float) -> np.ndarray:
 
 
 def read_depth_folder(folder: Path, png_scale: float) -> ImageFolder:
-    """Find and check every depth map of a folder (.npy, .npz, 16-bit .png; not of its subfolders), by file stem.
+    """Find and check every depth map of a folder and its subfolders (.npy, .npz, 16-bit .png), by file stem.
 
     Raises:
-        CrossFlowError: no such folder, no depth maps, two files with one stem, files that cannot be read (all counted).
+        CrossFlowError: no such folder, no depth maps, two maps with one stem, maps that cannot be read (all counted).
     """
-    if not folder.is_dir():
-        raise CrossFlowError(f"There is no folder {folder}; give the folder that holds the depth maps.")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PREDICTIONS and path.name[0] != ".")
-    if not paths:
-        raise CrossFlowError(f"The folder {folder} holds no depth map ({', '.join(PREDICTIONS)}).")
-    stems = Counter(path.stem for path in paths)
-    if twice := [path.name for path in paths if stems[path.stem] > 1]:
-        raise CrossFlowError(
-            f"{len(twice)} depth maps in {folder} share their name ({first_few(twice)}); keep one of each."
-        )
+    listing = list_folder(folder, PREDICTIONS, "depth map")
+    maps = listing.all_read().by_stem()
     with ThreadPoolExecutor() as pool:
-        checked = list(pool.map(partial(_check, png_scale=png_scale), paths))
+        checked = list(pool.map(partial(_check, png_scale=png_scale), maps.values()))
     if bad := [why for _, why in checked if why]:
-        raise CrossFlowError(f"{len(bad)} of {len(paths)} depth maps cannot be read. The first: {bad[0]}")
+        raise CrossFlowError(f"{len(bad)} of {len(maps)} depth maps cannot be read. The first: {bad[0]}")
+    if left := listing.left():
+        _log.info("%s", left)
     digest = hashlib.sha256(f"png scale {png_scale}\n".encode())
-    for path, (content_sha256, _) in zip(paths, checked, strict=True):
-        digest.update(f"{path.stem}\0{content_sha256}\n".encode())
-    kinds = {path.stem: path.suffix.lower().lstrip(".").upper() for path in paths}
-    return ImageFolder(files={path.stem: path for path in paths}, formats=kinds, sha256=digest.hexdigest())
+    for stem, (content_sha256, _) in zip(maps, checked, strict=True):
+        digest.update(f"{stem}\0{content_sha256}\n".encode())
+    kinds = {stem: path.suffix.lower().lstrip(".").upper() for stem, path in maps.items()}
+    return ImageFolder(files=maps, formats=kinds, sha256=digest.hexdigest())
 
 
 def _check(path: Path, png_scale: float) -> tuple[str, str]:

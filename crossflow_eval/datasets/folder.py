@@ -1,6 +1,7 @@
 """Images of a folder and captions of a file, each with its key, and how the two are matched.
 
-Images are PNG, JPEG or WebP of any size, decoded to uint8 RGB [h w 3] by :mod:`crossflow.files.images`.
+Images are files of any size in a folder and its subfolders, found by :mod:`crossflow.files.listing` and decoded to
+uint8 RGB [h w 3] by :mod:`crossflow.files.images`.
 
 Captions are CSV or JSONL with one of the columns ``image``, ``file``, ``id`` and the column ``caption``, or a COCO
 captions JSON (``images``, ``annotations``). Where an image has several captions, the file's first one is the prompt.
@@ -14,18 +15,18 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePath
+from typing import Literal
 
 import numpy as np
 
 from crossflow.errors import CrossFlowError, first_few
 from crossflow.files import captions as caption_files
 from crossflow.files import images as image_files
-from crossflow.files.images import UnreadableImage, why_unreadable
+from crossflow.files.images import SUFFIXES, UnreadableImage, why_unreadable
+from crossflow.files.listing import list_folder
+from crossflow.files.names import composed
 
 _log = logging.getLogger(__name__)
-FORMATS = ("PNG", "JPEG", "WEBP")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-OTHER_IMAGE_SUFFIXES = (".avif", ".bmp", ".gif", ".heic", ".jxl", ".tif", ".tiff")
 KEY_COLUMNS = ("image", "file", "id")
 
 
@@ -40,7 +41,7 @@ class Captions:
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """The images of a folder, all decodable. ``files`` and ``formats`` go by key (the file's stem)."""
+    """The images of a folder, all decodable. ``files`` and ``formats`` go by key: the file's stem, or its path."""
 
     files: Mapping[str, Path]
     formats: Mapping[str, str]
@@ -48,60 +49,42 @@ class ImageFolder:
 
 
 def decode_image(content: bytes) -> tuple[np.ndarray, str]:
-    """Decode an image file's bytes to uint8 RGB [h w 3] and its format, one of FORMATS. Raises UnreadableImage."""
-    image, kind = image_files.decode_image(content, FORMATS)
+    """Decode an image file's bytes to uint8 RGB [h w 3] and its format. Raises UnreadableImage."""
+    image, kind = image_files.decode_image(content)
     return np.array(image, dtype=np.uint8), kind
 
 
 def read_image(path: Path) -> np.ndarray:
     """Read one image as uint8 RGB [h w 3]. Raises CrossFlowError with the file's name and the reason."""
-    return np.array(image_files.read_image(path, FORMATS), dtype=np.uint8)
+    return np.array(image_files.read_image(path), dtype=np.uint8)
 
 
-def read_folder(folder: Path) -> ImageFolder:
-    """Find and check every image of a folder (not of its subfolders); other kinds of files are left alone.
+def read_folder(folder: Path, by: Literal["stem", "path"] = "stem") -> ImageFolder:
+    """Find and check every image of a folder and its subfolders; other kinds of files are counted in the log.
 
-    Every file is decoded once, so that all bad files are named before any work is done.
+    Every file is decoded once, so that all bad files are named before any work is done. Keys are file stems, or with
+    ``by="path"`` paths below the folder without suffix: what is looked up by name needs stems.
 
     Raises:
-        CrossFlowError: no such folder, no images, two files with one stem, kinds of image that are not read, bad files.
+        CrossFlowError: no such folder, no images, two files with one key, kinds of image that are not read, bad files.
     """
-    paths = _image_paths(folder)
+    listing = list_folder(folder).all_read()
+    files = listing.by_stem() if by == "stem" else listing.by_path()
     with ThreadPoolExecutor() as pool:
-        checked = list(pool.map(_check, paths))
-    bad = [f"{path.name} ({found})" for path, (_, found, good) in zip(paths, checked, strict=True) if not good]
+        checked = list(pool.map(_check, files.values()))
+    bad = [f"{name} ({found})" for name, (_, found, good) in zip(listing.read, checked, strict=True) if not good]
     if bad:
         raise CrossFlowError(
-            f"{len(bad)} of {len(paths)} images in {folder} cannot be read exactly: {first_few(bad)}. "
+            f"{len(bad)} of {len(files)} images in {folder} cannot be read exactly: {first_few(bad)}. "
             "Make them again as 8-bit RGB PNG, JPEG or WebP files."
         )
+    if left := listing.left():
+        _log.info("%s", left)
     digest = hashlib.sha256()
-    for path, (content_sha256, _, _) in zip(paths, checked, strict=True):
-        digest.update(f"{path.stem}\0{content_sha256}\n".encode())
-    formats = {path.stem: kind for path, (_, kind, _) in zip(paths, checked, strict=True)}
-    return ImageFolder(files={path.stem: path for path in paths}, formats=formats, sha256=digest.hexdigest())
-
-
-def _image_paths(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise CrossFlowError(f"There is no folder {folder}; give the folder that holds the images.")
-    entries = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and not path.is_dir())
-    other = [path.name for path in entries if path.suffix.lower() in OTHER_IMAGE_SUFFIXES]
-    if other:
-        raise CrossFlowError(
-            f"{len(other)} images in {folder} are of a kind that is not read ({first_few(other)}); "
-            "convert them to PNG, or move them away."
-        )
-    paths = [path for path in entries if path.suffix.lower() in SUFFIXES]
-    if not paths:
-        raise CrossFlowError(f"The folder {folder} holds no image ({', '.join(SUFFIXES)}).")
-    seen: dict[str, Path] = {}
-    twice = [f"{seen[key].name} and {path.name}" for path in paths if seen.setdefault(key := path.stem, path) != path]
-    if twice:
-        raise CrossFlowError(
-            f"{len(twice)} images in {folder} share their name with another ({first_few(twice)}); keep one of each."
-        )
-    return paths
+    for key, (content_sha256, _, _) in zip(files, checked, strict=True):
+        digest.update(f"{key}\0{content_sha256}\n".encode())
+    formats = {key: kind for key, (_, kind, _) in zip(files, checked, strict=True)}
+    return ImageFolder(files=files, formats=formats, sha256=digest.hexdigest())
 
 
 def _check(path: Path) -> tuple[str, str, bool]:
@@ -126,8 +109,8 @@ def read_captions(path: Path) -> Captions:
 
 
 def image_key(name: str) -> str:
-    """Return the key of an image: its file name without folder, by either slash, and without an image suffix."""
-    last = PurePath(name.strip().replace("\\", "/"))
+    """Return the key of an image: its file name in composed form (NFC), without folder, by either slash, and suffix."""
+    last = PurePath(composed(name.strip()).replace("\\", "/"))
     return last.stem if last.suffix.lower() in SUFFIXES else last.name
 
 

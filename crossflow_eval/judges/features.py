@@ -59,7 +59,7 @@ class FeatureCache:
 
     Each rank appends to a file of its own, ``folder/<extractor>-<digest>-<rank>.features``, and reads those of all. A
     file is one line of text and then records: sha256 of the image, features, checksum. A record that was cut short or
-    damaged is as good as none: it is computed anew.
+    damaged, or has a number that is not finite, is as good as none: it is computed anew.
     """
 
     def __init__(self, extractor: FeatureExtractor, folder: Path, rank: int = 0) -> None:
@@ -87,6 +87,8 @@ class FeatureCache:
     def _look(self) -> None:
         """Learn where the whole records are that came since the last look, of whichever rank."""
         for path in sorted(self.path.parent.glob(self._files)):
+            if not path.is_file():
+                raise CrossFlowError(f"{path} is no file of features: move it away, and they are computed anew.")
             first = self._known.get(path, 0)
             count = (path.stat().st_size - len(self._head)) // self._record.itemsize - first
             if count < 1:
@@ -95,7 +97,8 @@ class FeatureCache:
             records = np.memmap(path, self._record, "r", start, count)
             self._known[path] = first + count
             for place, record in enumerate(records):
-                if zlib.crc32(record["features"].tobytes()) == record["check"]:
+                features = record["features"]
+                if zlib.crc32(features.tobytes()) == record["check"] and np.isfinite(features).all():
                     self._places[bytes(record["image"])] = records, place
 
     def _append(self, names: Sequence[bytes], features: np.ndarray) -> None:

@@ -45,6 +45,10 @@ _LINE_BREAKS = str.maketrans(dict.fromkeys("\n\r\v\f\u2028\u2029", " "))
 """What the tokeniser takes for the end of a line."""
 
 
+_PLAIN_PATH = re.compile(r"[A-Za-z0-9_./\\:~-]+")
+"""Paths that every Java takes in every locale; METEOR looks for its data by a URL, and does not decode it."""
+
+
 def find_java() -> str:
     """The path of ``java``. Raises CrossFlowError where there is none."""
     found = shutil.which("java")
@@ -65,6 +69,29 @@ def find_jar(name: str) -> Path:
     raise CrossFlowError(f"The package pycocoevalcap is not here or lacks {name}; run pip install pycocoevalcap.")
 
 
+@contextmanager
+def readable_jar(name: str) -> Iterator[Path]:
+    """As :func:`find_jar`, under a path that Java and METEOR can read: without blanks, signs and letters beyond ASCII.
+
+    Where the installed one has some, its folder is linked, or copied, into a temporary one.
+    """
+    jar = find_jar(name)
+    if _PLAIN_PATH.fullmatch(str(jar)):
+        yield jar
+        return
+    with tempfile.TemporaryDirectory() as place:
+        if not _PLAIN_PATH.fullmatch(place):
+            raise CrossFlowError(f"Java cannot read jars under {place}; set TMPDIR to a path of plain letters.")
+        yield shutil.copytree(jar.parent, Path(place) / "jars", copy_function=_link) / jar.name
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def tokenize(*texts: Sequence[str]) -> list[list[str]]:
     """The captions of each of the ``texts`` as coco-caption compares them: lower-case PTB tokens joined by blanks.
 
@@ -73,7 +100,7 @@ def tokenize(*texts: Sequence[str]) -> list[list[str]]:
     Raises CrossFlowError for no Java, one that dies, and captions that are not valid unicode.
     """
     numbers = range(len(texts))
-    with tempfile.TemporaryDirectory() as name:
+    with readable_jar("tokenizer/stanford-corenlp-3.4.1.jar") as jar, tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for number, captions in enumerate(texts):
             lines = "\n".join(caption.translate(_LINE_BREAKS) for caption in captions)
@@ -82,9 +109,8 @@ def tokenize(*texts: Sequence[str]) -> list[list[str]]:
             except UnicodeEncodeError as error:
                 raise CrossFlowError(f"A caption is not valid unicode ({error}); mend it.") from error
         (folder / "files").write_text("".join(f"{number}.txt\t{number}.out\n" for number in numbers))
-        jar = str(find_jar("tokenizer/stanford-corenlp-3.4.1.jar"))
         program = ("edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase", "-ioFileList", "files")
-        _run("The PTB tokeniser", ["-XX:TieredStopAtLevel=1", "-cp", jar, *program], folder)
+        _run("The PTB tokeniser", ["-XX:TieredStopAtLevel=1", "-cp", str(jar), *program], folder)
         outputs = [(folder / f"{number}.out").read_bytes().decode() for number in numbers]
     tokenized = [[_without_punctuation(line) for line in output.split("\n")] for output in outputs]
     return [lines if captions else [] for lines, captions in zip(tokenized, texts, strict=True)]
@@ -102,14 +128,14 @@ def meteor() -> Iterator[Align]:
     may take it to 4 GB. It ends with the block, whatever happens inside. Raises CrossFlowError for no Java; what it
     promised raises it where the program died.
     """
-    jar = str(find_jar("meteor/meteor-1.5.jar"))
-    command = [find_java(), *_OPTIONS, "-Xmx4G", "-jar", jar, "-", "-", "-stdio", "-l", "en", "-norm"]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as process, ThreadPoolExecutor(1) as pool:
-        try:
-            yield lambda candidates, references: pool.submit(_align, process, candidates, references)
-        finally:
-            process.kill()
+    with readable_jar("meteor/meteor-1.5.jar") as jar:
+        command = [find_java(), *_OPTIONS, "-Xmx4G", "-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm"]
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as process, ThreadPoolExecutor(1) as pool:
+            try:
+                yield lambda candidates, references: pool.submit(_align, process, candidates, references)
+            finally:
+                process.kill()
 
 
 def _align(

@@ -8,6 +8,7 @@ from typing import Any
 
 from crossflow.errors import CrossFlowError
 from crossflow.files.hashes import file_sha256
+from crossflow.files.stand_ins import refuse_stand_in
 from crossflow_eval.judges.weights import EvaluatorWeights
 
 HOME = "CROSSFLOW_EVAL_HOME"
@@ -35,6 +36,7 @@ def checked_sha256(file: Path, expected: str = "") -> str:
         digest = file_sha256(file)
     except OSError as error:
         raise CrossFlowError(f"Cannot read the weights {file}: {error.strerror}.") from error
+    refuse_stand_in(file)
     if not digest.startswith(expected):
         raise CrossFlowError(f"{file} has sha256 {digest[:16]}…, expected {expected[:16]}…; fetch the published file.")
     return digest

@@ -12,11 +12,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import os
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from typing import Any
 import numpy as np
 
 from crossflow.errors import CrossFlowError
+from crossflow.files.arrays import MOST, plain_arrays
+from crossflow.files.plain_json import read_json_file
 
 KEYS = {"pool": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
 """The keys of mean and covariance, by the tap of the network."""
@@ -77,18 +79,12 @@ def read_statistics(path: Path, protocol: str | None = None, *, tap: str = "pool
 
 
 def _read_arrays(path: Path, *keys: str) -> list[np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            if missing := [key for key in keys if key not in file]:
-                held = ", ".join(file) or "nothing"
-                raise CrossFlowError(
-                    f"{path} holds {held}, but no {missing[0]}; make statistics of images with `stats`."
-                )
-            return [np.asarray(file[key], dtype=np.float64) for key in keys]
-    except OSError as error:
-        raise CrossFlowError(f"Cannot read the statistics {path}: {error.strerror or 'it is damaged'}.") from error
-    except (ValueError, TypeError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        raise CrossFlowError(f"{path} is not an .npz file of plain numbers ({error}); make it again.") from error
+    found = plain_arrays(path, "statistics", keys)
+    if missing := [key for key in keys if key not in found]:
+        raise CrossFlowError(f"{path} holds no {missing[0]}; make statistics of images with `stats`.")
+    if odd := [key for key in keys if found[key].dtype.kind not in "biuf"]:
+        raise CrossFlowError(f"{odd[0]} in {path} is {found[odd[0]].dtype}, no numbers; make the file again.")
+    return [found[key].astype(np.float64) for key in keys]
 
 
 def file_sha256(path: Path) -> str:
@@ -102,9 +98,9 @@ def _read_provenance(path: Path, sha256: str) -> dict[str, Any] | None:
     if not beside.exists():
         return None
     try:
-        record = json.loads(beside.read_text(encoding="utf-8"))
+        record = read_json_file(beside)
         found, name, n = record["sha256"], record["protocol"]["protocol"], record["n"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (CrossFlowError, KeyError, TypeError) as error:
         raise CrossFlowError(f"{beside} does not record how {path.name} was made ({error!r}); move it away.") from error
     if found != sha256 or not isinstance(name, str) or not isinstance(n, int):
         raise CrossFlowError(
@@ -155,16 +151,26 @@ def read_samples(path: Path) -> tuple[int, Iterator[np.ndarray]]:
     Raises:
         CrossFlowError: no such file or array, or an array that is not uint8 [n h w 3].
     """
-    try:
-        with zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as file:
-            shape, kind = _header(file)
-    except OSError as error:
-        raise CrossFlowError(f"Cannot read the images {path}: {error.strerror}.") from error
-    except (KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise CrossFlowError(f"{path} is not an .npz file with images in 'arr_0' ({error}).") from error
-    if kind != np.uint8 or len(shape) != 4 or shape[3] != 3:
+    with _arr_0(path) as file:
+        shape, kind = _header(file)
+    if kind != np.uint8 or len(shape) != 4 or shape[3] != 3 or min(shape) < 1 or math.prod(shape[1:]) > MOST:
         raise CrossFlowError(f"arr_0 of {path} is {kind} {list(shape)}; expected images, uint8 [n h w 3].")
     return shape[0], _each(path)
+
+
+@contextmanager
+def _arr_0(path: Path) -> Iterator[Any]:
+    """The open member of an .npz file; CrossFlowError for whatever is wrong with it."""
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as file:
+            yield file
+    except (CrossFlowError, GeneratorExit):
+        raise
+    except OSError as error:
+        raise CrossFlowError(f"Cannot read the images {path}: {error.strerror or 'it is damaged'}.") from error
+    except Exception as error:  # zipfile, zlib and numpy's header parser document no list of what damaged bytes raise
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise CrossFlowError(f"{path} is not an .npz file with images in 'arr_0' ({why}).") from error
 
 
 def _header(file: Any) -> tuple[tuple[int, ...], np.dtype]:
@@ -177,10 +183,10 @@ def _header(file: Any) -> tuple[tuple[int, ...], np.dtype]:
 
 
 def _each(path: Path) -> Iterator[np.ndarray]:
-    with zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as file:
+    with _arr_0(path) as file:
         (n, *shape), _ = _header(file)
         for index in range(n):
-            content = file.read(int(np.prod(shape)))
-            if len(content) < np.prod(shape):
+            content = file.read(math.prod(shape))
+            if len(content) < math.prod(shape):
                 raise CrossFlowError(f"{path} ends within image {index} of {n}; make it again.")
             yield np.frombuffer(content, dtype=np.uint8).reshape(shape)

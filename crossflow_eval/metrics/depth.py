@@ -32,6 +32,9 @@ MIN_DISPARITY = 1e-3
 """What an aligned disparity is raised to before it is inverted, in 1 / metre."""
 MIN_PREDICTION = 1e-6
 """What every prediction is raised to before it is judged, in metres."""
+TURNED = -0.3
+"""Below which mean correlation with the target predictions are taken for the other of depth and disparity: these two
+have -0.4 to -0.9 with each other, and what says nothing of depth has about 0."""
 _UNIT_PIXELS = 1 << 13
 """About how many pixels a unit is judged by."""
 _BLOCK = 1 << 14
@@ -228,6 +231,18 @@ class DepthProtocol:
             alignment = _fit(*fewer, self.space, everywhere=self.alignment == "midas")
         return _errors(predicted, measured, partial(self._aligned, alignment)) | alignment._asdict()
 
+    def agreement(self, prediction: np.ndarray, target: np.ndarray, mask: np.ndarray) -> float:
+        """The correlation of a prediction with what it is fitted to, on some of the mask's pixels; 0 where it has none.
+
+        Its sign is that of the fit's scale.
+        """
+        predicted, measured = _valid_pixels(prediction, target, mask)
+        step = slice(None, None, predicted.size // _UNIT_PIXELS + 1)
+        x, y = predicted[step].astype(np.float64), measured[step].astype(np.float64)
+        x, y = x - x.mean(), (y if self.space != "disparity" else 1 / y)
+        spread = math.sqrt(float((x @ x) * ((y - y.mean()) @ (y - y.mean()))))
+        return float(x @ (y - y.mean())) / spread if spread > 0 else 0.0
+
     def _clip(self, depth: np.ndarray) -> np.ndarray:
         return depth.clip(max(self.min_depth, MIN_PREDICTION), self.max_depth)
 
@@ -292,6 +307,7 @@ class DepthErrors:
         self._how, self._read = protocol, read
         self._names = [_named(crop, error) for crop in protocol.crops for error in ERRORS]
         self._scores: dict[str, list[float]] = {name: [] for name in self._names}
+        self._agreements: list[float] = []
         self.higher_is_better: Mapping[str, bool] = {name: "delta" in name for name in self._names}
         self.protocol: Mapping[str, Any] = {
             "min_depth": protocol.min_depth,
@@ -322,6 +338,8 @@ class DepthErrors:
                 judged = self._how.judge(prediction[window], target[window], valid[window])
                 said = judged | {"pixels": int(np.count_nonzero(valid[window]))}
                 row |= {_named(name, key): value for key, value in said.items()}
+                if self._how.space is not None:
+                    self._agreements.append(self._how.agreement(prediction[window], target[window], valid[window]))
         except CrossFlowError as error:
             raise CrossFlowError(f"{example.id}: {error}") from error
         for name in self._names:
@@ -343,5 +361,15 @@ class DepthErrors:
         )
 
     def compute(self) -> dict[str, Value]:
-        """The mean of each error over the images."""
+        """The mean of each error over the images.
+
+        CrossFlowError where the fits turn the predictions around: they are disparity, taken for depth, or depth for it.
+        """
+        agreement = float(np.mean(self._agreements)) if self._how.space is not None else 1.0
+        if agreement < TURNED:
+            taken, other = ("depth", "disparity") if self._how.space == "depth" else ("disparity", "depth")
+            raise CrossFlowError(
+                f"the predictions seem to be {other}, not {taken}: they fall where {taken} grows (correlation "
+                f"{agreement:.2f}), and the fit turns them around; give --space {other}."
+            )
         return {name: bootstrap_mean(scores) for name, scores in self._scores.items()}

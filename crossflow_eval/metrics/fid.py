@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from crossflow.errors import CrossFlowError
+from crossflow.files.writing import make_folder, refuse_existing
 from crossflow_eval.datasets.folder import read_folder, read_image
 from crossflow_eval.environment import environment
 from crossflow_eval.judges.features import CHUNK, FeatureExtractor, OnFeatures, extract
@@ -245,9 +246,8 @@ def make_statistics(
     from crossflow_eval.judges.inception import TAPS, InceptionFeatures
 
     check_name(out)
-    for each in (out, out.with_suffix(".json")):
-        if each.exists():
-            raise CrossFlowError(f"{each} is there already, and is not replaced: choose another name, or remove it.")
+    refuse_existing((out, out.with_suffix(".json")))
+    make_folder(out.parent)
     taps = ("pool", "spatial") if protocol == "adm" else ("pool",)
     extractor = InceptionFeatures(weights, protocol, taps, precision=precision, device=device)
     there, pictures, source = _open(images)
@@ -273,7 +273,7 @@ def _open(images: Path) -> tuple[int, Iterator[np.ndarray], dict[str, Any]]:
     if images.suffix == ".npz":
         count, pictures = read_samples(images)
         return count, pictures, {"file": images.name, "sha256": file_sha256(images), "count": count}
-    folder = read_folder(images)
+    folder = read_folder(images, by="path")
     pictures = (read_image(path) for path in folder.files.values())
     formats = dict(Counter(folder.formats.values()))
     return len(folder.files), pictures, {"folder": images.resolve().name, "sha256": folder.sha256, "count": formats}

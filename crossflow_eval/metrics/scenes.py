@@ -5,21 +5,31 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from crossflow.errors import CrossFlowError
 from crossflow_eval.judges.features import FeatureExtractor, OnFeatures, in_chunks
 from crossflow_eval.metrics.distances import image_of
+from crossflow_eval.metrics.distribution import FIDELITY_SEED, inception_scores
 from crossflow_eval.metrics.geneval import Detection, judge
-from crossflow_eval.stats import BOOTSTRAP, UNIT, WITHIN_BOUNDS, bootstrap_mean, single_strata, stratified_mean
+from crossflow_eval.stats import (
+    BOOTSTRAP,
+    UNIT,
+    WITHIN_BOUNDS,
+    bootstrap_mean,
+    single_strata,
+    stratified_mean,
+    student_mean,
+)
 from crossflow_eval.types import Example, Output, Row, Value
 
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 """GenEval's six tasks, in the order of its paper."""
 
 
+@runtime_checkable
 class Found(Protocol):
     """What a reader says of one object. Its box is in pixels, right and bottom exclusive."""
 
@@ -68,13 +78,10 @@ class SceneGenEval:
         task = specification["tag"] if isinstance(specification, Mapping) else None
         if task not in TASKS:
             raise CrossFlowError(f"The example {example.id} carries no GenEval specification; this metric needs one.")
-        found = [
-            Detection(label=each.shape, score=1.0, box=_box(each.box), color=each.color) for each in self._read(image)
-        ]
+        found = detections(self._read(image))
         verdict = judge(found, specification, max_overlap=1.0)
         self._verdicts[task][example.id].append(verdict.correct)
-        shown = [{"label": each.label, "color": each.color, "box": list(each.box)} for each in found]
-        return {"task": task, "correct": verdict.correct, "reason": verdict.reason, "detections": shown}
+        return {"task": task, "correct": verdict.correct, "reason": verdict.reason, "detections": shown(found)}
 
     def compute(self) -> dict[str, Value]:
         """The mean of the tasks where all six have outputs, and each task that has."""
@@ -128,6 +135,51 @@ class SceneCLIPScore(OnFeatures):
     def compute(self) -> dict[str, Value]:
         """The mean over examples of their outputs' mean."""
         return {"clip_score": bootstrap_mean([float(np.mean(scores)) for scores in self._scores.values()])}
+
+
+class SceneInceptionScore(OnFeatures):
+    """The Inception Score's formula on another classifier: exp E KL(p(y|x) || p(y)) over ten shuffled parts.
+
+    ``classify`` maps features of ``extractor`` to probabilities [n classes], which ``classes`` says in words. The value
+    is called ``inception_score_looks``, for it compares with no Inception Score; it is left out, with a ``warning`` in
+    the protocol, where there are fewer outputs than parts.
+    """
+
+    higher_is_better: Mapping[str, bool] = {"inception_score_looks": True}
+    PARTS = 10
+
+    def __init__(
+        self, extractor: FeatureExtractor, classify: Callable[[np.ndarray], np.ndarray], *, classes: str
+    ) -> None:
+        super().__init__(extractor)
+        self._classify = classify
+        self._probabilities: list[np.ndarray] = []
+        self.protocol: Mapping[str, Any] = {
+            "classifier": f"{extractor.name}, not Inception",
+            "classes": classes,
+            "weights_sha256": extractor.weights_sha256,
+            "formula": "exp E KL(p(y|x) || p(y))",
+            "parts": f"{self.PARTS} parts, shuffled from seed {FIDELITY_SEED}",
+            "interval": "Student t over the parts",
+        }
+
+    def update(
+        self, examples: Sequence[Example], outputs: Sequence[Output], features: np.ndarray | None = None
+    ) -> None:
+        """Take the outputs' classes; an output alone has no score, so there are no rows."""
+        found = self.features_of([image_of(output) for output in outputs], features)
+        self._probabilities.append(self._classify(found))
+
+    def compute(self) -> dict[str, Value]:
+        """The mean over the parts."""
+        probabilities = np.concatenate(self._probabilities)
+        n = len(probabilities)
+        if n < self.PARTS:
+            self.protocol = {**self.protocol, "warning": f"no score: {self.PARTS} outputs are needed, got {n}"}
+            return {}
+        with np.errstate(divide="ignore"):
+            scores = inception_scores(np.log(probabilities), splits=self.PARTS)
+        return {"inception_score_looks": student_mean(scores, n=n)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,6 +247,16 @@ def _compare(said: SceneContent, true: SceneContent) -> Row:
 
 def _listed(objects: Counter[tuple[str, str]]) -> str:
     return ", ".join(" ".join(filter(None, look)) for look in sorted(objects.elements()))
+
+
+def detections(found: Sequence[Found]) -> list[Detection]:
+    """What a reader found, as GenEval's rules take it: every object is certain."""
+    return [Detection(label=each.shape, score=1.0, box=_box(each.box), color=each.color) for each in found]
+
+
+def shown(found: Sequence[Detection]) -> list[dict[str, Any]]:
+    """Detections as plain JSON."""
+    return [{"label": each.label, "color": each.color, "box": list(each.box)} for each in found]
 
 
 def _box(box: Sequence[float | int]) -> tuple[float, float, float, float]:

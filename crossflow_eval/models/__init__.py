@@ -5,19 +5,19 @@ Only this room, and the suites of the embedded world, run ``crossflow``'s models
 
 from __future__ import annotations
 
-import importlib
-import json
-import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import metadata
 from pathlib import Path
 
-from crossflow.errors import CrossFlowError, unknown
+from crossflow.errors import unknown
+from crossflow_eval.models import other
+from crossflow_eval.models.arithmetic import CrossFlowArithmetic
+from crossflow_eval.models.compression import CrossFlowCompression
 from crossflow_eval.models.crossflow import CrossFlowModel
 from crossflow_eval.models.depth_folder import DepthFolderModel
 from crossflow_eval.models.folder import FolderModel
-from crossflow_eval.models.image_model import CrossFlowImageModel
+from crossflow_eval.models.image_model import CrossFlowImageModel, captioner
 from crossflow_eval.models.predictions import PredictedCaptions
 from crossflow_eval.types import MadeElsewhere, Model
 
@@ -28,7 +28,10 @@ FORMS = ("diffusers:PATH_OR_ID", "package.module:factory")
 
 OURS: Mapping[str, Callable[..., Model]] = {
     "t2i": CrossFlowModel,
-    **{task: partial(CrossFlowImageModel, task) for task in ("caption", "depth", "sr")},
+    "caption": captioner,
+    **{task: partial(CrossFlowImageModel, task) for task in ("depth", "sr")},
+    "arithmetic": CrossFlowArithmetic,
+    "compression": CrossFlowCompression,
 }
 """What a checkpoint of ours is built as, by the task of the suite."""
 
@@ -59,39 +62,7 @@ def load_model(name: str) -> Model:
         CrossFlowError: an unknown name, a module or factory that is not there, an object that is no model.
     """
     if ":" in name:
-        factory = _find(name)
-    elif name in other_models():
-        factory = other_models()[name].load()
-    else:
-        raise unknown("model", name, [*BUILT_IN, *other_models(), *FORMS])
-    if not callable(factory):
-        raise CrossFlowError(f"--model {name} is not a function or class that builds a model.")
-    model = factory()
-    lacks = [part for part in ("name", "identity", "generate") if not hasattr(model, part)]
-    if lacks or not isinstance(model, Model):
-        raise CrossFlowError(f"--model {name} built a {type(model).__name__} without {', '.join(lacks)}.")
-    try:
-        json.dumps(dict(model.identity), allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise CrossFlowError(f"--model {name}: its identity is not plain JSON ({error}).") from error
-    if not model.name or model.name.startswith(".") or set(model.name) & set("/\\\0"):
-        raise CrossFlowError(f"--model {name}: its name {model.name!r} cannot name a folder.")
-    return model
-
-
-def _find(name: str) -> object:
-    module_name, _, attribute = name.partition(":")
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.append(here)
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise CrossFlowError(
-            f"--model {name}: there is no module {error.name!r}; install it or mend the name."
-        ) from error
-    except (ValueError, TypeError) as error:
-        raise CrossFlowError(f"--model {name}: expected package.module:factory.") from error
-    if not hasattr(module, attribute):
-        offered = [each for each in dir(module) if not each.startswith("_") and callable(getattr(module, each))]
-        raise unknown(f"factory in {module_name}", attribute, offered)
-    return getattr(module, attribute)
+        return other.build(name, other.find(name))
+    if name in other_models():
+        return other.build(name, other.loaded(name, other_models()[name]))
+    raise unknown("model", name, [*BUILT_IN, *other_models(), *FORMS])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict
 
 from crossflow.errors import CrossFlowError, unknown
 from crossflow.files.devices import own_device
@@ -15,6 +17,7 @@ from crossflow_eval.types import Output
 
 if TYPE_CHECKING:
     from crossflow.model.settings import Sampling
+    from crossflow.recipes.recipe import TrainConfig
 
 
 class CrossFlowModel:
@@ -32,6 +35,7 @@ class CrossFlowModel:
         solver: str | None = None,
         steps: int | None = None,
         guidance_scale: float | None = None,
+        weaker: Path | None = None,
         text_encoder: Path | None = None,
         autoencoder: Path | None = None,
         precision: str = "auto",
@@ -43,9 +47,9 @@ class CrossFlowModel:
         from crossflow.model.settings import Override
         from crossflow.sampling.text_to_image import TextToImage
 
-        self._pipeline = TextToImage.from_checkpoint(path, where, text_encoder, autoencoder, precision)
+        self._pipeline = TextToImage.from_checkpoint(path, where, text_encoder, autoencoder, precision, weaker=weaker)
         self._override = Override(solver=solver, steps=steps, guidance_scale=guidance_scale)
-        sampling = self._pipeline.defaults.but(self._override)
+        sampling = self._pipeline.settings(self._override, weaker)
         self.name = path.stem
         self.identity: Mapping[str, Any] = sampled(self._pipeline.identity, sampling, where)
 
@@ -54,10 +58,10 @@ class CrossFlowModel:
         return list(self._pipeline.generate([str(source) for source in sources], seeds, self._override))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Training:
+class Trained(BaseModel):
     """What a finished training was: optimiser steps, items a step, and the parameters that sampling needs."""
 
+    model_config = ConfigDict(frozen=True, extra="forbid")
     steps: int
     batch_size: int
     precision: str
@@ -65,33 +69,69 @@ class Training:
     all_parameters: int
 
 
-def finished_training(checkpoint: Path, recipe: str, seed: int, steps: int | None = None) -> Training | None:
-    """What ``checkpoint`` was trained by; None where there is none yet, or one of an earlier step.
-
-    ``steps`` replaces the recipe's own. CrossFlowError for an unknown recipe, a checkpoint of another recipe than
-    this is today, of another seed or number of steps, and for a file that is no checkpoint.
-    """
-    from crossflow.files.tensors import read_header
-    from crossflow.model.checkpoint import load_model
+def recipe_of(name: str, steps: int | None = None) -> TrainConfig:
+    """The recipe of that name, in ``steps`` steps if given. Raises CrossFlowError for another name."""
     from crossflow.recipes import recipe_named
 
-    config = recipe_named(recipe)
-    config = config if steps is None else replace(config, steps=steps)
+    recipe = recipe_named(name)
+    return recipe if steps is None else recipe.in_steps(steps)
+
+
+def pairs_of(recipe: str, folder: Path) -> tuple[Path, str | None]:
+    """Where in ``folder`` the pairs of a recipe lie, and what identifies them.
+
+    That is the subfolder called by its language model, slashes and colons as dashes, where there is one, else the
+    folder itself. CrossFlowError where they are missing or not what the recipe reads.
+    """
+    from crossflow.training.data import open_data
+
+    config = recipe_of(recipe)
+    reads = getattr(config.model.reads, "model", config.model.reads.name)
+    inside = folder / re.sub(r"[/:]", "-", reads)
+    where = inside if inside.is_dir() else folder
+    return where, open_data(config, where, 0).fingerprint
+
+
+def is_finished(checkpoint: Path, recipe: str, seed: int, steps: int | None = None, init: Path | None = None) -> bool:
+    """Whether ``checkpoint`` is that of a whole training; not where there is none yet, or one of an earlier step.
+
+    ``steps`` replaces the recipe's own; ``init`` is the checkpoint that the training started from. CrossFlowError for
+    an unknown recipe, a checkpoint of another recipe than this is today, of another world, seed, number of steps or
+    initial weights, and for a file that is no checkpoint.
+    """
+    from crossflow.files.hashes import file_sha256
+    from crossflow.files.tensors import read_header
+
+    config = recipe_of(recipe, steps)
     if not checkpoint.exists():
-        return None
+        return False
     header = read_header(checkpoint)
-    if header.get("digest") != config.digest(seed):
+    if header.get("digest") != config.digest(seed, None if init is None else file_sha256(init)):
+        begun = "fresh weights" if init is None else f"the weights of {init}"
         raise CrossFlowError(
-            f"{checkpoint} was not trained by the recipe {recipe} as it is now, {config.steps} steps and seed "
-            f"{seed}; remove its folder or choose another --out."
+            f"{checkpoint} was not trained by the recipe {recipe} as it is now, {config.steps} steps, seed {seed} and "
+            f"{begun}; remove its folder or choose another --out."
         )
-    if int(header["step"]) < config.steps:
+    return int(header["step"]) >= config.steps
+
+
+def finished_training(
+    checkpoint: Path, recipe: str, seed: int, steps: int | None = None, init: Path | None = None
+) -> Trained | None:
+    """What a whole training was; None where ``is_finished`` says no. Raises CrossFlowError as that does."""
+    if not is_finished(checkpoint, recipe, seed, steps, init):
         return None
-    model = load_model(checkpoint)
-    return Training(
+    import torch
+
+    from crossflow.files.tensors import read_header
+
+    config = recipe_of(recipe, steps)
+    with torch.device("meta"):
+        model = config.model.build(training=False)
+    return Trained(
         steps=config.steps,
         batch_size=config.batch_size,
-        precision=str(header["precision"]),
+        precision=str(read_header(checkpoint)["precision"]),
         backbone_parameters=sum(parameter.numel() for parameter in model.backbone.parameters()),
         all_parameters=sum(parameter.numel() for parameter in model.parameters()),
     )
@@ -118,3 +158,13 @@ def check_sampling(solver: str | None, steps: int | None, guidance_scale: float 
         raise CrossFlowError(f"--guidance-scale must be a finite number, got {guidance_scale}.")
     if solver is not None and solver not in SOLVERS:
         raise unknown("solver", solver, SOLVERS)
+
+
+def seconds_a_step(name: str) -> float | None:
+    """Seconds of one training step of a recipe on this machine, on one thread; None where its data are a folder's."""
+    recipe = recipe_of(name)
+    if recipe.data.kind != "scenes":
+        return None
+    from crossflow.training.timed import seconds_a_step as timed
+
+    return timed(recipe)

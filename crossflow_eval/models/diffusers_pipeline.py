@@ -6,7 +6,6 @@ of them, so that an image would depend on its whole batch. Several processes sha
 
 import hashlib
 import inspect
-import json
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from safetensors import safe_open
 from torch import nn
 
 from crossflow.errors import CrossFlowError, unknown
+from crossflow.files.plain_json import read_json_file
 from crossflow_eval.judges.local_weights import checked_sha256, reason
 from crossflow_eval.types import Output
 
@@ -162,9 +162,9 @@ def _quiet() -> Iterator[None]:
 def _parts(folder: Path) -> list[str]:
     """The names of the pipeline's parts: models, tokenizers, scheduler."""
     try:
-        index = json.loads((folder / "model_index.json").read_text("utf-8"))
+        index = read_json_file(folder / "model_index.json")
         return [name for name, value in index.items() if isinstance(value, list) and not name.startswith("_")]
-    except (AttributeError, OSError, ValueError) as error:
+    except (AttributeError, CrossFlowError) as error:
         raise CrossFlowError(f"{folder} is no pipeline of diffusers: it should hold {HOLDS}.") from error
 
 

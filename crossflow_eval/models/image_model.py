@@ -1,6 +1,7 @@
 """Our own checkpoints whose sources are images: captions, depth and super-resolution.
 
-Beside them the text-to-image model run backward, for captions: ``--model crossflow_eval.models.image_model:backward``.
+Beside them a text-to-image model run backward, for captions: ``--ckpt MODEL --reader DECODER``, or the shipped ones by
+``--model crossflow_eval.models.image_model:backward``.
 """
 
 from __future__ import annotations
@@ -60,16 +61,33 @@ class CrossFlowImageModel:
 
 
 class CrossFlowBackward:
-    """The shipped text-to-image model run backward, its source latents read as prompts: "CrossFlow-T2I" of Table 4."""
+    """A text-to-image model run backward, its source latents read as captions: "CrossFlow-T2I" of the paper's Table 4.
 
-    name = "scenes-t2i-backward"
+    ``reader`` is a decoder that ``crossflow train-reader`` made for ``checkpoint``; without both they are the shipped.
+    The options are those of ``CrossFlowImageModel``, and a guidance scale other than 1 is refused.
+    """
 
-    def __init__(self, decoder: Path | None = None, checkpoint: Path | None = None, *, device: str = "auto") -> None:
+    def __init__(
+        self,
+        reader: Path | None = None,
+        checkpoint: Path | None = None,
+        *,
+        solver: str | None = None,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        precision: str = "auto",
+        device: str = "auto",
+    ) -> None:
+        check_sampling(solver, steps, guidance_scale)
         where = own_device(device)
+        from crossflow.model.settings import Override
         from crossflow.sampling.prompt_reader import READER, PromptReader
 
-        self._reader = PromptReader.from_checkpoint(decoder or READER, checkpoint or shipped("t2i"), where)
-        sampling = self._reader.defaults
+        path = shipped("t2i") if checkpoint is None else checkpoint
+        self._reader = PromptReader.from_checkpoint(reader or READER, path, where, precision)
+        self._override = Override(solver=solver, steps=steps, guidance_scale=guidance_scale)
+        sampling = self._reader.settings(self._override)
+        self.name = f"{path.stem}-backward"
         self.identity: Mapping[str, Any] = {
             **self._reader.identity,
             "solver": sampling.solver,
@@ -78,11 +96,20 @@ class CrossFlowBackward:
         }
 
     def generate(self, sources: Sequence[str | Path], seeds: Sequence[int]) -> list[Output]:
-        """Return the prompt that each image file is read as."""
+        """Return the caption that each image file is read as."""
         images = [read_image(Path(source)) for source in sources]
-        return list(self._reader.generate(images, seeds))
+        return list(self._reader.generate(images, seeds, self._override))
+
+
+def captioner(
+    checkpoint: Path | None = None, *, reader: Path | None = None, **options: Any
+) -> CrossFlowImageModel | CrossFlowBackward:
+    """The model of captions: one that reads images or, with a ``reader``, one from text to images run backward."""
+    if reader is None:
+        return CrossFlowImageModel("caption", checkpoint, **options)
+    return CrossFlowBackward(reader, checkpoint, **options)
 
 
 def backward() -> CrossFlowBackward:
-    """The model, as ``--model`` builds it."""
+    """The shipped model run backward, as ``--model`` builds it."""
     return CrossFlowBackward()

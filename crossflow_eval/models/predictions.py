@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from crossflow.errors import CrossFlowError, first_few
+from crossflow.files.plain_json import read_json, read_json_lines
 from crossflow_eval.types import Example
 
 KEYS = {".json": "image_id", ".jsonl": "id"}
@@ -91,22 +92,13 @@ class PredictedCaptions:
 def _entries(path: Path, text: str, key: str) -> Iterator[tuple[str, Any]]:
     """Each entry with its place, in words."""
     if path.suffix.lower() == ".jsonl":
-        for number, line in enumerate(text.split("\n"), start=1):
-            if line.strip():
-                yield (place := f"line {number}"), _json(line, f"{path}, {place}")
+        yield from read_json_lines(text, str(path))
         return
-    record = _json(text, str(path))
+    record = read_json(text, str(path))
     if not isinstance(record, list):
         raise CrossFlowError(f"{path} holds {_shown(record)}; expected COCO results, a list of {key!r} with 'caption'.")
     for number, entry in enumerate(record, start=1):
         yield f"entry {number}", entry
-
-
-def _json(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise CrossFlowError(f"{where}: not JSON ({error}); write it again.") from error
 
 
 def _pair(entry: Any, key: str) -> tuple[str | None, str | None]:
@@ -115,10 +107,17 @@ def _pair(entry: Any, key: str) -> tuple[str | None, str | None]:
         return None, None
     name, caption = entry.get(key), entry.get("caption")
     is_id = isinstance(name, (str, int)) and not isinstance(name, bool)
-    is_text = isinstance(caption, str) and not any("\ud800" <= letter <= "\udfff" for letter in caption)
-    return str(name) if is_id else None, caption if is_text else None
+    is_text = isinstance(caption, str) and _is_unicode(caption)
+    return str(name) if is_id and _is_unicode(str(name)) else None, caption if is_text else None
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value)
+    try:
+        text = json.dumps(value)
+    except RecursionError:
+        text = "values in values without end"
     return text if len(text) <= 80 else f"{text[:80]}…"

@@ -7,9 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from crossflow.errors import CrossFlowError
+from crossflow_eval import records
 from crossflow_eval.report.pictures import thumbnail
 from crossflow_eval.types import Result, Role, Row
 
@@ -45,31 +43,16 @@ def load(folder: Path, *, label: str | None = None, role: Role = "model") -> Ent
     """Read the run in ``folder``: ``result.json``, ``per_example.jsonl`` where there is one, and ``outputs``.
 
     A row's picture is the file named by its ``output``, relative to ``outputs``; depth maps are pictures where they are
-    in metres. Raises CrossFlowError where the run is not finished or cannot be read.
+    in metres. Raises CrossFlowError where the run is not finished, cannot be read, or is not as it was scored.
     """
-    path = folder / "result.json"
-    try:
-        result = Result.model_validate_json(path.read_bytes())
-    except FileNotFoundError as error:
-        raise CrossFlowError(
-            f"{folder} holds no result.json: the run is not finished; run its command again."
-        ) from error
-    except (OSError, ValidationError) as error:
-        raise CrossFlowError(f"{path} cannot be read as a result: {error}") from error
+    result = records.check_whole(folder)
     metres = result.protocol.get("depth", {}).get("alignment") == "none"
     return Entry(
         result=result,
         label=label,
         role=role,
-        rows=_rows(folder / "per_example.jsonl"),
-        picture=lambda row: thumbnail(folder / "outputs" / row["output"], metres=metres) if "output" in row else None,
+        rows=records.read_rows(folder),
+        picture=lambda row: (
+            thumbnail(records.output_path(folder, row["output"]), metres=metres) if "output" in row else None
+        ),
     )
-
-
-def _rows(path: Path) -> list[Row]:
-    if not path.exists():
-        return []
-    try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-    except (OSError, ValueError) as error:
-        raise CrossFlowError(f"{path} cannot be read; score the run again: {error}") from error

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from crossflow.errors import CrossFlowError
+from crossflow.errors import CrossFlowError, first_few
 from crossflow_eval.report.entry import Entry
 from crossflow_eval.tables import Column, Table, TableRow
 from crossflow_eval.types import Role, Value
@@ -89,14 +89,13 @@ def plain_table(entries: Sequence[Entry]) -> Table:
 
 
 def _warnings(entries: Sequence[Entry]) -> list[str]:
-    """What the metrics of the runs warn of, each sentence once."""
-    found = {
-        f"{_name(entry)}, {metric}: {constants['warning']}."
-        for entry in entries
-        for metric, constants in entry.result.protocol.items()
-        if "warning" in constants
-    }
-    return sorted(found)
+    """What the metrics of the runs warn of, each sentence once, with the runs that it is of."""
+    found: dict[str, list[str]] = {}
+    for entry in entries:
+        for metric, constants in entry.result.protocol.items():
+            if "warning" in constants:
+                found.setdefault(f"{metric}: {constants['warning']}.", []).append(_name(entry))
+    return sorted(f"{first_few(names, 2)}, {said}" for said, names in found.items())
 
 
 def _lines(entries: Sequence[Entry], table: Table) -> list[Line]:

@@ -20,8 +20,8 @@ from crossflow_eval.report.samples import samples
 from crossflow_eval.report.text import DASH, INTERVALS, cell_text, layout
 
 
-def page(grids: Sequence[Grid], entries: Sequence[Entry]) -> str:
-    """The page as text; the same runs give the same bytes."""
+def page(grids: Sequence[Grid], entries: Sequence[Entry], *, sections: Sequence[str] = ()) -> str:
+    """The page as text, with further ``sections`` of HTML below the tables; the same runs give the same bytes."""
     assets = files("crossflow_eval.report") / "assets"
     style = (assets / "page.css").read_text(encoding="utf-8")
     script = (assets / "page.js").read_text(encoding="utf-8")
@@ -32,8 +32,10 @@ def page(grids: Sequence[Grid], entries: Sequence[Entry]) -> str:
     body = [f"<header><h1>{title}</h1>{''.join(map(_summary, models))}</header>"]
     body += [_table(grid, number, alone=len(grids) == 1) for number, grid in enumerate(grids)]
     named = list(dict.fromkeys(column.value for grid in grids for column in grid.table.columns if column.value))
+    body += sections
     body += [samples(entry, number, named) for number, entry in enumerate(models)]
-    body += ["<section><h2>Settings and provenance</h2>", *map(_provenance, entries), "</section>"]
+    if entries:
+        body += ["<section><h2>Settings and provenance</h2>", *map(_provenance, entries), "</section>"]
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -15,11 +15,21 @@ from matplotlib.figure import Figure
 from crossflow_eval.report.grid import Cell, Grid, Line
 
 INK, MUTED, RULE = "#010101", "#020202", "#030303"
-SERIES = ("#040404", "#050505", "#060606", "#070707")
+SERIES = ("#040404", "#050505", "#060606", "#070707", "#080808", "#090909", "#0a0a0a", "#0b0b0b")
+MOST = 4
+"""The most models whose tasks stand side by side."""
 _VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule"} | {
     color: f"--series-{index}" for index, color in enumerate(SERIES, 1)
 }
 """Colors that stand for the page's own, so that the figure follows light and dark."""
+_LIGHT = {INK: "#1c1d1f", MUTED: "#5d6066", RULE: "#dedfdb"} | dict(
+    zip(
+        SERIES,
+        ("#5b8fb0", "#c0803f", "#73914f", "#9a76ab", "#b0595b", "#4c9a8f", "#8a7a5c", "#6f7488"),
+        strict=True,
+    )
+)
+"""What the page has in the light."""
 
 
 def task_figure(grid: Grid) -> str:
@@ -29,18 +39,24 @@ def task_figure(grid: Grid) -> str:
     """
     names = [column.value or "" for column in grid.table.columns]
     columns = [i for i, name in enumerate(names) if "/" in name and name.split("/")[0] in names]
-    models = [line for line in grid.lines if line.role == "model" and line.entries][: len(SERIES)]
+    models = [line for line in grid.lines if line.role == "model" and line.entries][:MOST]
     columns = [i for i in columns if models and all(_is_share(line.cells[i]) for line in grid.lines)]
     columns = [i for i in columns if any(line.cells[i].value for line in models)]
     if not columns:
         return ""
-    with rc_context({"svg.hashsalt": grid.table.name, "svg.fonttype": "none", "font.size": 10}):
-        figure = Figure(figsize=(4.8, 0.9 + len(columns) * (0.22 + 0.2 * len(models))), layout="constrained")
-        axes = figure.add_subplot()
-        _draw(axes, grid, models, columns)
+    size = (4.8, 0.9 + len(columns) * (0.22 + 0.2 * len(models)))
+    svg = svg_of(lambda figure: _draw(figure.add_subplot(), grid, models, columns), size, grid.table.name)
+    return inline(svg, f"Accuracy by task for {', '.join(line.label for line in models)}")
+
+
+def svg_of(draw: Callable[[Figure], None], size: tuple[float, float], salt: str) -> str:
+    """A figure of ``size`` inches as SVG, in the colours that stand for a page's; the same data give the same bytes."""
+    with rc_context({"svg.hashsalt": salt, "svg.fonttype": "none", "font.size": 10}):
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure)
         stream = io.StringIO()
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return _inline(stream.getvalue(), f"Accuracy by task for {', '.join(line.label for line in models)}")
+    return stream.getvalue()
 
 
 def _is_share(cell: Cell) -> bool:
@@ -56,7 +72,7 @@ def _draw(axes: Axes, grid: Grid, models: Sequence[Line], columns: Sequence[int]
             value = line.cells[column].value
             if value is None:
                 continue
-            label = "_nolegend_" if drawn else _plain(line.label)
+            label = "_nolegend_" if drawn else plain(line.label)
             axes.barh(row + offset, value.mean, height * 0.86, color=color, label=label)
             drawn = True
             if value.ci_low is not None and value.ci_high is not None:
@@ -66,7 +82,7 @@ def _draw(axes: Axes, grid: Grid, models: Sequence[Line], columns: Sequence[int]
         if line.role != "model" and line.entries:
             _mark(axes, line, columns)
     axes.set(xlim=(-0.012, 1.02), ylim=(len(columns) - 0.45, -0.55), yticks=range(len(columns)))
-    axes.set_yticklabels([_plain(grid.table.columns[column].label) for column in columns])
+    axes.set_yticklabels([plain(grid.table.columns[column].label) for column in columns])
     axes.set_xlabel("accuracy, with 95 % intervals", color=MUTED)
     axes.tick_params(colors=INK, length=0)
     axes.xaxis.grid(True, color=RULE, linewidth=0.8)
@@ -92,15 +108,15 @@ def _mark(axes: Axes, line: Line, columns: Sequence[int]) -> None:
     places = [mean for _, mean in rows]
     low, high = ([row + end for row, _ in rows] for end in (-0.44, 0.44))
     style = "solid" if line.role == "ceiling" else "dotted"
-    axes.vlines(places, low, high, colors=INK, linestyles=style, linewidth=1.6, label=_plain(line.label))
+    axes.vlines(places, low, high, colors=INK, linestyles=style, linewidth=1.6, label=plain(line.label))
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text that matplotlib takes as it is: a dollar sign would begin mathematics."""
     return text.replace("$", r"\$")
 
 
-def _inline(svg: str, description: str) -> str:
+def inline(svg: str, description: str) -> str:
     """The <svg> element alone, named for screen readers, in the page's colors and without a size of its own."""
     svg = svg[svg.index("<svg") :]
     for color, variable in _VARIABLES.items():
@@ -110,3 +126,20 @@ def _inline(svg: str, description: str) -> str:
     label = html.escape(description)
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     return f'<svg {box.group() if box else ""} role="img" aria-label="{label}">{body}'
+
+
+def standalone(svg: str) -> bytes:
+    """The SVG as a file of its own, in the colours of a light page on white."""
+    for color, shown in _LIGHT.items():
+        svg = svg.replace(color, shown)
+    head, body = svg.split("<svg", 1)
+    start, rest = body.split(">", 1)
+    return f'{head}<svg{start}><rect width="100%" height="100%" fill="#ffffff"/>{rest}'.encode()
+
+
+def quiet(axes: Axes) -> None:
+    """Axes without a frame: a grid behind what is drawn, and numbers."""
+    axes.tick_params(colors=INK, length=0)
+    axes.grid(True, color=RULE, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[:].set_visible(False)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
+from crossflow.errors import CrossFlowError
 from crossflow.files.writing import write_whole
+from crossflow_eval import records
 from crossflow_eval.report import render
 from crossflow_eval.report.entry import Entry, load
 from crossflow_eval.report.pictures import picture
 from crossflow_eval.suites import load_suite, suite_names
-from crossflow_eval.tables import REFERENCES, ROLES
 from crossflow_eval.types import Role, Row
 
 
@@ -19,10 +22,9 @@ def entries(folders: Sequence[Path]) -> list[Entry]:
     """What a report of the runs in ``folders`` is made of: their references, each once, then the runs themselves."""
     found: dict[str, Entry] = {}
     for folder in folders:
-        for role in ROLES:
-            if (folder / REFERENCES / role).is_dir():
-                entry = _entry(folder / REFERENCES / role, role)
-                found.setdefault(entry.result.settings.digest, entry)
+        for reference in records.references(folder):
+            entry = _entry(reference, cast(Role, reference.name))
+            found.setdefault(entry.result.settings.digest, entry)
     return [*found.values(), *map(_entry, folders)]
 
 
@@ -35,7 +37,11 @@ def _entry(folder: Path, role: Role = "model") -> Entry:
     pictures = load_suite(name).pictures
 
     def beside(row: Row) -> dict[str, bytes]:
-        drawn = {part: picture(output) for part, output in pictures(row["id"]).items()}
+        try:
+            shown = pictures(row["id"])
+        except (ValueError, LookupError) as error:
+            raise CrossFlowError(f"{folder}: the suite {name} has no example {row['id']!r}.") from error
+        drawn = {part: picture(output) for part, output in shown.items()}
         return {part: content for part, content in drawn.items() if content is not None}
 
     return dataclasses.replace(entry, beside=beside)
@@ -43,5 +49,5 @@ def _entry(folder: Path, role: Role = "model") -> Entry:
 
 def write_page(folder: Path) -> Path:
     """Write the HTML report of the run in ``folder`` beside its result, and return its path."""
-    write_whole(folder / "report.html", render(entries([folder]), "html").encode())
+    write_whole(folder / "report.html", render(entries([folder]), "html").encode(), writer=os.getpid())
     return folder / "report.html"

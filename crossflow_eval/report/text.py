@@ -57,15 +57,15 @@ def layout(grid: Grid, cell: Callable[[Cell], str] = cell_text, escape: Callable
 
 def markdown(grid: Grid) -> str:
     """A pipe table under its title, footnotes below."""
-    head, *body = layout(grid, escape=_escape_markdown)
-    widths = [max(3, *(len(row[i]) for row in (head, *body))) for i in range(len(head))]
-    lines = [
-        _pipes(head, widths),
-        _pipes([":" + "-" * (w - 1) if not i else "-" * (w - 1) + ":" for i, w in enumerate(widths)], widths),
-    ]
-    lines += [_pipes(row, widths) for row in body]
     notes = "".join(f"\n{_escape_markdown(note)}\n" for note in (*grid.footnotes, INTERVALS))
-    return f"**{_escape_markdown(grid.table.title)}**\n\n" + "\n".join(lines) + "\n" + notes
+    return f"**{_escape_markdown(grid.table.title)}**\n\n" + pipes(layout(grid, escape=_escape_markdown)) + notes
+
+
+def pipes(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of text as a pipe table, the first its heading; the first column is left-aligned, the others right."""
+    widths = [max(3, *(len(row[i]) for row in rows)) for i in range(len(rows[0]))]
+    rule = [":" + "-" * (w - 1) if not i else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
+    return "".join(f"{_pipes(row, widths)}\n" for row in (rows[0], rule, *rows[1:]))
 
 
 def _pipes(row: Sequence[str], widths: Sequence[int]) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from crossflow.errors import CrossFlowError
-from crossflow_eval.runs.store import Store
+from crossflow_eval import records
 from crossflow_eval.stats import Comparison, compare
 from crossflow_eval.types import Result, Row
 
@@ -21,26 +20,18 @@ def compare_runs(first: Path, second: Path) -> dict[str, Comparison]:
     An example's score is the mean over its outputs. Where rows name a ``task``, tasks weigh alike.
 
     Raises:
-        CrossFlowError: unfinished runs, runs of different suites, data or protocols, no column in common.
+        CrossFlowError: unfinished runs, and those that are not as they were scored; runs of different suites, data or
+            protocols, no column in common.
     """
-    results = [_finished(folder) for folder in (first, second)]
+    results = [records.check_whole(folder) for folder in (first, second)]
     _check_alike(results, (first, second))
-    rows = [_rows(folder) for folder in (first, second)]
+    rows = [records.read_rows(folder) for folder in (first, second)]
     shared = [name for name in _score_columns(rows[0]) if name in set(_score_columns(rows[1]))]
     if not shared:
         raise CrossFlowError(f"{first} and {second} have no score of single outputs in common.")
     tasks = {row["id"]: str(row["task"]) for row in rows[0] if "task" in row}
     strata = tasks if len(tasks) == len({row["id"] for row in rows[0]}) else None
     return {name: compare(_means(rows[0], name), _means(rows[1], name), strata=strata) for name in shared}
-
-
-def _finished(folder: Path) -> Result:
-    result = Store(folder).result()
-    if result is None:
-        raise CrossFlowError(
-            f"{folder} holds no result.json: the run is not finished, or it is no run; run its command."
-        )
-    return result
 
 
 def _check_alike(results: Sequence[Result], folders: tuple[Path, Path]) -> None:
@@ -56,14 +47,6 @@ def _check_alike(results: Sequence[Result], folders: tuple[Path, Path]) -> None:
     for what, (left, right) in pairs.items():
         if left != right:
             raise CrossFlowError(f"{folders[0]} and {folders[1]} differ in their {what}: {left} and {right}.")
-
-
-def _rows(folder: Path) -> list[Row]:
-    try:
-        lines = (folder / "per_example.jsonl").read_text(encoding="utf-8").split("\n")
-        return [json.loads(line) for line in lines if line]
-    except (OSError, ValueError) as error:
-        raise CrossFlowError(f"Cannot read {folder / 'per_example.jsonl'}: {error}; score the run again.") from error
 
 
 def _score_columns(rows: Sequence[Row]) -> Iterator[str]:

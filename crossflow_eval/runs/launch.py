@@ -9,13 +9,13 @@ from typing import Any
 
 from crossflow.errors import CrossFlowError, unknown
 from crossflow.files.devices import own_device
-from crossflow_eval import models
+from crossflow_eval import models, records
 from crossflow_eval.judges.features import keep_features
 from crossflow_eval.request import Request
 from crossflow_eval.runs import run
 from crossflow_eval.runs.store import Examples, Store
-from crossflow_eval.suites import load_suite
-from crossflow_eval.tables import REFERENCES, ROLES
+from crossflow_eval.suites import depth, load_suite
+from crossflow_eval.tables import REFERENCES
 from crossflow_eval.types import Lookup, Model, Result, Suite
 
 __all__ = ["Request", "build_model", "evaluate", "score_again"]
@@ -29,8 +29,10 @@ def evaluate(request: Request, track: run.Track = run.untracked) -> tuple[Result
     Raises:
         CrossFlowError: options that do not fit together, and all that ``run.run`` raises.
     """
+    run.rank_and_world()  # first, so that a launch that cannot be costs no work
     root = request.data if request.captions is None else request.captions
-    suite = load_suite(request.suite_name, root)
+    name = request.suite_name if request.space is None else depth.in_space(request.suite_name, request.space)
+    suite = load_suite(name, root)
     _check_root(request, suite)
     if suite.task != request.task:
         raise CrossFlowError(f"The suite {suite.name} is for the task {suite.task}, not {request.task}.")
@@ -41,8 +43,9 @@ def evaluate(request: Request, track: run.Track = run.untracked) -> tuple[Result
     examples = Examples(run.first_examples(known, request.limit))
     run.check_whole(suite, model, examples, known)
     settings = run.make_settings(suite, model, request.seed, request.limit)
-    folder = request.out or RUNS / suite.name / f"{model.name}-{settings.digest}"
-    result = run.run(suite, model, settings, examples, folder, track=track)
+    called = model.name.encode()[: records.LONGEST].decode(errors="ignore")
+    folder = request.out or RUNS / suite.name / f"{called}-{settings.digest}"
+    result = run.run(suite, model, settings, examples, folder, fresh=request.fresh, track=track)
     for role, reference in suite.references.items():
         of_reference = run.make_settings(suite, reference, limit=request.limit)
         run.run(suite, reference, of_reference, examples, folder / REFERENCES / role)
@@ -112,16 +115,21 @@ def score_again(folder: Path, track: run.Track = run.untracked, data: Path | Non
 
     ``data`` is the data root, which no run records. Raises CrossFlowError.
     """
-    for role in ROLES:
-        if (folder / REFERENCES / role).is_dir():
-            score_again(folder / REFERENCES / role, data=data)
+    for reference in records.references(folder):
+        score_again(reference, data=data)
     store = Store(folder)
     settings = store.settings()
+    store.check_before_scoring()
     suite = load_suite(settings.suite, data)
     if suite.version != settings.suite_version:
         raise CrossFlowError(
             f"{folder} was made with version {settings.suite_version} of the suite {suite.name}, this is version "
             f"{suite.version}; generate the run again."
+        )
+    if suite.outputs_per_example != settings.outputs_per_example:
+        raise CrossFlowError(
+            f"{folder} has {settings.outputs_per_example} outputs an example, and the suite {suite.name} "
+            f"{suite.outputs_per_example}; generate the run again."
         )
     if suite.fitted is not None:
         suite = dataclasses.replace(suite, examples=lambda _: store.examples())

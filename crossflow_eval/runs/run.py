@@ -8,19 +8,24 @@ rank 0 scores once all outputs exist; no process talks to another except through
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from crossflow.errors import CrossFlowError, first_few
-from crossflow_eval.environment import environment, rank_and_world
+from crossflow.files.processes import rank_and_world
+from crossflow_eval import records
+from crossflow_eval.environment import environment
 from crossflow_eval.judges.features import FeatureCache, OnFeatures, keep_features
 from crossflow_eval.outputs import check_kind
 from crossflow_eval.runs.store import Examples, Job, Store, UnreadableOutput
 from crossflow_eval.types import (
+    CODE,
     Example,
     LateRows,
     Lookup,
@@ -34,6 +39,8 @@ from crossflow_eval.types import (
     Suite,
     Value,
 )
+
+_logger = logging.getLogger(__name__)
 
 Track = Callable[[Sequence[Sequence[Job]], str], Iterable[Sequence[Job]]]
 """Passes batches of jobs through, showing progress under a stage's name; see ``untracked``."""
@@ -60,9 +67,11 @@ def list_examples(suite: Suite, root: Path | None) -> list[Example]:
     """All examples of a suite. Raises CrossFlowError for ids that are not unique or cannot name a file."""
     examples = list(suite.examples(root))
     ids = [example.id for example in examples]
-    odd = [name for name in ids if not name or name.startswith(".") or set(name) & set("/\\\0\n") or len(name) > 200]
-    if odd:
-        raise CrossFlowError(f"{len(odd)} example ids cannot name a file: {first_few(map(repr, odd))}.")
+    if odd := [name for name in ids if not records.is_file_name(name)]:
+        raise CrossFlowError(
+            f"{len(odd)} example ids cannot name a file ({first_few(repr(name[:80]) for name in odd)}): use at most "
+            f"{records.LONGEST} bytes, without slashes, and with no dot in front."
+        )
     times = Counter(name.casefold() for name in ids)
     if twice := [name for name in ids if times[name.casefold()] > 1]:
         raise CrossFlowError(f"{len(twice)} example ids are not unique, letter case aside: {first_few(twice)}.")
@@ -121,19 +130,26 @@ def run(
     examples: Sequence[Example],
     folder: Path,
     *,
+    fresh: bool = False,
     track: Track = untracked,
 ) -> Result | None:
-    """Generate and score in ``folder``. Returns None on every rank but 0, whose part ends with its outputs."""
+    """Generate and score in ``folder``. Returns None on every rank but 0, whose part ends with its outputs.
+
+    ``fresh`` makes all outputs anew; those that are there are set aside.
+    """
     rank, world = rank_and_world()
+    if fresh and world > 1:
+        raise CrossFlowError("--fresh is for one process: leave torchrun out, or give another --out.")
     examples, store = Examples.of(examples), Store(folder, rank)
-    store.open(settings, examples)
-    metrics = make_metrics(suite)  # first, so that a judge that is not there costs no work
-    caches = keep_features(metrics, folder / "features", rank)
-    if rank != 0:
+    with store.locked() if rank == 0 else nullcontext():
+        store.open(settings, examples)
+        if fresh:
+            store.set_aside()
+        metrics = make_metrics(suite)  # first, so that a judge that is not there costs no work
+        caches = keep_features(metrics, folder / "features", rank)
         generate(suite, model, settings, examples, store, caches, share=(rank, world), track=track)
-        return None
-    with store.locked():
-        generate(suite, model, settings, examples, store, caches, share=(rank, world), track=track)
+        if rank != 0:
+            return None
         if world > 1:
             _wait(store, list_jobs(suite, examples, settings))
         return score(suite, settings, examples, store, metrics, caches, track=track)
@@ -155,7 +171,8 @@ def generate(
     Their features go into ``caches``, by the name of the metric, first, so that where an output is, its features are.
 
     Raises:
-        CrossFlowError: an output that is there but cannot be read; a model that answers in another kind; a full disk.
+        CrossFlowError: an output that is there but cannot be read, or was changed since it was scored; a model that
+            answers in another kind; a full disk.
     """
     started = time.monotonic()
     rank, world = share
@@ -163,7 +180,14 @@ def generate(
     there = {path.name for path in store.outputs.iterdir()}
     if rank == 0:
         store.check([job for job in jobs if job.name in there])
+        store.check_scored()
+        if any(job.name not in there for job in jobs):
+            store.reopen()
     todo = [job for job in jobs[rank::world] if job.name not in there]
+    if settings.identity.get(CODE, "") is None and (reused := len(jobs[rank::world]) - len(todo)):
+        _logger.warning(
+            "reused %d outputs of an identity that says nothing of its code; --fresh makes them anew", reused
+        )
     for batch in track(_batches(todo, GENERATE_BATCH), "generate"):
         outputs = _ask(model, batch)
         for output in outputs:
@@ -187,7 +211,7 @@ def score(
     again: bool = False,
     track: Track = untracked,
 ) -> Result:
-    """Score the outputs of a run with fresh ``metrics``; write per_example.jsonl and result.json.
+    """Score the outputs of a run with fresh ``metrics``; write per_example.jsonl, outputs.jsonl and result.json.
 
     A result that is there already is returned as it is if it was made by this very version of everything, unless
     ``again``. Outputs are read from disk batch by batch, so memory does not grow with their number.
@@ -202,8 +226,11 @@ def score(
     if done is not None and done.data_sha256 == data and done.environment == machine and _is_clean(machine):
         return done
     rows: list[Row] = []
+    scored: list[Row] = []
     for batch in track(_batches(jobs, SCORE_BATCH), "score"):
-        rows += _update(metrics, caches or {}, batch, _read(store, batch, jobs))
+        outputs, digests = zip(*_read(store, batch, jobs), strict=True)
+        rows += _update(metrics, caches or {}, batch, outputs)
+        scored += [{**_address(job), "sha256": digest} for job, digest in zip(batch, digests, strict=True)]
     values, better = _compute(metrics)
     for name, metric in metrics.items():
         if isinstance(metric, LateRows):
@@ -217,7 +244,7 @@ def score(
         data_sha256=data,
         environment=machine,
     )
-    store.write_result(result, rows)
+    result = store.write_result(result, rows, scored)
     _log(store, "score", 0, 1, len(jobs), started)
     return result
 
@@ -232,7 +259,7 @@ def _ask(model: Model | Lookup, batch: Sequence[Job]) -> list[Any]:
     return outputs
 
 
-def _read(store: Store, batch: Sequence[Job], jobs: Sequence[Job]) -> list[Output]:
+def _read(store: Store, batch: Sequence[Job], jobs: Sequence[Job]) -> list[tuple[Output, str]]:
     try:
         return [store.read_output(job) for job in batch]
     except UnreadableOutput:
@@ -244,10 +271,7 @@ def _update(
     metrics: Mapping[str, Metric], caches: Mapping[str, FeatureCache], batch: Sequence[Job], outputs: Sequence[Any]
 ) -> list[Row]:
     """Feed every metric and merge what they say of each output into one row."""
-    rows: list[Row] = [
-        {"id": job.example.id, "index": job.index, "output": job.name, "prompt": _shown(job.example.source)}
-        for job in batch
-    ]
+    rows: list[Row] = [{**_address(job), "prompt": _shown(job.example.source)} for job in batch]
     examples = [job.example for job in batch]
     for name, metric in metrics.items():
         if isinstance(metric, OnFeatures) and name in caches:
@@ -256,6 +280,11 @@ def _update(
             said = metric.update(examples, outputs)
         _merge(name, rows, said or [{}] * len(rows))
     return rows
+
+
+def _address(job: Job) -> Row:
+    """How records name an output."""
+    return {"id": job.example.id, "index": job.index, "output": job.name}
 
 
 def _merge(name: str, rows: Sequence[Row], said: Sequence[Row]) -> None:

@@ -3,7 +3,7 @@
 ::
 
     settings.json       what made the run, written first        examples.jsonl   what was asked, one example a line
-    outputs/<id>-<k>.*  one file an output                      per_example.jsonl, result.json   written last
+    outputs/<id>-<k>.*  one file an output                      per_example.jsonl, outputs.jsonl, result.json   last
     timing.jsonl        one line a process: wall time, which belongs into no record that must repeat byte for byte
 
 Every file appears whole: it is written under a temporary name beside its place and then renamed.
@@ -13,26 +13,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, is_dataclass
 from functools import cache, cached_property
+from itertools import count
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from crossflow.errors import CrossFlowError, first_few
 from crossflow.files.images import UnreadableImage
 from crossflow.files.locks import only_writer
 from crossflow.files.writing import write_whole, written
+from crossflow_eval import records
 from crossflow_eval.outputs import kind_of
+from crossflow_eval.records import EXAMPLES, MANIFEST, OUTPUTS, RESULT, ROWS, SETTINGS, canonical_json
 from crossflow_eval.types import Example, Output, Result, Row, Settings
 
-RECORDS = ("settings.json", "examples.jsonl", "per_example.jsonl", "result.json", "timing.jsonl")
-FILES = (*RECORDS, "outputs", "features", "references", "report.html")
-Record = TypeVar("Record", bound=BaseModel)
+FILES = (SETTINGS, EXAMPLES, OUTPUTS, MANIFEST, ROWS, RESULT, "timing.jsonl", "features", "references", "report.html")
 
 
 class Examples(tuple[Example, ...]):
@@ -50,11 +51,10 @@ class Examples(tuple[Example, ...]):
         Files stand as their name and sha256, arrays as theirs, never as paths. CrossFlowError for an unreadable file.
         """
         hashed = cache(_file_sha256)
-        records = (
+        return _jsonl(
             {name: _plain(getattr(example, name), hashed) for name in ("id", "source", "target", "tags")}
             for example in self
         )
-        return "".join(canonical_json(record) + "\n" for record in records).encode()
 
     @cached_property
     def sha256(self) -> str:
@@ -82,7 +82,7 @@ class Store:
     @property
     def outputs(self) -> Path:
         """The folder of the outputs."""
-        return self.path / "outputs"
+        return self.path / OUTPUTS
 
     def open(self, settings: Settings, examples: Sequence[Example]) -> None:
         """Create the folder, or check that it is of the same settings and the same examples.
@@ -92,26 +92,34 @@ class Store:
         """
         with written(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            foreign = [entry.name for entry in self.path.iterdir() if not entry.name.startswith(".")]
-        if (self.path / "settings.json").exists():
+            there = _shown(self.path)
+            there -= {OUTPUTS} if OUTPUTS in there and not _shown(self.outputs) else set()
+        if (self.path / SETTINGS).exists():
             _compare(self.path, self.settings(), settings)
-        elif others := sorted(set(foreign) - set(FILES)):
+        elif others := sorted(there - set(FILES)):
             raise CrossFlowError(
                 f"{self.path} is not a run's folder: it holds {first_few(others)}. Give another --out."
             )
+        elif there:
+            raise CrossFlowError(
+                f"{self.path} holds {first_few(sorted(there))} but no {SETTINGS}, which says what made them: "
+                "put it back, or give another --out."
+            )
         else:
-            self.write("settings.json", _pretty(settings), durable=True)
-        lines, listed = Examples.of(examples).lines, self.path / "examples.jsonl"
+            self.write(SETTINGS, _pretty(settings), durable=True)
+        lines, listed = Examples.of(examples).lines, self.path / EXAMPLES
         if listed.exists() and listed.read_bytes() != lines:
-            raise CrossFlowError(f"{self.path} was made from other data (examples.jsonl differs). Give another --out.")
+            raise CrossFlowError(f"{self.path} was made from other data ({EXAMPLES} differs). Give another --out.")
         if not listed.exists():
-            self.write("examples.jsonl", lines)
+            self.write(EXAMPLES, lines)
         with written(self.outputs):
             self.outputs.mkdir(exist_ok=True)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other launches out of the folder. The lock goes with the process, however that ends."""
+        with written(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
         with only_writer(self.path, "working"):
             yield
 
@@ -126,15 +134,16 @@ class Store:
 
     def write_output(self, job: Job, output: Output) -> None:
         """Keep one output; the suffix of the job's name says as what."""
-        self.write(f"outputs/{job.name}", kind_of(job.name).encode(output))
+        self.write(f"{OUTPUTS}/{job.name}", kind_of(job.name).encode(output))
 
-    def read_output(self, job: Job) -> Output:
-        """Read one output back. Raises UnreadableOutput."""
+    def read_output(self, job: Job) -> tuple[Output, str]:
+        """Read one output back, with the sha256 of its file. Raises UnreadableOutput."""
         try:
-            return kind_of(job.name).decode((self.outputs / job.name).read_bytes())
+            content = records.output_path(self.path, job.name).read_bytes()
+            return kind_of(job.name).decode(content), hashlib.sha256(content).hexdigest()
         except FileNotFoundError as error:
             raise UnreadableOutput(f"{job.name} (missing)") from error
-        except (OSError, UnreadableImage, ValueError, EOFError) as error:
+        except (CrossFlowError, OSError, UnreadableImage, ValueError, EOFError) as error:
             raise UnreadableOutput(f"{job.name} ({error})") from error
 
     def check(self, jobs: Sequence[Job]) -> None:
@@ -151,47 +160,68 @@ class Store:
                 "Remove them and run the same command again to make them anew."
             )
 
+    def check_scored(self) -> None:
+        """Compare the records, and the outputs that are there, with what they were when the run was scored.
+
+        Raises CrossFlowError where something was changed since, or the result cannot be read.
+        """
+        result = self.result()
+        if result is not None:
+            records.refuse(self.path, records.faults(self.path, result, self._there()))
+
+    def check_before_scoring(self) -> None:
+        """As ``check_scored``, but for what follows from the outputs, which is about to be made anew."""
+        records.refuse(self.path, records.lasting_faults(self.path, self._there()))
+
+    def _there(self) -> set[str]:
+        return _shown(self.outputs) if self.outputs.is_dir() else set()
+
+    def set_aside(self) -> None:
+        """Move the outputs into a folder of the run's own, ``outputs-1`` and so on: by one rename, after the result."""
+        self.reopen()
+        if self._there():
+            aside = next(path for number in count(1) if not (path := self.path / f"{OUTPUTS}-{number}").exists())
+            with written(self.outputs):
+                self.outputs.rename(aside)
+                self.outputs.mkdir()
+
+    def reopen(self) -> None:
+        """Take away the result of a run that is no longer whole, or whose rows are about to change."""
+        with written(self.path / RESULT):
+            (self.path / RESULT).unlink(missing_ok=True)
+
     def settings(self) -> Settings:
         """Read settings.json. Raises CrossFlowError."""
-        return self._record("settings.json", Settings)
+        return records.read_settings(self.path)
 
     def result(self) -> Result | None:
         """Read result.json; None where the run is not finished. Raises CrossFlowError."""
-        return self._record("result.json", Result) if (self.path / "result.json").exists() else None
+        return records.read_result(self.path)
 
-    def write_result(self, result: Result, rows: Sequence[Row]) -> None:
-        """Write per_example.jsonl and then result.json: where that is present, the run is whole."""
-        lines = "".join(canonical_json(row) + "\n" for row in rows)
-        self.write("per_example.jsonl", lines.encode(), durable=True)
+    def write_result(self, result: Result, rows: Sequence[Row], scored: Sequence[Mapping[str, Any]]) -> Result:
+        """Write the rows, a line for every output that was ``scored``, and last the result, which is returned sealed.
+
+        Where result.json is, the run is whole: one that does not fit what is written goes first.
+        """
+        lines, manifest = (_jsonl(several) for several in (rows, scored))
         with suppress(OSError):  # leftovers of killed processes; harmless where they cannot be removed
             for leftover in (*self.path.glob(".*.tmp"), *self.outputs.glob(".*.tmp")):
                 leftover.unlink(missing_ok=True)
-        self.write("result.json", _pretty(result), durable=True)
+        for name, content in ((MANIFEST, manifest), (ROWS, lines)):
+            if not (self.path / name).exists() or (self.path / name).read_bytes() != content:
+                self.reopen()
+                self.write(name, content, durable=True)
+        sealed = records.seal(result, manifest, lines)
+        self.write(RESULT, _pretty(sealed), durable=True)
+        return sealed
 
     def examples(self) -> list[Example]:
         """Read the examples back, for suites whose examples are plain data. Raises CrossFlowError."""
-        try:
-            lines = (self.path / "examples.jsonl").read_text(encoding="utf-8").split("\n")
-            return [Example(**json.loads(line)) for line in lines if line]
-        except (OSError, ValueError, TypeError) as error:
-            raise CrossFlowError(f"Cannot read the examples of the run {self.path}: {error}.") from error
-
-    def _record(self, name: str, kind: type[Record]) -> Record:
-        try:
-            return kind.model_validate_json((self.path / name).read_bytes())
-        except FileNotFoundError as error:
-            raise CrossFlowError(f"{self.path} is not a run's folder: it holds no {name}.") from error
-        except (OSError, ValidationError) as error:
-            raise CrossFlowError(f"Cannot read {self.path / name}: {str(error).splitlines()[0]}.") from error
+        return [Example(**fields) for fields in records.read_examples(self.path)]
 
 
 class UnreadableOutput(Exception):
     """One output's file is missing, truncated or of another kind; the message holds its name and the reason."""
-
-
-def canonical_json(record: Any) -> str:
-    """One line of JSON with sorted keys; NaN and infinity are refused with a ValueError."""
-    return json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def _plain(value: Any, hashed: Callable[[Path], str]) -> Any:
@@ -210,6 +240,15 @@ def _plain(value: Any, hashed: Callable[[Path], str]) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(item, hashed) for item in value]
     raise TypeError(f"An example holds a {type(value).__name__}, which has no canonical JSON.")
+
+
+def _shown(folder: Path) -> set[str]:
+    """The names in a folder, but hidden ones."""
+    return {entry.name for entry in folder.iterdir() if not entry.name.startswith(".")}
+
+
+def _jsonl(lines: Iterable[Mapping[str, Any]]) -> bytes:
+    return "".join(canonical_json(line) + "\n" for line in lines).encode()
 
 
 def _file_sha256(path: Path) -> str:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from crossflow.errors import CrossFlowError, unknown
 from crossflow_eval.suites import caption, coco, depth, geneval, superres, t2i
+from crossflow_eval.suites.scenes import arithmetic as scene_arithmetic
+from crossflow_eval.suites.scenes import compression as scene_compression
 from crossflow_eval.suites.scenes import t2i as scenes
 from crossflow_eval.suites.scenes import tasks as scene_tasks
 from crossflow_eval.types import Suite
@@ -29,6 +31,8 @@ def _of(make: Callable[[str], Suite], names: Iterable[str]) -> dict[str, Factory
 SUITES: dict[str, Factory] = {
     **_of(scenes.suite, scenes.SPLIT_OF),
     **_of(scene_tasks.suite, scene_tasks.SUITES),
+    **_of(scene_arithmetic.suite, scene_arithmetic.SPLIT_OF),
+    **_of(scene_compression.suite, scene_compression.SPLIT_OF),
     "folder": lambda root: t2i.folder(),
     **_of(depth.suite, depth.SUITES),
     **_of(superres.suite, superres.SUITES),

@@ -1,10 +1,13 @@
 """The published text-to-image suites on COCO 2014 and their kin: five protocols that go by the name of FID-30K.
 
+``crossflow-val`` is for choosing settings of models that ``uvit-crossflow`` or ``crossflow-10k`` report.
+
 ==================  =====================================  =======================================  ==================
 suite               prompts                                reference of FID                         FID, CLIP score
 ==================  =====================================  =======================================  ==================
 ``uvit-crossflow``  30,000 of 40,504 images, one caption   U-ViT's statistics of val2014, 256 px    CrossFlow's own
 ``crossflow-10k``   the first 10,000 of these              the same                                 CrossFlow's own
+``crossflow-val``   the 2,000 drawn after the 30,000       the same                                 CrossFlow's own
 ``coco30k-full``    30,000 of all captions                 all of val2014, 256 px                   TensorFlow, ViT-L
 ``t2ibenchmark``    30,000, published                      published statistics                     T2IBenchmark's own
 ``mjhq30k``         30,000, published                      all images of MJHQ-30K                   clean-fid, ViT-L
@@ -34,7 +37,7 @@ from PIL import Image
 
 from crossflow.errors import CrossFlowError
 from crossflow.files.devices import own_device
-from crossflow.files.locks import only_writer
+from crossflow.files.locks import writing_in
 from crossflow_eval.datasets import coco as coco_data
 from crossflow_eval.environment import environment
 from crossflow_eval.judges.features import CHUNK, FeatureExtractor, extract
@@ -121,6 +124,12 @@ MJHQ = Reference(name="mjhq", protocol="clean", made="mjhq30k-clean.npz", images
 SUITES: dict[str, Protocol] = {
     "uvit-crossflow": Protocol(n=30_000, prompts=coco_data.one_caption_an_image, reference=UVIT, clip="crossflow"),
     "crossflow-10k": Protocol(n=10_000, prompts=coco_data.one_caption_an_image, reference=UVIT, clip="crossflow"),
+    "crossflow-val": Protocol(
+        n=2_000,
+        prompts=partial(coco_data.one_caption_an_image, after=30_000),
+        reference=UVIT,
+        clip="crossflow",
+    ),
     "coco30k-full": Protocol(
         n=30_000,
         prompts=coco_data.any_captions,
@@ -210,9 +219,10 @@ def _statistics(reference: Reference, root: Path, weights: Any, device: str) -> 
         return read_statistics(published, reference.protocol)
     if reference.images is None:
         raise CrossFlowError(f"FID needs {published}; fetch it from {reference.origin}.")
-    with only_writer(root, "making statistics", wait=True):  # the processes of a launch make a reference once
-        if not made.is_file():
-            _make(reference, made, reference.images(root), weights, device)
+    if not made.is_file():
+        with writing_in(root, "making statistics", wait=True):  # the processes of a launch make a reference once
+            if not made.is_file():
+                _make(reference, made, reference.images(root), weights, device)
     return read_statistics(made, reference.protocol)
 
 

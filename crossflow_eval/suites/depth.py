@@ -2,14 +2,19 @@
 
 ``kitti_eigen`` and ``nyuv2`` take depth in metres, as AdaBins and its successors do: nothing is aligned. KITTI is
 judged under the field's three crops at once, because the paper does not say which is its own. The ``*_affine`` suites
-take any depth up to scale and shift, fit it to each target, and follow Marigold's evaluation. Sources are images,
+take any depth up to scale and shift, fit it to each target, and follow Marigold's evaluation; ``*_affine_disparity`` do
+so with disparity. ``*_midas`` align disparity as MiDaS does, where there is a largest depth. Sources are images,
 targets depth maps; a prediction has its target's size, or on KITTI that of the benchmark crop.
 """
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from functools import partial
+from typing import get_args
 
+from crossflow.errors import CrossFlowError, unknown
 from crossflow_eval.datasets.depth import (
     DIODE,
     ETH3D,
@@ -19,12 +24,12 @@ from crossflow_eval.datasets.depth import (
     DepthSet,
 )
 from crossflow_eval.metrics.crops import GARG, KB_EIGEN, KB_GARG, NYU_EIGEN, WHOLE
-from crossflow_eval.metrics.depth import DepthErrors, DepthProtocol
+from crossflow_eval.metrics.depth import DepthErrors, DepthProtocol, Space
 from crossflow_eval.models.depth_folder import DepthFolderModel
 from crossflow_eval.types import Suite
 
 VERSION = "1"
-SUITES: dict[str, tuple[DepthSet, DepthProtocol]] = {
+_OF_DEPTH: dict[str, tuple[DepthSet, DepthProtocol]] = {
     "kitti_eigen": (
         KITTI,
         DepthProtocol(min_depth=1e-3, max_depth=80.0, crops={"garg": GARG, "kb_garg": KB_GARG, "kb_eigen": KB_EIGEN}),
@@ -36,6 +41,34 @@ SUITES: dict[str, tuple[DepthSet, DepthProtocol]] = {
     "scannet_affine": (SCANNET, DepthProtocol(min_depth=1e-3, max_depth=10.0, space="depth", crops={"": WHOLE})),
     "diode_affine": (DIODE, DepthProtocol(min_depth=0.6, max_depth=350.0, space="depth", crops={"": WHOLE})),
 }
+_AFFINE = {name: made for name, made in _OF_DEPTH.items() if made[1].space is not None}
+SUITES: dict[str, tuple[DepthSet, DepthProtocol]] = {
+    **_OF_DEPTH,
+    **{f"{name}_disparity": (data, replace(how, space="disparity")) for name, (data, how) in _AFFINE.items()},
+    **{
+        name.replace("_affine", "_midas"): (data, replace(how, space="disparity", alignment="midas"))
+        for name, (data, how) in _AFFINE.items()
+        if how.max_depth < math.inf
+    },
+}
+
+
+def in_space(name: str, space: str) -> str:
+    """The suite ``name``, or its sister, for predictions in ``space``, depth or disparity.
+
+    CrossFlowError for another space, and for a suite that takes depth in metres alone, or disparity alone.
+    """
+    if space not in get_args(Space):
+        raise unknown("space", space, get_args(Space))
+    own = "disparity" if name in SUITES and SUITES[name][1].space == "disparity" else "depth"
+    if space == own:
+        return name
+    if (sister := f"{name}_disparity") in SUITES:
+        return sister
+    raise CrossFlowError(
+        f"The suite {name} takes {own}{' in metres' if own == 'depth' else ''}, not {space}; "
+        f"those that take either are {', '.join(_AFFINE)}."
+    )
 
 
 def suite(name: str) -> Suite:

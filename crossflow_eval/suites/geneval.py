@@ -21,6 +21,7 @@ from typing import Any
 
 from crossflow.errors import CrossFlowError, first_few
 from crossflow.files.devices import own_device
+from crossflow.files.plain_json import read_json_file
 from crossflow_eval.datasets.folder import ImageFolder, read_folder
 from crossflow_eval.judges.local_weights import find_weights
 from crossflow_eval.judges.weights import TEXT_TO_IMAGE
@@ -87,7 +88,7 @@ class OfficialFolder(FolderModel):
 
 def folder_model(folder: Path) -> FolderModel:
     """The images of a folder: in GenEval's layout where it has subfolders, else named by example and number."""
-    nested = folder.is_dir() and any(entry.is_dir() for entry in folder.iterdir())
+    nested = folder.is_dir() and any(entry.is_dir() and entry.name[0] != "." for entry in folder.iterdir())
     return OfficialFolder(folder) if nested else FolderModel(folder)
 
 
@@ -132,11 +133,9 @@ def read_official(folder: Path) -> ImageFolder:
 def _metadata_problem(path: Path, specification: Any) -> str:
     """Why a metadata file is not that of a prompt, in a few words; empty where it is."""
     try:
-        found = json.loads(path.read_text("utf-8"))
-    except OSError:
-        return f"no {METADATA}"
-    except ValueError:
-        return f"{METADATA} is not JSON"
+        found = read_json_file(path)
+    except CrossFlowError as error:
+        return f"no {METADATA}" if isinstance(error.__cause__, OSError) else f"{METADATA} is not JSON"
     if not isinstance(found, dict):
         return f"{METADATA} is not an object"
     other = [key for key in ASKED if found.get(key) != specification.get(key)]
@@ -147,7 +146,7 @@ def _rewritten(folder: Path) -> int:
     """How many folders, all checked, give their prompt in other words."""
     known = {example.id: example.source for example in examples()}
     places = (folder / name / METADATA for name in known)
-    found = [(path.parent.name, json.loads(path.read_text("utf-8"))) for path in places if path.is_file()]
+    found = [(path.parent.name, read_json_file(path)) for path in places if path.is_file()]
     return sum(each.get("prompt") != known[name] for name, each in found)
 
 

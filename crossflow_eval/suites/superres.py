@@ -13,19 +13,28 @@ against the targets of the suite, to which the originals have the distance 0.
 
 from __future__ import annotations
 
-import os
+import hashlib
+import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import cv2
 import numpy as np
 from PIL import Image
+from pydantic import BaseModel, ValidationError
 
 from crossflow.errors import CrossFlowError, first_few
 from crossflow.files.devices import own_device
+from crossflow.files.hashes import file_sha256
+from crossflow.files.images import DAMAGE, read_image
+from crossflow.files.listing import list_folder
+from crossflow.files.locks import writing_in
+from crossflow.files.names import composed
+from crossflow.files.writing import write_whole, written
 from crossflow_eval.judges.local_weights import home
 from crossflow_eval.metrics.restoration import Restoration
 from crossflow_eval.types import Example, Metric, Suite
@@ -33,7 +42,8 @@ from crossflow_eval.types import Example, Metric, Suite
 VERSION = "1"
 HIGH, LOW = 256, 64
 """Pixels a side of the targets and of the sources."""
-ORIGINALS = (".jpeg", ".jpg", ".png")
+PARTS = ("low", "high")
+"""The folders of sources and targets."""
 COMMAND = "`crossflow-eval prepare imagenet-sr IMAGES ROOT`"
 AT_A_TIME = 64
 """Originals between two steps of a preparation's progress."""
@@ -89,12 +99,12 @@ def suite(name: str) -> Suite:
 
 
 def _examples(root: Path | None) -> Sequence[Example]:
-    if root is None or not all((root / part).is_dir() for part in ("low", "high")):
+    if root is None or not all((root / part).is_dir() for part in PARTS):
         raise CrossFlowError(
             f"The suites imagenet_sr need a data root with the folders low and high, got {root}; make it from "
             f"ImageNet's validation images with {COMMAND}."
         )
-    low, high = ({path.stem: path for path in (root / part).glob("*.png")} for part in ("low", "high"))
+    low, high = (list_folder(root / part, (".png",)).by_stem() for part in PARTS)
     alone = sorted(low.keys() ^ high.keys())
     if alone or not low:
         what = f"{len(alone)} images are in low or high alone: {first_few(alone)}" if alone else "there are no images"
@@ -112,7 +122,7 @@ def _is(path: Path, side: int) -> bool:
     try:
         with Image.open(path) as image:
             return image.size == (side, side) and image.mode == "RGB"
-    except OSError:
+    except DAMAGE:
         return False
 
 
@@ -123,52 +133,126 @@ def prepare(
 ) -> tuple[int, int]:
     """Make the pairs of the originals under ``images`` (also of its subfolders) in ``root``; returns (made, dropped).
 
-    Pairs that are there already are kept, so that a preparation that was stopped goes on. ``track`` passes batches of
-    originals through, to show progress.
+    ``pairs.jsonl`` records of which original each pair was made, and what its files hold. Pairs that are whole and of
+    the same originals are kept, so that a preparation that was stopped goes on; the others are made again. ``track``
+    passes batches of originals through, to show progress.
 
     Raises:
-        CrossFlowError: no originals, two of one name, originals that cannot be read, with the first of them, or pairs
-            that cannot be written.
+        CrossFlowError: no originals, two of one name, originals that cannot be read, with the first of them; a root
+            with pairs of other images or files made by something else, in which another process prepares, or that
+            cannot be written.
     """
-    originals = sorted(path for path in images.rglob("*") if path.suffix.lower() in ORIGINALS)
-    names = [path.stem for path in originals]
-    if not originals or len(set(names)) < len(names):
-        raise CrossFlowError(f"{images} holds {len(names)} images ({', '.join(ORIGINALS)}) of {len(set(names))} names.")
-    try:
-        for part in ("low", "high"):
-            (root / part).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CrossFlowError(f"Cannot write {root}: {error.strerror}; give another folder.") from error
-    batches = [originals[start : start + AT_A_TIME] for start in range(0, len(originals), AT_A_TIME)]
-    with ThreadPoolExecutor() as pool:
-        kept = [made for batch in track(batches, "pairs") for made in pool.map(partial(_prepare, root=root), batch)]
+    originals = list_folder(images).all_read().by_stem()
+    inside = root.resolve().is_relative_to(images.resolve())
+    if inside or images.resolve() in [(root / part).resolve() for part in PARTS]:
+        raise CrossFlowError(f"The root {root} and the originals {images} lie in one another: give another root.")
+    paths = list(originals.values())
+    batches = [paths[start : start + AT_A_TIME] for start in range(0, len(paths), AT_A_TIME)]
+    with writing_in(root, "preparing"), ThreadPoolExecutor() as pool:
+        record = _Record(root)
+        if others := sorted(record.names() - originals.keys()):
+            raise CrossFlowError(
+                f"{root} holds pairs of {len(others)} images that are not in {images} ({first_few(others)}): give "
+                "another root, or move them away."
+            )
+        kept = [made for batch in track(batches, "pairs") for made in pool.map(record.prepare, batch)]
+        record.sort()
     return sum(kept), len(kept) - sum(kept)
 
 
-def _prepare(original: Path, root: Path) -> bool:
-    """Write the pair of one original; False where it is too small."""
-    try:
-        with Image.open(original) as image:
-            if min(image.size) < HIGH:
-                return False
-            places = {part: root / part / f"{original.stem}.png" for part in ("low", "high")}
-            if all(place.exists() for place in places.values()):
-                return True
-            pixels = np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow's for damage
-        raise CrossFlowError(f"Cannot read the image {original}: {error}; fetch it again, or move it away.") from error
-    low, high = make_pair(pixels)
-    for part, made in (("low", low), ("high", high)):
-        temporary = places[part].with_suffix(".tmp")
+class _Pair(BaseModel, frozen=True, extra="forbid"):
+    """A line of ``pairs.jsonl``: the name of a pair, and the sha256 of its original and of its two files."""
+
+    name: str
+    original: str
+    low: str
+    high: str
+
+
+class _Record:
+    """``pairs.jsonl`` in a root, read up to a line that was cut short, then appended to by several threads."""
+
+    def __init__(self, root: Path) -> None:
+        self._root, self._path, self._lock = root, root / "pairs.jsonl", Lock()
+        self._pairs: dict[str, _Pair] = {}
+        content = self._path.read_bytes() if self._path.exists() else b""
+        whole = content[: content.rfind(b"\n") + 1]
         try:
-            Image.fromarray(made).save(temporary, format="PNG")
-            os.replace(temporary, places[part])
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
+            pairs = map(_Pair.model_validate_json, whole.splitlines())
+            self._pairs = {pair.name: pair for pair in pairs}
+        except ValidationError as error:
+            raise CrossFlowError(f"{self._path} is no record of pairs: move it away, or give another root.") from error
+        with written(self._path), self._path.open("ab") as file:
+            file.truncate(len(whole))
+
+    def names(self) -> set[str]:
+        """The names of all pairs and files in the root."""
+        there = [self._root / part for part in PARTS if (self._root / part).is_dir()]
+        return {stem for folder in there for stem in list_folder(folder).by_stem()} | self._pairs.keys()
+
+    def prepare(self, original: Path) -> bool:
+        """Make the pair of one original where it is not there; False where the original is too small."""
+        name = composed(original.stem)
+        places = {part: self._root / part / f"{name}.png" for part in PARTS}
+        known = self._pairs.get(name)
+        try:
+            content = original.read_bytes()
+            sha256 = hashlib.sha256(content).hexdigest()
+            if known and known.original == sha256 and all(_holds(places[p], getattr(known, p)) for p in PARTS):
+                return True
+            with Image.open(io.BytesIO(content)) as image:
+                pixels = np.asarray(image.convert("RGB")) if min(image.size) >= HIGH else None
+        except DAMAGE as error:
             raise CrossFlowError(
-                f"Cannot write {places[part]}: {error.strerror}; make room and run {COMMAND} again to go on."
+                f"Cannot read the image {original}: {error}; fetch it again, or move it away."
             ) from error
-    return True
+        if pixels is None:
+            _refuse(original, [place for place in places.values() if place.exists()])
+            return False
+        made: dict[str, np.ndarray] = dict(zip(PARTS, make_pair(pixels), strict=True))
+        left = [part for part in PARTS if not _shows(places[part], made[part])]
+        if known is None:
+            _refuse(original, [places[part] for part in left if places[part].exists()])
+        for part in left:
+            write_whole(places[part], _png(made[part]))
+        self._append(_Pair(name=name, original=sha256, **{part: file_sha256(places[part]) for part in PARTS}))
+        return True
+
+    def sort(self) -> None:
+        """Write the record anew, each pair once and by name, so that it does not depend on interruptions."""
+        pairs = sorted(self._pairs.values(), key=lambda pair: pair.name)
+        write_whole(self._path, "".join(f"{pair.model_dump_json()}\n" for pair in pairs).encode())
+
+    def _append(self, pair: _Pair) -> None:
+        self._pairs[pair.name] = pair
+        with self._lock, written(self._path), self._path.open("ab") as file:
+            file.write(pair.model_dump_json().encode() + b"\n")
+
+
+def _refuse(original: Path, foreign: Sequence[Path]) -> None:
+    if foreign:
+        raise CrossFlowError(
+            f"{foreign[0]} is there, and was not made of {original}: give another root, or move it away."
+        )
+
+
+def _holds(path: Path, sha256: str) -> bool:
+    """Whether a file is there and whole."""
+    return path.is_file() and file_sha256(path) == sha256
+
+
+def _shows(path: Path, image: np.ndarray) -> bool:
+    """Whether a file is a picture of exactly this image."""
+    try:
+        return np.array_equal(np.asarray(read_image(path)), image)
+    except CrossFlowError:
+        return False
+
+
+def _png(image: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, format="PNG")
+    return stream.getvalue()
 
 
 def make_pair(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -6,10 +6,12 @@ import tomllib
 from fnmatch import fnmatchcase
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from crossflow.errors import CrossFlowError, unknown
+from crossflow.errors import CrossFlowError, named, unknown
+from crossflow_eval.tables.published import published
 from crossflow_eval.types import Role, Value
 
 _FOLDER = files("crossflow_eval.tables")
@@ -46,13 +48,22 @@ class Column(BaseModel):
 
 
 class TableRow(BaseModel):
-    """One row: the names of the models that may fill it (shell patterns), and the paper's values for it."""
+    """One row: the names of the models that may fill it (shell patterns), and the published values for it.
+
+    ``method`` names a row of the table's ``paper``; it is the ``label``, too, where none is given.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     label: str
+    method: str | None = None
     models: tuple[str, ...] = ()
     role: Role = "model"
     published: dict[str, float] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _labelled(cls, data: Any) -> Any:
+        return {"label": data["method"]} | data if isinstance(data, dict) and "method" in data else data
 
     def takes(self, model: str, label: str | None, role: Role) -> bool:
         """Whether a run of ``model``, shown as ``label`` in ``role``, fills this row."""
@@ -61,54 +72,23 @@ class TableRow(BaseModel):
         return label == self.label or role != "model" or any(fnmatchcase(model, name) for name in self.models)
 
 
-class Guidance(BaseModel):
-    """How the guidance scale of each trained model is chosen, on another suite than the one that is reported.
-
-    Every one of ``scales`` is tried on the first ``limit`` examples of the suite ``validation``; the one with the best
-    ``choose`` is taken, of equals the smallest.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    scales: tuple[float, ...] = Field(min_length=1)
-    validation: str
-    limit: int = Field(ge=1)
-    choose: str
-
-
-class Ablation(BaseModel):
-    """Recipes trained anew with several seeds each, and compared on the suite ``test``.
-
-    ``recipes`` maps the model of a row to its recipe. ``guidance`` is None for recipes without unconditional items,
-    which train no model that could be guided; their scale is 1.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    name: str
-    recipes: dict[str, str]
-    seeds: int = Field(ge=1)
-    test: str
-    guidance: Guidance | None = None
-
-    @model_validator(mode="after")
-    def _never_on_the_test(self) -> Ablation:
-        if self.guidance is not None and self.guidance.validation == self.test:
-            raise ValueError(f"the ablation {self.name!r} would choose on the suite {self.test!r} that it reports")
-        return self
-
-
 class Table(BaseModel):
-    """Rows, columns and the source of the published values. ``transpose`` writes scores down and rows across."""
+    """Rows, columns and the source of the published values. ``transpose`` writes scores down and rows across.
+
+    ``paper`` names the table of the paper (``published.published``) that the columns' ``published`` and the rows'
+    ``method`` speak of; :func:`parse_table` puts its values into the rows.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: str
     title: str
+    paper: str | None = None
     source: str = ""
     notes: str = ""
     suites: tuple[str, ...] = ()
     transpose: bool = False
     columns: tuple[Column, ...]
     rows: tuple[TableRow, ...] = ()
-    ablation: Ablation | None = None
 
 
 def table_names() -> list[str]:
@@ -133,11 +113,41 @@ def load_table(name: str) -> Table:
 
 
 def parse_table(name: str, text: str) -> Table:
-    """Read a table from TOML ``text``. Raises CrossFlowError for what is not a table."""
+    """Read a table from TOML ``text``, with the published values of its ``paper`` in its rows.
+
+    Where no row is of role "model", all published ones stand first, in the paper's order. Raises CrossFlowError for
+    what is not a table, and for a table, method or column that the paper does not have.
+    """
     try:
-        return Table(name=name, **tomllib.loads(text))
-    except (tomllib.TOMLDecodeError, ValidationError, TypeError) as error:
+        return _with_published(Table(name=name, **tomllib.loads(text)))
+    except (tomllib.TOMLDecodeError, ValidationError, TypeError, CrossFlowError) as error:
         raise CrossFlowError(f"The table {name!r} cannot be read: {error}") from error
+
+
+def _with_published(table: Table) -> Table:
+    if table.paper is None:
+        if orphan := next((row for row in table.rows if row.method is not None), None):
+            raise CrossFlowError(f"The row {orphan.label!r} names a method; name the `paper` that has it.")
+        return table
+    paper = published(table.paper)
+    known = {row.method: row for row in paper.rows}
+    headings = {column.name: column for column in paper.columns}
+    for column in table.columns:
+        if column.published is not None:
+            named(f"published column of {table.paper}", column.published, headings)
+
+    def filled(row: TableRow) -> TableRow:
+        if row.published:
+            raise CrossFlowError(f"The row {row.label!r} repeats published values; name its `method` instead.")
+        if row.method is None:
+            return row
+        values = named(f"published row of {table.paper}", row.method, known).values
+        return row.model_copy(update={"published": {name: v for name, v in values.items() if v is not None}})
+
+    rows = table.rows
+    if all(row.role != "model" for row in rows):
+        rows = (*(TableRow(label=method, method=method) for method in known), *rows)
+    return table.model_copy(update={"rows": tuple(map(filled, rows))})
 
 
 def table_of_suite(suite: str) -> Table | None:

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from crossflow.errors import CrossFlowError
+from crossflow.files.locks import only_writer
 from crossflow.modalities.kl_autoencoder import center_crop
 from crossflow.modalities.modality import TextEmbedder
 from crossflow.training.data import cache as engine
@@ -83,7 +84,7 @@ def run(data, out, **options):
 
 
 def content(folder) -> dict[str, str]:
-    return {each.name: hashlib.sha256(each.read_bytes()).hexdigest() for each in folder.iterdir()}
+    return {each.name: hashlib.sha256(each.read_bytes()).hexdigest() for each in folder.glob("[!.]*")}
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +164,7 @@ def test_killed_anywhere_and_called_again(data, whole, tmp_path, monkeypatch, ca
 
     def killed(path, *_: object) -> None:
         path.parent.mkdir(exist_ok=True)
-        path.with_name(f"{path.name}.tmp").write_bytes(b"a part")
+        path.with_name(f".{path.name}.tmp").write_bytes(b"a part")
         raise Stopped
 
     with monkeypatch.context() as patch:
@@ -257,7 +258,7 @@ def spoilt(data, tmp_path):
 
 def test_an_image_that_cannot_be_read_is_named(spoilt, tmp_path):
     assert f"{spoilt / 'images' / NAMES[0]} cannot be read (zero bytes)" in refused(spoilt, tmp_path / "cache")
-    assert not (tmp_path / "cache").exists()
+    assert not content(tmp_path / "cache")
 
 
 def test_or_left_out_on_request_and_recorded(spoilt, whole, tmp_path):
@@ -309,3 +310,14 @@ def test_captions_beside_the_images(data, tmp_path):
     out = engine.cache(copy, None, tmp_path / "cache", Letters(), Blocks(), recipe=RECIPE, size=16, token_count=4)
     source = Shards(out)
     assert [source.item(index).caption for index in range(75)] == [caption for _, caption in expected_pairs(data)]
+
+
+def test_an_index_of_something_else_is_kept_and_two_never_encode_at_once(data, tmp_path):
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / "index.json").write_text('{"mine": 1}')
+    assert "index.json is damaged" in refused(data, out)
+    assert content(out).keys() == {"index.json"}
+    assert (out / "index.json").read_text() == '{"mine": 1}'
+    with only_writer(out, "encoding"):
+        assert "Another process is encoding in" in refused(data, out)

@@ -137,7 +137,7 @@ def test_the_baseline_is_another_kind(tmp_path):
 
 def test_a_missing_file(tmp_path):
     assert "There is no file" in refused(tmp_path / "none.safetensors")
-    assert "There is no file" in refused(tmp_path)
+    assert "is a folder, and a file is expected" in refused(tmp_path)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.02, 0.5, 0.999])

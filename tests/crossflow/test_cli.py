@@ -70,7 +70,7 @@ def test_samples_of_prompts(place):
     ]
     assert [row["seed"] for row in rows[:2]] == [prompt_seed(9, "a red ball", copy) for copy in (0, 1)]
     assert rows[0]["settings"]["weights_sha256"] == file_sha256("model.safetensors")
-    assert sorted(os.listdir("out")) == sorted([*(row["file"] for row in rows), "samples.jsonl"])
+    assert sorted(os.listdir("out")) == sorted([".lock", *(row["file"] for row in rows), "samples.jsonl"])
     again = succeeded(*SAMPLE, "--prompt", "a red ball", "--prompt", "../a", "--per-prompt", 2, "--seed", 9)
     assert again.stderr == "0 images drawn, 4 kept from before\n"
     assert "choose another --out" in refused(*SAMPLE, "--prompt", "a red ball", "--seed", 8)
@@ -226,7 +226,9 @@ def test_two_processes_make_the_same_shards(photos, monkeypatch):
         monkeypatch.setenv("RANK", rank)
         assert succeeded("cache", "t2i-tiny", *photos, "two", "--half").stdout == ("two\n" if rank == "0" else "")
     names = sorted(os.listdir("one"))
-    assert names == sorted(os.listdir("two")) == ["index.json", *(f"shard-0000{i}.safetensors" for i in range(3))]
+    assert (
+        names == sorted(os.listdir("two")) == [".lock", "index.json", *(f"shard-0000{i}.safetensors" for i in range(3))]
+    )
     assert all(Path("one", name).read_bytes() == Path("two", name).read_bytes() for name in names)
 
 
@@ -281,3 +283,12 @@ def test_torchrun_trains_on_two_processes(tmp_path):
     ]
     for one, two in zip(*rows, strict=True):
         assert one == pytest.approx(two, rel=1e-4)
+
+
+def test_words_that_the_shipped_model_never_saw_are_named_once(place):
+    shipped = ("sample", "--steps", 1, "--solver", "euler", "--device", "cpu")
+    known = succeeded(*shipped, "--prompt", "a photo of two red balls", "--out", "known")
+    assert "Warning" not in known.stderr
+    done = succeeded(*shipped, "--prompt", "a red zebra", "--prompt", "a Zebra on a violin", "--out", "strange")
+    assert done.stderr.count("Warning") == 1
+    assert "has never seen 'zebra', 'on', 'violin': it knows" in done.stderr

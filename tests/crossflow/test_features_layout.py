@@ -200,7 +200,7 @@ def test_a_file_that_is_missing_or_cut_short(folder):
     "line, said",
     [
         ("{", "not JSON"),
-        ("[" * 100_000, "not JSON"),
+        ("[" * 100_000, "nested too deeply"),
         ("3", "expected an object with img_path and prompt"),
         ({"img_path": "one.jpg"}, "expected an object"),
         ({"img_path": 1, "prompt": "x"}, "expected an object"),

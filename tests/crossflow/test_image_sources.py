@@ -67,6 +67,23 @@ def test_the_loss_of_super_resolution_is_its_definition():
     assert "kl" not in found and found["posterior_sd"] == 0
 
 
+@torch.no_grad()
+def test_a_flow_trained_at_the_source_alone_is_a_regression():
+    """Law: its loss is the squared error of what it gives, one Euler step, up to the path's sigma_min of 1e-5."""
+    config = CONFIGS["scenes-sr-regression"].model
+    assert replace(config, times="uniform", sampling=CONFIGS["scenes-sr"].model.sampling) == CONFIGS["scenes-sr"].model
+    config = replace(config, backbone=replace(config.backbone, width=32, depth=1, heads=1))
+    torch.manual_seed(0)
+    model = config.build()
+    torch.nn.init.normal_(model.backbone.patches.out.weight, std=0.1)
+    low, high = torch.rand(3, 3, 16, 16), torch.rand(3, 3, 64, 64)
+    draws = draw(3, (3, 64, 64), 0.0, torch.Generator().manual_seed(0), times=config.times)
+    assert not draws.t.any()
+    loss = model(Batch({"small image": Item(low), "image": Item(high)}, torch.arange(3)), draws)["total"]
+    given = model.generate(low, None, draws.noise, config.sampling)
+    assert torch.allclose(loss, (given - high).square().mean(), rtol=1e-4)
+
+
 def test_the_loss_of_depth_has_a_reconstruction():
     config = small("scenes-depth").model
     torch.manual_seed(0)
@@ -228,6 +245,13 @@ def test_the_command(trained, tmp_path, task):
     else:
         assert all(Path(row["output"]).exists() for row in rows)
         assert Image.open(tmp_path / "out" / "0.png").size == ((64, 64) if task == "sr" else (32, 32))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    again = CliRunner().invoke(app, command)
+    assert again.exit_code == 2 and "outputs.jsonl is there already, and is not replaced" in again.stderr
+    if task != "caption":
+        over = CliRunner().invoke(app, [*command[:-1], str(tmp_path)])
+        assert over.exit_code == 2 and "0.png is there already, and is not replaced" in over.stderr
+    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_the_command_refuses_names_that_collide(trained, tmp_path):

@@ -28,9 +28,9 @@ def written(path, mode="RGB", **options: object):
     return path
 
 
-@pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.webp", "a.JPG", "a.dat"])
+@pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.ppm", "a.webp", "a.JPG", "a.jfif", "a.dat"])
 def test_rgb_of_every_format_and_any_suffix(tmp_path, name):
-    kind = {"a.JPG": "JPEG", "a.dat": "PNG", "a.webp": "WEBP"}.get(name)
+    kind = {"a.JPG": "JPEG", "a.jfif": "JPEG", "a.dat": "PNG", "a.webp": "WEBP"}.get(name)
     found = read_image(written(tmp_path / name, format=kind, lossless=True))
     assert found.mode == "RGB"
     expected = np.asarray(Image.open(tmp_path / name).convert("RGB"))
@@ -53,6 +53,9 @@ def test_what_does_not(tmp_path):
     assert "(colour mode CMYK)" in refused(read_image, tmp_path / "cmyk.jpg")
     Image.fromarray(RGB[..., 0].astype(np.uint16) * 257).save(tmp_path / "deep.png")
     assert "(16 bits a channel)" in refused(read_image, tmp_path / "deep.png")
+    for kind, numbers in (("P3", b"1 2 3"), ("P6", b"\1\2\3")):
+        (tmp_path / "a.ppm").write_bytes(f"{kind}\n1 1\n15\n".encode() + numbers)
+        assert "(15 as its white, not 255)" in refused(read_image, tmp_path / "a.ppm")
     image = Image.fromarray(RGB)
     image.putalpha(254)
     image.save(tmp_path / "alpha.png")
@@ -63,7 +66,7 @@ def test_what_does_not(tmp_path):
     frames[0].save(tmp_path / "two.webp", save_all=True, append_images=frames[1:])
     assert "(2 frames)" in refused(read_image, tmp_path / "two.webp")
     frames[0].save(tmp_path / "a.tiff")
-    assert "(not a BMP, JPEG, PNG or WEBP file)" in refused(read_image, tmp_path / "a.tiff")
+    assert "(not a BMP, JPEG, PNG, PPM or WEBP file)" in refused(read_image, tmp_path / "a.tiff")
 
 
 def test_no_image_at_all(tmp_path, monkeypatch):
@@ -74,12 +77,12 @@ def test_no_image_at_all(tmp_path, monkeypatch):
     assert "No such file" in refused(read_image, tmp_path / "none.png")
     path = written(tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-    assert "exceeds limit" in refused(read_image, path)
+    assert "(it has more than 20 pixels, the most that are read): make it smaller." in refused(read_image, path)
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     assert "accept truncated images" in refused(read_image, path)
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "PPM"])
 def test_a_file_cut_anywhere(tmp_path, kind):
     data = written(tmp_path / "whole", format=kind).read_bytes()
     for length in range(0, len(data) - 2, 5):
@@ -147,11 +150,11 @@ def test_a_caption_without_its_image(tmp_path, folder, name):
     "name, text, said",
     [
         ("c.jsonl", '{"image": "b.png", "caption": "x"}\n{', "line 2: it is not JSON"),
-        ("c.jsonl", "[" * 100_000, "line 1: it is not JSON"),
+        ("c.jsonl", "[" * 100_000, "line 1: it is nested too deeply"),
         ("c.jsonl", "[1]", "line 1: expected an object with 'image' and 'caption'"),
         ("c.jsonl", '\n{"image": "b.png"}', "line 2: it has the columns ['image'], expected"),
         ("c.jsonl", '{"image": "b.png", "caption": " "}', "line 1: expected"),
-        ("c.jsonl", '{"image": "b.png", "caption": "\\ud800"}', "line 1: expected"),
+        ("c.jsonl", '{"image": "b.png", "caption": "\\ud800"}', "line 1: it holds half a character"),
         ("c.jsonl", "\n", "holds no captions"),
         ("c.csv", "image,text\nb.png,x\n", "line 1: it has the columns ['image', 'text'], expected"),
         ("c.csv", "image,caption\nb.png,x,y\n", "line 2: expected"),

@@ -12,7 +12,7 @@ from tiny_pipelines import drawer
 
 from crossflow.errors import CrossFlowError
 from crossflow.model.settings import Override, Sampling
-from crossflow.sampling.latent_space import Sum, arithmetic, draw_sum, draw_walk, interpolate
+from crossflow.sampling.latent_space import Sum, arithmetic, before_and_after, draw_sum, draw_walk, interpolate
 from crossflow.sampling.text_to_image import TextToImage, prompt_seed
 
 SAMPLING = Sampling(solver="euler", steps=2)
@@ -71,7 +71,7 @@ def test_a_walk_in_files(pipeline, tmp_path):
     shown = draw_walk(pipeline, ends, 4, SAMPLING, 5, tmp_path / "walk")
     assert shown == tmp_path / "walk" / "grid.png"
     frames = [f"frame-00{k}.png" for k in range(4)]
-    assert sorted(path.name for path in (tmp_path / "walk").iterdir()) == [*frames, "grid.png", "walk.gif"]
+    assert sorted(path.name for path in (tmp_path / "walk").glob("[!.]*")) == [*frames, "grid.png", "walk.gif"]
     images = [read(tmp_path / "walk" / name) for name in frames]
     drawn = pipeline.generate(ends, [prompt_seed(5, prompt) for prompt in ends], OVERRIDE)
     assert np.array_equal([images[0], images[-1]], drawn)
@@ -88,7 +88,7 @@ def test_a_sum_in_files(pipeline, tmp_path):
     terms = Sum(base="a ball", add=("a ring",), subtract=("a cone", "a box"), scale=0.5)
     shown = draw_sum(pipeline, terms, SAMPLING, 3, tmp_path)
     names = ["base", "add-0", "subtract-0", "subtract-1", "sum"]
-    assert {path.stem for path in tmp_path.iterdir()} == {*names, "grid"}
+    assert {path.stem for path in tmp_path.glob("[!.]*")} == {*names, "grid"}
     images = [read(tmp_path / f"{name}.png") for name in names]
     seeds = [prompt_seed(3, prompt) for prompt in terms.prompts]
     assert np.array_equal(images[:4], pipeline.generate(terms.prompts, seeds, OVERRIDE))
@@ -101,12 +101,30 @@ def test_a_sum_in_files(pipeline, tmp_path):
 def test_other_images_are_never_overwritten(pipeline, tmp_path):
     draw_sum(pipeline, Sum(base="a ball"), SAMPLING, 3, tmp_path)
     before = (tmp_path / "base.png").read_bytes()
-    with pytest.raises(CrossFlowError, match="holds another image"):
+    with pytest.raises(CrossFlowError, match=r"base\.png is there already, and is not replaced"):
         draw_sum(pipeline, Sum(base="a ring"), SAMPLING, 3, tmp_path)
     assert (tmp_path / "base.png").read_bytes() == before
+    with pytest.raises(CrossFlowError, match=r"grid\.png is there already"):
+        draw_walk(pipeline, ("a ball", "a ring"), 2, SAMPLING, 3, tmp_path)
 
 
 def test_noise_has_no_source(tmp_path):
     """Of the baseline, which starts from it, neither can be drawn."""
     with pytest.raises(CrossFlowError, match="no source of a prompt"):
         draw_walk(drawer("baseline"), ("a ball", "a ring"), 3, SAMPLING, 0, tmp_path)
+
+
+def test_a_sum_is_read_from_words():
+    words = "a ball and a box + a ring - a box + a cone"
+    expected = Sum(base="a ball and a box", add=("a ring", "a cone"), subtract=("a box",), scale=2.0)
+    assert Sum.of_text(words, 2.0) == expected
+    assert Sum.of_text("a ball") == Sum(base="a ball")
+
+
+def test_images_before_and_after_are_those_of_the_drawn_sum(pipeline, tmp_path):
+    sums = [Sum(base="a ball", add=("a box",)), Sum(base="a ball and a box", add=("a ring",), subtract=("a box",))]
+    pairs = before_and_after(pipeline, sums, [3, 4], SAMPLING)
+    for terms, seed, pair in zip(sums, (3, 4), pairs, strict=True):
+        draw_sum(pipeline, terms, SAMPLING, seed, tmp_path / str(seed))
+        for name, image in zip(("base", "sum"), pair, strict=True):
+            assert np.array_equal(read(tmp_path / str(seed) / f"{name}.png"), image)

@@ -10,7 +10,7 @@ import pytest
 
 from crossflow.errors import CrossFlowError
 from crossflow.files import locks
-from crossflow.files.locks import only_writer
+from crossflow.files.locks import check_writable, only_writer, writing_in
 
 fork = multiprocessing.get_context("fork")
 
@@ -75,3 +75,15 @@ def test_an_error_inside_passes_and_gives_the_lock_back(tmp_path):
         raise OSError("mine")
     with only_writer(tmp_path, "drawing"):
         pass
+
+
+def test_what_cannot_be_written_is_said_before_the_work_and_nothing_is_made(tmp_path):
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "out", tmp_path / ("x" * 300)):
+        for check in (check_writable, lambda folder, doing: writing_in(folder, doing).__enter__()):
+            with pytest.raises(CrossFlowError, match="cannot be written"):
+                check(folder, "drawing")
+    check_writable(tmp_path / "new" / "out", "drawing")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    with writing_in(tmp_path / "new", "drawing"), pytest.raises(CrossFlowError, match="Another process"):
+        check_writable(tmp_path / "new", "drawing")

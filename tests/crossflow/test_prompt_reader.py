@@ -1,22 +1,28 @@
 """The text-to-image model run backward: what is read of its latents, and the files and images that are refused."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from tiny_pipelines import Words, drawer, model_of
+from typer.testing import CliRunner
 
+from crossflow.cli import app
 from crossflow.errors import CrossFlowError
+from crossflow.files.folders import shipped
+from crossflow.files.hashes import file_sha256
 from crossflow.files.tensors import read_header, write_tensors
 from crossflow.flow.gaussian import Gaussian
-from crossflow.modalities.text_autoencoder import TextDecoder, TextDecoderConfig, tokenized
+from crossflow.modalities.text_autoencoder import TextDecoder, TextDecoderConfig, tokenized, word_count
 from crossflow.model.checkpoint import save_checkpoint
 from crossflow.model.settings import Override
+from crossflow.recipes.recipe import SceneData
 from crossflow.sampling.prompt_reader import PromptReader, load_decoder, save_decoder
 from crossflow.sampling.text_to_image import seeded_noise
 from crossflow.scenes import example, render
-from crossflow.training.prompt_reader import posteriors, train
+from crossflow.training.train_prompt_reader import posteriors, train, train_reader
 
 PROMPTS = ["a photo of a ball", "a photo of two boxes", "a photo of a red cone and a blue ring"]
 CONFIG = TextDecoderConfig(words=tuple(sorted(set(" ".join(PROMPTS).split()))), count=10, width=32, depth=1, heads=2)
@@ -43,7 +49,7 @@ def files(tmp_path_factory, decoder):
 
 def test_training_makes_a_decoder_that_reads_the_posteriors(monkeypatch):
     """And with the same seed the same one."""
-    monkeypatch.setattr("crossflow.training.prompt_reader.BATCH", 16)
+    monkeypatch.setattr("crossflow.training.train_prompt_reader.BATCH", 16)
     generator = torch.Generator().manual_seed(0)
     found = Gaussian(torch.randn(3, 4, 2, 2, generator=generator), torch.full((3, 4, 2, 2), -3.0))
     words, order = tokenized(PROMPTS, CONFIG), torch.arange(3)
@@ -54,6 +60,42 @@ def test_training_makes_a_decoder_that_reads_the_posteriors(monkeypatch):
     assert decoder.texts(sample) == PROMPTS * 4
     one, other = (train(found, words, order, CONFIG, steps=2, seed=1).state_dict() for _ in "ab")
     assert all(torch.equal(part, other[name]) for name, part in one.items())
+
+
+def trained_on(path: Path, captions: tuple[int, ...], seed: int = 0) -> Path:
+    """A checkpoint whose notes say what it was trained on."""
+    torch.manual_seed(seed)
+    notes = {"training": {"data": asdict(SceneData(count=12, captions=captions))}}
+    save_checkpoint(path, model_of("crossflow").config.build(training=False), notes)
+    return path
+
+
+def test_the_command_makes_a_reader_of_the_captions_that_the_model_knows(tmp_path):
+    """The longest of them fits with its end, and the same seed gives the same bytes."""
+    model = trained_on(tmp_path / "model.safetensors", captions=(1, 3))
+    files = [tmp_path / name for name in ("reader.safetensors", "again.safetensors")]
+    for file in files:
+        done = CliRunner().invoke(app, ["train-reader", str(model), "--out", str(file), "--steps", "2"])
+        assert done.exit_code == 0 and done.stdout == f"{file}\n", done.output
+    assert "captions are longer than the 16 tokens that the model reads" in done.stderr
+    assert files[0].read_bytes() == files[1].read_bytes()
+    header = read_header(files[0])
+    assert (header["captions"], header["seed"], header["steps"]) == ([1, 3], 0, 2)
+    assert header["weights_sha256"] == file_sha256(model)
+    longest = max((example("train", i).captions[k] for i in range(12) for k in (1, 3)), key=word_count)
+    assert header["config"]["count"] == word_count(longest) + 2
+    assert isinstance(PromptReader.from_checkpoint(files[0], model).generate(IMAGES[:1], [0])[0], str)
+
+
+def test_models_whose_captions_nobody_knows_have_no_reader(tmp_path):
+    save_checkpoint(tmp_path / "bare.safetensors", model_of("crossflow"))
+    with pytest.raises(CrossFlowError, match="does not say that it was trained on scenes"):
+        train_reader(tmp_path / "bare.safetensors", tmp_path / "reader.safetensors")
+    with pytest.raises(CrossFlowError, match="reads image: give a model from text to image"):
+        train_reader(shipped("depth"), tmp_path / "reader.safetensors")
+    save_checkpoint(tmp_path / "baseline.safetensors", model_of("baseline"))
+    with pytest.raises(CrossFlowError, match="holds the standard flow-matching baseline"):
+        train_reader(tmp_path / "baseline.safetensors", tmp_path / "reader.safetensors")
 
 
 def test_posteriors_are_the_frozen_encoders():

@@ -14,7 +14,8 @@ from golden_files import golden_file
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from crossflow.errors import CrossFlowError
+from crossflow.errors import CrossFlowError, Notice
+from crossflow.files.pretrained import load_tensors
 from crossflow.files.tensors import read_header
 from crossflow.model import authors as released
 from crossflow.model import checkpoint
@@ -106,6 +107,59 @@ def test_conversion_keeps_every_bit_and_drops_the_tower(name, tmp_path):
     assert sorted(each.name for each in tmp_path.iterdir()) == ["again.safetensors", "model.pth", "model.safetensors"]
 
 
+WRAPPED = {
+    "half": (lambda state: {name: part.half() for name, part in state.items()}, "weights are float16, and are made"),
+    "bfloat16": (
+        lambda state: {name: part.bfloat16() for name, part in state.items()},
+        "weights are bfloat16, and are",
+    ),
+    "module": (
+        lambda state: {f"module.{name}": part for name, part in state.items()},
+        "the prefix module. was taken off",
+    ),
+    "compiled": (
+        lambda state: {f"module._orig_mod.{name}": part for name, part in state.items()},
+        "_orig_mod. was taken",
+    ),
+    "model": (lambda state: {"model": state, "step": 3}, "the weights under 'model' are taken"),
+    "ema": (
+        lambda state: {"nnet": {name: 0 * part for name, part in state.items()}, "nnet_ema": state},
+        "the weights under 'nnet_ema' are taken",
+    ),
+    "nested": (lambda state: {"ema": {"module": state}}, "the weights under 'ema' / 'module' are taken"),
+}
+
+
+@pytest.mark.parametrize("kind", WRAPPED)
+def test_a_released_model_as_others_save_it_loads_and_says_how(kind, tmp_path):
+    wrap, said = WRAPPED[kind]
+    state = weights_of("dimr_small")
+    torch.save(wrap(state), tmp_path / "model.pth")
+    with pytest.warns(Notice, match=said):
+        found = checkpoint.load_checkpoint(tmp_path / "model.pth").state_dict()
+    kinds = {"half": torch.float16, "bfloat16": torch.bfloat16}
+    for key, tensor in state.items():
+        assert torch.equal(found[released.our_name(key)], tensor.to(kinds.get(kind, torch.float32)).float())
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "Git LFS pointer.*git lfs pull"),
+        (b"\n<!DOCTYPE html><html>", "is a web page.*download it again"),
+    ],
+    ids=["pointer", "page"],
+)
+@pytest.mark.parametrize("name", ["model.pth", "model.safetensors", "model.bin"])
+def test_what_stands_in_for_weights_is_named_as_what_it_is(name, content, said, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    for read in (checkpoint.load_checkpoint, load_tensors, checkpoint.describe):
+        with pytest.raises(CrossFlowError, match=said):
+            read(tmp_path / name)
+        with pytest.raises(CrossFlowError, match="is a folder, and a file is expected"):
+            read(tmp_path)
+
+
 MEASURE = """
 import resource, sys
 from pathlib import Path
@@ -113,6 +167,7 @@ from crossflow.model import checkpoint
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 checkpoint.convert(Path(sys.argv[1]), Path(sys.argv[3]), heads=4)
 before = peak()
+Path(sys.argv[3]).unlink()
 checkpoint.convert(Path(sys.argv[2]), Path(sys.argv[3]), heads=4)
 print(peak() - before)
 """
@@ -148,10 +203,10 @@ def test_a_file_is_never_written_over_itself(tmp_path):
     before = path.read_bytes()
     link.symlink_to(path)
     sampling = checkpoint.load_model(path).config.sampling
-    for out in (path, link):
-        with pytest.raises(CrossFlowError, match=f"{out} is also the input"):
+    for out in (path, link, tmp_path):
+        with pytest.raises(CrossFlowError, match=f"{out} is there already, and is not replaced"):
             checkpoint.convert(path, out)
-        with pytest.raises(CrossFlowError, match=f"{out} is also the input"):
+        with pytest.raises(CrossFlowError, match=f"{out} is there already, and is not replaced"):
             checkpoint.export_checkpoint(path, out, sampling)
     assert path.read_bytes() == before
 
@@ -249,6 +304,6 @@ def test_files_of_another_kind_are_refused(tmp_path):
     assert "it is not read" in refused(tmp_path / "model.pth")
     (tmp_path / "link.pth").symlink_to("nothing")
     for name in ("none.pth", "link.pth", "x" * 300, "."):
-        assert "There is no file" in refused(tmp_path / name)
+        assert ("is a folder" if name == "." else "There is no file") in refused(tmp_path / name)
     save_file({}, tmp_path / "empty.safetensors")
     assert "it has no weight" in refused(tmp_path / "empty.safetensors")

@@ -14,6 +14,7 @@ from PIL import Image
 from tiny_pipelines import drawer
 
 from crossflow.errors import CrossFlowError
+from crossflow.files.locks import only_writer
 from crossflow.model.settings import Sampling
 from crossflow.sampling import samples
 from crossflow.sampling.samples import draw_into, grid, png, write_image
@@ -49,7 +50,7 @@ def test_a_grid_tiles_row_by_row():
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("[!.]*") if path.is_file()}
 
 
 def draw(pipeline: TextToImage, out: Path, prompts: list[str] = TEN, **options: object):
@@ -145,6 +146,54 @@ def test_a_foreign_image_is_never_overwritten(pipeline, tmp_path):
     with pytest.raises(CrossFlowError, match="holds another image"):
         draw(pipeline, tmp_path)
     assert foreign.read_bytes() == b"mine"
+
+
+def test_an_image_that_cannot_be_read_is_drawn_again_and_another_one_is_refused(pipeline, tmp_path):
+    """A folder is resumed by what its files hold: each image is known by the hash of its pixels."""
+    draw(pipeline, tmp_path)
+    before = contents(tmp_path)
+    cut, altered = tmp_path / "000001-0-a-photo-of-a-cone.png", tmp_path / "000000-0-a-photo-of-a-ball.png"
+    cut.write_bytes(cut.read_bytes()[:60])
+    assert draw(pipeline, tmp_path)[:2] == (1, 9)
+    assert contents(tmp_path) == before
+    write_image(tmp_path / "grey.png", np.full((32, 32, 3), 7, np.uint8))
+    (tmp_path / "grey.png").replace(altered)
+    with pytest.raises(CrossFlowError, match=r"ball\.png is not the image that was drawn"):
+        draw(pipeline, tmp_path)
+
+
+@pytest.mark.parametrize("kept", [1, 700, 1500, 2900])
+def test_a_record_cut_anywhere_goes_on(pipeline, tmp_path, monkeypatch, kept):
+    """As a full disk leaves it: in the middle of a batch's lines."""
+    monkeypatch.setattr(pipeline, "batch_size", 3)
+    draw(pipeline, tmp_path)
+    before = contents(tmp_path)
+    (tmp_path / "samples.jsonl").write_bytes(before["samples.jsonl"][:kept])
+    draw(pipeline, tmp_path)
+    assert contents(tmp_path) == before
+
+
+def test_a_folder_of_an_earlier_release_goes_on(pipeline, tmp_path):
+    """Its rows have no hashes of pixels."""
+    draw(pipeline, tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
+    earlier = [{name: value for name, value in row.items() if name != "pixels_sha256"} for row in rows]
+    (tmp_path / "samples.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in earlier))
+    assert draw(pipeline, tmp_path)[:2] == (0, 10)
+
+
+@pytest.mark.parametrize("notes", [b"my notes, without a newline", b"my notes\n", b'{"file": "other'])
+def test_a_record_of_something_else_is_kept(pipeline, tmp_path, notes):
+    (tmp_path / "samples.jsonl").write_bytes(notes)
+    with pytest.raises(CrossFlowError, match="holds samples of other prompts"):
+        draw(pipeline, tmp_path)
+    assert (tmp_path / "samples.jsonl").read_bytes() == notes
+
+
+def test_two_never_sample_into_one_folder(pipeline, tmp_path):
+    with only_writer(tmp_path, "sampling"), pytest.raises(CrossFlowError, match="Another process is sampling in"):
+        draw(pipeline, tmp_path)
+    assert not contents(tmp_path)
 
 
 def test_missing_images_are_drawn_at_their_places(filled, tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ from crossflow.scenes.judges import (
     load_features,
     save_judge,
 )
+from crossflow.scenes.spec import COLORS, SHAPES
 from crossflow.scenes.train_judges import foil, main, matching_loss
 from crossflow.scenes.truth import claims, facts, holds
 
@@ -35,6 +36,21 @@ def test_the_dual_encoder_finds_an_image_that_its_caption_is_true_of():
     assert quality["text_to_image"] >= 0.90, quality
     assert quality["image_to_text"] >= 0.90, quality
     assert quality["cosine_true"] > quality["cosine_false"] + 0.3, quality
+
+
+def test_the_feature_judge_says_which_look_an_image_has():
+    """Law: probabilities of 48 looks, the likeliest one an object's of the image, and nearly all of it theirs."""
+    judge = load_features()
+    drawn = [example("test", index).scene for index in range(60)]
+    looks = judge.looks(judge([render(scene) for scene in drawn]))
+    assert looks.shape == (60, 48)
+    np.testing.assert_allclose(looks.sum(axis=1), 1.0, atol=1e-12)
+    shares = []
+    for scene, found in zip(drawn, looks, strict=True):
+        own = {8 * SHAPES.index(item.shape) + list(COLORS).index(item.color) for item in scene.objects}
+        assert found.argmax() in own
+        shares.append(found[list(own)].sum())
+    assert np.mean(shares) > 0.9
 
 
 @pytest.mark.parametrize("load", [load_features, load_clip])

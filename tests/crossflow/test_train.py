@@ -3,6 +3,7 @@
 import errno
 import io
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -87,7 +88,7 @@ def assert_equal_training(one: Path, other: Path, atol: float = 2e-5) -> None:
         assert torch.allclose(tensor[bound], weights[name][bound], rtol=1e-3, atol=atol), name
 
 
-@pytest.mark.parametrize("recipe", ["short", "grid", "baseline", "quiet"])
+@pytest.mark.parametrize("recipe", ["short", "grid", "baseline", "quiet", "staged"])
 def test_two_processes_train_as_one(runs, recipe):
     """The same losses to 1e-5 and the same weights to rounding, for every kind of model."""
     assert len(rows(runs / f"{recipe}-1")) == 5
@@ -187,10 +188,18 @@ def test_a_run_is_not_begun_again_over_another(run):
     assert "not a whole safetensors file" in refused(SMALL, run, resume=True)
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "timing.jsonl", "samples"])
+def test_what_training_did_not_make_is_kept(tmp_path, name):
+    (tmp_path / name).write_bytes(b"mine")
+    assert f"{name} is there already, and is not replaced" in refused(SMALL, tmp_path)
+    assert (tmp_path / name).read_bytes() == b"mine"
+
+
 def test_a_log_that_is_none_is_refused(tmp_path):
-    (tmp_path / "log.jsonl").write_text("a diary\n")
-    assert "is not the log of a training run" in refused(SMALL, tmp_path)
-    assert (tmp_path / "log.jsonl").read_text() == "a diary\n"
+    for diary in (b"a diary\n", b"\xff\n", b"[" * 99_999 + b"\n", b"3\n"):
+        (tmp_path / "log.jsonl").write_bytes(diary)
+        assert "is not the log of a training run" in refused(SMALL, tmp_path)
+        assert (tmp_path / "log.jsonl").read_bytes() == diary
 
 
 def test_a_damaged_cache_is_named(run):
@@ -213,7 +222,7 @@ def test_a_folder_that_cannot_be(tmp_path):
     assert "cannot be written" in refused(SMALL, tmp_path / "file")
 
 
-@pytest.mark.parametrize("name", ["log.jsonl", "model.safetensors.tmp", "step-000004.png.tmp"])
+@pytest.mark.parametrize("name", ["log.jsonl", ".model.safetensors.tmp", ".step-000004.png.tmp"])
 def test_a_full_disk_ends_the_run_with_what_was_saved(tmp_path, monkeypatch, name):
     """Full from step 3 on: the run of step 2 stays, and can be resumed when there is room."""
     whole = train(SMALL, tmp_path / "whole", precision="fp32", device="cpu").read_bytes()
@@ -248,6 +257,61 @@ def test_a_full_disk_ends_the_run_with_what_was_saved(tmp_path, monkeypatch, nam
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
     wild = replace(SMALL, optimizer="adamw", learning_rate=1e30, clip=1e30, warmup=1, steps=10, log_every=10)
     assert "The loss is " in refused(wild, tmp_path)
+
+
+DIVERGING = replace(SMALL, optimizer="adamw", steps=6, log_every=100, save_every=2, sample_every=100)
+
+
+def diverging(monkeypatch, step: int, change) -> None:
+    """From here on the step ``step`` makes ``change`` to the run."""
+    advance = Run.advance
+
+    def broken(self, shares):
+        found = advance(self, shares)
+        if self.step == step:
+            change(self)
+        return found
+
+    monkeypatch.setattr(Run, "advance", broken)
+
+
+def of_the_backbone(run: Run) -> None:
+    run.weights["backbone.patches.out.weight"].data.fill_(torch.nan)
+
+
+def of_the_average(run: Run) -> None:
+    run.averages["backbone.patches.out.weight"].fill_(torch.inf)
+
+
+def of_a_tower(run: Run) -> None:
+    run.weights["terms.contrastive.tower.patches.out.weight"].data.fill_(torch.inf)
+
+
+@pytest.mark.parametrize(
+    ("step", "change", "said"),
+    [
+        (3, of_the_backbone, "The loss is nan at step 4"),
+        (4, of_the_average, "Weights are no longer finite after step 4"),
+        (6, of_a_tower, "Weights are no longer finite after step 6"),
+    ],
+    ids=["between records", "in a step that is saved", "in what only training needs, in the last step"],
+)
+def test_a_training_that_diverges_ends_with_the_last_whole_state(tmp_path, monkeypatch, step, change, said):
+    """One sentence; nothing of it is kept as finished, and what was saved before is a whole run."""
+    with monkeypatch.context() as patch:
+        diverging(patch, step, change)
+        assert re.search(said, refused(DIVERGING, tmp_path))
+    saved = read_header(tmp_path / "state.safetensors")["step"]
+    assert saved == read_header(tmp_path / "model.safetensors")["step"] == (step - 1) // 2 * 2
+    train(DIVERGING, tmp_path, resume=True, precision="fp32", device="cpu")
+    assert read_header(tmp_path / "model.safetensors")["step"] == DIVERGING.steps
+
+
+def test_a_kept_checkpoint_is_finite_too(tmp_path, monkeypatch):
+    """Also where its step is neither logged nor saved."""
+    diverging(monkeypatch, 2, of_the_backbone)
+    assert "at step 3" in refused(replace(DIVERGING, save_every=100, keep_at=(3,)), tmp_path)
+    assert not list(tmp_path.glob("model*"))
 
 
 def test_wrong_settings(tmp_path):

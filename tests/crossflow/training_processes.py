@@ -24,7 +24,7 @@ from crossflow.model.settings import Sampling
 from crossflow.model.standard import StandardConfig
 from crossflow.networks.dimr import DiMRConfig
 from crossflow.recipes import CONFIGS
-from crossflow.recipes.recipe import SceneData, TrainConfig
+from crossflow.recipes.recipe import SceneData, Stage, TrainConfig
 from crossflow.sources.variational import VariationalConfig
 from crossflow.training.data.shards import KeptPair, shard_name, write_index, write_shard
 from crossflow.training.run_state import Run
@@ -57,6 +57,14 @@ BASELINE = replace(
     ),
 )
 QUIET = replace(SHORT, model=replace(SHORT.model, losses=SHORT.model.losses[:1]))  # the KL alone
+STAGED = replace(
+    SHORT,
+    stages=(
+        Stage(steps=2, trains="source", losses=("kl", "contrastive")),
+        Stage(steps=1, losses=("flow", "kl")),
+        Stage(steps=2, trains="flow", losses=("flow",)),
+    ),
+)
 MUON = replace(SHORT, optimizer="muon", steps=2)
 
 PAIRS = CONFIGS["t2i-tiny"]
@@ -104,8 +112,8 @@ def succeed(*processes: int) -> None:
         sys.exit(f"processes ended with {codes}")
 
 
-def die_at(number: int) -> None:
-    """Kill this process without warning at its ``number``-th moment: around a rename, in a log line, after a step."""
+def die_at(number: int, by: signal.Signals) -> None:
+    """End this process by a signal at its ``number``-th moment: around a rename, in a log line, after a step."""
     left = number
 
     def moment(before: Callable[[], object] = lambda: None) -> None:
@@ -113,7 +121,7 @@ def die_at(number: int) -> None:
         left -= 1
         if left == 0:
             before()
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), by)
 
     rename, write, advance = Path.replace, crossflow.training.train._Log.write, Run.advance
 
@@ -138,16 +146,22 @@ def die_at(number: int) -> None:
 
 
 def kill_again_and_again(config: TrainConfig, out: Path, precision: str, seed: int) -> None:
-    """Start, be killed and resume until the run ends by itself; write down how often that was."""
+    """Start, be ended and resume until the run ends by itself; write down how often that was.
+
+    By SIGKILL and by SIGTERM, in turns: schedulers send the second before the first.
+    """
     draw = random.Random(seed)
     kills = 0
 
+    def by() -> signal.Signals:
+        return signal.SIGTERM if kills % 2 else signal.SIGKILL
+
     def attempt() -> None:
-        die_at(draw.randrange(1, 20))  # the first state is saved at about the 12th
+        die_at(draw.randrange(1, 20), by())  # the first state is saved at about the 12th
         train(config, out, resume=True, precision=precision, device="cpu")
 
     while code := end(start(attempt)):
-        if code != -signal.SIGKILL:
+        if code != -by():
             sys.exit(f"a resumed run ended with {code}")
         kills += 1
         draw.random()
@@ -166,6 +180,9 @@ def ranks(count: int, action: Callable[[int], object]) -> list[int]:
         action(number)
 
     return [start(lambda number=number: rank(number)) for number in range(count)]
+
+
+KINDS = (("short", SHORT), ("grid", GRID), ("baseline", BASELINE), ("quiet", QUIET), ("staged", STAGED))
 
 
 class Left(Exception):
@@ -209,7 +226,7 @@ def run(config: TrainConfig, out: Path, **options) -> None:
 
 def on_one(folder: Path, data: Path) -> None:
     """What one process trains."""
-    for name, config in (("short", SHORT), ("grid", GRID), ("baseline", BASELINE), ("quiet", QUIET)):
+    for name, config in KINDS:
         run(config, folder / f"{name}-1")
     run(replace(QUIET, accumulate=4), folder / "parts-1")
     run(MUON, folder / "muon-1")
@@ -221,7 +238,7 @@ def on_one(folder: Path, data: Path) -> None:
 
 def on_two(folder: Path, data: Path) -> None:
     """What each of two ranks trains."""
-    for name, config in (("short", SHORT), ("grid", GRID), ("baseline", BASELINE), ("quiet", QUIET)):
+    for name, config in KINDS:
         run(config, folder / f"{name}-2")
     with own_negatives():
         run(SHORT, folder / "ungathered-2")

@@ -6,26 +6,46 @@ Trainings, models and suites are those of ``toy_ablation``; all between is real.
 import csv
 import json
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 import toy_ablation
 from scipy import stats as scipy_stats
+from toy_ablation import brightness
 from typer.testing import CliRunner
 
 from crossflow.errors import CrossFlowError
-from crossflow_eval import ablate as ablation
+from crossflow.recipes import CONFIGS
+from crossflow_eval.ablate import measure
+from crossflow_eval.ablate.plan import make_plan
 from crossflow_eval.cli import app
+from crossflow_eval.suites import SUITES
+from crossflow_eval.types import Result, Settings, Value
 
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    toy_ablation.set_up(tmp_path, monkeypatch)
-    return tmp_path
+    return toy_ablation.set_up(tmp_path, monkeypatch)
 
 
-def invoke(*arguments: object, suite: str = "toy"):
-    return CliRunner().invoke(app, ["ablate", "--suite", suite, *map(str, arguments)])
+def invoke(*arguments: object, suite: str = "toy.toml"):
+    return CliRunner().invoke(app, ["ablate", "--suite", suite, "--jobs", "1", *map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The place of an ablation that was run to its end, and what the command said; nothing more is run there."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        place = toy_ablation.set_up(tmp_path_factory.mktemp("whole"), monkeypatch)
+        done = invoke()
+    assert done.exit_code == 0, done.output + repr(done.exception)
+    return place, done.stdout
+
+
+def table(place) -> dict:
+    (found,) = json.loads((place.folder / "results" / "toy" / "results.json").read_text())["tables"]
+    return found
 
 
 def cells(text: str) -> list[list[str]]:
@@ -33,137 +53,237 @@ def cells(text: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
 
 
-def calls(place: Path) -> list[list[str]]:
-    return [json.loads(line) for line in (place / "runs" / "ablate" / "toy" / "calls.jsonl").read_text().splitlines()]
+def written(folder: Path) -> dict[str, bytes]:
+    """What must repeat byte for byte."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "timing.md"}
 
 
-def files(folder: Path) -> dict[str, bytes]:
-    """What must repeat byte for byte; recorded times, and records of them, need not."""
-    timed = ("timing.jsonl", "train.log", "results.json", "table.md")
-    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    return {name: path.read_bytes() for name, path in found.items() if path.name not in timed}
-
-
-def test_guidance_is_chosen_on_validation_and_the_test_is_run_once_a_model(place):
-    """The toy's test scores would choose 4; validation says 2."""
-    done = invoke("--json")
-    assert done.exit_code == 0, done.output + repr(done.exception)
-    record = json.loads(done.stdout)
-    for row in record["rows"].values():
-        assert [each["guidance_scale"] for each in row["seeds"]] == [2, 2, 2]
+def test_recipe_weaker_model_and_scale_are_chosen_on_validation_and_the_test_is_run_once(whole):
+    """The toys' test scores would choose toy-flow, the weaker model of step 2, and scale 4."""
+    place, _ = whole
+    rows = table(place)["rows"]
+    chosen = {
+        "plain": {"recipe": "toy-plain", "weaker": None, "guidance_scale": 2},
+        "flow": {"recipe": "toy-better", "weaker": None, "guidance_scale": 2},
+        "auto": {"recipe": "toy-plain", "weaker": 0.5, "guidance_scale": 2},
+        "bare": {"recipe": "toy-plain", "weaker": None, "guidance_scale": 1},
+    }
+    assert {name: row["seeds"][0]["chosen"] for name, row in rows.items()} == chosen
+    assert {name: len(row["seeds"][0]["tried"]) for name, row in rows.items()} == dict(plain=3, flow=6, auto=6, bare=0)
+    for row in rows.values():
         for each in row["seeds"]:
-            assert each["validation"].keys() == {"1", "2", "4"}
-            assert each["test"]["settings"]["identity"]["guidance_scale"] == 2
-    runs = place / "runs" / "ablate" / "toy"
-    assert len(list(runs.glob("*/toy-test/*"))) == 6
-    assert len(list(runs.glob("*/toy-val/*"))) == 18
-    assert {path.name.split("-")[1] for path in runs.glob("*/toy-test/*")} == {"2"}
+            of, weaker = each["chosen"], each["chosen"]["weaker"]
+            step = None if weaker is None else round(weaker * toy_ablation.STEPS)
+            expected = brightness("test", of["recipe"], each["seed"], of["guidance_scale"], step) / 200
+            assert each["test"]["values"]["geneval"]["mean"] == pytest.approx(expected)
+            assert each["test"]["settings"]["suite"] == "toy-test"
+    assert len(list(place.runs.glob("*/toy-test/model-*"))) == 2 * len(rows)
+    assert len(list(place.runs.glob("*/toy-val/model-*"))) == 2 * (3 + 6 + 6)
 
 
-def test_every_training_is_named_by_recipe_seed_and_steps(place):
-    done = invoke("--seeds", 2, "--steps", 7, "--jobs", 2)
-    assert done.exit_code == 0, done.output
-    expected = [
-        [f"recipe-{letter}", "--out", f"runs/ablate/toy/{row}-seed{seed}", "--seed", str(seed), "--steps", "7"]
-        for letter, row in (("a", "plain"), ("b", "flow"))
-        for seed in range(2)
-    ]
-    assert sorted(calls(place)) == sorted(expected)
-    assert not (place / "results").exists()  # a trial never replaces the real table
-    assert (place / "runs" / "ablate" / "toy" / "results" / "table.md").exists()
+def test_rows_that_are_alike_are_trained_once(whole):
+    place, _ = whole
+    assert sorted(place.trained) == [(f"toy-{name}", seed) for name in ("better", "flow", "plain") for seed in (0, 1)]
+    assert len(place.measured) == 2 * 4 + 1  # and the references
 
 
-def test_a_broken_ablation_goes_on_where_it_was(place):
-    """Law: after a failure and a rerun everything is as if undisturbed, and what was finished is not done again."""
-    assert invoke("--out", "whole").exit_code == 0
-    runs = place / "runs" / "ablate" / "toy"
-    runs.mkdir(parents=True)
-    (runs / "break").touch()
+def test_a_second_call_does_nothing_again_and_writes_the_same_bytes(place):
+    part = ("--rows", "plain,bare", "--seeds", 1, "--results", "here")
+    first = invoke(*part)
+    before = written(place.folder / "here")
+    place.trained.clear()
+    place.measured.clear()
+    assert invoke(*part).stdout == first.stdout
+    assert not place.trained
+    assert not place.measured
+    assert written(place.folder / "here") == before
+    assert invoke(*part, "--print-commands").stdout == "# Nothing is left to do.\n"
+
+
+def test_the_table_says_what_was_measured(whole):
+    """Oracle: the toys' scores by hand."""
+    place, said = whole
+    text = (place.folder / "results" / "toy" / "table.md").read_text()
+    assert text == said.removesuffix("\n")
+    scores = [brightness("test", "toy-better", seed, 2, None) / 200 for seed in (0, 1)]
+    low, high = scipy_stats.t.interval(0.95, 1, sum(scores) / 2, scipy_stats.sem(scores))
+    lines = cells(text)
+    assert lines[0] == ["", "Plain", "Flow", "Guided by itself", "Bare", "Chance"]
+    assert f"{sum(scores) / 2:.3f} [{low:.3f}, {high:.3f}]" in lines[2][2]
+    assert ["training steps", "10", "10", "10", "10", "—"] in lines
+    best = brightness("val", "toy-better", 1, 2, None) / 200
+    assert ["Flow, seed 1", "toy-better, scale 2", f"**{best:.3f}**"] in lines
+    assert "geneval of the first 4 examples of toy-val; the test suite was not looked at" in text
+    assert "Means of 2 training seeds, intervals by Student t with df 1" in text
+    rows = list(csv.DictReader((place.folder / "results" / "toy" / "table.csv").open()))
+    alone = [float(row["mean"]) for row in rows if row["row"] == "Flow, seed 1" and row["value"] == "geneval"]
+    assert alone == [pytest.approx(scores[1])]
+    assert {"table.tex", "table.html", "toy-training.svg", "toy-guidance.svg", "toy-samples.png", "timing.md"} < {
+        path.name for path in (place.folder / "results" / "toy").iterdir()
+    }
+
+
+def test_verdicts_stand_beside_the_published_difference(whole):
+    place, _ = whole
+    found = {each["title"]: each for each in table(place)["verdicts"]}
+    ours = [[brightness("test", name, seed, 2, None) / 200 for seed in (0, 1)] for name in ("toy-better", "toy-plain")]
+    flow = found["Flow against Plain"]
+    assert flow["difference"] == pytest.approx(sum(ours[0]) / 2 - sum(ours[1]) / 2)
+    assert flow["published_difference"] == pytest.approx(10.13 - 10.79)
+    assert (flow["verdict"], flow["seeds"]) == ("reproduced", 2)
+    assert found["Bare against Plain"]["verdict"] == "no published difference"
+
+
+def test_a_diverged_seed_fails_its_row_alone_and_the_same_command_mends_it(place, whole):
+    """Nothing half-finished is averaged in: the row has no value, though one of its seeds is there."""
+    place.fails = {("toy-flow", 1)}
     broken = invoke()
     assert broken.exit_code == 2
-    assert "Error: The training of flow, seed 0 ended with exit code 1 (The disk is full)" in broken.stderr
-    assert len(calls(place)) == 4  # three of the first row and the one that fails; two are never begun
-    (runs / "break").unlink()
+    assert broken.stderr.splitlines()[-1].startswith("Error: 2 of 15 jobs failed, the first train-")
+    assert "(The loss of step 7 is not finite: the run diverged)" in broken.stderr
+    half = table(place)
+    assert half["rows"].keys() == {"plain", "auto", "bare"}
+    assert half["failed"] == {"flow": "seed 1: The loss of step 7 is not finite: the run diverged"}
+    said = {each["title"]: each["verdict"] for each in half["verdicts"]}
+    assert said["Flow against Plain"] == "a row failed"
+    assert "- Flow failed, seed 1: The loss of step 7 is not finite: the run diverged.\n" in broken.stdout
+    assert cells(broken.stdout)[0] == ["", "Plain", "Guided by itself", "Bare", "Chance"]
+    assert "Flow failed" in (place.folder / "results" / "toy" / "table.html").read_text()
+    place.fails = set()
+    place.trained.clear()
     assert invoke().exit_code == 0
-    assert [call[-1] == "--resume" for call in calls(place)] == [False] * 4 + [True] + [False] * 2
-    again = len(calls(place))
-    assert invoke().exit_code == 0
-    assert len(calls(place)) == again
-    ours, theirs = files(runs), files(place / "whole")
-    assert len(ours.pop("calls.jsonl").splitlines()) == again
-    theirs.pop("calls.jsonl")
-    assert ours == theirs
+    assert place.trained == [("toy-flow", 1)]
+    assert not list((place.runs / "failed").iterdir())
+    assert written(place.folder / "results" / "toy") == written(whole[0].folder / "results" / "toy")
 
 
-def test_the_rows_asked_for_are_done_alone(place):
-    done = invoke("--rows", "flow", "--seeds", 1)
+def test_the_row_that_others_are_compared_with_may_fail_too(place):
+    place.fails = {("toy-plain", 0)}
+    broken = invoke("--seeds", 1, "--results", "results/toy")
+    assert broken.exit_code == 2
+    assert table(place)["rows"].keys() == {"flow"}
+    assert {each["verdict"] for each in table(place)["verdicts"]} == {"a row failed"}
+
+
+def test_where_no_row_was_measured_there_is_no_table(place):
+    place.fails = {(f"toy-{name}", 0) for name in ("plain", "flow", "better")}
+    done = invoke("--seeds", 1)
+    assert done.exit_code == 2
+    assert "Error: No row was measured: seed 0: The loss of step 7 is not finite" in done.stderr
+    assert not (place.folder / "results").exists()
+
+
+def test_a_part_or_a_trial_never_replaces_the_whole_table(place):
+    done = invoke("--rows", "flow", "--seeds", 1, "--limit", 3)
     assert done.exit_code == 0, done.output
-    assert [call[0] for call in calls(place)] == ["recipe-b"]
+    assert {recipe for recipe, _ in place.trained} == {"toy-flow", "toy-better"}
     assert "Plain" not in done.stdout
-    assert "`crossflow-eval ablate --suite toy --seeds 1 --rows flow`" in done.stdout
+    assert "`crossflow-eval ablate --suite toy.toml --seeds 1 --limit 3 --rows flow`" in done.stdout
+    assert not (place.folder / "results").exists()
+    assert (place.runs / "results" / "toy" / "table.md").exists()
 
 
-def test_the_table_says_what_was_measured(place):
-    """Oracle: the toy's scores by hand, (150 - 20 + 3 seed + 10 for flow) / 200 at scale 2."""
-    done = invoke()
-    assert done.exit_code == 0, done.output
-    text = (place / "results" / "toy" / "table.md").read_text()
-    assert text == done.stdout.removesuffix("\n")
-    low, high = scipy_stats.t.interval(0.95, 2, 0.665, scipy_stats.sem([0.65, 0.665, 0.68]))
-    lines = cells(text)
-    assert lines[0] == ["", "Plain", "Flow", "Chance"]
-    assert lines[2][:2] == ["GenEval\N{NO-BREAK SPACE}↑", f"0.665 [{low:.3f}, {high:.3f}]"]
-    assert lines[3] == ["parameters", "110", "120", "—"]
-    assert lines[5][:4] == ["", "Plain, seed 0", "Plain, seed 1", "Plain, seed 2"]
-    assert ["plain, seed 2", "0.730", "**0.780**", "0.680"] in lines
-    assert "Means of 3 training seeds, intervals by Student t with df 2" in text
-    assert "geneval of the first 4 examples of toy-val; the test suite was not looked at" in text
-    rows = list(csv.DictReader((place / "results" / "toy" / "table.csv").open()))
-    assert [float(row["mean"]) for row in rows if row["row"] == "Flow, seed 1" and row["value"] == "geneval"] == [0.715]
-
-
-def test_without_guidance_nothing_is_searched_and_the_references_of_the_suite_stand_beside(place):
-    """Oracle: the toy's lengths by hand, 10 + 3 seed + 10 for flow; the model is that of the suite's task."""
-    done = invoke(suite="told")
-    assert done.exit_code == 0, done.output + repr(done.exception)
-    low, high = scipy_stats.t.interval(0.95, 2, 23, scipy_stats.sem([20, 23, 26]))
-    lines = cells(done.stdout)
-    assert lines[0] == ["", "Plain", "Flow", "One word", "The truth"]
-    assert lines[2][2:] == [f"23.000 [{low:.3f}, {high:.3f}]", "1.000", "30.000"]
-    assert lines[3] == ["training steps", "10", "10", "—", "—"]
-    assert "guidance" not in done.stdout
-    assert "unclipped. One word and the truth have none." in done.stdout
-    record = json.loads((place / "results" / "told" / "results.json").read_text())
-    assert record["references"].keys() == {"trivial", "ceiling"}
-    seeds = [each for row in record["rows"].values() for each in row["seeds"]]
-    assert [(each["guidance_scale"], each["validation"]) for each in seeds] == [(1.0, {})] * 6
-    runs = place / "runs" / "ablate" / "told"
-    assert len(list(runs.glob("*/toy-told/scale-1-*"))) == 6
-    assert not list(runs.glob("*/toy-val"))
+def test_records_of_another_suite_version_or_training_are_named_in_one_sentence(place, monkeypatch):
+    assert invoke("--rows", "bare", "--seeds", 1).exit_code == 0
+    (record,) = place.runs.glob("measured/*/measured.json")
+    monkeypatch.setitem(SUITES, "toy-test", lambda root: toy_ablation.suite("test", "2"))
+    other = invoke("--rows", "bare", "--seeds", 1)
+    assert other.exit_code == 2
+    assert "is of another measurement, or of version 1 of the suite toy-test in place of 2" in other.stderr
+    monkeypatch.setitem(SUITES, "toy-test", lambda root: toy_ablation.suite("test"))
+    whole = record.read_bytes()
+    record.write_bytes(whole[:100])
+    assert "is no record of a measurement; remove its folder" in invoke("--rows", "bare", "--seeds", 1).stderr
+    record.write_bytes(whole)
+    (model,) = place.runs.glob("*/model.safetensors")
+    model.write_text("toy-flow 0 10")
+    foreign = invoke("--rows", "bare", "--seeds", 1)
+    assert foreign.exit_code == 2
+    assert foreign.stderr.splitlines()[-1].endswith("was not trained by the recipe toy-plain; remove its folder.")
 
 
 def test_results_that_may_not_be_compared_share_no_table(place):
-    plan = ablation.make_plan("toy", seeds=2)
-    measured, references = ablation.ablate(plan)
-    other = measured[1].test.model_copy(update={"protocol": {"geneval": {"formula": "median", "interval": "none"}}})
-    measured[1] = replace(measured[1], test=other)
-    with pytest.raises(CrossFlowError, match=r"formula is mean .* and median"):
-        ablation.write_table(plan, measured, references, place / "results")
-    assert not (place / "results").exists()
+    assert invoke("--rows", "plain,bare", "--seeds", 1, "--results", "kept").exit_code == 0
+    record = sorted(place.runs.glob("measured/*/measured.json"))[0]
+    record.write_text(record.read_text().replace('"formula": "mean"', '"formula": "median"'))
+    before = written(place.folder / "kept")
+    done = invoke("--rows", "plain,bare", "--seeds", 1, "--results", "kept")
+    assert done.exit_code == 2
+    assert "mixes what may not be compared: geneval.formula is me" in done.stderr
+    assert written(place.folder / "kept") == before
+
+
+@pytest.mark.parametrize("seam", ["configs", "entry point"])
+def test_a_new_row_is_one_recipe_and_one_line_of_toml(place, monkeypatch, seam):
+    recipe = replace(CONFIGS["toy-plain"], warmup=9)
+    if seam == "configs":
+        monkeypatch.setitem(CONFIGS, "toy-own", recipe)
+    else:
+        entry = metadata.EntryPoint("toy-own", "toys_of_elsewhere:OWN", "crossflow.recipes")
+        installed = metadata.entry_points
+        monkeypatch.setattr(metadata.EntryPoint, "load", lambda self: recipe)
+        monkeypatch.setattr(
+            metadata, "entry_points", lambda **of: [entry] if of["group"] == "crossflow.recipes" else installed(**of)
+        )
+    monkeypatch.setitem(toy_ablation.BONUS["val"], "toy-own", 1)
+    monkeypatch.setitem(toy_ablation.BONUS["test"], "toy-own", 50)
+    line = '  { name = "own", label = "Of our own", recipes = ["toy-own"], guided = true },\n'
+    place.table.write_text(toy_ablation.TABLE.replace("rows = [\n", f"rows = [\n{line}"))
+    done = invoke("--rows", "own,bare")
+    CONFIGS.pop("toy-own")
+    assert done.exit_code == 0, done.output + repr(done.exception)
+    assert cells(done.stdout)[0][1] == "Of our own"
+    expected = [brightness("test", "toy-own", seed, 2, None) / 200 for seed in (0, 1)]
+    record = json.loads((place.runs / "results" / "toy" / "results.json").read_text())["tables"][0]
+    got = [each["test"]["values"]["geneval"]["mean"] for each in record["rows"]["own"]["seeds"]]
+    assert got == pytest.approx(expected)
+
+
+def result(geneval: float, suite: str = "toy-val", better: bool = True) -> Result:
+    return Result(
+        settings=Settings(suite=suite, suite_version="1", model="model", identity={"is": geneval}),
+        protocol={"geneval": {"formula": "mean", "interval": "none"}},
+        n=4,
+        values={"geneval": Value(mean=geneval, n=4)},
+        higher_is_better={"geneval": better},
+        data_sha256="0" * 64,
+        environment={},
+    )
+
+
+def test_of_equals_the_smallest_scale_is_chosen_and_nothing_but_by_validation(place):
+    measurement = make_plan("toy.toml").measurements[0]
+    at = {scale: measure.Candidate(recipe="toy-plain", guidance_scale=scale) for scale in (1.0, 2.0, 4.0)}
+
+    def chosen(results: dict[float, Result]) -> float | None:
+        return measure.choose({at[scale]: each for scale, each in results.items()}, measurement).guidance_scale
+
+    assert chosen({1.0: result(0.2), 2.0: result(0.5), 4.0: result(0.4)}) == 2
+    assert chosen({4.0: result(0.5), 2.0: result(0.5), 1.0: result(0.4)}) == 2
+    assert chosen({4.0: result(0.5, better=False), 2.0: result(0.2, better=False)}) == 2
+    with pytest.raises(CrossFlowError, match="on toy-val alone, not on toy-test"):
+        chosen({1.0: result(0.2), 2.0: result(0.5, suite="toy-test")})
+    with pytest.raises(CrossFlowError, match="A run of 4 outputs gives no geneval"):
+        chosen({1.0: result(0.2).model_copy(update={"values": {}})})
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--rows", "flo"), "Unknown row of toy 'flo'. Did you mean 'flow'?"),
+        (("--rows", "flo"), "Unknown row of toy.toml 'flo'. Did you mean 'flow'?"),
         (("--seeds", 0), "--seeds must be at least 1"),
         (("--steps", 0), "--steps must be at least 1"),
         (("--jobs", 0), "--jobs must be at least 1"),
-        (("--limit", 7), "--limit 7 is not between 1 and the suite's 6 examples"),
+        (("--gpus", 0), "--gpus must be at least 1"),
+        (("--limit", 0), "--limit must be at least 1"),
+        (("--scale", "tinny"), "Unknown scale 'tinny'. Did you mean 'tiny'?"),
+        (("--only", "measure-0"), "There is no job 'measure-0' that measures in this plan"),
+        (("--engine", "slurm", "--slurm", "partition"), "--slurm partition is not KEY=VALUE"),
     ],
 )
 def test_wrong_calls_end_with_one_sentence_before_any_training(place, arguments, sentence):
     done = invoke(*arguments)
     assert done.exit_code == 2
     assert done.stderr.startswith(f"Error: {sentence}")
-    assert not (place / "runs").exists()
+    assert done.stderr.count("\n") == 1
+    assert not place.trained

@@ -43,7 +43,7 @@ def corrupt(content: bytes) -> bytes:
 BAD = {
     "corrupt.png": (corrupt(encoded(PHOTO, "PNG")), ""),
     "damaged.webp": (corrupt(encoded(PHOTO, "WEBP"))[:-60], ""),
-    "nonsense.png": (b"no image at all", "not a PNG, JPEG or WEBP file"),
+    "nonsense.png": (b"no image at all", "not a BMP, JPEG, PNG, PPM or WEBP file"),
     "truncated.jpg": (encoded(PHOTO, "JPEG")[:-400], "truncated"),
     "cmyk.jpg": (encoded(PHOTO.convert("CMYK"), "JPEG"), "colour mode CMYK"),
     "deep.png": (encoded(Image.fromarray(PIXELS[..., 0].astype(np.uint16)), "PNG"), "16 bits a channel"),

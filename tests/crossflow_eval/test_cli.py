@@ -148,6 +148,33 @@ def test_a_wrong_call_is_one_sentence(place, arguments, sentence):
     assert not (place / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "compare NAME NAME",
+        "report NAME",
+        "check NAME",
+        "score NAME",
+        "t2i --captions captions.csv --model folder --ckpt images --out NAME",
+        "t2i --captions captions.csv --model folder --ckpt NAME",
+        "t2i --model diffusers:NAME",
+        "depth --ckpt NAME --data images",
+        "depth --suite nyuv2 --data NAME",
+        "caption --ckpt NAME.json",
+        "sr --ckpt NAME --data images",
+        "prepare imagenet-sr NAME out",
+    ],
+)
+def test_a_name_that_is_too_long_is_one_sentence(place, arguments):
+    assert "File name too long" in refused(*arguments.replace("NAME", "n" * 300).split())
+
+
+@pytest.mark.parametrize("task", ["t2i", "geneval", "caption", "depth", "sr"])
+def test_a_rank_that_is_no_number_is_one_sentence_before_any_work(place, monkeypatch, task):
+    monkeypatch.setenv("RANK", "x")
+    assert "RANK and WORLD_SIZE must be whole numbers" in refused(task, "--ckpt", "not-looked-at.safetensors")
+
+
 def test_cuda_without_one_is_one_sentence(place, monkeypatch):
     import torch
 

@@ -129,8 +129,8 @@ def test_our_models_that_read_images_have_no_text_encoder():
         launch.build_model(launch.Request(task="sr", text_encoder=Path("t5")), three("sr", "png"))
 
 
-COMMON = "ckpt model limit steps guidance-scale solver precision seed device out json"
-CHOICE, PARTS = "suite data", "size text-encoder autoencoder"
+COMMON = "ckpt model limit steps guidance-scale solver precision seed fresh device out json"
+CHOICE, PARTS = "suite data", "size text-encoder autoencoder weaker"
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,9 @@ CHOICE, PARTS = "suite data", "size text-encoder autoencoder"
     [
         ("t2i", f"{COMMON} {CHOICE} {PARTS} captions"),
         ("geneval", f"{COMMON} {PARTS}"),
-        *((task, f"{COMMON} {CHOICE}") for task in ("caption", "depth", "sr")),
+        ("caption", f"{COMMON} {CHOICE} reader"),
+        ("depth", f"{COMMON} {CHOICE} space"),
+        ("sr", f"{COMMON} {CHOICE}"),
     ],
 )
 def test_a_command_takes_the_options_of_its_task(command, options):

@@ -61,6 +61,11 @@ def test_one_caption_an_image_draws_each_image_once_with_a_caption_of_its_own(ro
     assert set(chosen) >= set(range(5))
 
 
+def test_what_is_drawn_for_validation_is_drawn_after_what_is_reported(root):
+    whole = one_caption_an_image(root, 40)
+    assert one_caption_an_image(root, 15, after=25) == whole[25:]
+
+
 def test_any_captions_draws_captions_and_so_an_image_more_than_once(root):
     examples = any_captions(root, 100)
     assert len({example.id for example in examples}) == 100

@@ -88,8 +88,8 @@ def animated(kind: str) -> bytes:
     ("content", "reason"),
     [
         (b"", "zero bytes"),
-        (b"not an image", "not a PNG, JPEG or WEBP file"),
-        (encoded(PHOTO, "BMP"), "not a PNG, JPEG or WEBP file"),
+        (b"not an image", "not a BMP, JPEG, PNG, PPM or WEBP file"),
+        (encoded(PHOTO, "TIFF"), "not a BMP, JPEG, PNG, PPM or WEBP file"),
         (encoded(PHOTO)[:-30], "truncated"),
         (encoded(PHOTO)[:40], None),
         (encoded(np.kron(PHOTO, np.ones((9, 9, 1), np.uint8)), "JPEG")[:-500], "truncated"),
@@ -144,7 +144,7 @@ def test_the_content_hash_sees_names_and_bytes_and_not_places(tmp_path):
     ("images", "message"),
     [
         ({}, "holds no image"),
-        ({"a_png": encoded(PHOTO), "a_jpg": encoded(PHOTO, "JPEG")}, r"1 images .* share .*\(a.jpg and a.png\)"),
+        ({"a_png": encoded(PHOTO), "a_jpg": encoded(PHOTO, "JPEG")}, r"2 images .* share .*\(a.jpg, a.png\)"),
         (
             {"a_png": encoded(PHOTO), "b_png": b"", "c_png": b"x"},
             r"2 of 3 images .*: b.png \(zero bytes\), c.png \(not",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -149,3 +150,22 @@ def test_an_extractor_that_answers_wrongly_is_refused(answer: np.ndarray, monkey
     monkeypatch.setattr(ConvExtractor, "__call__", lambda self, images: answer)
     with pytest.raises(ValueError):
         extract(ConvExtractor(), pictures(2))
+
+
+def test_features_that_are_not_finite_are_none_and_a_folder_is_no_file_of_them(tmp_path: Path) -> None:
+    images = pictures(3)
+    cache = FeatureCache(ConvExtractor(), tmp_path)
+    expected = cache.extract(images)
+    content = cache.path.read_bytes()
+    place = content.index(expected[1].tobytes())
+    spoilt = np.full_like(expected[1], np.nan).tobytes()
+    check = zlib.crc32(spoilt).to_bytes(4, "little")
+    end = place + len(spoilt)
+    cache.path.write_bytes(content[:place] + spoilt + check + content[end + 4 :])
+    extractor = ConvExtractor()
+    assert np.array_equal(FeatureCache(extractor, tmp_path).extract(images), expected)
+    assert len(extractor.calls) == 1
+    cache.path.unlink()
+    cache.path.mkdir()
+    with pytest.raises(CrossFlowError, match="is no file of features"):
+        FeatureCache(ConvExtractor(), tmp_path)

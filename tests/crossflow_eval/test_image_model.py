@@ -8,13 +8,18 @@ import pytest
 import torch
 
 from crossflow.errors import CrossFlowError
+from crossflow.files.folders import shipped
 from crossflow.files.hashes import file_sha256
+from crossflow.modalities.text_autoencoder import TextDecoder, TextDecoderConfig
 from crossflow.model.checkpoint import save_checkpoint
 from crossflow.recipes import CONFIGS
-from crossflow.sampling.prompt_reader import READER
+from crossflow.sampling.prompt_reader import READER, save_decoder
 from crossflow_eval.models import load_model
 from crossflow_eval.models.image_model import ENDS, CrossFlowBackward, CrossFlowImageModel
 from crossflow_eval.outputs import check_kind
+from crossflow_eval.request import Request
+from crossflow_eval.runs.launch import build_model
+from crossflow_eval.suites import load_suite
 from crossflow_eval.suites.scenes import images as scene_images
 from crossflow_eval.types import Model
 
@@ -102,5 +107,49 @@ def test_the_text_to_image_model_run_backward_is_a_model(tmp_path):
     (caption,) = model.generate([file], [1])
     check_kind(model.name, caption, "txt")
     assert model.generate([file], [2]) == [caption]
+    assert model.identity.keys() == {"weights_sha256", "precision", "decoder_sha256", "solver", "steps", "device"}
     with pytest.raises(CrossFlowError, match="32 x 32"):
         model.generate(sources(tmp_path / "small", 8), [1, 2, 3])
+
+
+@pytest.fixture(scope="module")
+def backward_pair(tmp_path_factory) -> tuple[Path, Path]:
+    """A text-to-image model and its reader, both random."""
+    folder = tmp_path_factory.mktemp("backward")
+    torch.manual_seed(0)
+    model = CONFIGS["scenes-tiny"].model.build(training=False)
+    save_checkpoint(folder / "mine.safetensors", model)
+    config = TextDecoderConfig(words=("ball", "box"), count=3, width=8, depth=1, heads=1)
+    save_decoder(folder / "reader.safetensors", TextDecoder(config, model.config.shape), model, {})
+    return folder / "mine.safetensors", folder / "reader.safetensors"
+
+
+def captioner(pair: tuple[Path, Path], **options: object) -> Model:
+    request = Request(task="caption", checkpoint=pair[0], reader=pair[1], device="cpu", **options)
+    return build_model(request, load_suite("scenes-caption"))
+
+
+def test_a_reader_makes_a_captioner_of_a_text_to_image_model(tmp_path, backward_pair):
+    """It is known by both files and by how it is sampled, and answers images of the suite's size."""
+    model = captioner(backward_pair, steps=2, solver="heun")
+    assert model.name == "mine-backward"
+    assert model.identity["weights_sha256"] == file_sha256(backward_pair[0])
+    assert model.identity["decoder_sha256"] == file_sha256(backward_pair[1])
+    assert (model.identity["solver"], model.identity["steps"]) == ("heun", 2)
+    (caption,) = model.generate(sources(tmp_path, 32)[:1], [0])
+    check_kind(model.name, caption, "txt")
+    with pytest.raises(CrossFlowError, match="this model reads RGB images of 32 x 32"):
+        model.generate(sources(tmp_path / "small", 16)[:1], [0])
+
+
+def test_images_are_read_without_guidance(backward_pair):
+    with pytest.raises(CrossFlowError, match="Images are read without guidance"):
+        captioner(backward_pair, guidance_scale=2.0)
+
+
+def test_a_reader_belongs_to_its_model(backward_pair, checkpoints):
+    """Neither another model's, nor of a model that reads images itself."""
+    with pytest.raises(CrossFlowError, match="reads the latents of another text encoder"):
+        captioner((shipped("t2i"), backward_pair[1]))
+    with pytest.raises(CrossFlowError, match="This model reads image, and no texts"):
+        captioner((checkpoints["caption"], backward_pair[1]))

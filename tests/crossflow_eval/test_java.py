@@ -210,3 +210,21 @@ def test_nothing_is_written_beside_the_jars(monkeypatch, tmp_path):
     assert java.tokenize(["a"]) == [["a"]]
     assert (sorted(os.listdir(folder)), folder.stat().st_mtime_ns) == before
     assert not list(tmp_path.iterdir())
+
+
+def test_meteor_and_the_tokeniser_run_under_any_path(tmp_path, monkeypatch):
+    """The jars under a path with a blank, an accent and a percent sign, in a locale that knows none of them."""
+    place = tmp_path / "b c" / "é+%41"
+    for name in ("meteor/meteor-1.5.jar", "meteor/data/paraphrase-en.gz", "tokenizer/stanford-corenlp-3.4.1.jar"):
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).symlink_to(java.find_jar(name))
+    expected = scored()
+    monkeypatch.setattr(java, "find_jar", lambda name: place / name)
+    monkeypatch.setenv("LC_ALL", "C")
+    assert scored() == expected
+
+
+def scored():
+    with java.meteor() as align:
+        (candidates, references) = java.tokenize(["a dog runs."], ["A cat runs"])
+        return candidates, references, align(candidates, [references]).result().tolist()

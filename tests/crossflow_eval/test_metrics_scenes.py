@@ -15,7 +15,14 @@ from crossflow.errors import CrossFlowError
 from crossflow_eval.judges.features import keep_features
 from crossflow_eval.metrics.fid import FID
 from crossflow_eval.metrics.frechet import Moments, frechet_distance
-from crossflow_eval.metrics.scenes import TASKS, SceneCaptions, SceneCLIPScore, SceneContent, SceneGenEval
+from crossflow_eval.metrics.scenes import (
+    TASKS,
+    SceneCaptions,
+    SceneCLIPScore,
+    SceneContent,
+    SceneGenEval,
+    SceneInceptionScore,
+)
 from crossflow_eval.types import Example, Metric
 
 
@@ -53,6 +60,30 @@ def test_they_are_metrics() -> None:
     metrics = [SceneGenEval(read), SceneCLIPScore(MeanExtractor(), lambda texts: np.zeros((len(texts), 2)))]
     metrics.append(FID(MeanExtractor(), np.zeros((2, 2)), reference_name="zeros"))
     assert all(isinstance(metric, Metric) for metric in metrics)
+
+
+def looks_score(classify, count: int) -> SceneInceptionScore:
+    metric = SceneInceptionScore(MeanExtractor(), classify, classes="four")
+    for start in range(0, count, 7):
+        images = [picture(index % 4) for index in range(start, min(start + 7, count))]
+        metric.update([Example(id=str(index), source="") for index in range(len(images))], images)
+    return metric
+
+
+def test_the_inception_scores_formula_on_another_classifier() -> None:
+    """Closed form: 1 where every image says the same; the classes in a part where all are certain and even."""
+    vague = looks_score(lambda features: np.full((len(features), 4), 0.25), 20).compute()
+    assert vague["inception_score_looks"].mean == pytest.approx(1.0, abs=1e-12)
+    score = looks_score(lambda features: np.eye(4)[features[:, 0].astype(int)], 4000)
+    value = score.compute()["inception_score_looks"]
+    assert (value.mean, value.n) == (pytest.approx(4.0, abs=0.05), 4000)
+    assert isinstance(score, Metric) and "not Inception" in score.protocol["classifier"]
+
+
+def test_the_formula_needs_an_output_a_part() -> None:
+    few = looks_score(lambda features: np.full((len(features), 4), 0.25), 9)
+    assert few.compute() == {}
+    assert few.protocol["warning"] == "no score: 10 outputs are needed, got 9"
 
 
 def test_geneval_is_the_mean_of_six_tasks_not_of_outputs() -> None:

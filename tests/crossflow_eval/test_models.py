@@ -6,15 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from crossflow.errors import CrossFlowError, first_few, unknown
 from crossflow.files.devices import own_device
+from crossflow.files.hashes import file_sha256
+from crossflow.model.checkpoint import save_checkpoint
+from crossflow.recipes import CONFIGS
 from crossflow_eval.models import load_model
 from crossflow_eval.models.crossflow import CrossFlowModel
 from crossflow_eval.models.folder import FolderModel
 from crossflow_eval.runs import launch
-from crossflow_eval.suites import t2i
+from crossflow_eval.suites import load_suite, t2i
 from crossflow_eval.types import Example, Model
 
 PLUGIN = """
@@ -35,6 +39,13 @@ def with_identity(identity, name="m"):
 def set_identity(): return with_identity({"a": {1}})
 def nan_identity(): return with_identity({"a": float("nan")})
 def odd_name(): return with_identity({}, "a/b")
+def long_name(): return with_identity({}, "é" * 101)
+def no_name(): return with_identity({}, 3)
+def wants(argument): return Good()
+def fails(): raise OSError(28, "No space left on device")
+def leaves(): raise SystemExit(3)
+class Constant:
+    name, identity, generate = "m", {}, 3
 number = 3
 """
 
@@ -42,6 +53,7 @@ number = 3
 @pytest.fixture
 def plugin(tmp_path, monkeypatch):
     (tmp_path / "plugin_of_test_models.py").write_text(PLUGIN)
+    (tmp_path / "broken_plugin.py").write_text("1 / 0")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     yield "plugin_of_test_models"
@@ -63,6 +75,18 @@ def test_a_model_of_the_current_folder_is_found(plugin):
         ("{}:set_identity", "not plain JSON"),
         ("{}:nan_identity", "not plain JSON"),
         ("{}:odd_name", "cannot name a folder"),
+        ("{}:long_name", "cannot name a folder"),
+        ("{}:no_name", "its name '3' cannot name a folder"),
+        ("{}:wants", r"builds no model when it is called without arguments \(TypeError: wants\(\) missing 1"),
+        ("{}:fails", r"builds no model .*No space left"),
+        ("{}:leaves", r"builds no model .*SystemExit: 3"),
+        ("{}:Constant", "built a Constant without a method generate"),
+        ("os:system", "builds no model when it is called without arguments"),
+        ("builtins:dict", "built a dict without name, identity, generate"),
+        ("os:", "Unknown factory in os ''"),
+        ("../os:system", "expected package.module:factory"),
+        ("n" * 5000 + ":build", "there is no module"),
+        ("broken_plugin:build", r"the module broken_plugin cannot be imported \(ZeroDivisionError"),
         ("no_such_module_here:build", "no module 'no_such_module_here'"),
         (":build", "expected package.module:factory"),
         ("folderr", r"Unknown model 'folderr'. Did you mean 'folder'\? Available: crossflow, folder, diffusers"),
@@ -71,6 +95,22 @@ def test_a_model_of_the_current_folder_is_found(plugin):
 def test_what_is_no_model_is_refused(plugin, name, message):
     with pytest.raises(CrossFlowError, match=message):
         load_model(name.format(plugin))
+
+
+def test_a_model_is_known_by_its_source(plugin, tmp_path):
+    """Another line in the file of the factory or of the class is another identity."""
+    (tmp_path / "other_plugin.py").write_text(f"from {plugin} import Good\ndef build():\n    return Good()\n")
+    first = {name: dict(load_model(name).identity) for name in (f"{plugin}:Good", "other_plugin:build")}
+    assert len({each["code_sha256"] for each in first.values()}) == 2
+    assert load_model(f"{plugin}:Good").identity == first[f"{plugin}:Good"]
+    with (tmp_path / f"{plugin}.py").open("a") as file:
+        file.write("# another line\n")
+    for name, before in first.items():
+        for module in (plugin, "other_plugin"):
+            sys.modules.pop(module, None)
+        now = load_model(name).identity
+        assert now.pop("code_sha256") != before.pop("code_sha256")
+        assert now == before
 
 
 def images(folder: Path, *names: str) -> Path:
@@ -112,8 +152,6 @@ def test_an_unknown_device_is_refused(device):
 
 
 def test_cuda_without_one_is_refused(monkeypatch):
-    import torch
-
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert (own_device("cpu"), own_device("auto")) == ("cpu", "cpu")
     for device in ("cuda", "cuda:1"):
@@ -122,14 +160,26 @@ def test_cuda_without_one_is_refused(monkeypatch):
 
 
 def test_each_process_of_a_machine_takes_a_gpu_of_its_own(monkeypatch):
-    import torch
-
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert (own_device("auto"), own_device("cuda"), own_device("cuda:3")) == ("cuda", "cuda", "cuda:3")
     monkeypatch.setenv("LOCAL_RANK", "6")
     assert (own_device("auto"), own_device("cuda"), own_device("cuda:3")) == ("cuda:2", "cuda:2", "cuda:3")
     assert own_device("cpu") == "cpu"
+
+
+def test_a_weaker_version_is_part_of_what_a_model_is(tmp_path):
+    """And of nothing else: the same model without it is what it was."""
+    config = CONFIGS["scenes-tiny"].model
+    files = [tmp_path / "model.safetensors", tmp_path / "model-000005.safetensors"]
+    for seed, file in enumerate(files):
+        torch.manual_seed(seed)
+        save_checkpoint(file, config.build(training=False))
+    options = {"checkpoint": files[0], "guidance_scale": 2.0, "device": "cpu"}
+    alone = launch.build_model(launch.Request(model="crossflow", **options), load_suite("scenes-t2i"))
+    guided = launch.build_model(launch.Request(model="crossflow", weaker=files[1], **options), load_suite("scenes-t2i"))
+    assert guided.identity == {**alone.identity, "autoguidance_sha256": file_sha256(files[1])}
+    assert "autoguidance_sha256" not in alone.identity
 
 
 @pytest.mark.parametrize("options", [{"steps": 0}, {"guidance_scale": float("nan")}, {"solver": "eulr"}])

@@ -152,6 +152,7 @@ def test_a_kind_is_kept_without_loss_and_shown_small(kind):
         "png": np.random.default_rng(0).integers(0, 256, (30, 50, 3), dtype=np.uint8),
         "npy": np.random.default_rng(0).uniform(0, 100, (30, 50)).astype(np.float32),
         "txt": "ünïcode\r\n",
+        "tokens": np.random.default_rng(0).normal(size=(4, 7, 5)).astype(np.float16),
     }
     assert [KINDS[kind].check(output) for output in outputs.values()] == [name == kind for name in outputs]
     assert np.array_equal(KINDS[kind].decode(KINDS[kind].encode(outputs[kind])), outputs[kind])

@@ -3,10 +3,12 @@
 import json
 
 import pytest
+from typer.testing import CliRunner
 
 from crossflow.errors import CrossFlowError
+from crossflow_eval.cli import app
 from crossflow_eval.runs.compare import compare_runs
-from crossflow_eval.runs.store import Store
+from crossflow_eval.stats import Comparison
 from crossflow_eval.types import Result, Settings
 
 
@@ -23,8 +25,8 @@ def finished(folder, rows, **changes):
         "environment": {},
     }
     folder.mkdir()
-    Store(folder).outputs.mkdir()
-    Store(folder).write_result(Result.model_validate(record | changes), rows)
+    (folder / "result.json").write_text(Result.model_validate(record | changes).model_dump_json())
+    (folder / "per_example.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
 
@@ -83,3 +85,23 @@ def test_runs_without_a_score_in_common_or_without_rows_are_refused(tmp_path):
     (one / "per_example.jsonl").write_text(json.dumps({})[:1])
     with pytest.raises(CrossFlowError, match="score the run again"):
         compare_runs(one, one)
+
+
+def test_what_is_printed_names_its_method_and_never_contradicts_itself(tmp_path, monkeypatch):
+    """An end that is just above 0 is not printed as 0, and p just below 0.05 not as 0.05."""
+    one = finished(tmp_path / "a", [row | {"other": row["score"]} for row in rows(1, 2, 4)])
+    two = finished(tmp_path / "b", [row | {"other": row["score"]} for row in rows(2.0, 4.0, 6.0)])
+    method = compare_runs(one, two)["score"].method
+    edge = Comparison(difference=0.01, ci_low=2e-5, ci_high=0.02, p=0.049996, n=3, method=method)
+    monkeypatch.setattr("crossflow_eval.runs.compare.compare", lambda *_, **__: edge)
+    said = CliRunner().invoke(app, ["compare", str(one), str(two)]).stdout
+    assert "[+2.0e-05, +0.0200]" in said and "<0.05" in said
+    assert said.count(f"score, other: {method}.\n") == 1 and "covers less" in method
+
+
+def test_a_task_of_one_example_is_named_as_the_reason_for_no_interval(tmp_path):
+    tasks = [{"task": "counting"}] * 3 + [{"task": "colors"}]
+    first = [row | task for row, task in zip(rows(0, 0, 0, 0), tasks, strict=True)]
+    second = [row | task for row, task in zip(rows(0, 1, 0, 1), tasks, strict=True)]
+    found = compare_runs(finished(tmp_path / "a", first), finished(tmp_path / "b", second))["score"]
+    assert found.ci_low is None and "no interval of colors" in found.method

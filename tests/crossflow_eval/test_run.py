@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from crossflow.errors import CrossFlowError
+from crossflow.files.processes import rank_and_world
 from crossflow_eval.metrics.fid import FID
 from crossflow_eval.models import load_model
 from crossflow_eval.runs import launch, run, store
@@ -146,7 +147,7 @@ def test_a_rank_outside_of_its_world_is_refused(monkeypatch, rank, world):
     monkeypatch.setenv("RANK", rank)
     monkeypatch.setenv("WORLD_SIZE", world)
     with pytest.raises(CrossFlowError, match="torchrun"):
-        run.rank_and_world()
+        rank_and_world()
 
 
 def test_seeds_are_fixed_for_ever_and_differ():
@@ -227,6 +228,25 @@ def test_two_launches_cannot_work_in_one_folder(place):
     launch.evaluate(request(place, "one", limit=2))
     with store.Store(place / "one").locked(), pytest.raises(CrossFlowError, match="Another process is working"):
         launch.evaluate(request(place, "one", limit=2))
+
+
+def test_outputs_of_code_that_is_not_known_are_reused_with_a_warning_and_made_anew_by_fresh(place, caplog):
+    """The class comes out of a string, as a compiled module's would out of no source; then it answers otherwise."""
+    (place / "hidden.py").write_text("names = {}\nexec(open('fake_fast.py').read(), names)\nFake = names['Fake']\n")
+    launch.evaluate(request(place, "one", "hidden", limit=4))
+    before = files(place / "one")
+    code = (place / "fake_fast.py").read_text()
+    (place / "fake_fast.py").write_text(code.replace("size=(12", "size=(11"))
+    del sys.modules["hidden"]
+    assert "reused" not in caplog.text
+    launch.evaluate(request(place, "one", "hidden", limit=4))
+    assert "reused 4 outputs of an identity that says nothing of its code; --fresh makes them anew" in caplog.text
+    assert files(place / "one") == before
+    result, _ = launch.evaluate(dataclasses.replace(request(place, "one", "hidden", limit=4), fresh=True))
+    assert result.values["height"].mean == 11
+    old = {f"outputs-1/{name.partition('/')[2]}": content for name, content in before.items() if "outputs/" in name}
+    after = files(place / "one")
+    assert len(old) == 4 and {name: after[name] for name in old} == old
 
 
 class Colours:

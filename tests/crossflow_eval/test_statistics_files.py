@@ -100,17 +100,17 @@ def not_a_number(path: Path) -> None:
 
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "no file": (lambda path: None, "No such file"),
-    "no covariance": (lambda path: np.savez(path, mu=MEAN), "holds mu, but no sigma"),
-    "samples alone": (lambda path: np.savez(path, arr_0=SAMPLES), "holds arr_0, but no mu"),
+    "no covariance": (lambda path: np.savez(path, mu=MEAN), "holds no sigma"),
+    "samples alone": (lambda path: np.savez(path, arr_0=SAMPLES), "holds no mu"),
     "a covariance of another size": (lambda path: np.savez(path, mu=MEAN[:5], sigma=COVARIANCE), r"\[5\]"),
     "a flat covariance": (lambda path: np.savez(path, mu=MEAN, sigma=COVARIANCE.ravel()), r"\[36\]"),
     "a number that is none": (not_a_number, "1 numbers"),
     "a covariance that is none": (lambda path: np.savez(path, mu=MEAN, sigma=np.full((6, 6), np.inf)), "36 numbers"),
     "objects": (lambda path: np.savez(path, mu=np.array([{}], dtype=object), sigma=COVARIANCE), "plain numbers"),
-    "text": (lambda path: np.savez(path, mu=np.array(["a"]), sigma=COVARIANCE), "plain numbers"),
+    "text": (lambda path: np.savez(path, mu=np.array(["a"]), sigma=COVARIANCE), "no numbers"),
     "a pickle": (lambda path: path.write_bytes(pickle.dumps({"mu": MEAN})), "plain numbers"),
-    "an array": (lambda path: np.save(path.open("wb"), MEAN), "plain numbers"),
-    "nothing": (lambda path: path.write_bytes(b""), "plain numbers|damaged"),
+    "an array": (lambda path: np.save(path.open("wb"), MEAN), "holds no mu"),
+    "nothing": (lambda path: path.write_bytes(b""), "plain numbers"),
     "half a file": (lambda path: (adm(path), path.write_bytes(path.read_bytes()[:400])), "plain numbers"),
 }
 

@@ -127,6 +127,7 @@ def test_the_protocols_are_those_of_their_names():
     published = {
         "uvit-crossflow": (30_000, "crossflow", "crossflow"),
         "crossflow-10k": (10_000, "crossflow", "crossflow"),
+        "crossflow-val": (2_000, "crossflow", "crossflow"),
         "coco30k-full": (30_000, "legacy_tensorflow", "cosine100"),
         "t2ibenchmark": (30_000, "t2ibenchmark", "t2ibenchmark"),
         "mjhq30k": (30_000, "clean", "cosine100"),

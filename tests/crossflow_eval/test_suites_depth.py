@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +15,7 @@ from crossflow.errors import CrossFlowError
 from crossflow_eval.datasets import depth as depth_data
 from crossflow_eval.metrics.depth import ERRORS, align
 from crossflow_eval.report import load, render
-from crossflow_eval.runs import run
+from crossflow_eval.runs import launch, run
 from crossflow_eval.runs.run import list_examples, make_settings
 from crossflow_eval.suites import depth, load_suite
 from crossflow_eval.tables import load_table, table_of_suite
@@ -48,7 +49,7 @@ def kitti(stored, monkeypatch):
     folder, targets = stored
     monkeypatch.setattr(depth_data, "LISTS", folder)
     data = replace(depth_data.KITTI, sha256=hashlib.sha256((folder / "kitti.txt").read_bytes()).hexdigest())
-    for name in ("kitti_eigen", "kitti_affine"):
+    for name in ("kitti_eigen", "kitti_affine", "kitti_affine_disparity", "kitti_midas"):
         monkeypatch.setitem(depth.SUITES, name, (data, depth.SUITES[name][1]))
     return folder / "root", targets
 
@@ -104,6 +105,59 @@ def test_affine_predictions_are_fitted_to_each_target(kitti, tmp_path):
     assert values[0] == pytest.approx(values[1], rel=1e-4)
 
 
+def given(root, tmp_path, **options):
+    """A result by the options of a command."""
+    request = launch.Request(task="depth", data=root, checkpoint=tmp_path / "given", out=tmp_path / "run", **options)
+    return launch.evaluate(request)[0]
+
+
+def test_disparity_is_noticed_by_the_sign_of_its_fit_and_measured_under_its_own_space(kitti, tmp_path):
+    """Perfect disparity has no error once it is said to be disparity, by Marigold's alignment and by MiDaS's."""
+    root, targets = kitti
+    (tmp_path / "given").mkdir()
+    for id, target in targets.items():
+        np.save(tmp_path / "given" / f"{id}.npy", 7 / (target + (target == 0)) + 0.1)
+    with pytest.raises(CrossFlowError, match=r"seem to be disparity, not depth: .*; give --space disparity\."):
+        given(root, tmp_path, suite="kitti_affine")
+    shutil.rmtree(tmp_path / "run")
+    for options in ({"suite": "kitti_affine", "space": "disparity"}, {"suite": "kitti_midas"}):
+        result = given(root, tmp_path, **options)
+        assert result.values["abs_rel"].mean < 1e-4
+        shutil.rmtree(tmp_path / "run")
+    assert result.protocol["depth"]["alignment"].startswith("MiDaS: least squares in disparity")
+    for id, target in targets.items():
+        np.save(tmp_path / "given" / f"{id}.npy", target)
+    with pytest.raises(CrossFlowError, match="seem to be depth, not disparity"):
+        given(root, tmp_path, suite="kitti_affine", space="disparity")
+
+
+def test_what_says_nothing_of_depth_is_not_taken_for_disparity(kitti, tmp_path):
+    root, targets = kitti
+    (tmp_path / "given").mkdir()
+    for id, target in targets.items():
+        noise = np.random.default_rng(int(id[-10:])).random(target.shape)
+        np.save(tmp_path / "given" / f"{id}.npy", noise - 1e-3 * target)
+    assert given(root, tmp_path, suite="kitti_affine").values["abs_rel"].mean > 0.5
+
+
+@pytest.mark.parametrize(
+    ("suite", "space", "sentence"),
+    [
+        ("kitti_affine", "sideways", "Unknown space 'sideways'"),
+        (
+            "kitti_eigen",
+            "disparity",
+            "The suite kitti_eigen takes depth in metres, not disparity; those that",
+        ),
+        ("scenes-depth", "disparity", "The suite scenes-depth takes depth in metres, not disparity"),
+        ("kitti_midas", "depth", "The suite kitti_midas takes disparity, not depth"),
+    ],
+)
+def test_a_space_that_a_suite_does_not_take_is_refused(tmp_path, suite, space, sentence):
+    with pytest.raises(CrossFlowError, match=sentence):
+        given(tmp_path, tmp_path, suite=suite, space=space)
+
+
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
@@ -155,6 +209,12 @@ def test_the_suites_protocols_are_the_published_ones():
         "scannet_affine": (0.001, 10.0, "Marigold: least squares in depth", None),
         "diode_affine": (0.6, 350.0, "Marigold: least squares in depth", None),
     }
+    in_disparity = "Marigold: least squares in disparity, where predictions are positive"
+    as_midas = "MiDaS: least squares in disparity on all valid pixels, raised to 1 / max_depth; no clip from below"
+    for name, (low, high, _, side) in [*expected.items()][2:]:
+        expected[f"{name}_disparity"] = (low, high, in_disparity, side)
+        if high is not None:
+            expected[name.replace("affine", "midas")] = (low, high, as_midas, side)
     found = {}
     for name in depth.SUITES:
         protocol = load_suite(name).metrics["depth"]().protocol
@@ -181,8 +241,8 @@ def test_tables_5_and_9_hold_the_papers_values_and_9_says_that_its_headers_are_s
         assert all(row.published.keys() == keys for row in table.rows)
 
 
-def test_every_depth_suite_has_its_table_and_every_column_a_value():
-    for name in depth.SUITES:
+def test_every_published_depth_suite_has_its_table_and_every_column_a_value():
+    for name in (each for each in depth.SUITES if not each.endswith(("_disparity", "_midas"))):
         table = table_of_suite(name)
         assert table is not None
         values = load_suite(name).metrics["depth"]().higher_is_better

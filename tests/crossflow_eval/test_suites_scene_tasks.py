@@ -1,6 +1,7 @@
 """The embedded suites whose sources are images: their files, their targets, and what their runs stand between."""
 
 import dataclasses
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -52,6 +53,9 @@ class MeanColor:
     def __call__(self, images):
         assert {image.shape for image in images} <= {(32, 32, 3)}
         return np.stack([image.mean(axis=(0, 1)) for image in images]).astype(np.float32)
+
+    def looks(self, features):
+        return features.astype(np.float64) / features.sum(axis=1, keepdims=True)
 
 
 def listed(name: str) -> list[Example]:
@@ -141,9 +145,14 @@ def test_captions_of_any_form_are_read(caption, objects, night):
     assert (dict(told.objects), told.night) == (objects, night)
 
 
-@pytest.mark.parametrize("name", scene_tasks.SUITES)
+needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="there is no java on the PATH")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(each, marks=needs_java if "meteor" in each else ()) for each in scene_tasks.SUITES]
+)
 def test_the_trivial_baseline_stays_below_the_ceiling(name):
-    """Law, on every value that both have but FID, whose judge is a stand-in here; the originals' PSNR has no mean."""
+    """Law, on all that both have but what the stand-in for the judge gives; the originals' PSNR has no mean."""
     suite, examples = load_suite(name), listed(name)
     means = {}
     better = {}
@@ -157,9 +166,24 @@ def test_the_trivial_baseline_stays_below_the_ceiling(name):
     assert list(means) == ["trivial", "ceiling"]
     both = means["trivial"].keys() & means["ceiling"].keys()
     assert better.keys() - both == ({"psnr_rgb", "psnr_y"} if "sr" in name else set())
-    for key in both - {"fid"}:
+    for key in both - {"fid", "inception_score_looks"}:
         gain = means["ceiling"][key] - means["trivial"][key]
         assert (gain if better[key] else -gain) > 0, key
+
+
+@needs_java
+def test_meteor_stands_beside_what_plain_captions_have(monkeypatch, tmp_path):
+    """Law: all other values are those of scenes-caption; without Java the sentence names it."""
+    values = {}
+    for name in ("scenes-caption", "scenes-caption-meteor"):
+        examples, metric = listed(name), load_suite(name).metrics["captions"]()
+        metric.update(examples, [scene_references.true_caption(example("test", i).scene) for i in range(FEW)])
+        values[name] = metric.compute()
+    assert 0.3 < values["scenes-caption-meteor"].pop("meteor").mean < 1
+    assert values["scenes-caption-meteor"] == values["scenes-caption"]
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(CrossFlowError, match="there is no java on the PATH"):
+        load_suite("scenes-caption-meteor").metrics["captions"]()
 
 
 def test_the_most_frequent_caption_and_the_median_depth_are_of_the_training_scenes():

@@ -209,13 +209,13 @@ def test_every_original_passes_through_the_progress_once(pairs, tmp_path, monkey
 def test_a_preparation_that_cannot_be_written_is_one_sentence(pairs, tmp_path):
     """The real error of a real device, then a file in the folder's place."""
     (tmp_path / "root" / "high").mkdir(parents=True)
-    (tmp_path / "root" / "high" / "ILSVRC2012_val_00000002.tmp").symlink_to("/dev/full")
+    (tmp_path / "root" / "high" / ".ILSVRC2012_val_00000002.png.tmp").symlink_to("/dev/full")
     full = called(pairs[0], tmp_path / "root")
     assert full.exit_code == 2
-    assert "high/ILSVRC2012_val_00000002.png: No space left on device; make room and run `crossflow-eval" in full.stderr
+    assert "high/ILSVRC2012_val_00000002.png cannot be written (No space left on device): make room" in full.stderr
     assert called(pairs[0], tmp_path / "root").exit_code == 0
     (tmp_path / "file").touch()
-    assert "file: Not a directory; give another folder." in called(pairs[0], tmp_path / "file").stderr
+    assert "file cannot be written (File exists): choose another place" in called(pairs[0], tmp_path / "file").stderr
 
 
 def test_roots_and_originals_that_are_none_are_refused(tmp_path):
@@ -224,11 +224,41 @@ def test_roots_and_originals_that_are_none_are_refused(tmp_path):
             CrossFlowError, match=r"folders low and high, got .* with `crossflow-eval prepare imagenet-sr"
         ):
             load_suite("imagenet_sr").examples(root)
-    with pytest.raises(CrossFlowError, match="holds 0 images"):
-        prepare(tmp_path, tmp_path / "root")
+    with pytest.raises(CrossFlowError, match="holds no image"):
+        prepare(tmp_path, tmp_path.with_name("root"))
     (tmp_path / "a.png").write_bytes(b"no image")
     with pytest.raises(CrossFlowError, match=r"Cannot read the image .*a\.png"):
-        prepare(tmp_path, tmp_path / "root")
+        prepare(tmp_path, tmp_path.with_name("root"))
     (tmp_path / "a.jpg").write_bytes(b"no image")
-    with pytest.raises(CrossFlowError, match=r"holds 2 images .* of 1 names"):
-        prepare(tmp_path, tmp_path / "root")
+    with pytest.raises(CrossFlowError, match=r"2 images in .* share their name"):
+        prepare(tmp_path, tmp_path.with_name("root"))
+    for root in (tmp_path, tmp_path / "root"):
+        (tmp_path / "a.jpg").unlink(missing_ok=True)
+        with pytest.raises(CrossFlowError, match="lie in one another"):
+            prepare(tmp_path, root)
+
+
+def test_a_preparation_trusts_what_files_hold_and_not_their_names(pairs, tmp_path):
+    """A pair cut short is made again, and so are those of other originals; foreign files stay."""
+    images, whole = pairs
+    root, high = tmp_path / "root", tmp_path / "root" / "high" / "ILSVRC2012_val_00000003.png"
+    prepare(images, root)
+    high.write_bytes(high.read_bytes()[:60])
+    assert prepare(images, root) == (3, 1)
+    assert high.read_bytes() == (whole / "high" / high.name).read_bytes()
+
+    others = tmp_path / "others"
+    shutil.copytree(images, others)
+    Image.fromarray(picture(256, 256, 9)).save(others / high.name)
+    assert prepare(others, root) == (3, 1)
+    assert np.array_equal(np.asarray(Image.open(high)), picture(256, 256, 9))
+    (others / high.name).unlink()
+    with pytest.raises(CrossFlowError, match=r"holds pairs of 1 images that are not in .*00000003"):
+        prepare(others, root)
+
+    (tmp_path / "mine" / "high").mkdir(parents=True)
+    mine = tmp_path / "mine" / "high" / high.name
+    mine.write_bytes(b"my own file")
+    with pytest.raises(CrossFlowError, match=r"high/.*00000003.png is there, and was not made of"):
+        prepare(images, tmp_path / "mine")
+    assert mine.read_bytes() == b"my own file"

@@ -1,21 +1,27 @@
-"""Tables 2, 4, 7 and 10: the paper's values, where our runs stand beside them, what no run of another world may do."""
+"""The paper's tables: every cell, where our runs stand beside them, what no run of another world may do."""
 
 import json
 import re
-from pathlib import Path
+import tomllib
+from importlib.resources import files
 
 import pytest
+from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from crossflow.errors import CrossFlowError
 from crossflow_eval.cli import app
 from crossflow_eval.metrics import caption
 from crossflow_eval.report import FORMATS, Entry, render
+from crossflow_eval.report.grid import build_grid
+from crossflow_eval.report.text import DASH, cell_text
 from crossflow_eval.suites import geneval
-from crossflow_eval.tables import load_table, table_of_suite
+from crossflow_eval.tables import load_table, parse_table, table_names, table_of_suite
+from crossflow_eval.tables.published import Published, published, published_names
 from crossflow_eval.types import Result, Settings, Value
 
-SHARED = Path(__file__).parents[2].parent / "shared" / "data" / "paper_tables.json"
+TABLES = files("crossflow_eval.tables")
+PAPER = json.loads(TABLES.joinpath("paper_tables.json").read_text())
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 
 
@@ -34,21 +40,40 @@ def entry(suite: str, model: str, values: dict[str, float]) -> Entry:
     )
 
 
-@pytest.mark.skipif(not SHARED.is_file(), reason="the paper's numbers are not beside this checkout")
-@pytest.mark.parametrize("name", ["table2", "table4", "table7", "table10"])
-def test_every_published_value_is_the_paper_s(name):
-    paper = json.loads(SHARED.read_text())[{"table10": "table10_v2_text_compression"}.get(name, name)]
-    rows = [(row["method"], {k: v for k, v in row["values"].items() if v is not None}) for row in paper["rows"]]
-    table = load_table(name)
-    assert [(row.label, row.published) for row in table.rows] == rows
-    assert [column.published for column in table.columns if column.published] == [
-        column["name"] for column in paper["columns"]
-    ]
+def test_every_table_of_the_paper_is_a_table_here():
+    assert [name for name in published_names() if name not in table_names()] == ["text_claims"]
+    assert len(PAPER) == 16
+
+
+@pytest.mark.parametrize("name", [name for name in PAPER if name != "text_claims"])
+def test_every_cell_of_the_paper_is_rendered_with_all_its_digits(name):
+    grid = build_grid([], load_table(name))
+    shown = {
+        (line.label, cell.column.published): None if cell_text(cell) == DASH else float(cell_text(cell))
+        for line in grid.lines
+        for cell in line.cells
+        if cell.column.published is not None
+    }
+    rows = PAPER[name]["rows"]
+    assert shown == {(row["method"], column): value for row in rows for column, value in row["values"].items()}
+    assert [line.label for line in grid.lines] == [row["method"] for row in rows]
+
+
+@pytest.mark.parametrize("name", table_names())
+def test_no_published_value_is_written_into_a_table(name):
+    text = TABLES.joinpath(f"{name}.toml").read_text()
+    assert not any("published" in row for row in tomllib.loads(text).get("rows", ()))
 
 
 @pytest.mark.parametrize(
     ("name", "label", "published"),
     [
+        ("table3a", "Variational Encoder", {"FID-10K": 40.78, "CLIP": 0.23}),
+        ("table3b", "I-T Contrast.", {"FID-10K": 33.41, "CLIP": 0.24}),
+        ("table3c", "CFG indicator", {"FID-10K": 24.33, "CLIP": 0.26}),
+        ("table3d", "Llama3 (7B)", {"FID-10K": 21.2, "CLIP": 0.27}),
+        ("table3e", "2-stage w/ joint finetuning", {"FID-10K": 23.79, "CLIP": 0.26}),
+        ("table8", "Combination", {"success_rate": 87.5}),
         ("table2", "CrossFlow", {"params_B": 0.95, "FID-30K": 9.63, "GenEval": 0.55}),
         ("table2", "CrossFlow (Sin-Cos)", {"params_B": 0.95, "FID-30K": 8.95, "GenEval": 0.57}),
         ("table7", "CrossFlow", dict(zip(
@@ -60,6 +85,90 @@ def test_every_published_value_is_the_paper_s(name):
 )  # fmt: skip
 def test_the_rows_of_crossflow_hold_the_papers_values(name, label, published):
     assert next(row.published for row in load_table(name).rows if row.label == label) == published
+
+
+def test_rows_that_several_tables_of_the_paper_print_have_the_same_values_in_all():
+    of = {name: {row.method: row.values for row in published(name).rows} for name in published_names()}
+    assert of["table3a"]["Variational Encoder"] == of["table3b"]["T-T Recon."]
+    assert of["table3b"]["I-T Contrast."] == of["table3c"]["No guidance"]
+    indicator = of["table3c"]["CFG indicator"]
+    assert indicator == of["table3d"]["CLIP (0.4B)"] == of["table3e"]["Joint training"]
+    points = [values["FID-30K"] for values in of["figure3"].values()]
+    assert points == [of["table1"][method]["FID-30K"] for method in ("CrossFlow", "Standard FM (baseline)")]
+    both = of["table2"].keys() & of["table7"].keys()
+    assert len(both) == 5
+    assert all(of["table2"][method]["GenEval"] == of["table7"][method]["Overall"] for method in both)
+
+
+def test_what_the_paper_leaves_open_or_prints_wrong_is_said_beside_its_values():
+    tasks = {row.method: row.values["success_rate"] or 0 for row in published("table8").rows}
+    overall = tasks.pop("Overall")
+    assert (overall, round(sum(tasks.values()) / 3, 1)) == (91.4, 91.8)
+    for source in (published("table8"), load_table("table8")):
+        assert "91.4" in source.notes and "91.8" in source.notes
+    assert [name for name in published_names() if not published(name).confirmed] == ["figure3"]
+    for source in (published("figure3"), load_table("figure3")):
+        assert "printed nowhere" in source.notes
+    swapped = {column.name: column.note for column in published("table9").columns if column.note}
+    assert "swapped" in published("table9").notes
+    assert swapped.keys() == {f"{data} {error}" for data in ("KITTI", "NYUv2") for error in ("AbsRel", "delta1")}
+    assert "contradicts itself" in published("table10").notes
+
+
+def test_a_published_table_is_read_only_and_has_a_value_or_null_in_every_cell():
+    table = published("table6")
+    assert (table.columns[0].better, table.columns[2].unit, table.rows[0].values["PSNR"]) == ("lower", "dB", None)
+    with pytest.raises(ValidationError, match="frozen"):
+        table.title = "mine"  # pyright: ignore[reportAttributeAccessIssue]
+    less = table.model_dump() | {"rows": [{"method": "SR3", "ours": False, "values": {"FID": 5.2}}]}
+    with pytest.raises(ValidationError, match="'SR3' needs a value or null for each of FID, IS, PSNR, SSIM"):
+        Published.model_validate(less)
+
+
+HEAD = 'title = "t"\ncolumns = [{ label = "FID", published = "FID-30K" }]\n'
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: published("tabel4"), "Unknown published table 'tabel4'. Did you mean 'table4'"),
+        (lambda: parse_table("x", HEAD + 'paper = "tabel1"'), "'x' cannot be read: .*Did you mean 'table1'"),
+        (lambda: parse_table("x", HEAD + 'paper = "table3a"'), "column of table3a 'FID-30K'. Did you mean 'FID-10K'"),
+        (
+            lambda: parse_table("x", HEAD + 'paper = "table1"\n[[rows]]\nmethod = "CrosFlow"'),
+            "row of table1 'CrosFlow'. Did you mean 'CrossFlow'",
+        ),
+        (lambda: parse_table("x", HEAD + '[[rows]]\nmethod = "CrossFlow"'), "name the `paper` that has it"),
+        (
+            lambda: parse_table("x", HEAD + 'paper = "table1"\n[[rows]]\nlabel = "a"\npublished = { FID-30K = 1 }'),
+            "'a' repeats published values",
+        ),
+    ],
+)
+def test_what_the_paper_does_not_have_is_one_sentence(call, sentence):
+    with pytest.raises(CrossFlowError, match=sentence):
+        call()
+
+
+def test_a_row_may_have_another_label_than_its_method_and_references_stand_below_all_methods():
+    table = parse_table("x", HEAD + 'paper = "table1"\n[[rows]]\nlabel = "Noise"\nmethod = "Standard FM (baseline)"')
+    assert [(row.label, row.published["FID-30K"]) for row in table.rows] == [("Noise", 10.79)]
+    table = parse_table("x", HEAD + 'paper = "table1"\n[[rows]]\nlabel = "Chance"\nrole = "chance"')
+    assert [row.label for row in table.rows] == ["Standard FM (baseline)", "CrossFlow", "Chance"]
+
+
+@pytest.mark.parametrize("name", [f"table3{part}" for part in "abcde"])
+def test_a_run_of_ten_thousand_prompts_stands_in_table_3(name):
+    run = entry("crossflow-10k", "mine", {"fid/coco": 25.5, "clip_score/crossflow": 0.255})
+    text = render([run], table=load_table(name))
+    assert re.search(r"\| mine +\| +25\.50 \| +— \| +0\.255 \| +— \|", text)
+
+
+def test_the_command_knows_every_table_of_the_paper():
+    listed = json.loads(CliRunner().invoke(app, ["list", "--json"]).stdout)["tables"]
+    assert set(published_names()) - set(listed) == {"text_claims"}
+    shown = CliRunner().invoke(app, ["report", "--table", "figure3"]).stdout
+    assert re.search(r"\| CrossFlow @0\.95B, 300K +\| +— \| +10\.13 \|", shown)
 
 
 def test_our_runs_stand_in_the_row_of_their_model_beside_the_published_values():

@@ -1,93 +1,59 @@
-"""Stand-ins for an ablation: two tables, a trainer, models that know their scores, suites and references."""
+"""Stand-ins for an ablation: a table, trainings, models that know their scores, and suites.
+
+Jobs run in this process; all between them is real.
+"""
 
 import hashlib
+import json
 import logging
-import sys
-from collections.abc import Sequence
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
-from crossflow_eval import tables
-from crossflow_eval.ablate import measure, train
-from crossflow_eval.models.crossflow import Training
+from crossflow.errors import CrossFlowError
+from crossflow.recipes import CONFIGS
+from crossflow_eval.ablate import jobs, plan
+from crossflow_eval.ablate.ablation import Task
+from crossflow_eval.ablate.measure import make_references, measure
+from crossflow_eval.models import OURS
+from crossflow_eval.models.crossflow import Trained
 from crossflow_eval.suites import SUITES
 from crossflow_eval.types import Example, Output, Suite, Value
 
 TABLE = """
-title = "Toy"
+title = "Toys"
+paper = "table1"
+published = "FID-30K"
+task = "toy"
+against = ["plain"]
 notes = "Toys."
-transpose = true
-[ablation]
-name = "toy"
-recipes = { plain = "recipe-a", flow = "recipe-b" }
-seeds = 3
-test = "toy-test"
-[ablation.guidance]
-scales = [1, 2, 4]
-validation = "toy-val"
-limit = 4
-choose = "geneval"
-[[columns]]
-label = "GenEval"
-value = "geneval"
-[[columns]]
-label = "parameters"
-value = "parameters/all"
-decimals = 0
-[[rows]]
-label = "Plain"
-models = ["plain"]
-[[rows]]
-label = "Flow"
-models = ["flow"]
-[[rows]]
-label = "Chance"
-role = "chance"
+rows = [
+  { name = "plain", label = "Plain", method = "Standard FM (baseline)", recipes = ["toy-plain"], guided = true },
+  { name = "flow", label = "Flow", method = "CrossFlow", recipes = ["toy-flow", "toy-better"], guided = true },
+  { name = "auto", label = "Guided by itself", recipes = ["toy-plain"], guided = true, weaker = [0.2, 0.5] },
+  { name = "bare", label = "Bare", recipes = ["toy-plain"] },
+]
 """
-TOLD = """
-title = "Told"
-transpose = true
-[ablation]
-name = "told"
-recipes = { plain = "recipe-a", flow = "recipe-b" }
-seeds = 3
-test = "toy-told"
-[[columns]]
-label = "length"
-value = "length"
-[[columns]]
-label = "training steps"
-value = "training/steps"
-decimals = 0
-[[rows]]
-label = "Plain"
-models = ["plain"]
-[[rows]]
-label = "Flow"
-models = ["flow"]
-[[rows]]
-label = "One word"
-role = "trivial"
-[[rows]]
-label = "The truth"
-role = "ceiling"
-"""
-TRAINER = """
-import json, pathlib, sys, time
-recipe, *rest = sys.argv[1:]
-given = dict(zip(rest[::2], rest[1::2]))
-folder = pathlib.Path(given["--out"])
-with (folder.parent / "calls.jsonl").open("a") as calls:
-    calls.write(json.dumps(sys.argv[1:]) + "\\n")
-(folder / "state.safetensors").touch()
-if recipe == "recipe-b" and "--resume" not in rest and (folder.parent / "break").exists():
-    sys.exit("Error: The disk is full.")
-(folder / "log.jsonl").write_text(json.dumps({"step": 10}) + "\\n")
-(folder / "model.safetensors").write_text(f"{recipe} {given['--seed']}")
-"""
+STEPS, KEPT = 10, (2, 5)
+BONUS = {
+    "val": {"toy-plain": 0, "toy-flow": 10, "toy-better": 20, 5: 6},
+    "test": {"toy-plain": 0, "toy-flow": 60, "toy-better": 30, 2: 40},
+}
+"""What a recipe and a weaker model add to the scores of a split: validation and test would choose differently."""
+BEST = {"val": 2.0, "test": 4.0}
+"""The best guidance scale of each split."""
+
+
+def brightness(split: str, recipe: str, seed: int, scale: float, weaker: int | None) -> int:
+    """The grey of every image of a toy model."""
+    bonus = BONUS[split]
+    return int(60 - 10 * abs(scale - BEST[split]) + 4 * seed + bonus[recipe] + bonus.get(weaker, 0))
 
 
 class Brightness:
@@ -107,93 +73,141 @@ class Brightness:
 
 
 class ToyModel:
-    """On validation the best scale is 2, on the test it would be 4."""
+    """What a toy training has left: its file says recipe, seed and step."""
 
     name = "model"
-    best: ClassVar = {"val": 2, "test": 4}
 
-    def __init__(self, checkpoint: Path, *, guidance_scale: float) -> None:
-        weights = checkpoint.read_bytes()
-        self.scale, self.offset = guidance_scale, int(weights[-1:]) * 3 + 10 * (b"recipe-b" in weights)
+    def __init__(self, checkpoint: Path, *, guidance_scale: float, weaker: Path | None = None) -> None:
+        self.recipe, seed, _ = checkpoint.read_text().split()
+        self.seed, self.scale = int(seed), guidance_scale
+        self.weaker = None if weaker is None else int(weaker.read_text().split()[2])
         self.identity = {
-            "weights_sha256": hashlib.sha256(weights).hexdigest(),
+            "weights_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
             "guidance_scale": guidance_scale,
+            "weaker": self.weaker,
             **{"solver": "euler", "steps": 5, "precision": "float64", "device": "cpu"},
         }
 
     def generate(self, sources: Sequence[str | Path], seeds: Sequence[int]) -> list[Output]:
-        miss = [abs(self.scale - self.best[str(source).split()[0]]) for source in sources]
-        return [np.full((4, 4, 3), int(150 - 10 * each + self.offset), np.uint8) for each in miss]
+        of = self.recipe, self.seed, self.scale, self.weaker
+        return [np.full((4, 4, 3), brightness(str(source).split()[0], *of), np.uint8) for source in sources]
 
 
-class ToyTeller(ToyModel):
-    """The same for captions: as many letters as the seed says."""
+class Grey:
+    """A reference: the same grey for all."""
 
-    def generate(self, sources: Sequence[str | Path], seeds: Sequence[int]) -> list[Output]:
-        assert self.scale == 1
-        return ["x" * (10 + self.offset) for _ in sources]
+    name, identity = "chance", {"grey": 20}
 
-
-class Said:
-    """A reference that says a word."""
-
-    def __init__(self, name: str, word: str) -> None:
-        self.name, self.word, self.identity = name, word, {"says": word}
-
-    def read(self, example_id: str, index: int) -> str:
-        return self.word
+    def read(self, example_id: str, index: int) -> Output:
+        return np.full((4, 4, 3), 20, np.uint8)
 
 
-class Length:
-    """A metric of toy captions: their mean length."""
-
-    protocol: ClassVar = {"formula": "letters", "interval": "none"}
-    higher_is_better: ClassVar = {"length": True}
-
-    def __init__(self) -> None:
-        self.seen: list[int] = []
-
-    def update(self, examples: Sequence[Example], outputs: Sequence[Output]) -> None:
-        self.seen += map(len, outputs)
-
-    def compute(self) -> dict[str, Value]:
-        return {"length": Value(mean=float(np.mean(self.seen)), n=len(self.seen))}
-
-
-def toy_suite(split: str) -> Suite:
+def suite(split: str, version: str = "1") -> Suite:
     examples = [Example(id=f"{split}-{i}", source=f"{split} {i}") for i in range(6)]
     return Suite(
         name=f"toy-{split}",
-        version="1",
-        task="caption" if split == "told" else "t2i",
-        output="txt" if split == "told" else "png",
+        version=version,
+        task="t2i",
+        output="png",
         examples=lambda root: examples,
-        metrics={"length": Length} if split == "told" else {"geneval": Brightness},
-        references={"trivial": Said("trivial", "a"), "ceiling": Said("ceiling", "x" * 30)} if split == "told" else {},
+        metrics={"geneval": Brightness},
+        references={"chance": Grey()} if split == "test" else {},
     )
 
 
-def trained(checkpoint: Path, recipe: str, seed: int, steps: int | None = None) -> Training | None:
+def trained(checkpoint: Path, recipe: str, seed: int, steps: int, init: Path | None) -> Trained | None:
     if not checkpoint.exists():
         return None
-    parameters = {"recipe-a": 110, "recipe-b": 120}[recipe]
-    return Training(
-        steps=steps or 10, batch_size=4, precision="fp32", backbone_parameters=100, all_parameters=parameters
-    )
+    if checkpoint.read_text() != f"{recipe} {seed} {steps}":
+        raise CrossFlowError(f"{checkpoint} was not trained by the recipe {recipe}; remove its folder.")
+    return Trained(steps=steps, batch_size=4, precision="fp32", backbone_parameters=100, all_parameters=110)
 
 
-def set_up(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make ``folder`` the current one, and two ablations available: ``toy`` with guidance, ``told`` without."""
+class Place:
+    """The current folder of a toy ablation: what was run in it, and what is to fail."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.runs = folder, folder / "runs" / "ablate"
+        self.table = folder / "toy.toml"
+        self.table.write_text(TABLE)
+        self.trained: list[tuple[str, int]] = []
+        self.measured: list[str] = []
+        self.fails: set[tuple[str, int]] = set()
+
+    def do(self, program: str, command: str, *words: str) -> None:
+        """What the job of that command does."""
+        if program == "crossflow":
+            assert command == "train"
+            self.train(words[0], dict(zip(words[1:-1:2], words[2:-1:2], strict=True)))
+            return
+        given: dict[str, Any] = dict(zip(words[::2], words[1::2], strict=True))
+        name = given.pop("--only")
+        options = {key[2:]: int(value) if value.isdigit() else value for key, value in given.items()}
+        options |= {"out": Path(given["--out"])}
+        options |= {"rows": given["--rows"].split(",")} if "--rows" in given else {}
+        self.measured.append(name)
+        of = plan.make_plan(options.pop("suite"), **options)
+        found = jobs.job_named(of, name)
+        if isinstance(found, plan.Measurement):
+            measure(of, found)
+        else:
+            make_references(of, *found)
+
+    def train(self, recipe: str, given: Mapping[str, str]) -> None:
+        seed, steps, folder = int(given["--seed"]), int(given["--steps"]), Path(given["--out"])
+        self.trained.append((recipe, seed))
+        if (recipe, seed) in self.fails:
+            raise CrossFlowError("The loss of step 7 is not finite: the run diverged.")
+        rows = [json.dumps({"step": step, "flow": 1 / step}) for step in (5, steps)]
+        (folder / "log.jsonl").write_text("\n".join(rows) + "\n")
+        for step in KEPT:
+            (folder / f"model-{step:06d}.safetensors").write_text(f"{recipe} {seed} {step}")
+        (folder / "model.safetensors").write_text(f"{recipe} {seed} {steps}")
+
+
+def popen(place: Place) -> type[subprocess.Popen[bytes]]:
+    """``subprocess.Popen`` that runs a toy job in this process."""
+
+    class Here(subprocess.Popen[bytes]):
+        def __init__(self, command: Sequence[str], stdout: Any, **rest: Any) -> None:
+            self.command, self.log = command, stdout
+
+        def wait(self, timeout: float | None = None) -> int:
+            try:
+                place.do(*self.command)
+            except CrossFlowError as error:
+                self.log.write(f"Error: {error}\n".encode())
+                return 2
+            return 0
+
+        def poll(self) -> int:
+            return 0
+
+    return Here
+
+
+def set_up(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """Make ``folder`` the current one, with ``toy.toml`` in it, and toys of all that its trainings need."""
+    place = Place(folder)
     monkeypatch.chdir(folder)
     monkeypatch.setattr(logging.getLogger("crossflow_eval"), "handlers", [])
     monkeypatch.setenv("GIT_DIR", str(folder / "none"))
-    (folder / "trainer.py").write_text(TRAINER)
-    monkeypatch.setattr(train, "TRAIN", (sys.executable, str(folder / "trainer.py")))
-    monkeypatch.setattr(train, "finished_training", trained)
-    monkeypatch.setattr(measure, "finished_training", trained)
-    monkeypatch.setattr(measure, "OURS", {"t2i": ToyModel, "caption": ToyTeller})
-    for split in ("val", "test", "told"):
-        monkeypatch.setitem(SUITES, f"toy-{split}", lambda root, split=split: toy_suite(split))
-    texts = {"told": TOLD, "toy": TABLE}
-    monkeypatch.setattr(tables, "table_names", lambda: list(texts))
-    monkeypatch.setattr(tables, "load_table", lambda name: tables.parse_table(name, texts[name]))
+    for number, name in enumerate(("toy-plain", "toy-flow", "toy-better")):
+        recipe = replace(CONFIGS["scenes-tiny"], steps=STEPS, keep_at=KEPT, warmup=1 + number)
+        monkeypatch.setitem(CONFIGS, name, recipe)
+    for split in ("val", "test"):
+        monkeypatch.setitem(SUITES, f"toy-{split}", lambda root, split=split: suite(split))
+    task = Task(test="toy-test", validation="toy-val", validation_limit=4, guidance=(1.0, 2.0, 4.0), choose="geneval")
+    load = plan.load_scale
+
+    def with_toys(name: str) -> Any:
+        scale = load(name)
+        return scale.model_copy(update={"seeds": 2, "tasks": {**scale.tasks, "toy": task}})
+
+    monkeypatch.setattr(plan, "load_scale", with_toys)
+    monkeypatch.setattr(plan, "finished_training", trained)
+    monkeypatch.setattr(plan, "is_finished", lambda *given: trained(*given) is not None)
+    monkeypatch.setitem(OURS, "t2i", ToyModel)
+    monkeypatch.setattr(jobs, "PROGRAMS", {})
+    monkeypatch.setattr(jobs, "subprocess", SimpleNamespace(Popen=popen(place), DEVNULL=None))
+    return place

@@ -16,7 +16,6 @@ nothing in them.
 """
 
 import hashlib
-import json
 import os
 from array import array
 from pathlib import Path, PurePosixPath
@@ -29,6 +28,7 @@ from torch import Tensor
 from crossflow.errors import CrossFlowError
 from crossflow.files.arrays import read_arrays
 from crossflow.files.images import read_image
+from crossflow.files.plain_json import read_json
 from crossflow.modalities.kl_autoencoder import center_crop
 from crossflow.training.data.shards import KeptPair
 
@@ -131,11 +131,7 @@ def _line_starts(path: Path) -> tuple[np.ndarray, str]:
 
 def _pair(line: bytes) -> tuple[str, str]:
     """img_path and prompt of one line."""
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise CrossFlowError("it is not JSON.") from error
-    match row:
+    match read_json(line, "the line"):
         case {"img_path": str(image), "prompt": str(prompt)}:
             return image, prompt
     raise CrossFlowError("expected an object with img_path and prompt, both text.")

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
@@ -21,10 +22,11 @@ from torch import Tensor
 from crossflow.errors import CrossFlowError
 from crossflow.files.captions import Pair, read_pairs
 from crossflow.files.images import read_image
+from crossflow.files.locks import writing_in
 from crossflow.files.tensors import read_header
 from crossflow.modalities.kl_autoencoder import center_crop
 from crossflow.modalities.modality import TextEmbedder
-from crossflow.training.data.shards import KeptPair, Shard, shard_name, write_index, write_shard
+from crossflow.training.data.shards import INDEX, KeptPair, Shard, read_index, shard_name, write_index, write_shard
 
 CHUNK = 16
 """Batch size for images and captions; the last batch of a shard is padded to it."""
@@ -76,32 +78,36 @@ def cache(
     finds all shards complete writes the index. Complete shards are kept, so the same call resumes. An image that cannot
     be read is an error or, with ``skip_bad``, is left out and listed in the index.
 
-    CrossFlowError for captions or images that cannot be read, and if ``out`` holds other shards.
+    CrossFlowError for captions or images that cannot be read, if ``out`` holds other shards or an index of something
+    else, and if another launch writes there.
     """
     if per_shard < 1 or not 0 <= process_index < process_count:
         raise CrossFlowError(
             f"There cannot be {per_shard} pairs a shard, or a process {process_index} of {process_count}: "
             "give at least 1, and number the processes from 0."
         )
-    pairs = read_pairs(images, captions)
+    pairs = read_pairs(images, captions, progress)
     settings = {"size": size, "token_count": token_count, "tokens_dtype": tokens_dtype, "keep_images": keep_images}
     recipe = dict(recipe) | settings | ({} if image_tower is None else {"image_features": True})
     plan = _plan(pairs, recipe, per_shard)
     total = -(-len(pairs) // per_shard)
-    left = _unfinished(out, plan, total)
     dtype = getattr(torch, tokens_dtype)
     maker = _Maker(images, embedder, autoencoder, image_tower, size, token_count, dtype, keep_images, skip_bad)
-    for number in range(process_index, total, process_count):
-        path = out / shard_name(number)
-        if number not in left and _is_whole(path):
-            continue
-        items, skipped = maker.items(pairs[number * per_shard : (number + 1) * per_shard])
-        write_shard(path, items, {"plan": f"{plan} {number}", "recipe": recipe, "skipped": skipped})
-        progress(f"shard {number + 1} of {total}: {len(items)} pairs")
-    if left := _unfinished(out, plan, total):
-        progress(f"{len(left)} of {total} shards are left to other processes")
-    else:
-        write_index(out, total, recipe, str(process_index))
+    with writing_in(out, "encoding") if process_index == 0 else nullcontext():
+        left = _unfinished(out, plan, total)
+        if (out / INDEX).exists():
+            read_index(out / INDEX)
+        for number in range(process_index, total, process_count):
+            path = out / shard_name(number)
+            if number not in left and _is_whole(path):
+                continue
+            items, skipped = maker.items(pairs[number * per_shard : (number + 1) * per_shard])
+            write_shard(path, items, {"plan": f"{plan} {number}", "recipe": recipe, "skipped": skipped})
+            progress(f"shard {number + 1} of {total}: {len(items)} pairs")
+        if left := _unfinished(out, plan, total):
+            progress(f"{len(left)} of {total} shards are left to other processes")
+        else:
+            write_index(out, total, recipe, str(process_index))
     return out
 
 

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from torch import Tensor
 
+from crossflow.files.tensors import tensors_sha256
 from crossflow.flow.batch import Batch, Item
 from crossflow.flow.losses import Draws
 from crossflow.losses.contrast import NEGATIVES
@@ -127,19 +128,19 @@ class ImagePairs:
 def text_pairs(recipe: TrainConfig, model: FlowModel, folder: Path, progress: Callable[[str], None]) -> TextPairs:
     """The training pairs of a model that reads texts, cached in ``folder``."""
     made = partial(_texts, recipe, model, progress)
-    found = kept(folder, _settings(recipe), made)
+    found = kept(folder, _settings(recipe, model), made)
     return TextPairs(recipe.model.reads.name, recipe.model.target.name, **found)
 
 
 def image_pairs(recipe: TrainConfig, model: FlowModel, folder: Path, progress: Callable[[str], None]) -> ImagePairs:
     """The training pairs of a model that reads images, cached in ``folder``."""
     reads = cast(ImageConfig, recipe.model.reads)
-    found = kept(folder, _settings(recipe), partial(_images, recipe, model, progress))
+    found = kept(folder, _settings(recipe, model), partial(_images, recipe, model, progress))
     return ImagePairs(reads.name, recipe.model.target.name, reads.build(), model.autoencoder, **found)
 
 
-def _settings(recipe: TrainConfig) -> dict[str, Any]:
-    """Everything that determines the pairs."""
+def _settings(recipe: TrainConfig, model: FlowModel) -> dict[str, Any]:
+    """Everything that determines the pairs; an autoencoder that was fitted encodes them."""
     config = recipe.model
     return {
         "world": WORLD,
@@ -147,6 +148,7 @@ def _settings(recipe: TrainConfig) -> dict[str, Any]:
         "reads": asdict(config.reads),
         "target": asdict(config.target),
         "shape": config.shape,
+        **({"autoencoder": tensors_sha256(model.autoencoder.state_dict())} if model.autoencoder.fits else {}),
     }
 
 

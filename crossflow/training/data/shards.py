@@ -141,7 +141,7 @@ class Shards:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.index = _read_index(folder / INDEX)
+        self.index = read_index(folder / INDEX)
         self.fingerprint = file_sha256(folder / INDEX)
         self.recipe = self.index.recipe
         self._ends = list(accumulate(entry.count for entry in self.index.shards))
@@ -173,7 +173,10 @@ class Shard:
         self.header = read_header(path)
         if (self.header.get("format"), self.header.get("version")) != (FORMAT, VERSION):
             raise CrossFlowError(f"{path} is no shard of training pairs in version {VERSION}: make it again.")
-        self.count: int = self.header["count"]
+        count = self.header.get("count")
+        if not isinstance(count, int) or count < 0 or not isinstance(self.header.get("sha256"), str):
+            raise CrossFlowError(f"{path} is no shard of training pairs: its header is damaged; make it again.")
+        self.count = count
         self._file = safe_open(path, framework="pt")
         self._names = self._file.keys()
 
@@ -222,7 +225,8 @@ def _bytes(content: bytes) -> Tensor:
     return torch.tensor(list(content), dtype=torch.uint8)
 
 
-def _read_index(path: Path) -> ShardIndex:
+def read_index(path: Path) -> ShardIndex:
+    """The index of a folder of shards; CrossFlowError for a file that is none."""
     try:
         index = ShardIndex.model_validate_json(path.read_bytes())
     except OSError as error:

@@ -1,9 +1,10 @@
 """The embedded suites whose sources are images: captions, depth and super-resolution of ``crossflow.scenes``.
 
 ``scenes-caption``, ``scenes-depth`` and ``scenes-sr`` are the first 1,000 scenes of the split ``test``; the same with
-``-val`` are those of ``val``, for choosing settings, never for reporting. Nothing is downloaded and nothing needs Java:
-the renders are drawn into ``CROSSFLOW_CACHE`` (:mod:`crossflow_eval.suites.scenes.images`). The numbers belong to this
-world; each run stands between the references of :mod:`crossflow_eval.suites.scenes.references`.
+``-val`` are those of ``val``, for choosing settings, never for reporting. Nothing is downloaded, and but for METEOR in
+``scenes-caption-meteor`` nothing needs Java. The renders are drawn into ``CROSSFLOW_CACHE``
+(:mod:`crossflow_eval.suites.scenes.images`). The numbers belong to this world; each run stands between the references
+of :mod:`crossflow_eval.suites.scenes.references`.
 """
 
 from __future__ import annotations
@@ -30,11 +31,14 @@ SUITES: dict[str, tuple[Task, str]] = {
     "scenes-caption": ("caption", "test"),
     "scenes-depth": ("depth", "test"),
     "scenes-sr": ("sr", "test"),
+    "scenes-caption-meteor": ("caption", "test"),
     "scenes-caption-val": ("caption", "val"),
     "scenes-depth-val": ("depth", "val"),
     "scenes-sr-val": ("sr", "val"),
 }
 """Suite -> its task and its split."""
+WITH_METEOR = ("scenes-caption-meteor",)
+"""Captions by METEOR too, beside all that ``scenes-caption`` gives: it needs Java. No suite has SPICE."""
 
 
 def suite(name: str) -> Suite:
@@ -42,9 +46,9 @@ def suite(name: str) -> Suite:
     task, split = SUITES[name]
     output = {"caption": "txt", "depth": "npy", "sr": "png"}
     metrics: dict[Task, Mapping[str, Callable[[], Metric]]] = {
-        "caption": {"scene": _scene_captions, "captions": _caption_scores},
+        "caption": {"scene": _scene_captions, "captions": partial(_caption_scores, name in WITH_METEOR)},
         "depth": {"depth": partial(SceneDepth, ""), "objects": partial(SceneDepth, "objects")},
-        "sr": {"restoration": _restoration, "fid": partial(_fid, split)},
+        "sr": {"restoration": _restoration, "fid": partial(_fid, split), "looks": _look_scores},
     }
     return Suite(
         name=name,
@@ -123,10 +127,10 @@ def _scene_captions() -> Metric:
     return SceneCaptions(read_caption, look_at, grammar=GRAMMAR)
 
 
-def _caption_scores() -> Metric:
+def _caption_scores(with_meteor: bool) -> Metric:
     from crossflow_eval.metrics.caption import CaptionScores
 
-    return CaptionScores(tokens="words", with_meteor=False)
+    return CaptionScores(tokens="words", with_meteor=with_meteor)
 
 
 class SceneDepth(DepthErrors):
@@ -160,6 +164,13 @@ def _fid(split: str) -> Metric:
     return FID(HalvedFeatures(scenes.feature_judge()), partial(_reference_features, split), reference_name=name)
 
 
+def _look_scores() -> Metric:
+    from crossflow_eval.metrics.scenes import SceneInceptionScore
+
+    judge = HalvedFeatures(scenes.feature_judge())
+    return SceneInceptionScore(judge, judge.looks, classes="48 looks, a shape and a colour, of one object at random")
+
+
 class HalvedFeatures:
     """The feature judge, which sees 32 pixels a side, on images of 64: each 2 x 2 pixels become their rounded mean."""
 
@@ -171,6 +182,10 @@ class HalvedFeatures:
     def __call__(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """Return the features, float32 [n dim]. Raises CrossFlowError for an image of another size."""
         return self._judge([halved(image) for image in images])
+
+    def looks(self, features: np.ndarray) -> np.ndarray:
+        """The judge's probabilities of what an object of each image is, float64 [n classes]."""
+        return self._judge.looks(features)
 
 
 def halved(image: np.ndarray) -> np.ndarray:

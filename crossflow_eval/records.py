@@ -1,0 +1,309 @@
+"""What a run's folder says, read as a stranger's: a schema for each record, and the proof that all is as it was scored.
+
+::
+
+    settings.json       what made the run        outputs.jsonl       one line an output: its name and its sha256
+    outputs/            one file an output       per_example.jsonl   what was said of each
+    result.json         the numbers, and the digests of all of these
+
+A folder may come from anybody. Nothing of it is used before it fits its schema, and an output is a file of its own in
+``outputs``: a name that leads elsewhere, or a link, is refused before it is opened. The digests find what was changed
+by mistake; whoever wants to deceive can make them anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Container, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from crossflow.errors import CrossFlowError, first_few
+from crossflow.files.hashes import file_sha256
+from crossflow_eval.tables import REFERENCES, ROLES
+from crossflow_eval.types import Proof, Result, Row, Settings
+
+SETTINGS, EXAMPLES, MANIFEST, ROWS, RESULT = (
+    "settings.json",
+    "examples.jsonl",
+    "outputs.jsonl",
+    "per_example.jsonl",
+    "result.json",
+)
+OUTPUTS = "outputs"
+Record = TypeVar("Record", bound=BaseModel)
+
+LARGEST = 2**63
+"""What a number in a record stays below, so that it is one of any other language's too."""
+LONGEST = 200
+"""The longest name of an example or a model in bytes of UTF-8: file systems take 255, with what is put around it."""
+
+
+def is_file_name(name: Any, longest: int = LONGEST) -> bool:
+    """Whether ``name`` is text that can name one file, in the folder that it is looked for in."""
+    if not isinstance(name, str) or not name or name.startswith(".") or set(name) & set("/\\\0\n"):
+        return False
+    return len(name.encode(errors="surrogatepass")) <= longest
+
+
+def _file_name(name: str) -> str:
+    if not is_file_name(name, 255):
+        raise ValueError("it names no file in the folder outputs")
+    return name
+
+
+FileName = Annotated[str, AfterValidator(_file_name)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
+class _Detection(_Record):
+    label: str
+    box: tuple[float, float, float, float]
+
+
+class _Row(_Record):
+    """A line of per_example.jsonl: the columns that are read by name; the others are any plain JSON."""
+
+    id: str
+    index: int = 0
+    output: FileName = "-"
+    prompt: str = ""
+    task: str = ""
+    size: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] | None = None
+    detections: list[_Detection] = []
+
+
+class _Example(_Record):
+    """A line of examples.jsonl, of a suite whose examples are plain data."""
+
+    model_config = ConfigDict(extra="forbid")
+    id: str
+    source: str
+    target: Any = None
+    tags: dict[str, str]
+
+
+class _Scored(_Record):
+    """A line of outputs.jsonl."""
+
+    model_config = ConfigDict(extra="forbid")
+    id: str
+    index: int
+    output: FileName
+    sha256: Sha256
+
+
+def read_settings(folder: Path) -> Settings:
+    """Read settings.json. Raises CrossFlowError."""
+    content = _content(folder / SETTINGS)
+    if content is None:
+        raise CrossFlowError(f"{folder} is not a run's folder: it holds no {SETTINGS}.")
+    return _parsed(Settings, content, f"{folder / SETTINGS} cannot be read as settings", "give another run")[0]
+
+
+def read_result(folder: Path) -> Result | None:
+    """Read result.json; None where the run is not finished. Raises CrossFlowError."""
+    content = _content(folder / RESULT)
+    if content is None:
+        return None
+    return _parsed(Result, content, f"{folder / RESULT} cannot be read as a result", "score the run again")[0]
+
+
+def read_rows(folder: Path) -> list[Row]:
+    """Read per_example.jsonl, where there is one. Raises CrossFlowError with the line of what is no row."""
+    return list(_lines(folder / ROWS, _Row, "score the run again"))
+
+
+def read_examples(folder: Path) -> list[dict[str, Any]]:
+    """Read the fields of examples that are plain data. Raises CrossFlowError with the line."""
+    found = list(_lines(folder / EXAMPLES, _Example, "make the run anew"))
+    if not found:
+        raise CrossFlowError(f"{folder} is not a run's folder: it holds no {EXAMPLES}.")
+    return found
+
+
+def read_manifest(folder: Path) -> dict[str, str]:
+    """The sha256 of every output as it was scored, by name; empty for a run not scored, or by an earlier version."""
+    return {line["output"]: line["sha256"] for line in _lines(folder / MANIFEST, _Scored, "score the run again")}
+
+
+def output_path(folder: Path, name: str) -> Path:
+    """The file of an output of the run in ``folder``, which need not be there.
+
+    CrossFlowError for a name that leads out of ``outputs``, and for a link or a device in the file's place.
+    """
+    path = folder / OUTPUTS / name
+    if os.path.realpath(path) != os.path.join(os.path.realpath(folder), OUTPUTS, name):
+        raise CrossFlowError(
+            f"{path} leads out of the run's outputs, and is not read: an output is a file in {folder / OUTPUTS}."
+        )
+    if path.exists() and not path.is_file():
+        raise CrossFlowError(f"{path} is no file, and is not read: remove it and run the same command again.")
+    return path
+
+
+def seal(result: Result, manifest: bytes, rows: bytes) -> Result:
+    """The ``result`` with its proof: the digests of the content of outputs.jsonl and per_example.jsonl, and its own."""
+    digests = {"outputs": _sha256(manifest), "rows": _sha256(rows)}
+    unsealed = result.model_copy(update={"proof": Proof(**digests, result="")})
+    return result.model_copy(update={"proof": Proof(**digests, result=_own_digest(unsealed))})
+
+
+def canonical_json(record: Any) -> str:
+    """One line of JSON with sorted keys; NaN and infinity are refused with a ValueError."""
+    return json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def references(folder: Path) -> list[Path]:
+    """The runs of the references of the run in ``folder``."""
+    return [folder / REFERENCES / role for role in ROLES if (folder / REFERENCES / role).is_dir()]
+
+
+def check_whole(folder: Path) -> Result:
+    """The result of the finished run in ``folder``, once it has proved itself.
+
+    One of an earlier version has no digests, and is read as it is. Raises CrossFlowError with every fault, and for a
+    run that is not finished.
+    """
+    result = read_result(folder)
+    if result is None:
+        raise CrossFlowError(
+            f"{folder} holds no {RESULT}: the run is not finished, or it is no run; run its command again."
+        )
+    refuse(folder, faults(folder, result))
+    return result
+
+
+def refuse(folder: Path, found: Iterable[str]) -> None:
+    """Raise CrossFlowError with the faults that were ``found``, if any."""
+    if sentences := list(found):
+        raise CrossFlowError(f"{folder} is not as it was scored: {' '.join(sentences)}")
+
+
+def faults(folder: Path, result: Result, there: Container[str] | None = None) -> Iterator[str]:
+    """What in a finished run's folder is not as its ``result`` says, a sentence each; see ``output_faults``."""
+    if result.proof is None:
+        return
+    again = f"make it anew by `crossflow-eval score {folder}`."
+    if _own_digest(result) != result.proof.result:
+        yield f"{RESULT} was edited; {again}"
+    else:
+        yield from _settings_faults(folder, result)
+    if _digest(folder / EXAMPLES) != result.data_sha256:
+        yield f"{EXAMPLES} is not what was scored; put it back."
+    if _digest(folder / ROWS) != result.proof.rows:
+        yield f"{ROWS} was edited; {again}"
+    if _digest(folder / MANIFEST) != result.proof.outputs:
+        yield f"{MANIFEST} was edited; {again}"
+    else:
+        yield from output_faults(folder, there)
+
+
+def lasting_faults(folder: Path, there: Container[str]) -> Iterator[str]:
+    """Those of the ``faults`` that scoring again does not mend: of the settings and the outputs."""
+    try:
+        result = read_result(folder)
+    except CrossFlowError:  # edited or damaged: it is about to be made anew
+        return
+    if result is None or result.proof is None:
+        return
+    if _own_digest(result) == result.proof.result:
+        yield from _settings_faults(folder, result)
+    if _digest(folder / MANIFEST) == result.proof.outputs:
+        yield from output_faults(folder, there)
+
+
+def _settings_faults(folder: Path, result: Result) -> Iterator[str]:
+    if _content(folder / SETTINGS) is None:
+        yield f"{SETTINGS}, which says what made the run, is gone; put it back."
+    elif read_settings(folder) != result.settings:
+        yield f"{SETTINGS} is of another run than {RESULT}; put back the one that it was made with."
+
+
+def output_faults(folder: Path, there: Container[str] | None = None) -> Iterator[str]:
+    """The outputs that are not what was scored, counted in a sentence; of those in ``there``, or of all."""
+    recorded = read_manifest(folder)
+    names = [name for name in recorded if there is None or name in there]
+    with ThreadPoolExecutor() as pool:
+        found = list(pool.map(partial(_digest, folder / OUTPUTS), names))
+    if bad := [name for name, digest in zip(names, found, strict=True) if digest != recorded[name]]:
+        yield (
+            f"{len(bad)} of {len(names)} outputs in {folder / OUTPUTS} are not what was scored: {first_few(bad)}; "
+            "put them back, or remove them and run the run's command to make them anew."
+        )
+
+
+def _own_digest(result: Result) -> str:
+    record = result.model_dump(mode="json")
+    record["proof"]["result"] = ""
+    return _sha256(canonical_json(record).encode())
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _digest(path: Path, output: str | None = None) -> str | None:
+    """The sha256 of a file, or of an output in the folder ``path``; None where it is not there or cannot be read."""
+    try:
+        return file_sha256(path if output is None else output_path(path.parent, output))
+    except OSError:
+        return None
+
+
+def _content(path: Path) -> bytes | None:
+    """A record's bytes; None where there is no file."""
+    try:
+        if not path.exists():
+            return None
+        if not path.is_file():
+            raise CrossFlowError(f"{path} is no file; give a run's folder.")
+        return path.read_bytes()
+    except OSError as error:
+        raise CrossFlowError(f"Cannot read {path}: {error.strerror}.") from error
+
+
+def _lines(path: Path, kind: type[BaseModel], remedy: str) -> Iterator[dict[str, Any]]:
+    """The records of a JSONL file, each of the ``kind``; none where there is no file."""
+    for number, line in enumerate((_content(path) or b"").split(b"\n"), start=1):
+        if line:
+            _, plain = _parsed(kind, line, f"{path}, line {number} cannot be read", remedy)
+            yield plain
+
+
+def _parsed(kind: type[Record], content: bytes, what: str, remedy: str) -> tuple[Record, Any]:
+    """A record and its plain JSON. CrossFlowError says where it does not fit the ``kind``."""
+    try:
+        record, plain = kind.model_validate_json(content), json.loads(content)
+    except ValidationError as error:
+        raise CrossFlowError(f"{what}: {_why(error)}; {remedy}.") from error
+    except ValueError as error:
+        raise CrossFlowError(f"{what}: it is not JSON in UTF-8; {remedy}.") from error
+    if any(not abs(number) < LARGEST for number in _numbers(plain)):
+        raise CrossFlowError(f"{what}: it holds a number that is not finite, or not below 2^63; {remedy}.")
+    return record, plain
+
+
+def _numbers(value: Any) -> Iterator[int | float]:
+    if isinstance(value, int | float):
+        yield value
+    elif isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _numbers(each)
+
+
+def _why(error: ValidationError) -> str:
+    """The first thing that is wrong, without quoting what stands there: it may be anything."""
+    first: Mapping[str, Any] = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return f"{place[:80]}: {first['msg']}" if place else str(first["msg"])
