@@ -1,8 +1,8 @@
-"""The search for the recipe that binds: ``python -m benchmarks.search TRIAL... --runs FOLDER``.
+"""The search for the next text-to-image recipe of the scenes: ``python -m benchmarks.search TRIAL... --runs FOLDER``.
 
-A trial is a base recipe with one change. Each is trained into its own folder under ``--runs``, taken up where it was
-stopped, and measured on the validation split alone; results/scenes/search.md and search.json are written anew from
-every trial that has been measured there. Without names nothing is trained and the pages are written.
+A trial is a recipe with one change. Each is trained into its own folder under ``--runs``, taken up where it was
+stopped, and measured on the validation split alone. What is found there is put into results/scenes/search.json, beside
+what was found before, and results/scenes/search.md is written of that. Without names nothing is trained.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from crossflow.modalities.patch_pca import PatchPCAConfig
 from crossflow.modalities.tokens import TokensConfig
 from crossflow.model.crossflow import FlowConfig
 from crossflow.model.settings import Sampling
+from crossflow.model.standard import StandardConfig
 from crossflow.networks.transformer import TransformerConfig
 from crossflow.recipes import CONFIGS
 from crossflow.recipes.recipe import SceneData, Stage, TrainConfig
@@ -41,11 +42,14 @@ VALIDATION_PROMPTS = 240
 
 @dataclass(frozen=True)
 class Trial:
-    """``change`` says in words how ``recipe`` differs from that of the trial ``of``."""
+    """``change`` says in words how ``recipe`` differs from that of the trial ``of``.
+
+    A recipe that is None was one of an earlier version, which had what this one has not: only its figures are kept.
+    """
 
     of: str
     change: str
-    recipe: TrainConfig
+    recipe: TrainConfig | None
 
 
 def _start() -> TrainConfig:
@@ -76,32 +80,69 @@ def _contrast(recipe: TrainConfig, weight: float) -> TrainConfig:
     return replace(recipe, model=replace(recipe.model, losses=losses))
 
 
+def _short(stages: tuple[int, ...]) -> TrainConfig:
+    """The candidate in as many steps a stage, for about ten minutes on a CPU core."""
+    kept = tuple(replace(stage, steps=steps) for stage, steps in zip(NEXT.stages, stages, strict=True))
+    return replace(NEXT, steps=sum(stages), stages=kept, ema=0.995)
+
+
+def _baseline(recipe: TrainConfig) -> TrainConfig:
+    """Standard flow matching of its size, in its steps and on its data, with what helps both."""
+    model, data = recipe.model, recipe.data
+    assert isinstance(data, SceneData)
+    network = TransformerConfig(width=132, depth=5, heads=4, positions="unit", whitened=True)
+    standard = StandardConfig(
+        shape=model.shape,
+        reads=model.reads,
+        target=model.target,
+        backbone=network,
+        guidance=model.guidance,
+        parameterisation=model.parameterisation,
+        sampling=model.sampling,
+    )
+    return replace(recipe, model=standard, data=replace(data, negatives=0), stages=())
+
+
 START = _start()
-_FINAL = (
-    "captions of places, no relation by sides, damping 0.003, learning rate 3e-3, contrast of weight 0.3; "
-    "the source alone, the flow alone, then both; the average restarts with each stage"
-)
+NEXT = CONFIGS["scenes-t2i-next"]
+SHORT = _short((800, 1_700, 1_000))
+_ALONE = "the source alone, by KL and a contrast of weight 1"
 TRIALS: Mapping[str, Trial] = {
+    "word-order": Trial(
+        "start",
+        f"{_ALONE}; its encoder of two blocks, with positions of words of sd 1, in place of whitened tokens",
+        None,
+    ),
+    "whitened": Trial("start", _ALONE, None),
     "start": Trial(
         "",
-        "targets predicted, unit positions, tokens whitened with damping 0.01, scenes retold, one hard negative",
+        "targets predicted, unit positions, tokens whitened, scenes retold with half of the relations told by sides, "
+        "one hard negative",
         START,
     ),
     "stages": Trial(
         "start",
-        "the source alone for 1,000 steps, then all; contrast of weight 0.3; the average does not restart: without it "
-        "the mean is .208 in place of .133 (n = 120, guidance 2)",
+        "the source alone for 1,000 steps, then all; contrast of weight 0.3",
         _staged(_contrast(START, 0.3), 1_000),
     ),
-    "tiny10": Trial("stages", _FINAL, CONFIGS["scenes-tiny10"]),
-    "tiny10-standard": Trial("tiny10", "the baseline of its size", CONFIGS["scenes-tiny10-standard"]),
-    "final": Trial("tiny10", "more steps", CONFIGS["scenes-t2i-binding"]),
+    "stages-last": Trial("stages", "its last weights in place of their average, which then ran through stages", None),
+    "short": Trial(
+        "stages",
+        "captions of places, no relation by sides, learning rate 3e-3; the source alone, the flow alone, then both",
+        SHORT,
+    ),
+    "short-standard": Trial("short", "the baseline of its size", _baseline(SHORT)),
+    "next": Trial("short", "more steps, a slower average: the recipe scenes-t2i-next", NEXT),
 }
+
+
+TRAINED: Mapping[str, TrainConfig] = {name: trial.recipe for name, trial in TRIALS.items() if trial.recipe is not None}
+"""The trials that this version can train."""
 
 
 def advance(name: str, runs: Path) -> None:
     """Train a trial to its end, from where it was stopped, and measure it."""
-    folder, recipe = runs / name, TRIALS[name].recipe
+    folder, recipe = runs / name, TRAINED[name]
     shared = runs / "cache"
     shared.mkdir(parents=True, exist_ok=True)
     folder.mkdir(exist_ok=True)
@@ -121,6 +162,7 @@ def measure(checkpoint: Path, folder: Path) -> dict[str, Any]:
     times = [json.loads(line) for line in (folder / "timing.jsonl").read_text().splitlines()]
     found: dict[str, Any] = {
         "digest": header["digest"],
+        "hardware": hardware(),
         "steps": header["step"],
         "parameters": sum(part.numel() for part in pipeline.model.parameters()),
         "cpu_minutes": round(sum(each["cpu_seconds"] for each in times) / 60, 1),
@@ -135,22 +177,51 @@ def measure(checkpoint: Path, folder: Path) -> dict[str, Any]:
     return found
 
 
+def found_in(folder: Path) -> dict[str, Any] | None:
+    """What is known of a trial in its folder: its measurement, or how far it is trained; None before its first save."""
+    if (measured := folder / "measured.json").exists():
+        return json.loads(measured.read_text())
+    if not (checkpoint := folder / "model.safetensors").exists():
+        return None
+    header = read_header(checkpoint)
+    return {"digest": header["digest"], "steps": header["step"]}
+
+
+def state(name: str, row: Mapping[str, Any] | None) -> str:
+    """How far a trial is, and whether this version would make it again."""
+    recipe = TRIALS[name].recipe
+    if row is None:
+        return "not started"
+    said = "measured" if "distances" in row else "stopped, not measured"
+    return said if recipe is not None and row["digest"] == recipe.digest(0) else f"{said}; by an earlier version"
+
+
 def page(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """The log of the search as Markdown: three tables with a row a trial."""
+    """The log of the search as Markdown: every trial with its state, then what was measured."""
+    measured = {name: found[name] for name in TRIALS if "distances" in found.get(name, {})}
+    machines = sorted({row["hardware"] for row in measured.values()})
     lines = [
-        "# The search for the recipe that binds",
+        "# The search for the next text-to-image recipe",
         "",
-        "Generated by `python -m benchmarks.search`; never edited by hand. One seed; every figure is of the first",
-        f"{VALIDATION_PROMPTS} validation prompts, images sampled in float32. {hardware()}, one thread.",
+        "Generated by `python -m benchmarks.search`; never edited by hand. One seed; scores and faults are of the",
+        f"first {VALIDATION_PROMPTS} validation prompts, images sampled in float32. One thread of",
+        f"{'; '.join(machines)}. What an earlier version trained had one learning rate and one moving average through all",
+        "stages, and tokens whitened with another damping: this version does not make it again.",
         "",
-        "| trial | change | from | steps | CPU minutes | parameters |",
-        "|---|---|---|---:|---:|---:|",
+        "| trial | change | from | state | steps | CPU minutes | parameters |",
+        "|---|---|---|---|---:|---:|---:|",
     ]
-    for name, row in found.items():
-        trial, size = TRIALS[name], f"{row['parameters'] / 1e6:.2f} M"
-        lines.append(f"| {name} | {trial.change} | {trial.of} | {row['steps']:,} | {row['cpu_minutes']:.1f} | {size} |")
+    for name, trial in TRIALS.items():
+        row = found.get(name)
+        steps = f"{row['steps']:,}" if row else "0"
+        if trial.recipe is not None and (row is None or "distances" not in row):
+            steps += f" of {trial.recipe.steps:,}"
+        minutes, size = "", ""
+        if row and "distances" in row:
+            minutes, size = f"{row['cpu_minutes']:.1f}", f"{row['parameters'] / 1e6:.2f} M"
+        lines.append(f"| {name} | {trial.change} | {trial.of} | {state(name, row)} | {steps} | {minutes} | {size} |")
     lines += ["", "| trial | guidance | mean | " + " | ".join(TASKS) + " |", "|---|---:|---:|" + "---:|" * len(TASKS)]
-    for name, row in found.items():
+    for name, row in measured.items():
         for scale, scores in row["scores"].items():
             cells = [f"{scores[task]:.3f}" for task in ("mean", *TASKS)]
             lines.append(f"| {name} | {scale} | {' | '.join(cells)} |")
@@ -160,32 +231,36 @@ def page(found: Mapping[str, Mapping[str, Any]]) -> str:
         "",
     ]
     lines += ["| trial | " + " | ".join(KINDS) + " |", "|---|" + "---:|" * len(KINDS)]
-    for name, row in found.items():
+    for name, row in measured.items():
         cells = [f"{row['distances'][kind]:.1f}" if row["distances"] else "" for kind in KINDS]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += ["", f"What is wrong, images of {VALIDATION_PROMPTS}:", ""]
     lines += ["| trial | guidance | " + " | ".join(FAULTS) + " |", "|---|---:|" + "---:|" * len(FAULTS)]
-    for name, row in found.items():
+    for name, row in measured.items():
         for scale, wrong in row["faults"].items():
             lines.append(f"| {name} | {scale} | {' | '.join(str(wrong[kind]) for kind in FAULTS)} |")
     return "\n".join([*lines, ""])
 
 
 def main() -> None:
-    """Train and measure the trials that are named, then write the pages of all that are measured."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("trials", nargs="*", choices=[*TRIALS, []], help="trials to train, in order")
+    """Train and measure the trials that are named, then write the log with what ``--runs`` holds."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("trials", nargs="*", metavar="TRIAL", help=f"to train, in order: {', '.join(TRAINED)}")
     parser.add_argument("--runs", type=Path, default=Path("runs/search"))
     parser.add_argument("--out", type=Path, default=Path("results/scenes"))
     given = parser.parse_args()
+    if unknown := [name for name in given.trials if name not in TRAINED]:
+        parser.error(f"{unknown[0]} is no trial to train: choose from {', '.join(TRAINED)}.")
     torch.set_num_threads(1)
     for name in given.trials:
         advance(name, given.runs)
-    kept = {name: given.runs / name / "measured.json" for name in TRIALS}
-    found = {name: json.loads(path.read_text()) for name, path in kept.items() if path.exists()}
+    log = given.out / "search.json"
+    before = json.loads(log.read_text()) if log.exists() else {}
+    here = {name: row for name in TRIALS if (row := found_in(given.runs / name)) is not None}
+    found = {name: row for name in TRIALS if (row := here.get(name, before.get(name))) is not None}
     given.out.mkdir(parents=True, exist_ok=True)
+    log.write_text(json.dumps(found, indent=1) + "\n")
     (given.out / "search.md").write_text(page(found))
-    (given.out / "search.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.search import TRIALS, page
+from benchmarks.search import TRAINED, TRIALS, found_in, page, state
 from benchmarks.source_distance import FAULTS, KINDS, PAIRS, distances, faults, pairs, report
+from crossflow.files.tensors import write_tensors
 from crossflow.flow.gaussian import Gaussian
 from crossflow.scenes.caption import TASKS, specification
 from crossflow.scenes.parse import Found
@@ -75,9 +76,9 @@ def test_pages_hold_every_kind_of_pair_task_and_fault():
     scores = {task: 0.5 for task in (*TASKS, "mean")}
     wrong = dict.fromkeys(FAULTS, 3)
     apart = dict.fromkeys(KINDS, 12.5)
-    name = next(iter(TRIALS))
-    row = {"steps": 10, "cpu_minutes": 1.5, "parameters": 2_500_000, "distances": apart}
-    row |= {"scores": {"2": scores}, "faults": {"2": wrong}}
+    name = next(iter(TRAINED))
+    row = {"digest": TRAINED[name].digest(0), "hardware": "a machine", "steps": 10, "cpu_minutes": 1.5}
+    row |= {"parameters": 2_500_000, "distances": apart, "scores": {"2": scores}, "faults": {"2": wrong}}
     for text in (report("model", apart, scores, wrong, 240, "2"), page({name: row})):
         assert not [each for each in (*KINDS, *TASKS, *FAULTS) if each not in text]
     assert TRIALS[name].change in page({name: row})
@@ -86,6 +87,26 @@ def test_pages_hold_every_kind_of_pair_task_and_fault():
     assert "12.5" not in without
 
 
+def test_the_log_says_how_far_every_trial_is_and_which_version_made_it():
+    name = next(iter(TRAINED))
+    stopped = {"digest": TRAINED[name].digest(0), "steps": 1_500}
+    assert state(name, None) == "not started"
+    assert state(name, stopped) == "stopped, not measured"
+    assert state(name, stopped | {"distances": {}}) == "measured"
+    assert state(name, stopped | {"digest": "0" * 12}) == "stopped, not measured; by an earlier version"
+    text = page({name: stopped})
+    assert text.count("| not started | 0") == len(TRIALS) - 1
+    assert f"| stopped, not measured | 1,500 of {TRAINED[name].steps:,} |" in text
+
+
+def test_a_folder_tells_how_far_its_trial_is(tmp_path):
+    assert found_in(tmp_path) is None
+    write_tensors(tmp_path / "model.safetensors", {}, {"digest": "abc", "step": 7})
+    assert found_in(tmp_path) == {"digest": "abc", "steps": 7}
+    (tmp_path / "measured.json").write_text('{"digest": "abc", "steps": 9}')
+    assert found_in(tmp_path) == {"digest": "abc", "steps": 9}
+
+
 def test_every_trial_says_what_it_starts_from():
-    assert all(trial.of in TRIALS for trial in list(TRIALS.values())[1:])
-    assert len({repr(trial.recipe) for trial in TRIALS.values()}) == len(TRIALS)
+    assert all(trial.of in TRIALS for name, trial in TRIALS.items() if name != "start")
+    assert len({recipe.digest(0) for recipe in TRAINED.values()}) == len(TRAINED)

@@ -37,6 +37,10 @@ class Contrast:
     kind: Literal["contrast"] = "contrast"
     name: ClassVar[str] = "contrastive"
 
+    def __post_init__(self) -> None:
+        if self.positions != "small" and self.tower != "latents":
+            raise CrossFlowError(f"The tower {self.tower} has positions of its own: leave positions out.")
+
     @property
     def reads(self) -> tuple[str, ...]:
         return (*READS[self.tower], *((NEGATIVES,) if self.hard_negatives else ()))

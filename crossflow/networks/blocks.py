@@ -106,34 +106,10 @@ class TimeEmbedding(nn.Module):
         return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=-1))
 
 
-Positions = Literal["small", "unit", "sin-cos"]
-"""How learned position embeddings start: drawn with sd 0.02 or 1, or as sines and cosines of row and column.
-
-Content has a standard deviation of about 1, beside which small ones are hardly seen in a short training.
-"""
-SMALL = 0.02
-"""Standard deviation of position embeddings that start ``small``."""
-
-
-def positions(rows: int, columns: int, width: int, start: Positions) -> Float[Tensor, "1 n width"]:
-    """Position embeddings of a grid as they start, n = ``rows`` x ``columns``."""
-    if start == "sin-cos":
-        return sines(rows, columns, width)
-    return torch.randn(1, rows * columns, width) * (1.0 if start == "unit" else SMALL)
-
-
-def sines(rows: int, columns: int, width: int) -> Float[Tensor, "1 n width"]:
-    """Of each place the sines and cosines of row and of column, a quarter of ``width`` each, with mean square 1.
-
-    Wavelengths go from 4 places to 4 times the longer side, so that no part of the embedding is nearly constant.
-    CrossFlowError for a width that does not divide by 4.
-    """
-    if width % 4:
-        raise CrossFlowError(f"width is {width}; positions of sines and cosines need one that divides by 4.")
-    waves = torch.logspace(math.log10(4.0), math.log10(4.0 * max(rows, columns, 2)), width // 4)
-    grid = torch.cartesian_prod(torch.arange(float(rows)), torch.arange(float(columns)))
-    angles = 2 * math.pi * grid[:, :, None] / waves
-    return math.sqrt(2.0) * torch.cat([angles.sin(), angles.cos()], dim=2).flatten(1)[None]
+Positions = Literal["small", "unit"]
+"""How learned position embeddings start: drawn with sd 0.02, or with that of the content beside them, about 1."""
+SPREAD: dict[Positions, float] = {"small": 0.02, "unit": 1.0}
+"""Standard deviation of position embeddings by how they start."""
 
 
 class PatchTokens(nn.Module):
@@ -149,7 +125,7 @@ class PatchTokens(nn.Module):
             raise CrossFlowError(f"Maps of {rows} x {columns} do not divide into patches of side {patch}.")
         self.patch = patch
         self.embed = nn.Linear(channels * patch * patch, width)
-        self.position = nn.Parameter(positions(rows // patch, columns // patch, width, start))
+        self.position = nn.Parameter(torch.randn(1, rows * columns // patch**2, width) * SPREAD[start])
 
     def forward(self, x: Float[Tensor, "b k h w"]) -> Float[Tensor, "b n d"]:
         (b, channels, rows, columns), p = x.shape, self.patch

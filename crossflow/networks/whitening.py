@@ -2,7 +2,7 @@
 
 The last layer of a language model tells words apart by large directions and what a word is bound to by small ones:
 between "left of" and "right of", or "a red box and a blue ring" and its swap, nouns move by a tenth of what divides two
-nouns. A small network trained for minutes learns to read the large directions only.
+nouns. A small network trained for minutes reads the large directions first.
 """
 
 import torch

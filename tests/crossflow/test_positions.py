@@ -8,13 +8,13 @@ import torch
 from crossflow.errors import CrossFlowError
 from crossflow.losses import Contrast
 from crossflow.losses.towers import LatentTower
-from crossflow.networks.blocks import PatchTokens, sines
+from crossflow.networks.blocks import PatchTokens
 from crossflow.recipes import CONFIGS
 
 SHAPE = (3, 4, 4)
 
 
-@pytest.mark.parametrize(("start", "scale"), [("small", 0.02), ("unit", 1.0), ("sin-cos", 1.0)])
+@pytest.mark.parametrize(("start", "scale"), [("small", 0.02), ("unit", 1.0)])
 def test_positions_start_at_the_scale_that_their_name_says(start, scale):
     torch.manual_seed(0)
     embedding = PatchTokens(SHAPE, 1, 128, start).position
@@ -22,24 +22,13 @@ def test_positions_start_at_the_scale_that_their_name_says(start, scale):
     assert embedding.requires_grad
 
 
-def test_sines_tell_every_place_from_every_other_and_near_ones_less():
-    places = sines(4, 4, 64)[0]
-    far = torch.cdist(places, places)
-    assert far[~torch.eye(16, dtype=torch.bool)].min() > 2.0
-    assert far[0, 1] < far[0, 3]
-    torch.testing.assert_close(far[0, 1], far[4, 5])
-
-
-def test_sines_need_a_width_of_four_parts():
-    with pytest.raises(CrossFlowError, match="divides by 4"):
-        sines(2, 2, 6)
-
-
 def test_a_tower_has_the_positions_of_its_contrast():
     torch.manual_seed(0)
     tower = Contrast(positions="unit").build((5, 6), SHAPE).tower
     assert isinstance(tower, LatentTower)
     assert tower.patches.position.std().item() == pytest.approx(1.0, rel=0.1)
+    with pytest.raises(CrossFlowError, match="positions of its own"):
+        Contrast(tower="features", positions="unit")
 
 
 def test_positions_change_no_name_and_no_shape_of_a_weight():
