@@ -53,7 +53,7 @@ class Trial:
 
 
 def _start() -> TrainConfig:
-    """Where the search starts: targets predicted, positions of the scale of the content, prompts that bind."""
+    """Where the search starts."""
     model = FlowConfig(
         shape=(48, 4, 4),
         reads=TokensConfig(),

@@ -27,7 +27,7 @@ class SceneData:
     ``captions`` are the indices of the captions to sample from, 0 being the prompt and PLACES the shapes with their
     places; an index given twice is sampled twice as often. ``negatives`` is how many untrue prompts come with an item,
     for a contrast with hard negatives. ``retold`` asks for each scene of two shapes in a form drawn anew, mostly one
-    that binds, ``sides`` of the relations by sides (see ``scenes.retell``).
+    that needs binding, ``sides`` of the relations by sides (see ``scenes.retell``).
     """
 
     count: int = 60_000

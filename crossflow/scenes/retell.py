@@ -2,8 +2,8 @@
 
 A training on a scene's own prompts sees the order of words matter in two tasks of six, and there it is hard to find:
 neither the relation alone nor the order alone tells anything of the image, only both together. A scene of two shapes is
-therefore asked for mostly in the forms that bind. Its relation can be told by sides ("a photo of a ring on the left and
-a box on the right"), where each object stands beside the word for its place.
+therefore asked for mostly in the forms that need binding. Its relation can be told by sides ("a photo of a ring on the
+left and a box on the right"), where each object stands beside the word for its place.
 """
 
 from __future__ import annotations

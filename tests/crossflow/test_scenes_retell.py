@@ -47,7 +47,7 @@ def test_scenes_of_one_shape_keep_their_prompt():
     assert all(retold(item, 0)[0] == item.prompt for item in ITEMS if item.task not in FORMS)
 
 
-def test_forms_that_bind_are_asked_for_most_and_always_alike():
+def test_forms_that_need_binding_are_asked_for_most_and_always_alike():
     told = [retold(item, 1)[0] for item in ITEMS if item.task in FORMS]
     assert told == [retold(item, 1)[0] for item in ITEMS if item.task in FORMS]
     related = [prompt for prompt in told if any(f" {relation} " in prompt for relation in OPPOSITE)]
