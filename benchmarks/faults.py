@@ -42,15 +42,21 @@ from crossflow.files.arrays import plain_arrays, read_arrays
 from crossflow.files.captions import read_captions
 from crossflow.files.images import read_image
 from crossflow.files.plain_json import read_json_file
-from crossflow.model.checkpoint import describe, load_model, save_checkpoint
+from crossflow.modalities.tokens import TokensConfig
+from crossflow.model import authors
+from crossflow.model.authors_models import text_to_image
+from crossflow.model.checkpoint import convert, describe, load_model, save_checkpoint
 from crossflow.model.settings import Sampling
+from crossflow.networks.dit import DiTConfig
 from crossflow.recipes import CONFIGS
 from crossflow.recipes.recipe import SceneData
 from crossflow.sampling.samples import draw_into
 from crossflow.sampling.text_to_image import TextToImage
+from crossflow.sources.released import ReleasedEncoderConfig
 from crossflow.training.data.cache import cache
 from crossflow.training.data.shards import Shard, Shards
 from crossflow.training.train import train
+from crossflow_eval import records
 from crossflow_eval.datasets.depth import read_prediction
 from crossflow_eval.environment import environment, hardware
 from crossflow_eval.judges.statistics_files import read_samples, read_statistics, write_statistics
@@ -98,9 +104,21 @@ class Blocks:
         return torch.cat([means, means])[: len(images)]
 
 
+def released(path: Path) -> None:
+    """Write a small checkpoint with the names of the authors' files."""
+    model = text_to_image(DiTConfig(width=64, depth=1, heads=4, patch=2), 64, "clip-vit-l14")
+    reads, source = (
+        TokensConfig(model="clip-vit-l14", count=8, width=64),
+        ReleasedEncoderConfig(width=64, depth=1, hidden=64),
+    )
+    state = replace(model, reads=reads, source=source).build(training=False).state_dict()
+    torch.save({authors.released_name(name): part for name, part in state.items()}, path)
+
+
 def jobs(place: Path) -> dict[str, Job]:
     """What writes folders, each a function of its folder; inputs are made in ``place``."""
     torch.manual_seed(0)
+    released(place / "released.pth")
     save_checkpoint(place / "tiny.safetensors", TINY.model.build())
     pipeline = TextToImage.from_checkpoint(place / "tiny.safetensors", batch_size=4)
     prompts = [f"a photo of {number} balls" for number in range(40)]
@@ -118,6 +136,7 @@ def jobs(place: Path) -> dict[str, Job]:
         "evaluate": lambda out: evaluate(Request(task="depth", limit=4, device="cpu", out=out)),
         "cache": lambda out: cache(place / "photos", None, out, Letters(), Blocks(), **shards),
         "prepare": lambda out: prepare(place / "originals", out),
+        "convert": lambda out: convert(place / "released.pth", out / "model.safetensors", 4),
     }
 
 
@@ -198,8 +217,9 @@ def disturbed(place: Path, kills: int, disks: int, chance: random.Random) -> lis
         if ended(trial(partial(job, place / name))) != WHOLE:
             raise CrossFlowError(f"{name} does not end well undisturbed.")
         wholes[name] = time.monotonic() - start, content(place / name)
+    resumed = [name for name in known if name != "convert"]  # which replaces nothing that is there
     for number in range(kills):
-        name = list(known)[number % len(known)]
+        name = resumed[number % len(resumed)]
         seconds, whole = wholes[name]
         kill(known[name], place / "trial", whole, chance.uniform(0, seconds), found[name])
     for number in range(disks):
@@ -265,8 +285,20 @@ def kinds(place: Path) -> dict[str, tuple[bytes, str, Callable[[Path], object]]]
             shard.item(row)
 
     made["shard"] = (shards / "shard-00000.safetensors").read_bytes(), "shard-00000.safetensors", read_items
+    for name, read_record in (
+        (records.SETTINGS, records.read_settings),
+        (records.EXAMPLES, records.read_examples),
+        (records.MANIFEST, records.read_manifest),
+        (records.ROWS, records.read_rows),
+        (records.RESULT, records.read_result),
+    ):
+        made[f"a run's {name}"] = (place / "evaluate" / name).read_bytes(), name, partial(_read_beside, read_record)
     made["index of shards"] = (shards / "index.json").read_bytes(), "index.json", lambda path: Shards(path.parent)
     return made
+
+
+def _read_beside(read: Callable[[Path], object], path: Path) -> None:
+    read(path.parent)
 
 
 WORDS = (

@@ -98,7 +98,7 @@ def steps(folder: Path) -> Iterator[tuple[str, Any]]:
         small = isinstance(recipe.data, SceneData)
         if not small and name != "t2i-tiny":
             continue
-        one = replace(recipe, steps=1, stages=(), log_every=1, save_every=1, sample_every=2)
+        one = replace(recipe, steps=1, stages=(), keep_at=(), log_every=1, save_every=1, sample_every=2)
         if small:
             one = replace(one, data=replace(recipe.data, count=SCENES))
         yield f"step {name}", after_one_step(one, folder / name, None if small else pairs)

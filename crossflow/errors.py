@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
@@ -14,9 +15,30 @@ T = TypeVar("T")
 class CrossFlowError(Exception):
     """A call, a file, a setting or the machine is wrong. The message is one sentence that names the remedy."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
 
 class Notice(UserWarning):
     """One sentence of ours for whoever runs a program, which shows no other warnings."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
+
+def one_line(text: str) -> str:
+    r"""Text for a terminal: in one line, and what would steer the terminal, or hide, as an escape (``\x1b``).
+
+    Names of files and what stands in them may be anything.
+    """
+    if text.isprintable():
+        return text
+    shown = (each if each.isprintable() or unicodedata.category(each) == "Zs" else _escaped(each) for each in text)
+    return "".join(shown)
+
+
+def _escaped(character: str) -> str:
+    return " " if character == "\n" else character.encode("unicode_escape").decode()
 
 
 @contextmanager

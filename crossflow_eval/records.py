@@ -26,6 +26,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from crossflow.errors import CrossFlowError, first_few
 from crossflow.files.hashes import file_sha256
+from crossflow.files.plain_json import read_json
 from crossflow_eval.tables import REFERENCES, ROLES
 from crossflow_eval.types import Proof, Result, Row, Settings
 
@@ -105,18 +106,15 @@ class _Scored(_Record):
 
 def read_settings(folder: Path) -> Settings:
     """Read settings.json. Raises CrossFlowError."""
-    content = _content(folder / SETTINGS)
-    if content is None:
+    settings = read_record(Settings, folder / SETTINGS, "settings", "give another run")
+    if settings is None:
         raise CrossFlowError(f"{folder} is not a run's folder: it holds no {SETTINGS}.")
-    return _parsed(Settings, content, f"{folder / SETTINGS} cannot be read as settings", "give another run")[0]
+    return settings
 
 
 def read_result(folder: Path) -> Result | None:
     """Read result.json; None where the run is not finished. Raises CrossFlowError."""
-    content = _content(folder / RESULT)
-    if content is None:
-        return None
-    return _parsed(Result, content, f"{folder / RESULT} cannot be read as a result", "score the run again")[0]
+    return read_record(Result, folder / RESULT, "a result", "score the run again")
 
 
 def read_rows(folder: Path) -> list[Row]:
@@ -281,14 +279,23 @@ def _lines(path: Path, kind: type[BaseModel], remedy: str) -> Iterator[dict[str,
             yield plain
 
 
+def read_record(kind: type[Record], path: Path, what: str, remedy: str) -> Record | None:
+    """The record of a ``kind`` in a JSON file; None where there is no file.
+
+    CrossFlowError for a file that cannot be read as ``what`` it is, with the ``remedy``.
+    """
+    if (content := _content(path)) is None:
+        return None
+    return _parsed(kind, content, f"{path} cannot be read as {what}", remedy)[0]
+
+
 def _parsed(kind: type[Record], content: bytes, what: str, remedy: str) -> tuple[Record, Any]:
     """A record and its plain JSON. CrossFlowError says where it does not fit the ``kind``."""
+    plain = read_json(content, what, remedy)
     try:
-        record, plain = kind.model_validate_json(content), json.loads(content)
+        record = kind.model_validate_json(content)
     except ValidationError as error:
         raise CrossFlowError(f"{what}: {_why(error)}; {remedy}.") from error
-    except ValueError as error:
-        raise CrossFlowError(f"{what}: it is not JSON in UTF-8; {remedy}.") from error
     if any(not abs(number) < LARGEST for number in _numbers(plain)):
         raise CrossFlowError(f"{what}: it holds a number that is not finite, or not below 2^63; {remedy}.")
     return record, plain

@@ -9,7 +9,7 @@ import pytest
 
 @pytest.mark.skipif(sys.platform == "win32", reason="processes are forked")
 def test_kills_full_disks_and_altered_files_lose_nothing(tmp_path):
-    command = [sys.executable, "-m", "benchmarks.faults", "--kills", "5", "--disks", "5", "--files", "5"]
+    command = [sys.executable, "-m", "benchmarks.faults", "--kills", "5", "--disks", "6", "--files", "5"]
     done = subprocess.run([*command, "--out", tmp_path / "faults.md"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     rows = re.findall(r"^\| ([^|]+) \|((?: +\d+ \|)+)$", (tmp_path / "faults.md").read_text(), re.MULTILINE)

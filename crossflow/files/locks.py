@@ -15,13 +15,15 @@ NAME = ".lock"
 
 
 @contextmanager
-def only_writer(folder: Path, doing: str, wait: bool = False) -> Iterator[None]:
+def only_writer(folder: Path, doing: str, wait: bool = False, rank: int = 0) -> Iterator[None]:
     """Lock ``folder``, which exists, against other processes; child processes do not inherit the lock.
 
     If another process holds it, raise CrossFlowError at once; ``doing`` ("training", ...) is what the message says that
-    process does there. With ``wait``, wait for it instead. On a file system without locks nothing is locked.
+    process does there. With ``wait``, wait for it instead. The processes of one launch share the folder, so each holds
+    a lock of its own ``rank``, and each of a second launch is turned away. On a file system without locks nothing is
+    locked.
     """
-    lock = FileLock(folder / NAME, timeout=-1 if wait else 0, fallback_to_soft=False)
+    lock = FileLock(folder / (f"{NAME}-{rank}" if rank else NAME), timeout=-1 if wait else 0, fallback_to_soft=False)
     with suppress(OSError, NotImplementedError):
         try:
             lock.acquire()
@@ -34,13 +36,13 @@ def only_writer(folder: Path, doing: str, wait: bool = False) -> Iterator[None]:
 
 
 @contextmanager
-def writing_in(folder: Path, doing: str, wait: bool = False) -> Iterator[None]:
+def writing_in(folder: Path, doing: str, wait: bool = False, rank: int = 0) -> Iterator[None]:
     """Make ``folder`` where it is not there, and lock it as ``only_writer`` does.
 
     CrossFlowError, before any work, also where nothing can be written in it.
     """
     make_folder(folder)
-    with only_writer(folder, doing, wait):
+    with only_writer(folder, doing, wait, rank):
         yield
 
 

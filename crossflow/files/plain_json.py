@@ -1,4 +1,4 @@
-"""JSON of users, read strictly: whatever is wrong with it ends in one sentence.
+"""JSON and TOML of users, read strictly: whatever is wrong with them ends in one sentence.
 
 Beyond what the format forbids, refused are NaN and infinities, numbers that no float holds, integers of more than
 DIGITS digits, half characters (lone surrogates), and nesting deeper than Python can follow.
@@ -7,6 +7,7 @@ DIGITS digits, half characters (lone surrogates), and nesting deeper than Python
 import json
 import math
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,21 +20,21 @@ DIGITS = 40
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
-def read_json(content: str | bytes, where: str) -> Any:
+def read_json(content: str | bytes, where: str, remedy: str = "write it again") -> Any:
     """The value of a JSON text; ``where`` (a file, and its line) begins the message of a CrossFlowError."""
     try:
         text = content if isinstance(content, str) else content.decode("utf-8-sig")
         value = _DECODER.decode(text)
     except UnicodeDecodeError as error:
-        raise CrossFlowError(f"{where}: it is not UTF-8 text; write it again.") from error
+        raise CrossFlowError(f"{where}: it is not UTF-8 text; {remedy}.") from error
     except RecursionError as error:
-        raise CrossFlowError(f"{where}: it is nested too deeply; write it again.") from error
+        raise CrossFlowError(f"{where}: it is nested too deeply; {remedy}.") from error
     except json.JSONDecodeError as error:
-        raise CrossFlowError(f"{where}: it is not JSON ({error}); write it again.") from error
+        raise CrossFlowError(f"{where}: it is not JSON ({error}); {remedy}.") from error
     except ValueError as error:
-        raise CrossFlowError(f"{where}: {error}; write it again.") from error
+        raise CrossFlowError(f"{where}: {error}; {remedy}.") from error
     if _SURROGATE.search(text) and not _is_text(value):
-        raise CrossFlowError(f"{where}: it holds half a character (a lone surrogate); write it again.")
+        raise CrossFlowError(f"{where}: it holds half a character (a lone surrogate); {remedy}.")
     return value
 
 
@@ -43,7 +44,7 @@ def read_json_file(path: Path, remedy: str = "write it again") -> Any:
         content = path.read_bytes()
     except OSError as error:
         raise CrossFlowError(f"Cannot read {path}: {error.strerror}; {remedy}.") from error
-    return read_json(content, str(path))
+    return read_json(content, str(path), remedy)
 
 
 def read_json_lines(text: str, where: str) -> Iterator[tuple[str, Any]]:
@@ -51,6 +52,18 @@ def read_json_lines(text: str, where: str) -> Iterator[tuple[str, Any]]:
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             yield (place := f"line {number}"), read_json(line, f"{where}, {place}")
+
+
+def read_toml(text: str, where: str) -> dict[str, Any]:
+    """The tables of a TOML text; ``where`` begins the message of a CrossFlowError."""
+    try:
+        return tomllib.loads(text, parse_float=_float)
+    except RecursionError as error:
+        raise CrossFlowError(f"{where}: it is nested too deeply; write it again.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise CrossFlowError(f"{where}: it is not TOML ({error}); write it again.") from error
+    except ValueError as error:  # of a number
+        raise CrossFlowError(f"{where}: it holds a number that is too large, or none; write it again.") from error
 
 
 def _constant(name: str) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from crossflow.errors import Notice, one_sentence
+from crossflow.errors import Notice, one_line, one_sentence
 from crossflow.files.processes import rank_and_world
 
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error", "TORCH_CPP_LOG_LEVEL": "ERROR"}
@@ -39,6 +39,14 @@ class Program(TyperGroup):
         with one_sentence():
             rank_and_world()
         return super().invoke(ctx)
+
+
+class OneLine(logging.Formatter):
+    """Writes what a log says as ``one_line``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The message alone."""
+        return one_line(record.getMessage())
 
 
 def _show(message: Warning | str, *_: Any, **__: Any) -> None:

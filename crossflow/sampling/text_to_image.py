@@ -15,6 +15,7 @@ from crossflow.errors import CrossFlowError, named
 from crossflow.files.devices import usable_device
 from crossflow.files.folders import cache_folder
 from crossflow.files.hashes import content_sha256, file_sha256
+from crossflow.files.seeds import check_seed
 from crossflow.modalities.kl_autoencoder import KLConfig
 from crossflow.modalities.modality import Autoencoder, TextEmbedder
 from crossflow.modalities.text_embedders import weights_of
@@ -266,7 +267,7 @@ def seeded_noise(seed: int, shape: tuple[int, int, int]) -> Float[Tensor, "c h w
 def prompt_seed(seed: int, prompt: str, copy: int = 0) -> int:
     """A seed for the ``copy``-th image of ``prompt``: a hash of these and ``seed``, independent of other prompts."""
     try:
-        text = f"{seed}\n{copy}\n{prompt}".encode()
+        text = f"{check_seed(seed)}\n{copy}\n{prompt}".encode()
     except UnicodeEncodeError as error:
         raise CrossFlowError(f"The prompt {prompt!a} is not valid text: write it in UTF-8.") from error
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1

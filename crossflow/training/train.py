@@ -7,7 +7,6 @@ batches (``crossflow.training.data.pairs.shares``), and a saved state resumes on
 import json
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from crossflow.errors import CrossFlowError
 from crossflow.files.devices import usable_device
 from crossflow.files.locks import writing_in
 from crossflow.files.plain_json import read_json
+from crossflow.files.seeds import check_seed
 from crossflow.files.writing import refuse_existing, replacing, written
 from crossflow.model.checkpoint import save_checkpoint, save_text_decoder
 from crossflow.model.settings import Losses
@@ -48,7 +48,7 @@ def train(
 
     The folder also gets ``log.jsonl`` (all losses), ``samples/``, ``timing.jsonl`` and ``state.safetensors``, which is
     all that ``resume`` needs; where the text is reconstructed, also ``text_decoder.safetensors``. Several processes
-    must share the folder, and the main one holds its lock. The state is written last, so the other files are never
+    must share the folder, and each holds its lock. The state is written last, so the other files are never
     behind it. ``data`` is the folder of pairs, for recipes that read one. ``init`` is a checkpoint of the same model,
     ours or released, whose weights the training starts from.
     ``precision`` is fp32, bf16, auto or None for the recipe's own; ``device`` is cpu, cuda or auto; for ``shard`` and
@@ -60,6 +60,7 @@ def train(
     longer finite.
     """
     clock = _Clock()
+    check_seed(seed)
     accelerator = _accelerator(device)
     say = progress if accelerator.is_main_process else lambda line: None
     state = out / "state.safetensors"
@@ -68,7 +69,7 @@ def train(
     if state.exists() and not resume:
         raise CrossFlowError(f"{out} already holds a training run: add --resume to go on, or choose another --out.")
     found = open_data(config, data, seed)
-    with writing_in(out, "training") if accelerator.is_main_process else nullcontext():
+    with writing_in(out, "training", rank=accelerator.process_index):
         if accelerator.is_main_process and not (state.exists() or (out / "log.jsonl").exists()):  # a run's first file
             refuse_existing(out / name for name in ("model.safetensors", "timing.jsonl", "samples"))
         run = Run(

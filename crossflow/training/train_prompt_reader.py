@@ -16,7 +16,10 @@ from torch.nn import functional as F
 
 from crossflow.errors import CrossFlowError
 from crossflow.files.hashes import file_sha256
+from crossflow.files.locks import check_writable
+from crossflow.files.seeds import check_seed
 from crossflow.files.tensors import read_header
+from crossflow.files.writing import refuse_existing
 from crossflow.flow.gaussian import Gaussian
 from crossflow.modalities.modality import TextEmbedder
 from crossflow.modalities.text_autoencoder import TextDecoder, TextDecoderConfig, tokenized, word_count
@@ -41,8 +44,12 @@ def train_reader(
 
     It reads the captions of the first scenes of ``train`` in the forms that the model was trained on, which the
     checkpoint's notes tell. The same seed on the same machine gives the same file. CrossFlowError for the baseline, for
-    a model that reads no text, and for one that was not trained on scenes: nobody knows its captions.
+    a model that reads no text, for one that was not trained on scenes, whose captions nobody knows, and, before any
+    work, for an ``out`` that is there or cannot be written.
     """
+    check_seed(seed)
+    refuse_existing([out])
+    check_writable(out.parent, "writing")
     model = load_checkpoint(checkpoint)
     if model.config.reads.kind != "tokens":
         raise CrossFlowError(f"{checkpoint} reads {model.config.reads.name}: give a model from text to image.")

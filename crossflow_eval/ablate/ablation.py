@@ -8,7 +8,6 @@ those of the test suite's own table, the published values those of ``crossflow_e
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -18,6 +17,7 @@ from typing import Annotated, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from crossflow.errors import CrossFlowError, unknown
+from crossflow.files.plain_json import read_toml
 from crossflow_eval.tables import Column
 
 SCALES = ("smoke", "tiny", "base", "paper")
@@ -164,7 +164,7 @@ def load_ablations(name: str) -> list[Ablation]:
         path = Path(name)
         try:
             return [_read(Ablation, path.stem, path.read_text(encoding="utf-8"))]
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise CrossFlowError(f"Cannot read the ablation {path}: {error}.") from error
     parts = SUITES.get(name, (name,))
     if not set(parts) <= set(_names("tables")):
@@ -196,12 +196,10 @@ def _packaged(folder: str, name: str) -> str:
 
 def _read(kind: type[T], name: str, text: str) -> T:
     try:
-        return kind.model_validate({"name": name, **tomllib.loads(text)})
+        return kind.model_validate({"name": name, **read_toml(text, f"{name}.toml")})
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "as a whole"
         raise CrossFlowError(
             f"{name}.toml cannot be read as {kind.__name__.lower()}: {where}: {first['msg']}."
         ) from error
-    except tomllib.TOMLDecodeError as error:
-        raise CrossFlowError(f"{name}.toml is not TOML: {error}.") from error

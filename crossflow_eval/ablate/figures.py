@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
+from crossflow.errors import CrossFlowError
+from crossflow.files.plain_json import read_json
 from crossflow_eval.ablate.plan import WALK, Part, Plan, Training
 from crossflow_eval.report.plot import INK, SERIES, inline, plain, quiet, standalone, svg_of
 from crossflow_eval.report.runs import entries
@@ -146,9 +147,10 @@ def _training_of(part: Part, record: Measured) -> Training:
 def _log(folder: Path) -> dict[int, float]:
     """The flow loss by step; nothing where a log cannot be read."""
     found: dict[int, float] = {}
-    with suppress(OSError, ValueError, TypeError):
-        for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
+    path = folder / "log.jsonl"
+    with suppress(CrossFlowError, OSError, ValueError, TypeError, KeyError):
+        for line in path.read_bytes().splitlines():
+            row = read_json(line, str(path))
             if "flow" in row:
                 found[int(row["step"])] = float(row["flow"])
     return found

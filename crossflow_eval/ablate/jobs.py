@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import signal
@@ -13,8 +12,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from crossflow.errors import CrossFlowError
+from crossflow.errors import CrossFlowError, one_line
 from crossflow.files.locks import only_writer
+from crossflow.files.plain_json import read_json
 from crossflow.files.writing import write_whole, written
 from crossflow_eval.ablate.measure import measured, measured_path, references
 from crossflow_eval.ablate.plan import READER, WALK, Measurement, Plan, Training
@@ -217,7 +217,7 @@ def run_job(
 def why_failed(out: Path, name: str) -> str:
     """What stopped the job called ``name``; "" where nothing did."""
     with suppress(OSError):
-        return (out / "failed" / f"{name}.txt").read_text(encoding="utf-8", errors="replace").strip()
+        return one_line((out / "failed" / f"{name}.txt").read_text(encoding="utf-8", errors="replace").strip())
     return ""
 
 
@@ -261,20 +261,23 @@ def share_pairs(out: Path, folder: Path) -> None:
 
 def _last_step(folder: Path) -> int:
     """The last step in a training's log; 0 without one."""
-    with suppress(OSError, ValueError, IndexError, KeyError):
-        return int(json.loads((folder / "log.jsonl").read_text().splitlines()[-1])["step"])
+    path = folder / "log.jsonl"
+    with suppress(CrossFlowError, OSError, ValueError, IndexError, KeyError, TypeError):
+        return int(read_json(path.read_bytes().splitlines()[-1], str(path))["step"])
     return 0
 
 
 def cpu_seconds(folder: Path) -> float | None:
     """The CPU time of a training from its records in ``timing.jsonl``; None where they do not join up."""
-    total, reached = 0.0, 0
-    with suppress(FileNotFoundError):
-        for line in (folder / "timing.jsonl").read_text().splitlines():
-            record = json.loads(line)
+    path, total, reached = folder / "timing.jsonl", 0.0, 0
+    try:
+        for line in path.read_bytes().splitlines():
+            record = read_json(line, str(path))
             if record["from"] > reached:
                 return None
             total, reached = total + record["cpu_seconds"], record["to"]
+    except (CrossFlowError, OSError, KeyError, TypeError):
+        return None
     return total if reached and reached == _last_step(folder) else None
 
 

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from crossflow.errors import CrossFlowError
 from crossflow.files.locks import only_writer
 from crossflow.files.writing import write_whole, written
 from crossflow_eval.ablate.plan import READER, Measurement, Plan, Training
 from crossflow_eval.models.crossflow import Trained
+from crossflow_eval.records import RESULT, read_record
 from crossflow_eval.request import Request
 from crossflow_eval.runs import run
 from crossflow_eval.runs.launch import build_model
@@ -59,12 +60,9 @@ def measured_path(out: Path, measurement: Measurement) -> Path:
 def measured(out: Path, measurement: Measurement) -> Measured | None:
     """The record of a measurement, None where there is none yet. CrossFlowError for one that is not this one's."""
     path = measured_path(out, measurement)
-    try:
-        found = Measured.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
+    found = read_record(Measured, path, "a measurement", "remove its folder")
+    if found is None:
         return None
-    except (OSError, ValidationError) as error:
-        raise CrossFlowError(f"{path} is no record of a measurement; remove its folder.") from error
     version = load_suite(measurement.test).version
     if found.digest != measurement.digest or found.test.settings.suite_version != version:
         raise CrossFlowError(
@@ -166,13 +164,11 @@ def references(plan: Plan, suite_name: str, limit: int | None) -> dict[Role, Res
     found: dict[Role, Result] = {}
     for role, reference in suite.references.items():
         settings = run.make_settings(suite, reference, limit=limit)
-        path = plan.out / "references" / suite_name / f"{role}-{settings.digest}" / "result.json"
-        try:
-            found[role] = Result.model_validate_json(path.read_bytes())
-        except FileNotFoundError:
+        path = plan.out / "references" / suite_name / f"{role}-{settings.digest}" / RESULT
+        result = read_record(Result, path, "a result", "remove its folder")
+        if result is None:
             return None
-        except (OSError, ValidationError) as error:
-            raise CrossFlowError(f"{path} cannot be read as a result; remove its folder.") from error
+        found[role] = result
     return found
 
 

@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from crossflow.files.program import Program
+from crossflow.files.program import OneLine, Program
 from crossflow_eval.cli import ablate, measure, setup, show
 
 app = typer.Typer(cls=Program, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -17,7 +17,7 @@ app = typer.Typer(cls=Program, no_args_is_help=True, add_completion=False, prett
 @app.callback()
 def _main() -> None:
     said = logging.StreamHandler(sys.stderr)
-    said.setFormatter(logging.Formatter("%(message)s"))
+    said.setFormatter(OneLine())
     logger = logging.getLogger("crossflow_eval")
     logger.handlers = [said]
     logger.setLevel(logging.INFO)

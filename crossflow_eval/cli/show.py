@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from crossflow.errors import one_sentence
+from crossflow.errors import one_line, one_sentence
 from crossflow_eval.cli.options import AsJson, RunFolder
 from crossflow_eval.cli.terminal import print_table
 
@@ -52,7 +52,8 @@ def compare(run_a: RunFolder, run_b: RunFolder, as_json: AsJson = False) -> None
         ]
         print_table(("score", "difference", "95 % interval", "p", "n"), rows)
         for method in dict.fromkeys(each.method for each in found.values()):
-            typer.echo(f"{', '.join(name for name, each in found.items() if each.method == method)}: {method}.\n")
+            names = ", ".join(name for name, each in found.items() if each.method == method)
+            typer.echo(f"{one_line(names)}: {method}.\n")
 
 
 def check(

@@ -14,6 +14,7 @@ import csv
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os.path import normpath
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ class CocoImage:
 def read_val2014(root: Path) -> list[CocoImage]:
     """The images of COCO's validation set of 2014, in the order of their ids. Raises CrossFlowError."""
     path = root / ANNOTATIONS
-    record = _read_json(path, COCO_ORIGIN)
+    record = read_json_file(path, COCO_ORIGIN)
     try:
         files = {int(each["id"]): str(each["file_name"]) for each in record["images"]}
         captions: dict[int, list[tuple[int, str]]] = {number: [] for number in files}
@@ -89,6 +90,8 @@ def t2ibenchmark_captions(root: Path, n: int) -> list[Example]:
         raise CrossFlowError(f"Cannot read {path}: {error.strerror}; {T2IBENCHMARK_ORIGIN}.") from error
     except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise CrossFlowError(f"{path} does not hold image_id and text ({error!r}); {T2IBENCHMARK_ORIGIN}.") from error
+    if None in captions.values():  # a row that is cut short
+        raise CrossFlowError(f"{path} has rows without a text; {T2IBENCHMARK_ORIGIN}.")
     _refuse_other(path, len(captions), n, T2IBENCHMARK_ORIGIN)
     return [Example(id=number, source=caption) for number, caption in captions.items()]
 
@@ -152,18 +155,16 @@ def _refuse_other(path: Path, found: int, n: int, origin: str) -> None:
 def _read_mjhq(root: Path) -> dict[str, tuple[str, str]]:
     """The category and the prompt of every image of MJHQ-30K by its name."""
     path = root / MJHQ_PROMPTS
-    record = _read_json(path, MJHQ_ORIGIN)
+    record = read_json_file(path, MJHQ_ORIGIN)
     try:
         return {name: (str(each["category"]), str(each["prompt"])) for name, each in record.items()}
     except (AttributeError, KeyError, TypeError) as error:
         raise CrossFlowError(f"{path} is not MJHQ-30K's ({error!r}); {MJHQ_ORIGIN}.") from error
 
 
-def _read_json(path: Path, origin: str) -> Any:
-    return read_json_file(path, origin)
-
-
 def _all_there(files: Sequence[Path], folder: Path, archive: str) -> list[Path]:
+    if away := [str(file) for file in files if not Path(normpath(file)).is_relative_to(normpath(folder))]:
+        raise CrossFlowError(f"{len(away)} of {len(files)} images are not in {folder}: {first_few(away)}.")
     there = {path for place in {file.parent for file in files} if place.is_dir() for path in place.iterdir()}
     if missing := [file.name for file in files if file not in there]:
         raise CrossFlowError(

@@ -10,6 +10,7 @@ captions JSON (``images``, ``annotations``). Where an image has several captions
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from pathlib import Path, PurePath
 from typing import Literal
 
 import numpy as np
+from PIL import Image
 
 from crossflow.errors import CrossFlowError, first_few
 from crossflow.files import captions as caption_files
@@ -63,7 +65,8 @@ def read_folder(folder: Path, by: Literal["stem", "path"] = "stem") -> ImageFold
     """Find and check every image of a folder and its subfolders; other kinds of files are counted in the log.
 
     Every file is decoded once, so that all bad files are named before any work is done. Keys are file stems, or with
-    ``by="path"`` paths below the folder without suffix: what is looked up by name needs stems.
+    ``by="path"`` paths below the folder without suffix: what is looked up by name needs stems. The log says how many
+    images have a palette or one bit a pixel: originals of CLIP scores that resize before RGB score these otherwise.
 
     Raises:
         CrossFlowError: no such folder, no images, two files with one key, kinds of image that are not read, bad files.
@@ -72,7 +75,7 @@ def read_folder(folder: Path, by: Literal["stem", "path"] = "stem") -> ImageFold
     files = listing.by_stem() if by == "stem" else listing.by_path()
     with ThreadPoolExecutor() as pool:
         checked = list(pool.map(_check, files.values()))
-    bad = [f"{name} ({found})" for name, (_, found, good) in zip(listing.read, checked, strict=True) if not good]
+    bad = [f"{name} ({found})" for name, (_, found, mode) in zip(listing.read, checked, strict=True) if not mode]
     if bad:
         raise CrossFlowError(
             f"{len(bad)} of {len(files)} images in {folder} cannot be read exactly: {first_few(bad)}. "
@@ -80,20 +83,29 @@ def read_folder(folder: Path, by: Literal["stem", "path"] = "stem") -> ImageFold
         )
     if left := listing.left():
         _log.info("%s", left)
+    if stored := sum(mode in ("1", "P") for *_, mode in checked):
+        _log.info(
+            "%d of %d images in %s have a palette or one bit a pixel: they are made RGB before they are resized.",
+            stored,
+            len(files),
+            folder,
+        )
     digest = hashlib.sha256()
-    for key, (content_sha256, _, _) in zip(files, checked, strict=True):
+    for key, (content_sha256, *_) in zip(files, checked, strict=True):
         digest.update(f"{key}\0{content_sha256}\n".encode())
     formats = {key: kind for key, (_, kind, _) in zip(files, checked, strict=True)}
     return ImageFolder(files=files, formats=formats, sha256=digest.hexdigest())
 
 
-def _check(path: Path) -> tuple[str, str, bool]:
-    """Return (sha256 of the content, format, True), or ("", why it cannot be read, False)."""
+def _check(path: Path) -> tuple[str, str, str]:
+    """Return (sha256 of the content, format, Pillow's mode), or ("", why it cannot be read, "")."""
     try:
         content = path.read_bytes()
-        return hashlib.sha256(content).hexdigest(), decode_image(content)[1], True
+        kind = decode_image(content)[1]
+        with Image.open(io.BytesIO(content)) as image:
+            return hashlib.sha256(content).hexdigest(), kind, image.mode
     except (OSError, UnreadableImage) as error:
-        return "", why_unreadable(error), False
+        return "", why_unreadable(error), ""
 
 
 def read_captions(path: Path) -> Captions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ class CrossFlowArithmetic:
         device: str = "auto",
     ) -> None:
         check_sampling(solver, steps, guidance_scale)
+        if scale is not None and not math.isfinite(scale):
+            raise CrossFlowError(f"--scale must be a finite number, got {scale}.")
         where = own_device(device)
         path = shipped("t2i") if checkpoint is None else checkpoint
         from crossflow.model.settings import Override

@@ -107,17 +107,9 @@ def _pair(entry: Any, key: str) -> tuple[str | None, str | None]:
         return None, None
     name, caption = entry.get(key), entry.get("caption")
     is_id = isinstance(name, (str, int)) and not isinstance(name, bool)
-    is_text = isinstance(caption, str) and _is_unicode(caption)
-    return str(name) if is_id and _is_unicode(str(name)) else None, caption if is_text else None
-
-
-def _is_unicode(text: str) -> bool:
-    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+    return str(name) if is_id else None, caption if isinstance(caption, str) else None
 
 
 def _shown(value: Any) -> str:
-    try:
-        text = json.dumps(value)
-    except RecursionError:
-        text = "values in values without end"
+    text = json.dumps(value)
     return text if len(text) <= 80 else f"{text[:80]}…"

@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Callable, Sequence
 
+from crossflow.errors import one_line
 from crossflow_eval.report.grid import Cell, Grid
 
 DASH = "—"
@@ -75,7 +76,7 @@ def _pipes(row: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def _escape_markdown(text: str) -> str:
-    return re.sub(r"([\\|<>*`])", r"\\\1", " ".join(text.split("\n")))
+    return re.sub(r"([\\|<>*`])", r"\\\1", one_line(text))
 
 
 def latex(grid: Grid) -> str:
@@ -106,7 +107,7 @@ def _tabular(row: Sequence[str]) -> str:
 
 
 def _escape_latex(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in " ".join(text.split("\n")))
+    return "".join(_LATEX.get(character, character) for character in one_line(text))
 
 
 def tidy(grids: Sequence[Grid]) -> str:
@@ -121,5 +122,6 @@ def tidy(grids: Sequence[Grid]) -> str:
                 numbers = (value.mean, value.ci_low, value.ci_high, value.n) if value else (None,) * 4
                 run = (settings.suite, settings.model, settings.digest) if settings else (None,) * 3
                 place = (grid.table.name, line.label, line.role, heading, cell.column.value)
-                writer.writerow((*place, *numbers, cell.published, *run))
+                row = (*place, *numbers, cell.published, *run)
+                writer.writerow([one_line(cell) if isinstance(cell, str) else cell for cell in row])
     return stream.getvalue()

@@ -9,6 +9,7 @@ from typing import Any
 
 from crossflow.errors import CrossFlowError, unknown
 from crossflow.files.devices import own_device
+from crossflow.files.seeds import check_seed
 from crossflow_eval import models, records
 from crossflow_eval.judges.features import keep_features
 from crossflow_eval.request import Request
@@ -30,6 +31,7 @@ def evaluate(request: Request, track: run.Track = run.untracked) -> tuple[Result
         CrossFlowError: options that do not fit together, and all that ``run.run`` raises.
     """
     run.rank_and_world()  # first, so that a launch that cannot be costs no work
+    check_seed(request.seed)
     root = request.data if request.captions is None else request.captions
     name = request.suite_name if request.space is None else depth.in_space(request.suite_name, request.space)
     suite = load_suite(name, root)

@@ -12,7 +12,6 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -141,7 +140,7 @@ def run(
     if fresh and world > 1:
         raise CrossFlowError("--fresh is for one process: leave torchrun out, or give another --out.")
     examples, store = Examples.of(examples), Store(folder, rank)
-    with store.locked() if rank == 0 else nullcontext():
+    with store.locked():
         store.open(settings, examples)
         if fresh:
             store.set_aside()

@@ -117,10 +117,10 @@ class Store:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other launches out of the folder. The lock goes with the process, however that ends."""
+        """Keep the same rank of other launches out of the folder. The lock goes with the process, however it ends."""
         with written(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-        with only_writer(self.path, "working"):
+        with only_writer(self.path, "working", rank=self.rank):
             yield
 
     def write(self, name: str, content: bytes, durable: bool = False) -> None:

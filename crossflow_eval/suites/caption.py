@@ -6,7 +6,6 @@ COCO's ``val2014`` beside it. Captions made elsewhere are scored without the ima
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -15,6 +14,7 @@ from typing import Literal
 
 from crossflow.errors import CrossFlowError
 from crossflow.files.devices import own_device
+from crossflow.files.plain_json import read_json
 from crossflow_eval.judges.local_weights import checked_sha256, home
 from crossflow_eval.metrics.caption import CaptionScores
 from crossflow_eval.types import Example, Metric, Suite
@@ -78,7 +78,8 @@ def examples(split: str, root: Path | None, *, needs_images: bool = False) -> li
         )
     checked_sha256(root / ARCHIVE, SHA256)
     with zipfile.ZipFile(root / ARCHIVE) as archive:
-        listed = json.loads(archive.read("dataset_coco.json"))["images"]
+        name = "dataset_coco.json"
+        listed = read_json(archive.read(name), f"{root / ARCHIVE}, {name}")["images"]
     return [
         Example(
             id=str(each["cocoid"]),

@@ -9,6 +9,9 @@ is the source, ``high/<id>.png`` the target.
 Inception's weights and two references, because the paper names neither: ``fid/train`` is against guided-diffusion's
 statistics of the training set (the published 1.9 of the originals themselves can only be of this kind), ``fid/val``
 against the targets of the suite, to which the originals have the distance 0.
+
+``imagenet_sr_conventions`` gives PSNR and SSIM by every convention in use, each under its name
+(``metrics.restoration``): to compare with a paper, find the column that its code computes.
 """
 
 from __future__ import annotations
@@ -36,7 +39,7 @@ from crossflow.files.locks import writing_in
 from crossflow.files.names import composed
 from crossflow.files.writing import write_whole, written
 from crossflow_eval.judges.local_weights import home
-from crossflow_eval.metrics.restoration import Restoration
+from crossflow_eval.metrics.restoration import CHANNELS, MEASURES, Restoration
 from crossflow_eval.types import Example, Metric, Suite
 
 VERSION = "1"
@@ -89,6 +92,10 @@ SUITES: dict[str, Mapping[str, Callable[[], Metric]]] = {
         "restoration": Restoration,
         **{f"fid/{reference}": partial(_fid, reference) for reference in STATISTICS},
         "inception_score": _inception_score,
+    },
+    "imagenet_sr_conventions": {
+        "whole": partial(Restoration, measures=tuple(MEASURES), channels=tuple(CHANNELS)),
+        "cropped": partial(Restoration, measures=tuple(MEASURES), channels=tuple(CHANNELS), border=HIGH // LOW),
     },
 }
 

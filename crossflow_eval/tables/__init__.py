@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from fnmatch import fnmatchcase
 from importlib.resources import files
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from crossflow.errors import CrossFlowError, named, unknown
+from crossflow.files.plain_json import read_toml
 from crossflow_eval.tables.published import published
 from crossflow_eval.types import Role, Value
 
@@ -105,7 +105,7 @@ def load_table(name: str) -> Table:
     if path.suffix == ".toml":
         try:
             return parse_table(path.stem, path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise CrossFlowError(f"Cannot read the table {path}: {error}.") from error
     if name not in names:
         raise unknown("table", name, names)
@@ -119,8 +119,8 @@ def parse_table(name: str, text: str) -> Table:
     what is not a table, and for a table, method or column that the paper does not have.
     """
     try:
-        return _with_published(Table(name=name, **tomllib.loads(text)))
-    except (tomllib.TOMLDecodeError, ValidationError, TypeError, CrossFlowError) as error:
+        return _with_published(Table(name=name, **read_toml(text, f"{name}.toml")))
+    except (ValidationError, TypeError, CrossFlowError) as error:
         raise CrossFlowError(f"The table {name!r} cannot be read: {error}") from error
 
 

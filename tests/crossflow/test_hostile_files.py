@@ -2,14 +2,22 @@
 
 import io
 import json
+import logging
 import zipfile
 
 import numpy as np
 import pytest
 
-from crossflow.errors import CrossFlowError
+from crossflow.errors import CrossFlowError, Notice
 from crossflow.files.arrays import plain_array, plain_arrays
-from crossflow.files.plain_json import read_json, read_json_file, read_json_lines
+from crossflow.files.plain_json import read_json, read_json_file, read_json_lines, read_toml
+from crossflow.files.program import OneLine
+from crossflow.files.seeds import check_seed
+from crossflow.recipes import CONFIGS
+from crossflow.sampling.text_to_image import prompt_seed
+from crossflow.training.train import train
+from crossflow_eval.request import Request
+from crossflow_eval.runs.launch import evaluate
 
 
 @pytest.mark.parametrize(
@@ -45,6 +53,50 @@ def test_json_is_what_pythons_reader_gives():
     assert list(read_json_lines("1\n\n[2]\n", "here")) == [("line 1", 1), ("line 3", [2])]
     with pytest.raises(CrossFlowError, match="here, line 3: it is not JSON"):
         list(read_json_lines("1\n\n[2\n", "here"))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a = " + "[" * 100_000, "nested too deeply"),
+        ("a = " + "9" * 9_000, "a number that is too large, or none"),
+        ("a = nan", "a number that is too large, or none"),
+        ("a = 1e999", "a number that is too large, or none"),
+        ("a = [", "not TOML"),
+        ("a = 1\na = 2", "not TOML"),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_toml_that_is_no_plain_data_is_one_sentence(text, said):
+    with pytest.raises(CrossFlowError, match=f"^here: .*{said}.*; write it again.$"):
+        read_toml(text, "here")
+    assert read_toml("a = [1, 2.5]", "here") == {"a": [1, 2.5]}
+
+
+def test_a_seed_that_no_generator_takes_and_no_record_keeps_is_one_sentence(tmp_path):
+    assert check_seed(2**63 - 1) == 2**63 - 1
+    for said in (
+        lambda: check_seed(2**63),
+        lambda: prompt_seed(10**40, "a"),
+        lambda: train(CONFIGS["scenes-tiny"], tmp_path / "run", seed=-(10**5_000)),
+        lambda: evaluate(Request(task="depth", seed=10**40, out=tmp_path / "run")),
+    ):
+        with pytest.raises(
+            CrossFlowError, match=r"^The seed has \d+ hexadecimal digits: give one of at most 63 bits\.$"
+        ):
+            said()
+    assert not (tmp_path / "run").exists()
+
+
+STEERING = "\x1b]0;mine\x07\u202e\u2028\ud800"
+
+
+def test_what_is_said_of_hostile_names_steers_no_terminal():
+    said = str(CrossFlowError(f"{STEERING}: a name\nof two lines, a café and 字."))
+    assert said == r"\x1b]0;mine\x07\u202e\u2028\ud800: a name of two lines, a café and 字."
+    assert str(Notice("a\x9bb")) == r"a\x9bb"
+    record = logging.LogRecord("a", logging.INFO, "", 0, "%s\n", (STEERING,), None)
+    assert OneLine().format(record) == r"\x1b]0;mine\x07\u202e\u2028\ud800 "
 
 
 def saved(array: object, **options: object) -> bytes:

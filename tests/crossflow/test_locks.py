@@ -57,6 +57,16 @@ def test_one_process_cannot_hold_a_folder_twice(tmp_path):
         pass
 
 
+def test_each_process_of_a_launch_holds_its_own_and_each_of_a_second_is_told(tmp_path):
+    told = pytest.raises(CrossFlowError, match="Another process")
+    with only_writer(tmp_path, "training"), writing_in(tmp_path, "training", rank=1):
+        for rank in (0, 1):
+            with told, writing_in(tmp_path, "training", rank=rank):
+                pass
+    with writing_in(tmp_path, "training", rank=1):
+        pass
+
+
 @pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
 def test_a_file_system_without_locks_works_without(tmp_path, monkeypatch, code):
     """The real library on a system call that fails as it does there."""

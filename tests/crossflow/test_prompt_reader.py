@@ -87,6 +87,17 @@ def test_the_command_makes_a_reader_of_the_captions_that_the_model_knows(tmp_pat
     assert isinstance(PromptReader.from_checkpoint(files[0], model).generate(IMAGES[:1], [0])[0], str)
 
 
+def test_a_reader_replaces_no_file_least_of_all_its_model(tmp_path):
+    model = trained_on(tmp_path / "model.safetensors", captions=(1,))
+    before = model.read_bytes()
+    done = CliRunner().invoke(app, ["train-reader", str(model), "--out", str(model), "--steps", "2"])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"Error: {model} is there already, and is not replaced")
+    assert model.read_bytes() == before
+    with pytest.raises(CrossFlowError, match="cannot be written"):
+        train_reader(model, model / "reader.safetensors")
+
+
 def test_models_whose_captions_nobody_knows_have_no_reader(tmp_path):
     save_checkpoint(tmp_path / "bare.safetensors", model_of("crossflow"))
     with pytest.raises(CrossFlowError, match="does not say that it was trained on scenes"):

@@ -238,6 +238,18 @@ def test_images_and_captions_must_match_both_ways(tmp_path):
         pair("a", "b", *map(str, range(6)))
 
 
+def test_images_that_are_made_rgb_before_they_are_resized_are_counted(tmp_path, caplog):
+    caplog.set_level("INFO")
+    for name, image in {"rgb": PHOTO, "grey": PHOTO[..., 0]}.items():
+        Image.fromarray(image).save(tmp_path / f"{name}.png")
+    read_folder(tmp_path)
+    assert "palette" not in caplog.text
+    Image.fromarray(PHOTO).quantize(16).save(tmp_path / "p.png")
+    Image.fromarray(PHOTO).convert("1").save(tmp_path / "1.png")
+    read_folder(tmp_path)
+    assert f"2 of 4 images in {tmp_path} have a palette or one bit a pixel: they are made RGB" in caplog.text
+
+
 def test_a_coco_file_may_describe_more_images_than_the_folder_holds(tmp_path, caplog):
     """A COCO JSON is the index of a data set; that a part is measured is logged, never silent."""
     caplog.set_level("INFO")

@@ -268,6 +268,25 @@ def test_a_record_with_a_value_of_another_kind_is_a_sentence(place: Path, name: 
     assert (said.exit_code, said.stderr.startswith("Error: ")) == (2, True), said.output
 
 
+STEERING = "\x1b]0;mine\x07[/x] a|b"
+
+
+@pytest.mark.parametrize("command", [("report",), ("report", "--format", "csv"), ("report", "--format", "latex")])
+def test_names_in_a_strangers_run_steer_no_terminal_and_are_no_markup(place: Path, command: tuple[str, ...]) -> None:
+    record = json.loads((place / "run" / "result.json").read_text())
+    record["settings"] |= {"model": STEERING, "suite": "without-a-table"}
+    record |= {"proof": None, "values": {STEERING: {"mean": 1.0, "n": 5}}, "higher_is_better": {STEERING: True}}
+    (place / "run" / "result.json").write_text(json.dumps(record))
+    (place / "run" / "per_example.jsonl").write_text(
+        "".join(json.dumps({"id": f"i{i}", STEERING: float(i)}) + "\n" for i in range(5))
+    )
+    shutil.copytree(place / "run", place / "other")
+    for said in (invoke(*command, place / "run"), invoke("compare", place / "run", place / "other")):
+        assert said.exit_code == 0, said.output
+        assert "mine" in said.stdout and "[/x]" in said.stdout
+        assert not set(said.output) & {"\x1b", "\x07"}
+
+
 def unsealed(run: Path) -> None:
     """As an earlier version would have left it, or somebody who wants no digest to be looked at."""
     record = json.loads((run / "result.json").read_text())

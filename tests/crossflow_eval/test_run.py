@@ -58,9 +58,13 @@ def request(place: Path, out: str, module: str = "fake_fast", limit: int | None 
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """Every file of a run that must repeat, hidden leftovers included."""
+    """Every file of a run that must repeat, hidden leftovers included; locks stay where a process was."""
     found = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    return {name: content for name, content in found.items() if name not in (".lock", "timing.jsonl", "report.html")}
+    return {
+        name: content
+        for name, content in found.items()
+        if name not in (".lock", ".lock-1", "timing.jsonl", "report.html")
+    }
 
 
 def in_child(request: launch.Request, environment: dict[str, str] | None = None, before=lambda: None):

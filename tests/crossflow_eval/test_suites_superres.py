@@ -15,6 +15,7 @@ from crossflow.errors import CrossFlowError
 from crossflow_eval.cli import app
 from crossflow_eval.judges.inception import load_weights
 from crossflow_eval.metrics.fid import make_statistics
+from crossflow_eval.metrics.restoration import CHANNELS, MEASURES, Restoration
 from crossflow_eval.models.folder import FolderModel
 from crossflow_eval.report import load, render
 from crossflow_eval.runs import run
@@ -118,6 +119,26 @@ def test_table_6_holds_the_papers_values_and_columns_that_are_measured():
     measured = {column.value for column in table.columns if column.value}
     restored = load_suite("imagenet_sr").metrics["restoration"]().higher_is_better
     assert measured == {*restored, *(load_suite("imagenet_sr_fid").metrics.keys() - {"restoration"})}
+
+
+def test_every_convention_has_its_own_name_and_stands_in_the_fingerprint(pairs, tmp_path):
+    """Oracle: each metric asked for alone; what they compute is ``test_restoration``'s matter."""
+    _, root = pairs
+    suite = load_suite("imagenet_sr_conventions")
+    (example, *_) = list_examples(suite, root)
+    (tmp_path / "outputs").mkdir()
+    low = Image.open(example.source).resize((256, 256), Image.Resampling.BICUBIC)
+    low.save(tmp_path / "outputs" / f"{example.id}.png")
+    model = FolderModel(tmp_path / "outputs")
+    result = run.run(suite, model, make_settings(suite, model), [example], tmp_path / "run")
+    assert result is not None and len(result.values) == len(MEASURES) * len(CHANNELS) * 2
+    for measure, channels, border in (("psnr", "y", 4), ("ssim", "y_rounded", 4), ("ssim_uniform", "rgb", 0)):
+        alone = Restoration(measures=(measure,), channels=(channels,), border=border)
+        alone.update([example], [np.asarray(low)])
+        for name, value in alone.compute().items():
+            assert result.values[name].mean == value.mean
+            said = {key: text for key, text in alone.protocol.items() if key != "interval"}
+            assert said.items() <= result.protocol["cropped" if border else "whole"].items()
 
 
 def test_fid_has_two_references_and_is_0_against_the_targets_themselves(pairs, tmp_path, monkeypatch, inception_pth):
