@@ -2,8 +2,9 @@
 
 Written to results/same_bits.json, one line a thing, each a sha256 or a number: 50 outputs of every shipped model, the
 values that ``make demo`` prints, weights and losses after one training step of every small recipe, names and shapes of
-all weights of the larger ones, and what the released files in tests/golden give. The hashes of outputs and of training
-steps are those of one kind of machine, which the file names. ``--check`` measures again, writes nothing, names what
+all weights of the larger ones, and what the released files in tests/golden give. The rows of the ablations, each one
+thing away from these recipes, are left out. The hashes of outputs and of training steps are those of one kind of
+machine, which the file names. ``--check`` measures again, writes nothing, names what
 differs and ends with 1 where anything does.
 """
 
@@ -26,6 +27,7 @@ from torch import Tensor
 from crossflow.files.tensors import read_tensors
 from crossflow.model.checkpoint import load_checkpoint
 from crossflow.recipes import CONFIGS
+from crossflow.recipes.ablations import ABLATIONS
 from crossflow.recipes.recipe import SceneData, TrainConfig
 from crossflow.sampling.from_image import FromImage
 from crossflow.sampling.text_to_image import TextToImage, prompt_seed
@@ -42,6 +44,8 @@ GOLDEN = Path("tests/golden")
 WEIGHTS = Path("crossflow/weights")
 COUNT = 50
 """Outputs of each shipped model."""
+RECIPES = {name: recipe for name, recipe in CONFIGS.items() if name not in ABLATIONS}
+"""The recipes that are checked."""
 LIMIT = 250
 """Examples of each task that ``make demo`` measures."""
 SCENES = 256
@@ -90,11 +94,11 @@ def demo(folder: Path) -> Iterator[tuple[str, Any]]:
 def steps(folder: Path) -> Iterator[tuple[str, Any]]:
     """The state and the losses after one step of every recipe of the scenes, and of ``t2i-tiny``."""
     pairs = drawn_pairs(folder / "pairs")
-    for name, recipe in CONFIGS.items():
+    for name, recipe in RECIPES.items():
         small = isinstance(recipe.data, SceneData)
         if not small and name != "t2i-tiny":
             continue
-        one = replace(recipe, steps=1, log_every=1, save_every=1, sample_every=2, keep_at=())
+        one = replace(recipe, steps=1, stages=(), keep_at=(), log_every=1, save_every=1, sample_every=2)
         if small:
             one = replace(one, data=replace(recipe.data, count=SCENES))
         yield f"step {name}", after_one_step(one, folder / name, None if small else pairs)
@@ -131,7 +135,7 @@ def drawn_pairs(folder: Path) -> Path:
 
 def weights() -> Iterator[tuple[str, Any]]:
     """Names and shapes of the weights that are shipped of every recipe, and how many numbers training adds."""
-    for name, recipe in CONFIGS.items():
+    for name, recipe in RECIPES.items():
         with torch.device("meta"):
             kept, whole = (recipe.model.build(training=each).state_dict() for each in (False, True))
         lines = [f"{weight} {part.dtype} {list(part.shape)}".encode() for weight, part in sorted(kept.items())]

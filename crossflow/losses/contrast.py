@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from crossflow.errors import CrossFlowError
 from crossflow.flow import losses
 from crossflow.losses.term import Step
-from crossflow.losses.towers import READS, TOWERS, LearnedScale
-from crossflow.networks.blocks import check_sizes
+from crossflow.losses.towers import READS, TOWERS, LatentTower, LearnedScale, Tower
+from crossflow.networks.blocks import Positions, check_sizes
 from crossflow.networks.token_encoder import TokenEncoder, TokenEncoderConfig
 
 NEGATIVES = "negatives"
@@ -26,15 +26,20 @@ class Contrast:
 
     The logit scale is the exponential of a learned scalar (``exp``, as in CLIP) or, as in the authors' code, the scalar
     itself (``raw``). ``hard_negatives`` adds wrong captions from the data, such as the caption with two colours
-    swapped, to the negatives of an image.
+    swapped, to the negatives of an image. ``positions`` is how position embeddings of the tower ``latents`` start.
     """
 
     weight: float = 1.0
     tower: Literal["latents", "siglip-l16", "features"] = "latents"
     scale: Literal["exp", "raw"] = "exp"
     hard_negatives: bool = False
+    positions: Positions = "small"
     kind: Literal["contrast"] = "contrast"
     name: ClassVar[str] = "contrastive"
+
+    def __post_init__(self) -> None:
+        if self.positions != "small" and self.tower != "latents":
+            raise CrossFlowError(f"The tower {self.tower} has positions of its own: leave positions out.")
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -61,7 +66,10 @@ class ContrastTerm(nn.Module):
     def __init__(self, config: Contrast, shape: tuple[int, int, int]) -> None:
         super().__init__()
         self.config = config
-        self.tower = TOWERS[config.tower](shape, config.scale)
+        if config.tower == "latents":
+            self.tower: Tower = LatentTower(shape, config.scale, config.positions)
+        else:
+            self.tower = TOWERS[config.tower](shape, config.scale)
 
     def forward(self, step: Step) -> Float[Tensor, ""]:
         """The loss over the batch of all processes, unweighted."""

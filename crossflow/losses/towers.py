@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from crossflow.errors import CrossFlowError
 from crossflow.files.pretrained import load_tensors
 from crossflow.networks.adaptor import Adaptor
-from crossflow.networks.blocks import Block, Patches, at_least_float32, initialise
+from crossflow.networks.blocks import Block, Patches, Positions, at_least_float32, initialise
 
 SIGLIP = "vit_large_patch16_siglip_256"
 SIGLIP_SIDE = 256
@@ -60,10 +60,12 @@ class Tower(LearnedScale):
 class LatentTower(Tower):
     """A small transformer over the target latents themselves."""
 
-    def __init__(self, shape: tuple[int, int, int], scale_form: Literal["exp", "raw"]) -> None:
+    def __init__(
+        self, shape: tuple[int, int, int], scale_form: Literal["exp", "raw"], positions: Positions = "small"
+    ) -> None:
         super().__init__(shape, scale_form)
         width, depth, heads = 96, 2, 4
-        self.patches = Patches(shape, 1, width)
+        self.patches = Patches(shape, 1, width, start=positions)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.apply(initialise)
 

@@ -4,6 +4,7 @@ The block is pre-norm with a ReLU MLP: on a CPU a small model would spend half i
 """
 
 import math
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -105,17 +106,26 @@ class TimeEmbedding(nn.Module):
         return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=-1))
 
 
-class PatchTokens(nn.Module):
-    """Patch embedding with learned positions: [b k h w] -> [b n d], one token per ``patch`` x ``patch`` cells."""
+Positions = Literal["small", "unit"]
+"""How learned position embeddings start: drawn with sd 0.02, or with that of the content beside them, about 1."""
+SPREAD: dict[Positions, float] = {"small": 0.02, "unit": 1.0}
+"""Standard deviation of position embeddings by how they start."""
 
-    def __init__(self, shape: tuple[int, int, int], patch: int, width: int) -> None:
+
+class PatchTokens(nn.Module):
+    """Patch embedding with learned positions: [b k h w] -> [b n d], one token per ``patch`` x ``patch`` cells.
+
+    ``start`` is how the positions start.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], patch: int, width: int, start: Positions = "small") -> None:
         super().__init__()
         channels, rows, columns = shape
         if rows % patch or columns % patch:
             raise CrossFlowError(f"Maps of {rows} x {columns} do not divide into patches of side {patch}.")
         self.patch = patch
         self.embed = nn.Linear(channels * patch * patch, width)
-        self.position = nn.Parameter(torch.randn(1, rows * columns // patch**2, width) * 0.02)
+        self.position = nn.Parameter(torch.randn(1, rows * columns // patch**2, width) * SPREAD[start])
 
     def forward(self, x: Float[Tensor, "b k h w"]) -> Float[Tensor, "b n d"]:
         (b, channels, rows, columns), p = x.shape, self.patch
@@ -129,9 +139,11 @@ class Patches(PatchTokens):
     The input has ``beside`` more channels than the output: a condition concatenated to the latents.
     """
 
-    def __init__(self, shape: tuple[int, int, int], patch: int, width: int, beside: int = 0) -> None:
+    def __init__(
+        self, shape: tuple[int, int, int], patch: int, width: int, beside: int = 0, start: Positions = "small"
+    ) -> None:
         channels, rows, columns = shape
-        super().__init__((channels + beside, rows, columns), patch, width)
+        super().__init__((channels + beside, rows, columns), patch, width, start)
         self.shape = shape
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, channels * patch * patch)

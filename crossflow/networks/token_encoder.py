@@ -15,16 +15,21 @@ from torch import Tensor, nn
 
 from crossflow.errors import CrossFlowError
 from crossflow.networks.blocks import Block, at_least_float32, check_sizes, initialise
+from crossflow.networks.whitening import embedding
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenEncoderConfig:
-    """Sizes of a text encoder, and the readout from its tokens to latents."""
+    """Sizes of a text encoder, and the readout from its tokens to latents.
+
+    ``whitened`` is whether tokens are before all else (see ``Whitening``).
+    """
 
     width: int
     depth: int
     heads: int
     readout: Literal["grid", "flat"] = "grid"
+    whitened: bool = False
 
     def __post_init__(self) -> None:
         check_sizes(width=self.width, depth=self.depth, heads=self.heads)
@@ -45,7 +50,7 @@ class TokenEncoder(nn.Module):
         self.shape = shape
         self.readout = config.readout
         channels, height, width = shape
-        self.embed = nn.Linear(token_width, config.width)
+        self.embed = embedding(token_width, config.width, config.whitened)
         self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width)
         if config.readout == "grid":

@@ -13,7 +13,16 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from crossflow.networks.blocks import Block, Patches, PatchTokens, TimeEmbedding, check_sizes, initialise
+from crossflow.networks.blocks import (
+    Block,
+    Patches,
+    PatchTokens,
+    Positions,
+    TimeEmbedding,
+    check_sizes,
+    initialise,
+)
+from crossflow.networks.whitening import embedding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +30,8 @@ class TransformerConfig:
     """Sizes of a plain transformer; a token per ``patch`` x ``patch`` latent cells.
 
     ``summaries`` is the number of prepended tokens that are each one linear map of the whole latent, so that every
-    position has global information from the first block on.
+    position has global information from the first block on. ``positions`` is how position embeddings start.
+    ``whitened`` is whether the tokens that the baseline attends to are (see ``Whitening``).
     """
 
     width: int
@@ -29,6 +39,8 @@ class TransformerConfig:
     heads: int
     patch: int = 1
     summaries: int = 0
+    positions: Positions = "small"
+    whitened: bool = False
     kind: Literal["transformer"] = "transformer"
 
     def __post_init__(self) -> None:
@@ -61,7 +73,7 @@ class Transformer(nn.Module):
 
     def __init__(self, config: TransformerConfig, shape: tuple[int, int, int], beside: int = 0) -> None:
         super().__init__()
-        self.patches = Patches(shape, config.patch, config.width, beside)
+        self.patches = Patches(shape, config.patch, config.width, beside, config.positions)
         self.time = TimeEmbedding(config.width)
         self.indicator = nn.Embedding(2, config.width)
         numbers = (shape[0] + beside) * math.prod(shape[1:])
@@ -105,10 +117,10 @@ class CrossAttentionTransformer(nn.Module):
         source: tuple[int, int, int] | None = None,
     ) -> None:
         super().__init__()
-        self.patches = Patches(shape, config.patch, config.width)
+        self.patches = Patches(shape, config.patch, config.width, start=config.positions)
         self.time = TimeEmbedding(config.width)
         if source is None:
-            self.embed = nn.Linear(token_width, config.width)
+            self.embed = embedding(token_width, config.width, config.whitened)
         else:
             self.embed = PatchTokens(source, config.patch * source[1] // shape[1], config.width)
         self.empty = nn.Parameter(torch.randn(1, 1, config.width) * 0.5)

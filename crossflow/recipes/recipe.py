@@ -3,8 +3,9 @@
 import hashlib
 import itertools
 import json
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass, replace
+from typing import Any, Literal, cast
 
 from crossflow.errors import CrossFlowError
 from crossflow.losses.contrast import NEGATIVES
@@ -13,6 +14,8 @@ from crossflow.networks.blocks import check_sizes
 from crossflow.scenes.negatives import MOST
 from crossflow.scenes.spec import VERSION as WORLD
 
+PLACES = 5
+"""The index of a scene's caption by ``scenes.caption.places``, after the five that it brings."""
 CELL = 8
 """Pixels per side of one cell of Stable Diffusion's latents."""
 
@@ -21,19 +24,25 @@ CELL = 8
 class SceneData:
     """Training pairs from ``count`` scenes of the split ``train``, rendered at ``size`` pixels.
 
-    ``captions`` are the indices of the captions to sample from, 0 being the prompt; an index given twice is sampled
-    twice as often. ``negatives`` is how many untrue prompts come with an item, for a contrast with hard negatives.
+    ``captions`` are the indices of the captions to sample from, 0 being the prompt and PLACES the shapes with their
+    places; an index given twice is sampled twice as often. ``negatives`` is how many untrue prompts come with an item,
+    for a contrast with hard negatives. ``retold`` asks for each scene of two shapes in a form drawn anew, mostly one
+    that needs binding, ``sides`` of the relations by sides (see ``scenes.retell``).
     """
 
     count: int = 60_000
     size: int = 32
     captions: tuple[int, ...] = (0,)
     negatives: int = 0
+    retold: bool = False
+    sides: float = 0.0
     kind: Literal["scenes"] = "scenes"
 
     def __post_init__(self) -> None:
         if not 0 <= self.negatives <= MOST:
             raise CrossFlowError(f"negatives is {self.negatives}; of every prompt there are from 0 to {MOST}.")
+        if not 0 <= self.sides <= 1 or (self.sides and not self.retold):
+            raise CrossFlowError(f"sides is {self.sides}; it is a share from 0 to 1 of the relations of retold scenes.")
 
     def check(self, model: ModelConfig) -> None:
         """CrossFlowError for a model with an external autoencoder, which scenes are not encoded by."""
@@ -97,9 +106,9 @@ class TrainConfig:
 
     ``stages`` divide the ``steps``; empty is one stage that trains everything. In each stage the learning rate rises
     over ``warmup`` steps, then decays linearly to the fraction ``final_learning_rate`` of its peak; 1 is a constant
-    rate. ``clip`` is
-    the largest gradient norm, None for no clipping. ``precision`` auto is bf16 where the hardware supports it, which
-    small networks gain nothing from on a CPU. The checkpoints of the steps in ``keep_at`` are kept besides the last.
+    rate. ``clip`` is the largest gradient norm, None for no clipping. ``ema`` is the decay of the moving average, which
+    starts anew with each stage. ``precision`` auto is bf16 where the hardware supports it, which small networks gain
+    nothing from on a CPU. The checkpoints of the steps in ``keep_at`` are kept besides the last.
     """
 
     model: ModelConfig
@@ -152,6 +161,10 @@ class TrainConfig:
         """The stage of optimiser step ``step``, counted from 0."""
         return self._place(step)[0]
 
+    def inside(self, step: int) -> int:
+        """How many steps of its own stage come before optimiser step ``step``."""
+        return self._place(step)[1]
+
     def rate(self, step: int) -> float:
         """The learning rate of optimiser step ``step``: linear warm-up, and linear decay to the final fraction.
 
@@ -178,8 +191,27 @@ class TrainConfig:
     def digest(self, seed: int, init: str | None = None) -> str:
         """Twelve hexadecimal digits that identify the training: a hash of recipe, embedded world and ``seed``.
 
-        ``init`` is the sha256 of the checkpoint that it starts from, if any.
+        Of the recipe it reads the fields that are not at their defaults, so a new field renames no training if its
+        default is what was done before; for the same reason the default of a field is never changed. ``init`` is the
+        sha256 of the checkpoint that the training starts from, if any.
         """
-        whole = {"model": asdict(self.model), "training": self.plain(), "seed": seed}
+        whole = {"recipe": _chosen(self), "world": WORLD, "seed": seed}
         whole |= {} if init is None else {"init": init}
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _chosen(value: Any) -> Any:
+    """A config as plain values, without the fields that are at their defaults, ``kind`` excepted."""
+    if isinstance(value, tuple | list):
+        return [_chosen(each) for each in cast(Sequence[Any], value)]
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    held = {field: getattr(value, field.name) for field in fields(value)}
+    return {
+        field.name: _chosen(each) for field, each in held.items() if field.name == "kind" or each != _default(field)
+    }
+
+
+def _default(field: Field[Any]) -> Any:
+    """The default of a field, or MISSING."""
+    return field.default if field.default_factory is MISSING else field.default_factory()

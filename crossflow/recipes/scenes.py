@@ -16,7 +16,7 @@ from crossflow.model.crossflow import FlowConfig
 from crossflow.model.settings import Sampling
 from crossflow.model.standard import StandardConfig
 from crossflow.networks.transformer import TransformerConfig
-from crossflow.recipes.recipe import SceneData, TrainConfig
+from crossflow.recipes.recipe import PLACES, SceneData, Stage, TrainConfig
 from crossflow.sources.image import ImageEncoderConfig
 from crossflow.sources.upsample import UpsampleConfig
 from crossflow.sources.variational import VariationalConfig
@@ -130,6 +130,31 @@ def _scenes(backbone: TransformerConfig, source: VariationalConfig | None, steps
     return TrainConfig(model=model, data=SceneData(), steps=steps, optimizer="muon")
 
 
+def _next() -> TrainConfig:
+    """The candidate of the search for the next ``scenes-t2i``; its score is not known yet.
+
+    Networks predict targets, see where a patch is and read whitened tokens; scenes are retold, each with an untrue
+    prompt; the source is trained alone, then the flow alone, then both. results/scenes/search.md says what was tried.
+    """
+    stages = (
+        Stage(steps=2_000, trains="source", losses=("contrastive", "kl")),
+        Stage(steps=6_000, trains="flow", losses=("flow",)),
+        Stage(steps=5_000),
+    )
+    network = TransformerConfig(width=128, depth=4, heads=4, summaries=4, positions="unit")
+    source = VariationalConfig(width=128, depth=1, heads=4, whitened=True)
+    recipe = _scenes(network, source, sum(stage.steps for stage in stages), null_rate=0.1)
+    losses = (KL(weight=1e-2), Contrast(weight=0.3, hard_negatives=True, positions="unit"))
+    return replace(
+        recipe,
+        model=replace(recipe.model, losses=losses, parameterisation="target"),
+        data=SceneData(count=60_000, captions=(0, 0, PLACES), negatives=1, retold=True),
+        stages=stages,
+        learning_rate=3e-3,
+        precision="bf16",
+    )
+
+
 _VANILLA = TransformerConfig(width=128, depth=4, heads=4)
 _IMAGE = ImageEncoderConfig(width=128, depth=2, heads=4, patch=8)
 
@@ -146,6 +171,7 @@ SCENES: Mapping[str, TrainConfig] = {
     ),
     "scenes-table1-crossflow": _scenes(_VANILLA, VariationalConfig(width=128, depth=1, heads=4), 1_500, 0.1),
     "scenes-table1-standard": _scenes(_VANILLA, None, 1_500, 0.1),
+    "scenes-t2i-next": _next(),
     "scenes-caption": _caption(_VANILLA, _IMAGE),
     "scenes-caption-standard": _caption(replace(_VANILLA, depth=5), None),
     "scenes-depth": _depth(replace(_VANILLA, patch=8), _IMAGE),

@@ -83,6 +83,19 @@ def describe(scene: Scene) -> str:
     return f"{_join([article(f'{item.color} {item.shape}') for item in order])} {_light(scene)}"
 
 
+def places(scene: Scene) -> str:
+    """The caption that names every shape and its place, in reading order, and neither colour nor light.
+
+    Objects of one shape share its plural: "balls at the top and in the middle". There are few such captions, so they
+    cost little to embed.
+    """
+    order = sorted(scene.objects, key=lambda item: (int(item.y * CELLS), int(item.x * CELLS)))
+    shapes = {item.shape for item in order}
+    if len(order) > 1 and len(shapes) == 1:
+        return f"{plural(order[0].shape)} {_join([_place(item) for item in order])}"
+    return _join([f"{article(item.shape)} {_place(item)}" for item in order])
+
+
 def _light(scene: Scene) -> str:
     return "at night" if scene.night else "by day"
 

@@ -79,10 +79,14 @@ def _cells(rng: np.random.Generator, task: str, count: int) -> tuple[list[tuple[
             continue
         if task != "position":
             return cells, ""
-        (row_a, column_a), (row_b, column_b) = cells
-        down, right = row_b - row_a, column_b - column_a
-        true = [right < 0 and -right >= abs(down), right > 0 and right >= abs(down)]
-        true += [down < 0 and -down >= abs(right), down > 0 and down >= abs(right)]
-        choices = [name for name, holds in zip(RELATIONS, true, strict=True) if holds]
+        choices = relations(cells[1], cells[0])
         if choices:
             return cells, choices[rng.integers(len(choices))]
+
+
+def relations(cell: tuple[int, int], other: tuple[int, int]) -> list[str]:
+    """How ``cell``, (row, column), lies to the ``other``: one relation, two on a diagonal, none to itself."""
+    down, right = cell[0] - other[0], cell[1] - other[1]
+    true = [right < 0 and -right >= abs(down), right > 0 and right >= abs(down)]
+    true += [down < 0 and -down >= abs(right), down > 0 and down >= abs(right)]
+    return [name for name, holds in zip(RELATIONS, true, strict=True) if holds]

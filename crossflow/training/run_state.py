@@ -16,12 +16,14 @@ from crossflow.errors import CrossFlowError
 from crossflow.files.hashes import file_sha256
 from crossflow.files.tensors import read_tensors, write_tensors
 from crossflow.modalities.patch_pca import PatchPCA
+from crossflow.modalities.tokens import TokensConfig
 from crossflow.model.checkpoint import NOT_SHIPPED, check_tensors, decoder_prefix, take_weights
 from crossflow.model.config import FlowModel
 from crossflow.model.settings import Losses
+from crossflow.networks.whitening import Whitening
 from crossflow.recipes.recipe import SceneData, Stage, TrainConfig
 from crossflow.training.data.pairs import Share, seed_of
-from crossflow.training.data.scenes import scene_images
+from crossflow.training.data.scenes import scene_images, scene_prompts
 from crossflow.training.optimizer import Optimizer
 from crossflow.training.sharding import divide, share_like, share_of, whole
 
@@ -118,11 +120,15 @@ class Run:
             self.wrapped = DistributedDataParallel(self.model, device_ids=places, find_unused_parameters=idle)
 
     def _update(self) -> None:
-        """Clip gradients, step, and update the moving average, whose decay is smaller in the first steps."""
+        """Clip gradients, step, and update the moving average, whose decay is smaller in a stage's first steps.
+
+        So the average forgets what the weights were that only now begin to be trained.
+        """
         if self.config.clip is not None:
             nn.utils.clip_grad_norm_(self.weights.values(), self.config.clip)
         self.optimizer.step(self.config.rate(self.step))
-        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
+        inside = self.config.inside(self.step)
+        decay = min(self.config.ema, (1 + inside) / (10 + inside))
         with torch.no_grad():
             averages: list[Tensor] = list(self.averages.values())
             weights: list[Tensor] = [self.weights[name] for name in self.averages]
@@ -202,7 +208,7 @@ class Run:
 def _fresh_model(config: TrainConfig, seed: int, init: Path | None) -> tuple[FlowModel, list[str]]:
     """The model at step 0, and the loss terms whose networks ``init`` lacks.
 
-    Weights are initialised with ``seed`` and the autoencoder is fitted, unless both are those of ``init``.
+    Weights are initialised with ``seed``, autoencoder and whitenings are fitted, unless all are those of ``init``.
     """
     torch.manual_seed(seed)
     model = config.model.build()
@@ -211,6 +217,13 @@ def _fresh_model(config: TrainConfig, seed: int, init: Path | None) -> tuple[Flo
     if model.autoencoder.fits:
         data = cast(SceneData, config.data)
         cast(PatchPCA, model.autoencoder).fit(scene_images("train", min(PCA_IMAGES, data.count), data.size))
+    if whitenings := [part for part in model.modules() if isinstance(part, Whitening)]:
+        if not isinstance(config.data, SceneData):
+            raise CrossFlowError("Tokens are whitened by prompts of scenes: let whitened be False for other data.")
+        prompts = scene_prompts(config.data)
+        tokens, mask = cast(TokensConfig, config.model.reads).embedder().embed(prompts, config.model.reads.shape[0])
+        for part in whitenings:
+            part.fit(tokens, mask)
     return model, []
 
 

@@ -1,7 +1,8 @@
 """Stages of a training, checkpoints that are kept, and the digest that names a training."""
 
-from dataclasses import replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from crossflow.model.checkpoint import load_checkpoint
 from crossflow.model.settings import Sampling
 from crossflow.recipes import CONFIGS
 from crossflow.recipes.recipe import SceneData, Stage, TrainConfig
+from crossflow.sources.variational import VariationalConfig
 from crossflow.training.train import train
 
 TINY = CONFIGS["scenes-tiny"]
@@ -53,6 +55,21 @@ def test_a_stage_trains_its_own_part_alone(start, tmp_path):
     assert moved(start, trained(source, tmp_path / "source")) == {"encoder", "terms"}
     flow = replace(SMALL, steps=2, stages=TWO[1:])
     assert moved(start, trained(flow, tmp_path / "flow")) == {"backbone"}
+
+
+def test_the_average_restarts_with_a_stage(start, tmp_path):
+    """So one step of the second stage leaves a tenth of what the flow's weights were before it."""
+    recipe = replace(SMALL, steps=3, stages=(TWO[0], Stage(steps=1, trains="flow")))
+    train(recipe, tmp_path, precision="fp32", device="cpu")
+    tensors = read_tensors(tmp_path / "state.safetensors")[1]
+    name = "backbone.patches.out.weight"
+    torch.testing.assert_close(tensors[f"ema.{name}"], 0.1 * start[name] + 0.9 * tensors[f"model.{name}"])
+
+
+def test_a_step_knows_how_far_it_is_inside_its_stage():
+    recipe = replace(SMALL, stages=TWO)
+    assert [recipe.inside(step) for step in range(4)] == [0, 1, 0, 1]
+    assert [SMALL.inside(step) for step in range(4)] == [0, 1, 2, 3]
 
 
 def test_stages_follow_each_other_and_resume_to_the_same_bits(start, tmp_path):
@@ -139,3 +156,35 @@ def test_the_digest_names_recipe_and_seed_and_stands_in_the_checkpoint(tmp_path)
         replace(recipe, model=replace(recipe.model, times="uniform")).digest(3),
     ]
     assert len({recipe.digest(3), *others}) == 4
+
+
+def test_a_new_field_with_a_default_renames_no_training():
+    @dataclass(frozen=True, kw_only=True)
+    class Wider(VariationalConfig):
+        further: float = 0.5
+        sizes: list[int] = field(default_factory=list[int])
+
+    source = SMALL.model.source
+    wider = Wider(**asdict(source))
+    assert digest_with(wider) == SMALL.digest(0)
+    assert len({SMALL.digest(0), digest_with(replace(wider, further=0.6)), digest_with(replace(wider, sizes=[2]))}) == 3
+
+
+def test_a_field_at_its_default_is_as_if_it_were_left_out():
+    data = SceneData(count=SMALL.data.count, size=32, captions=(0,))
+    assert replace(SMALL, data=data, accumulate=1, stages=()).digest(0) == SMALL.digest(0)
+    assert replace(SMALL, stages=TWO).digest(0) != SMALL.digest(0)
+
+
+def test_kinds_of_equal_fields_are_told_apart():
+    @dataclass(frozen=True, kw_only=True)
+    class Other(VariationalConfig):
+        kind: Literal["other"] = "other"  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    sizes = asdict(SMALL.model.source)
+    del sizes["kind"]
+    assert digest_with(Other(**sizes)) != digest_with(VariationalConfig(**sizes)) == SMALL.digest(0)
+
+
+def digest_with(source: VariationalConfig) -> str:
+    return replace(SMALL, model=replace(SMALL.model, source=source)).digest(0)

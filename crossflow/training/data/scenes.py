@@ -24,22 +24,31 @@ from crossflow.modalities.pixels import ImageConfig
 from crossflow.modalities.tokens import TokensConfig
 from crossflow.model.config import FlowModel, ModelConfig
 from crossflow.recipes.recipe import SceneData, TrainConfig
-from crossflow.scenes.caption import describe
+from crossflow.scenes.caption import describe, places
 from crossflow.scenes.depth import depth_map, low_res
 from crossflow.scenes.negatives import negatives
 from crossflow.scenes.render import render
+from crossflow.scenes.retell import retold
 from crossflow.scenes.spec import VERSION as WORLD
 from crossflow.scenes.spec import Scene
-from crossflow.scenes.splits import example
+from crossflow.scenes.splits import SceneExample, example
 from crossflow.training.data.pairs import kept
 
 CHUNK = 4096
 """Scenes or captions processed at once."""
+PROMPT_SCENES = 2000
+"""Scenes whose prompts a ``Whitening`` is fitted to."""
 
 
 def scene_images(split: str, count: int, size: int) -> UInt8[Tensor, "n s s 3"]:
     """The first ``count`` renders of a split."""
     return torch.from_numpy(np.stack([render(example(split, i).scene, size) for i in range(count)]))
+
+
+def scene_prompts(data: SceneData) -> list[str]:
+    """The distinct prompts of the first scenes of ``data``, at most PROMPT_SCENES."""
+    items = (example("train", i) for i in range(min(PROMPT_SCENES, data.count)))
+    return sorted({_asked(item, data)[0] for item in items})
 
 
 def _small(scene: Scene, size: int, model: ModelConfig) -> np.ndarray:
@@ -152,8 +161,12 @@ def _texts(recipe: TrainConfig, model: FlowModel, progress: Callable[[str], None
     for start in range(0, data.count, CHUNK):
         examples = [example("train", i) for i in range(start, min(start + CHUNK, data.count))]
         targets.append(_prepared(model.autoencoder, [each.scene for each in examples], data, config))
-        texts.extend([each.captions[k] for k in data.captions] for each in examples)
-        others.extend(negatives(each, data.negatives) for each in examples)
+        asked = [_asked(each, data) for each in examples]
+        texts.extend(
+            [(prompt, *each.captions[1:], places(each.scene))[k] for k in data.captions]
+            for each, (prompt, _) in zip(examples, asked, strict=True)
+        )
+        others.extend(untrue for _, untrue in asked)
         progress(f"drew {len(texts)} of {data.count} scenes")
     table = {text: row for row, text in enumerate(sorted({text for item in (*texts, *others) for text in item}))}
     captions, tokens, masks = list(table), [], []
@@ -170,6 +183,11 @@ def _texts(recipe: TrainConfig, model: FlowModel, progress: Callable[[str], None
         "tokens": torch.cat(tokens),
         "mask": torch.cat(masks),
     }
+
+
+def _asked(item: SceneExample, data: SceneData) -> tuple[str, tuple[str, ...]]:
+    """The prompt of a scene, and those that are not true of it."""
+    return retold(item, data.negatives, data.sides) if data.retold else (item.prompt, negatives(item, data.negatives))
 
 
 def _images(recipe: TrainConfig, model: FlowModel, progress: Callable[[str], None]) -> dict[str, Tensor]:
