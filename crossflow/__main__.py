@@ -2,4 +2,5 @@
 
 from crossflow.cli import app
 
-app(prog_name="crossflow")
+if __name__ == "__main__":
+    app(prog_name="crossflow")

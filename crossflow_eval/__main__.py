@@ -2,4 +2,5 @@
 
 from crossflow_eval.cli import app
 
-app(prog_name="crossflow-eval")
+if __name__ == "__main__":
+    app(prog_name="crossflow-eval")

@@ -137,6 +137,11 @@ def read_examples(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
+def read_ids(folder: Path) -> list[str]:
+    """The ids of a run's examples, whatever their sources are. Raises CrossFlowError with the line."""
+    return [line["id"] for line in _lines(folder / EXAMPLES, _Asked, "make the run anew")]
+
+
 def read_target_texts(folder: Path) -> dict[str, list[str]]:
     """The texts that an example's output is compared with, by its id, where they are texts. Raises CrossFlowError."""
     targets = {line["id"]: line.get("target") for line in _lines(folder / EXAMPLES, _Asked, "make the run anew")}

@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 from crossflow.cli import app as crossflow
 from crossflow.errors import CrossFlowError
 from crossflow.recipes import CONFIGS
+from crossflow_eval.ablate.ablation import ablation_names
 from crossflow_eval.cli import app as crossflow_eval
 from crossflow_eval.judges.java import find_java
-from crossflow_eval.ablate.ablation import ablation_names
 from crossflow_eval.suites import suite_names
 from crossflow_eval.tables import table_names
 

@@ -171,7 +171,7 @@ def score_again(folder: Path, track: run.Track = run.untracked, data: Path | Non
         )
     if suite.fitted is not None:
         suite = dataclasses.replace(suite, examples=lambda _: store.examples())
-    made_of = {fields["id"] for fields in records.read_examples(folder)}
+    made_of = set(records.read_ids(folder))
     known = [example for example in run.list_examples(suite, data) if example.id in made_of]
     examples = Examples(known[: settings.limit])
     with store.locked():

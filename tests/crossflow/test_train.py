@@ -172,7 +172,7 @@ def test_a_finished_run_is_left_as_it_is(run):
     before = {path: path.read_bytes() for path in run.rglob("*.*")}
     lines: list[str] = []
     train(SMALL, run, resume=True, precision="fp32", device="cpu", progress=lines.append)
-    assert lines == ["resuming after step 4 of 4"]
+    assert "resuming after step 4 of 4" in lines
     assert {path: path.read_bytes() for path in run.rglob("*.*")} == before
 
 

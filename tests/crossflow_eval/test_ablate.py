@@ -108,9 +108,11 @@ def test_the_table_says_what_was_measured(whole):
     scores = [brightness("test", "toy-better", seed, 2, None) / 200 for seed in (0, 1)]
     low, high = scipy_stats.t.interval(0.95, 1, sum(scores) / 2, scipy_stats.sem(scores))
     lines = cells(text)
-    assert lines[0] == ["", "Plain", "Flow", "Guided by itself", "Bare", "Chance"]
-    assert f"{sum(scores) / 2:.3f} [{low:.3f}, {high:.3f}]" in lines[2][2]
-    assert ["training steps", "10", "10", "10", "10", "—"] in lines
+    head = lines[0]
+    first = {line[0]: dict(zip(head, line, strict=True)) for line in lines[2:7]}
+    assert [*first] == ["Plain", "Flow", "Guided by itself", "Bare", "Chance"]
+    assert f"{sum(scores) / 2:.3f} [{low:.3f}, {high:.3f}]" in first["Flow"]["geneval\N{NO-BREAK SPACE}↑"]
+    assert [first[row]["training steps"] for row in ("Plain", "Chance")] == ["10", "—"]
     best = brightness("val", "toy-better", 1, 2, None) / 200
     assert ["Flow, seed 1", "toy-better, scale 2", f"**{best:.3f}**"] in lines
     assert "geneval of the first 4 examples of toy-val; the test suite was not looked at" in text
@@ -193,7 +195,8 @@ def test_records_of_another_suite_version_or_training_are_named_in_one_sentence(
     monkeypatch.setitem(SUITES, "toy-test", lambda root: toy_ablation.suite("test"))
     whole = record.read_bytes()
     record.write_bytes(whole[:100])
-    assert "is no record of a measurement; remove its folder" in invoke("--rows", "bare", "--seeds", 1).stderr
+    said = invoke("--rows", "bare", "--seeds", 1).stderr
+    assert "measured.json cannot be read as a measurement: it is not JSON" in said
     record.write_bytes(whole)
     (model,) = place.runs.glob("*/model.safetensors")
     model.write_text("toy-flow 0 10")

@@ -144,7 +144,7 @@ def test_a_checkpoint_that_no_recipe_keeps_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("title = ", "own.toml is not TOML"),
+        ("title = ", "own.toml: it is not TOML"),
         ('title = "A"\ntask = "t2i"\nrows = []', "own.toml cannot be read as ablation: rows: "),
         (
             'title = "A"\ntask = "t2i"\nagainst = ["b"]\nrows = [{ name = "a", label = "A", recipes = ["x"] }]',
