@@ -107,7 +107,8 @@ def test_the_text_to_image_model_run_backward_is_a_model(tmp_path):
     (caption,) = model.generate([file], [1])
     check_kind(model.name, caption, "txt")
     assert model.generate([file], [2]) == [caption]
-    assert model.identity.keys() == {"weights_sha256", "precision", "decoder_sha256", "solver", "steps", "device"}
+    own = {"weights_sha256", "precision", "decoder_sha256", "solver", "steps", "device"}
+    assert model.identity.keys() == {*own, "code_sha256"}
     with pytest.raises(CrossFlowError, match="32 x 32"):
         model.generate(sources(tmp_path / "small", 8), [1, 2, 3])
 
