@@ -254,13 +254,14 @@ def test_ctrl_c_ends_with_a_sentence(place, monkeypatch):
     assert "Traceback" not in done.output
 
 
-def test_ctrl_c_saves_the_training_and_says_the_command_that_goes_on(place, monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_the_training_and_says_the_command_that_goes_on(place, monkeypatch, number):
     """The training that goes on ends with the bits of one that nothing disturbed."""
-    advance, before = Run.advance, signal.getsignal(signal.SIGINT)
+    advance, before = Run.advance, signal.getsignal(number)
 
     def interrupted(run: Run, ahead: object) -> object:
         if run.step == 2:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
         return advance(run, ahead)
 
     with monkeypatch.context() as patch:
@@ -271,7 +272,7 @@ def test_ctrl_c_saves_the_training_and_says_the_command_that_goes_on(place, monk
     kept, command = done.stderr.splitlines()[-1].split(" Go on by: ")
     assert kept == "Stopped. The training is kept as it was after step 3, in run."
     assert command == "crossflow train 'its options' --resume"
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(number) is before
     assert "resuming after step 3 of 5" in succeeded(*TRAIN, "--out", "run", "--steps", 5, "--resume").stderr
     succeeded(*TRAIN, "--out", "undisturbed", "--steps", 5)
     models = [Path(folder, "model.safetensors").read_bytes() for folder in ("run", "undisturbed")]

@@ -172,7 +172,7 @@ def test_a_finished_run_is_left_as_it_is(run):
     before = {path: path.read_bytes() for path in run.rglob("*.*")}
     lines: list[str] = []
     train(SMALL, run, resume=True, precision="fp32", device="cpu", progress=lines.append)
-    assert "resuming after step 4 of 4" in lines
+    assert lines == ["resuming after step 4 of 4", f"{run}: 4 steps of 4 examples"]
     assert {path: path.read_bytes() for path in run.rglob("*.*")} == before
 
 

@@ -15,7 +15,7 @@ from crossflow.model.checkpoint import save_checkpoint
 from crossflow.recipes import CONFIGS
 from crossflow.sampling.prompt_reader import READER, save_decoder
 from crossflow_eval.models import load_model
-from crossflow_eval.models.image_model import ENDS, CrossFlowImageModel
+from crossflow_eval.models.image_model import ENDS, CrossFlowBackward, CrossFlowImageModel
 from crossflow_eval.outputs import check_kind
 from crossflow_eval.request import Request
 from crossflow_eval.runs.launch import build_model
@@ -101,7 +101,7 @@ def test_impossible_sampling_is_refused_before_weights_are_read(options):
 def test_the_text_to_image_model_run_backward_is_a_model(tmp_path):
     """Law: by the name that the command line knows, a caption an image file, and no seed changes it."""
     model = load_model("crossflow_eval.models.image_model:backward")
-    assert model.name == "scenes-t2i-backward"
+    assert isinstance(vars(model)["_model"], CrossFlowBackward) and model.name == "scenes-t2i-backward"
     assert model.identity["decoder_sha256"] == file_sha256(READER)
     file = sources(tmp_path, 32)[0]
     (caption,) = model.generate([file], [1])

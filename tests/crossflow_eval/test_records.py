@@ -159,7 +159,9 @@ def test_a_second_evaluation_is_turned_away_at_once_and_the_first_is_not_disturb
             [sys.executable, "-c", code, *arguments], cwd=place, env=environment, capture_output=True, text=True
         )
     assert (second.returncode, second.stdout) == (2, "")
-    assert second.stderr.endswith("\nError: Another process is working in run; wait for it or stop it.\n")
+    said, error = second.stderr.splitlines()
+    assert said.startswith("run: 5 outputs of folder on the suite folder, by ")
+    assert error == "Error: Another process is working in run; wait for it or stop it."
     after = {path: path.stat().st_mtime_ns for path in (place / "run").rglob("*") if path.name != ".lock"}
     assert {path: after.get(path, time) for path, time in before.items()} == before
 
