@@ -1,4 +1,4 @@
-"""The search for the next text-to-image recipe of the scenes: ``python -m benchmarks.search TRIAL... --runs FOLDER``.
+"""The search for text-to-image recipes of the scenes: ``python -m benchmarks.search TRIAL... --runs FOLDER``.
 
 A trial is a recipe with one change. Each is trained into its own folder under ``--runs``, taken up where it was
 stopped, and measured on the validation split alone. What is found there is put into results/scenes/search.json, beside
@@ -25,7 +25,6 @@ from crossflow.modalities.patch_pca import PatchPCAConfig
 from crossflow.modalities.tokens import TokensConfig
 from crossflow.model.crossflow import FlowConfig
 from crossflow.model.settings import Sampling
-from crossflow.model.standard import StandardConfig
 from crossflow.networks.transformer import TransformerConfig
 from crossflow.recipes import CONFIGS
 from crossflow.recipes.recipe import SceneData, Stage, TrainConfig
@@ -80,32 +79,21 @@ def _contrast(recipe: TrainConfig, weight: float) -> TrainConfig:
     return replace(recipe, model=replace(recipe.model, losses=losses))
 
 
-def _short(stages: tuple[int, ...]) -> TrainConfig:
-    """The candidate in as many steps a stage, for about ten minutes on a CPU core."""
-    kept = tuple(replace(stage, steps=steps) for stage, steps in zip(NEXT.stages, stages, strict=True))
-    return replace(NEXT, steps=sum(stages), stages=kept, ema=0.995)
+def _bare(recipe: TrainConfig) -> TrainConfig:
+    """The recipe without what the trials from ``small`` to ``modulated`` add."""
+    plain = replace(recipe.model.backbone, modulated=False)
+    return replace(_changed(recipe, backbone=plain, tail=0.0), learning_rate=2e-3)
 
 
-def _baseline(recipe: TrainConfig) -> TrainConfig:
-    """Standard flow matching of its size, in its steps and on its data, with what helps both."""
-    model, data = recipe.model, recipe.data
-    assert isinstance(data, SceneData)
-    network = TransformerConfig(width=132, depth=5, heads=4, positions="unit", whitened=True)
-    standard = StandardConfig(
-        shape=model.shape,
-        reads=model.reads,
-        target=model.target,
-        backbone=network,
-        guidance=model.guidance,
-        parameterisation=model.parameterisation,
-        sampling=model.sampling,
-    )
-    return replace(recipe, model=standard, data=replace(data, negatives=0), stages=())
+def _changed(recipe: TrainConfig, **changes: object) -> TrainConfig:
+    return replace(recipe, model=replace(recipe.model, **changes))
 
 
 START = _start()
-NEXT = CONFIGS["scenes-t2i-next"]
-SHORT = _short((800, 1_700, 1_000))
+FOUND = CONFIGS["scenes-table1-crossflow"]
+SMALL = _bare(FOUND)
+RATE = replace(SMALL, learning_rate=FOUND.learning_rate)
+TAIL = _changed(RATE, tail=FOUND.model.tail)
 _ALONE = "the source alone, by KL and a contrast of weight 1"
 TRIALS: Mapping[str, Trial] = {
     "word-order": Trial(
@@ -126,13 +114,32 @@ TRIALS: Mapping[str, Trial] = {
         _staged(_contrast(START, 0.3), 1_000),
     ),
     "stages-last": Trial("stages", "its last weights in place of their average, which then ran through stages", None),
-    "short": Trial(
-        "stages",
-        "captions of places, no relation by sides, learning rate 3e-3; the source alone, the flow alone, then both",
-        SHORT,
+    "small": Trial(
+        "",
+        "targets predicted, a scene's own prompts alone, batches of 32, no hard negatives, learning rate 2e-3",
+        SMALL,
     ),
-    "short-standard": Trial("short", "the baseline of its size", _baseline(SHORT)),
-    "next": Trial("short", "more steps, a slower average: the recipe scenes-t2i-next", NEXT),
+    "rate": Trial("small", "learning rate 5e-3", RATE),
+    "tail": Trial("rate", "the last 0.35 of the path weighed down", TAIL),
+    "modulated": Trial("tail", "time modulates the blocks: the recipe scenes-table1-crossflow", FOUND),
+    "described": Trial(
+        "modulated",
+        "half of the captions name all objects, with the light or with places",
+        replace(FOUND, data=SceneData(count=16_384, captions=(0, 0, 1, 3))),
+    ),
+    "summaries": Trial(
+        "modulated",
+        "four tokens more, each a linear map of the whole latent",
+        _changed(FOUND, backbone=replace(FOUND.model.backbone, summaries=4)),
+    ),
+    "modulated-whitened": Trial(
+        "modulated",
+        "tokens whitened",
+        _changed(FOUND, source=VariationalConfig(width=128, depth=1, heads=4, whitened=True)),
+    ),
+    "standard": Trial(
+        "modulated", "the baseline: the recipe scenes-table1-standard", CONFIGS["scenes-table1-standard"]
+    ),
 }
 
 
@@ -201,7 +208,7 @@ def page(found: Mapping[str, Mapping[str, Any]]) -> str:
     measured = {name: found[name] for name in TRIALS if "distances" in found.get(name, {})}
     machines = sorted({row["hardware"] for row in measured.values()})
     lines = [
-        "# The search for the next text-to-image recipe",
+        "# The search for text-to-image recipes",
         "",
         "Generated by `python -m benchmarks.search`; never edited by hand. One seed; scores and faults are of the",
         f"first {VALIDATION_PROMPTS} validation prompts, images sampled in float32. One thread of",

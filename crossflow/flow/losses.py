@@ -107,6 +107,15 @@ def flow_matching(
     return total
 
 
+def tail_weights(left: Float[Tensor, " b"], tail: float) -> Float[Tensor, " b"]:
+    """The weight of each item's flow loss, 1 until the path's last part ``tail``; ``left`` is that of ``Path``.
+
+    An error e of the target is an error e / left of the velocity, so near the end of the path the loss is made of
+    details that are almost there. The weight is (left / tail)^2 in the tail, where the target's error counts alike.
+    """
+    return (left / tail).clamp(max=1.0).square()
+
+
 def kl(
     mean: Float[Tensor, "b c h w"], log_var: Float[Tensor, "b c h w"], form: Literal["standard", "official"]
 ) -> Float[Tensor, " b"]:

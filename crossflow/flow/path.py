@@ -34,6 +34,10 @@ class Path(Protocol):
         """
         ...
 
+    def left(self, t: Float[Tensor, " *b"]) -> Float[Tensor, " *b"]:
+        """How much of x0 is left in xt, from 1 at the source to about 0 at the target."""
+        ...
+
 
 NEAREST = 0.05
 """The smallest denominator of ``velocity_to``."""
@@ -57,15 +61,18 @@ class LinearPath:
         """The point and the velocity at t. CrossFlowError for shapes that do not match."""
         t = _times(x0, x1, t)
         kept = 1 - self.sigma_min
-        return PathSample(t * x1 + (1 - kept * t) * x0, x1 - kept * x0)
+        return PathSample(t * x1 + self.left(t) * x0, x1 - kept * x0)
 
     def velocity_to(
         self, x1: Float[Tensor, "b *dims"], xt: Float[Tensor, "b *dims"], t: Float[Tensor, " b"]
     ) -> Float[Tensor, "b *dims"]:
         """(x1 - (1 - sigma_min) xt) / (1 - (1 - sigma_min) t)."""
         t = _times(xt, x1, t)
-        kept = 1 - self.sigma_min
-        return (x1 - kept * xt) / (1 - kept * t).clamp(min=NEAREST)
+        return (x1 - (1 - self.sigma_min) * xt) / self.left(t).clamp(min=NEAREST)
+
+    def left(self, t: Float[Tensor, " *b"]) -> Float[Tensor, " *b"]:
+        """1 - (1 - sigma_min) t."""
+        return 1 - (1 - self.sigma_min) * t
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,10 @@ class SinCosPath:
         """pi / 2 (x1 - sin(pi t / 2) xt) / cos(pi t / 2)."""
         angle = _times(xt, x1, t) * (math.pi / 2)
         return (x1 - angle.sin() * xt) / angle.cos().clamp(min=NEAREST) * (math.pi / 2)
+
+    def left(self, t: Float[Tensor, " *b"]) -> Float[Tensor, " *b"]:
+        """cos(pi t / 2)."""
+        return (t * (math.pi / 2)).cos()
 
 
 PATHS: dict[str, type[LinearPath] | type[SinCosPath]] = {"linear": LinearPath, "sincos": SinCosPath}

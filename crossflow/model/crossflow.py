@@ -34,7 +34,8 @@ class FlowConfig:
     ``backbone`` is the velocity network, ``losses`` are the terms added to the flow loss, ``times`` is the distribution
     of training times. The ``parameterisation`` is what the network predicts: the velocity, as in the paper, or the
     target, which is converted to a velocity before the loss (arXiv 2511.13720). ``stage_weights`` weight the flow loss
-    at each resolution of the backbone.
+    at each resolution of the backbone, and ``tail`` is the last part of the path, where it counts less
+    (``flow.losses.tail_weights``).
     """
 
     shape: tuple[int, int, int]
@@ -48,6 +49,7 @@ class FlowConfig:
     times: Times = "logit-normal"
     parameterisation: Literal["velocity", "target"] = "velocity"
     stage_weights: tuple[float, ...] = (1.0,)
+    tail: float = 0.0
     sampling: Sampling = field(default_factory=Sampling)
     kind: Literal["crossflow"] = "crossflow"
 
@@ -114,7 +116,10 @@ class CrossFlow(nn.Module):
         if counted is None or "flow" in counted:
             xt, velocity = self.path.sample(x0, x1, draws.t)
             predicted = self._field().resolutions(xt, draws.t, draws.conditional)
-            total = losses.flow_matching(predicted, velocity, config.stage_weights).mean()
+            total = losses.flow_matching(predicted, velocity, config.stage_weights)
+            if config.tail:
+                total = total * losses.tail_weights(self.path.left(draws.t), config.tail)
+            total = total.mean()
             parts["flow"] = total.detach()
         own = x1 if self.autoencoder.learns else own
         step = Step(batch, read, posterior, x0, own, draws.noise, self.encoder)

@@ -43,6 +43,7 @@ class StandardConfig:
     times: Times = "logit-normal"
     parameterisation: Literal["velocity", "target"] = "velocity"
     stage_weights: tuple[float, ...] = (1.0,)
+    tail: float = 0.0
     sampling: Sampling = field(default_factory=Sampling)
     kind: Literal["standard"] = "standard"
 
@@ -95,7 +96,10 @@ class StandardFlow(nn.Module):
         x1, learned = self.autoencoder.reach(own, draws.target_noise)
         xt, velocity = self.path.sample(draws.noise, x1, draws.t)
         predicted = self._field(read.values, read.mask).resolutions(xt, draws.t, draws.conditional)
-        flow = losses.flow_matching(predicted, velocity, self.config.stage_weights).mean()
+        flow = losses.flow_matching(predicted, velocity, self.config.stage_weights)
+        if self.config.tail:
+            flow = flow * losses.tail_weights(self.path.left(draws.t), self.config.tail)
+        flow = flow.mean()
         parts = {"reconstruction": learned.detach()} if self.autoencoder.learns else {}
         return {"total": flow + learned, "flow": flow.detach(), **parts}
 

@@ -4,6 +4,7 @@ The block is pre-norm with a ReLU MLP: on a CPU a small model would spend half i
 """
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -84,12 +85,46 @@ class Block(nn.Module):
         mask: Bool[Tensor, "b n"] | None = None,
         context: Float[Tensor, "b m e"] | None = None,
         context_mask: Bool[Tensor, "b m"] | None = None,
+        modulation: Float[Tensor, "b 1 six_d"] | None = None,
     ) -> Float[Tensor, "b n d"]:
-        """``mask`` is False at tokens of x that are ignored as keys, ``context_mask`` at those of the context."""
-        x = x + self.attention(self.norm_attention(x), mask=mask)
+        """``mask`` is False at tokens of x that are ignored as keys, ``context_mask`` at those of the context.
+
+        ``modulation`` is of self-attention and of the MLP: the scale and the shift of what goes in and the scale of
+        what comes out, as differences from 1, 0 and 1.
+        """
+        attention, mlp = (None, None) if modulation is None else modulation.chunk(2, dim=-1)
+        x = x + _modulated(attention, self.norm_attention(x), lambda seen: self.attention(seen, mask=mask))
         if self.norm_cross is not None and self.cross is not None:
             x = x + self.cross(self.norm_cross(x), context, context_mask)
-        return x + self.down(F.relu(self.up(self.norm_mlp(x))))
+        return x + _modulated(mlp, self.norm_mlp(x), lambda seen: self.down(F.relu(self.up(seen))))
+
+
+def _modulated(modulation: Tensor | None, x: Tensor, part: Callable[[Tensor], Tensor]) -> Tensor:
+    if modulation is None:
+        return part(x)
+    scale, shift, gate = modulation.chunk(3, dim=-1)
+    return (1 + gate) * part((1 + scale) * x + shift)
+
+
+class Modulation(nn.Module):
+    """What modulates the blocks of a network, from an embedding of time: PixArt's adaLN-single (arXiv 2310.00426).
+
+    One linear map for all blocks, and a learned table with a row a block. It starts as the identity.
+    """
+
+    def __init__(self, width: int, depth: int) -> None:
+        super().__init__()
+        self.shared = nn.Linear(width, 6 * width)
+        self.own = nn.Parameter(torch.zeros(depth, 6 * width))
+
+    def start(self) -> None:
+        """Set the map to zero; call it after ``initialise``."""
+        nn.init.zeros_(self.shared.weight)
+
+    def forward(self, time: Float[Tensor, "b 1 d"]) -> list[Float[Tensor, "b 1 six_d"]]:
+        """One modulation a block."""
+        shared = self.shared(F.silu(time))
+        return [shared + own for own in self.own]
 
 
 class TimeEmbedding(nn.Module):

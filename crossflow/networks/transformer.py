@@ -6,6 +6,7 @@ added to every latent token.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from crossflow.networks.blocks import (
     Block,
+    Modulation,
     Patches,
     PatchTokens,
     Positions,
@@ -31,7 +33,8 @@ class TransformerConfig:
 
     ``summaries`` is the number of prepended tokens that are each one linear map of the whole latent, so that every
     position has global information from the first block on. ``positions`` is how position embeddings start.
-    ``whitened`` is whether the tokens that the baseline attends to are (see ``Whitening``).
+    ``modulated`` is whether time also modulates every block (see ``Modulation``), as it does the norms of the paper's
+    network. ``whitened`` is whether the tokens that the baseline attends to are (see ``Whitening``).
     """
 
     width: int
@@ -40,6 +43,7 @@ class TransformerConfig:
     patch: int = 1
     summaries: int = 0
     positions: Positions = "small"
+    modulated: bool = False
     whitened: bool = False
     kind: Literal["transformer"] = "transformer"
 
@@ -79,8 +83,8 @@ class Transformer(nn.Module):
         numbers = (shape[0] + beside) * math.prod(shape[1:])
         self.summaries = nn.Linear(numbers, config.summaries * config.width) if config.summaries else None
         self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.depth))
-        self.apply(initialise)
-        nn.init.zeros_(self.patches.out.weight)
+        self.modulation = Modulation(config.width, config.depth) if config.modulated else None
+        _initialise(self, self.patches, self.modulation)
 
     def velocities(
         self, x: Float[Tensor, "b k h w"], t: Float[Tensor, " b"], conditional: Bool[Tensor, " b"]
@@ -96,8 +100,8 @@ class Transformer(nn.Module):
         if self.summaries is not None:
             lead = torch.cat([lead, self.summaries(x.flatten(1)).unflatten(1, (-1, lead.shape[2]))], dim=1)
         tokens = torch.cat([lead, self.patches.tokens(x) + time], dim=1)
-        for block in self.blocks:
-            tokens = block(tokens)
+        for block, modulation in zip(self.blocks, _modulations(self, time), strict=True):
+            tokens = block(tokens, modulation=modulation)
         return self.patches.maps(tokens[:, lead.shape[1] :])
 
 
@@ -127,8 +131,8 @@ class CrossAttentionTransformer(nn.Module):
         self.blocks = nn.ModuleList(
             Block(config.width, config.heads, context_width=config.width) for _ in range(config.depth)
         )
-        self.apply(initialise)
-        nn.init.zeros_(self.patches.out.weight)
+        self.modulation = Modulation(config.width, config.depth) if config.modulated else None
+        _initialise(self, self.patches, self.modulation)
 
     def velocities(
         self,
@@ -155,6 +159,19 @@ class CrossAttentionTransformer(nn.Module):
         context = torch.cat([self.empty.expand(x.shape[0], -1, -1), context], dim=1)
         seen = torch.cat([~conditional[:, None], mask & conditional[:, None]], dim=1)
         hidden = torch.cat([time, self.patches.tokens(x) + time], dim=1)
-        for block in self.blocks:
-            hidden = block(hidden, context=context, context_mask=seen)
+        for block, modulation in zip(self.blocks, _modulations(self, time), strict=True):
+            hidden = block(hidden, context=context, context_mask=seen, modulation=modulation)
         return self.patches.maps(hidden[:, 1:])
+
+
+def _initialise(network: nn.Module, patches: Patches, modulation: Modulation | None) -> None:
+    """Weights as in DiT; the output and the modulation start at zero."""
+    network.apply(initialise)
+    nn.init.zeros_(patches.out.weight)
+    if modulation is not None:
+        modulation.start()
+
+
+def _modulations(network: Transformer | CrossAttentionTransformer, time: Tensor) -> Sequence[Tensor | None]:
+    """What modulates each block, None where nothing does."""
+    return [None] * len(network.blocks) if network.modulation is None else network.modulation(time)

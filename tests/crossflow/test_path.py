@@ -50,6 +50,13 @@ def test_each_item_has_its_own_time(path: Path) -> None:
         assert torch.equal(whole.velocity[i], alone.velocity[0])
 
 
+@each_path
+def test_what_is_left_is_the_share_of_the_source(path: Path) -> None:
+    x0, t = pair()[0], torch.linspace(0, 1, 5, dtype=torch.float64)
+    point = path.sample(x0, torch.zeros_like(x0), t).xt
+    torch.testing.assert_close(point, path.left(t)[:, None, None] * x0, rtol=0, atol=1e-15)
+
+
 def test_sincos_keeps_the_variance_and_linear_does_not() -> None:
     """Of independent unit-variance ends: 1 at every t on sin-cos, 1/2 half-way on the line. 4e5 draws: 0.01 is 4 sd."""
     x0, x1 = pair(shape=(4, 100_000))
