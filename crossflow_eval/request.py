@@ -276,6 +276,14 @@ class Request:
     device: str | None = field(
         default=None, metadata=_said("--device", "auto, cpu, cuda, cuda:N.", shown="auto", models=SAMPLED)
     )
+    batch_size: int | None = field(
+        default=None,
+        metadata=_said(
+            "--batch-size",
+            "Outputs asked of the model at a time. Images of diffusers depend on it, by rounding; of others none does.",
+            shown="64; of diffusers 1",
+        ),
+    )
     fresh: bool = field(
         default=False, metadata=_said("--fresh", "Make all outputs anew; the run's old ones are set aside.")
     )

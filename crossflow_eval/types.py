@@ -89,6 +89,16 @@ class Model(Protocol):
 
 
 @runtime_checkable
+class Batched(Model, Protocol):
+    """A model whose output also depends, by rounding, on the ``batch_size`` sources that it is asked for with.
+
+    Sources stand in fixed batches by their place, and a batch of which any output is missing is made whole.
+    """
+
+    batch_size: int
+
+
+@runtime_checkable
 class Lookup(Protocol):
     """What stands in for a model where outputs exist already: they are looked up by example, not made from sources."""
 
@@ -155,6 +165,11 @@ class Settings(BaseModel):
         """Twelve hexadecimal digits of the sha256 of the canonical JSON."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def of_outputs(self) -> Settings:
+        """These of all examples: an output does not depend on how many are asked for."""
+        return self.model_copy(update={"limit": None})
 
 
 class Proof(BaseModel):

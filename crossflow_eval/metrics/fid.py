@@ -135,6 +135,16 @@ class FID(OnFeatures):
         images = [image_of(output) for output in outputs]
         self._kept.add(self.features_of(images, features))
 
+    @property
+    def n(self) -> int:
+        """How many outputs were taken."""
+        return self._kept.n
+
+    def by_part(self) -> Callable[[np.ndarray], float] | None:
+        """What gives the distance of the outputs at some places, int [m]; None where their moments alone are kept."""
+        features, (target, _) = self._kept.features, self._target()
+        return None if features is None else lambda kept: frechet_distance(Moments.of_features(features[kept]), target)
+
     def compute(self) -> dict[str, Value]:
         """The distance, with its jackknife interval. Raises CrossFlowError for fewer than two outputs."""
         if self._kept.n < 2:
@@ -144,15 +154,11 @@ class FID(OnFeatures):
         warnings = [warning for what, n in counts if n and (warning := rank_warning(what, n, self.extractor.dim))]
         if warnings:
             self.protocol = {**self.protocol, "warning": "; ".join(warnings)}
-        features = self._kept.features
-        if features is None:
+        distance = self.by_part()
+        if distance is None:
             self.protocol = {**self.protocol, "interval": NO_INTERVAL}
             return {self._name: Value(mean=frechet_distance(self._kept.moments(), target), n=self._kept.n)}
-
-        def distance(kept: np.ndarray) -> float:
-            return frechet_distance(Moments.of_features(features[kept]), target)
-
-        value = jackknife(distance, len(features))
+        value = jackknife(distance, self._kept.n)
         low = None if value.ci_low is None else max(value.ci_low, 0.0)
         return {self._name: value.model_copy(update={"ci_low": low})}
 

@@ -43,8 +43,9 @@ class DiffusersModel:
     """The pipeline in ``folder``, its weights in safetensors; code that lies beside them is refused, not run.
 
     Where a part has the weights of a variant alone, as ``save_pretrained(variant="fp16")`` leaves it, that is read.
+    ``steps`` and ``guidance_scale`` left None are the pipeline's own, and so is ``size``, the pixels a side.
     ``batch_size`` prompts are drawn at a time; beyond one, the first batch says how far its images are from those drawn
-    one by one. ``steps`` and ``guidance_scale`` left None are the pipeline's own, and so is ``size``, the pixels a side.
+    one by one.
     ``precision`` auto is bfloat16 on a GPU and float32 on a CPU. A safety checker is left out: it would turn images
     black, and its verdicts are not what is measured. The noise is drawn on the CPU, so that devices agree.
 

@@ -77,7 +77,9 @@ def test_metrics_get_back_exactly_what_the_model_gave_in_order(tmp_path, monkeyp
         given = answers[kind](f"s{at // 2}", run.output_seed(0, example, at % 2))
         assert output == given if kind == "txt" else np.array_equal(output, given)
     assert result.n == 10
-    rows = [json.loads(line) for line in (tmp_path / "run" / "per_example.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line) for line in next((tmp_path / "run").glob("n-*/per_example.jsonl")).read_text().splitlines()
+    ]
     assert rows[3] == {"id": "e1", "index": 1, "output": f"e1-1.{kind}", "prompt": "s1", "seen": True}
 
 
