@@ -128,6 +128,8 @@ class Suite:
     and its ``target``, each where it is a picture. ``made_elsewhere`` reads outputs made elsewhere from a file or a
     folder; without one the usual reader of the kind does (``crossflow_eval.models.READERS``).
 
+    ``one_size``: its images have the size that models of it read; to other suites' ours fit themselves by a named rule.
+
     ``root`` is the option that names the data root. Where the examples depend on the outputs that are measured,
     ``fitted`` gives the suite that fits these, and a run is scored again on the examples it has kept. Where prompts may
     be given beside the data root, ``captioned`` gives the suite with those of a captions file.
@@ -146,6 +148,7 @@ class Suite:
     root: Literal["data", "captions", "references"] = "data"
     fitted: Callable[[Model | Lookup], Suite] | None = None
     captioned: Callable[[Path], Suite] | None = None
+    one_size: bool = False
 
 
 class Settings(BaseModel):

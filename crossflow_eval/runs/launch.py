@@ -132,7 +132,10 @@ def _own(request: Request, suite: Suite, _: str) -> Model:
     """A checkpoint of ours, for the suite's task."""
     if suite.task not in models.OURS:
         raise unknown("task of a model of ours", suite.task, models.OURS)
-    return models.OURS[suite.task](request.checkpoint, **request.of_model)
+    fitted: dict[str, Any] = {}
+    if suite.task in models.ANY_SIZE and not suite.one_size and request.reader is None:
+        fitted = {"any_size": True, "of_originals": suite.root == "references"}
+    return models.OURS[suite.task](request.checkpoint, **request.of_model, **fitted)
 
 
 def _made_elsewhere(request: Request, suite: Suite, _: str) -> Lookup:
