@@ -157,6 +157,18 @@ def test_under_efficientnet_no_number_has_a_published_name(sets: tuple[str, str]
         measure(*sets, protocol=LITE, also=["is"])
 
 
+def test_statistics_of_efficientnet_stand_for_their_folder(sets: tuple[str, str], tmp_path: Path) -> None:
+    a, b = sets
+    done = CliRunner().invoke(app, ["stats", a, str(tmp_path / "a.npz"), "--protocol", LITE])
+    assert done.exit_code == 0, done.stderr
+    found = measure(str(tmp_path / "a.npz"), b)
+    assert found.protocol == LITE and (found.first["n"], found.second["n"]) == (12, 9)
+    expected = measure(a, b, protocol=LITE).values["fd_efficientnet"].mean
+    assert found.values["fd_efficientnet"].mean == pytest.approx(expected, rel=1e-6)
+    with pytest.raises(CrossFlowError, match=f"{LITE} is in float32 alone; leave --precision bfloat16 out"):
+        make_statistics(Path(a), tmp_path / "c.npz", LITE, precision="bfloat16")
+
+
 def test_a_set_has_no_distance_to_itself(sets: tuple[str, str]) -> None:
     found = measure(sets[0], sets[0], protocol=LITE)
     assert found.values["fd_efficientnet"].mean == pytest.approx(0, abs=1e-6)
