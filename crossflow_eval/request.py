@@ -193,6 +193,10 @@ class Request:
         ),
     )
     limit: int | None = field(default=None, metadata=_said("--limit", "Only the first examples.", shown="all"))
+    shuffle_seed: int | None = field(
+        default=None,
+        metadata=_said("--shuffle-seed", "Seed by which --limit draws its examples.", shown="the first"),
+    )
     ids: Path | None = field(
         default=None, metadata=_said("--ids", "Only the examples that a text file lists, an id a line.", shown="all")
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_serializer
 
 SCHEMA_VERSION = 1
 
@@ -84,7 +84,10 @@ class Model(Protocol):
     identity: Mapping[str, Any]
 
     def generate(self, sources: Sequence[str | Path], seeds: Sequence[int]) -> list[Output]:
-        """Return one output a source. An output may depend on its own source and seed, and on nothing else."""
+        """Return one output a source, in a form that ``outputs.as_kind`` takes.
+
+        An output may depend on its own source and seed, and on nothing else.
+        """
         ...
 
 
@@ -161,7 +164,14 @@ class Settings(BaseModel):
     identity: dict[str, Any]
     seed: int = 0
     limit: Annotated[int, Field(ge=1)] | None = None
+    shuffle_seed: int | None = None
     outputs_per_example: Annotated[int, Field(ge=1)] = 1
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_later(self, whole: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """A record without a shuffle is as it was before there was one, and so is its digest."""
+        record = whole(self)
+        return record if self.shuffle_seed is not None else {k: v for k, v in record.items() if k != "shuffle_seed"}
 
     @property
     def digest(self) -> str:
@@ -171,7 +181,7 @@ class Settings(BaseModel):
 
     @property
     def of_outputs(self) -> Settings:
-        """These of all examples: an output does not depend on how many are asked for."""
+        """These of all examples, in their order: an output does not depend on how many are asked for."""
         return self.model_copy(update={"limit": None})
 
 

@@ -35,6 +35,8 @@ def evaluate(request: Request, track: run.Track = run.untracked) -> tuple[Result
     """
     run.rank_and_world()  # first, so that a launch that cannot be costs no work
     check_seed(request.seed)
+    if request.shuffle_seed is not None and request.limit is None:
+        raise CrossFlowError("--shuffle-seed draws the examples of a part: give --limit too, or leave it out.")
     _check_batch_size(request)
     root = request.own_references or request.captions or request.data
     name = request.suite_name if request.space is None else depth.in_space(request.suite_name, request.space)
@@ -49,10 +51,13 @@ def evaluate(request: Request, track: run.Track = run.untracked) -> tuple[Result
         suite = suite.fitted(model)
     known = run.list_examples(suite, root)
     chosen = known if request.ids is None else run.listed_examples(known, request.ids)
+    if request.shuffle_seed is not None:
+        chosen = run.shuffled_examples(chosen, request.shuffle_seed)
     examples = Examples(run.first_examples(chosen, request.limit))
     run.check_whole(suite, model, examples, known)
     limit = request.limit if len(examples) < len(chosen) else None
-    settings = run.make_settings(suite, model, request.seed, limit, name=_name(request))
+    shuffle = request.shuffle_seed
+    settings = run.make_settings(suite, model, request.seed, limit, shuffle_seed=shuffle, name=_name(request))
     called = settings.model.encode()[: records.LONGEST].decode(errors="ignore")
     own = f"-{Examples(chosen).sha256[:8]}" if suite.root == "references" or request.ids is not None else ""
     home = request.out or place(RUNS / suite.name, called, settings, own)
@@ -69,7 +74,7 @@ def evaluate(request: Request, track: run.Track = run.untracked) -> tuple[Result
             following=following, fresh=request.fresh, track=track, at_a_time=request.batch_size,
         )  # fmt: skip
         for role, reference in suite.references.items():
-            of_reference = run.make_settings(suite, reference, limit=limit)
+            of_reference = run.make_settings(suite, reference, limit=limit, shuffle_seed=shuffle)
             named = run.tracked_as(role, track)
             run.run(suite, reference, of_reference, examples, home / REFERENCES / role, track=named)
     except KeyboardInterrupt as error:
@@ -194,9 +199,8 @@ def score_again(folder: Path, track: run.Track = run.untracked, data: Path | Non
         )
     if suite.fitted is not None:
         suite = dataclasses.replace(suite, examples=lambda _: store.examples())
-    made_of = set(records.read_ids(folder))
-    known = [example for example in run.list_examples(suite, data) if example.id in made_of]
-    examples = Examples(known[: settings.limit])
+    known = {example.id: example for example in run.list_examples(suite, data)}
+    examples = Examples([known[name] for name in records.read_ids(store.path) if name in known])
     with store.locked():
         store.open(settings, examples)
         metrics = run.make_metrics(suite)

@@ -21,7 +21,7 @@ from crossflow.files.processes import rank_and_world
 from crossflow_eval import records
 from crossflow_eval.environment import environment
 from crossflow_eval.judges.features import FeatureCache, OnFeatures, keep_features
-from crossflow_eval.outputs import check_kind
+from crossflow_eval.outputs import as_kind
 from crossflow_eval.runs.store import Examples, Job, Store, UnreadableOutput
 from crossflow_eval.types import (
     CODE,
@@ -97,6 +97,11 @@ def first_examples(examples: Sequence[Example], limit: int | None) -> Sequence[E
     return examples[:limit]
 
 
+def shuffled_examples(examples: Sequence[Example], seed: int) -> list[Example]:
+    """The examples by the sha256 of seed and id: an order in which none's place depends on what else there is."""
+    return sorted(examples, key=lambda example: hashlib.sha256(f"{seed}\0{example.id}".encode()).digest())
+
+
 def listed_examples(examples: Sequence[Example], file: Path) -> list[Example]:
     """Those of the examples whose ids a text file lists, one a line, in the examples' own order.
 
@@ -120,7 +125,13 @@ def check_whole(suite: Suite, model: Model | Lookup, examples: Sequence[Example]
 
 
 def make_settings(
-    suite: Suite, model: Model | Lookup, seed: int = 0, limit: int | None = None, *, name: str | None = None
+    suite: Suite,
+    model: Model | Lookup,
+    seed: int = 0,
+    limit: int | None = None,
+    *,
+    shuffle_seed: int | None = None,
+    name: str | None = None,
 ) -> Settings:
     """Everything that can change a number of this run; ``name`` is what the model is called, where not by its own."""
     return Settings(
@@ -130,6 +141,7 @@ def make_settings(
         identity=dict(model.identity),
         seed=seed,
         limit=limit,
+        shuffle_seed=shuffle_seed,
         outputs_per_example=suite.outputs_per_example,
     )
 
@@ -243,9 +255,7 @@ def generate(
         )
     asked = todo if size > 1 else _batches([job for unit in todo for job in unit], at_a_time or GENERATE_BATCH)
     for batch in track(asked, "generate", reused):
-        outputs = _ask(model, batch)
-        for output in outputs:
-            check_kind(model.name, output, suite.output)
+        outputs = [as_kind(model.name, output, suite.output) for output in _ask(model, batch)]
         for cache in dict.fromkeys((caches or {}).values()):
             cache.extract(outputs)
         for job, output in zip(batch, outputs, strict=True):

@@ -141,6 +141,32 @@ def test_folders_are_named_by_all_but_the_limit(place):
     assert (short.name, whole.name, short.parent) == ("n-2", "n-40", whole.parent)
 
 
+def test_a_shuffle_seed_draws_the_examples_of_a_part(place):
+    """Which are drawn depends on the seed and the ids alone; the longer part holds the shorter, and is scored again."""
+
+    def drawn(out: str, seed: int, limit: int) -> list[str]:
+        asked = dataclasses.replace(request(place, out, limit=limit), shuffle_seed=seed)
+        result, part = launch.evaluate(asked)
+        assert result.settings.shuffle_seed == seed
+        return records.read_ids(part)
+
+    few = drawn("one", 1, 6)
+    assert few != [f"img{i}" for i in range(6)] and drawn("one", 1, 9)[:6] == few
+    assert set(drawn("two", 2, 6)) != set(few)
+    before = files(place / "one")
+    (place / "one" / "n-6" / "result.json").unlink()
+    launch.score_again(place / "one" / "n-6")
+    assert files(place / "one") == before
+    with pytest.raises(CrossFlowError, match="give --limit too"):
+        launch.evaluate(dataclasses.replace(request(place, "three"), shuffle_seed=1))
+
+
+def test_settings_without_a_shuffle_are_those_of_before_there_was_one():
+    """Golden digest: a change would orphan every folder made before."""
+    settings = Settings(suite="s", suite_version="1", model="m", identity={"a": 1}, limit=3)
+    assert "shuffle_seed" not in settings.model_dump_json() and settings.digest == "793e6ee31897"
+
+
 def test_an_output_that_another_run_scored_is_not_reused_once_it_is_changed(place):
     launch.evaluate(request(place, "one", limit=2))
     outputs = place / "one" / "outputs"
