@@ -178,7 +178,7 @@ class Request:
         default=None,
         metadata=_said(
             "--captions",
-            "Prompts: .csv or .jsonl (image, caption), samples.jsonl, COCO .json, or .txt, one a line.",
+            "Prompts: .csv or .jsonl (image, caption), samples.jsonl, COCO .json, .txt, one a line, or a dataset on disk.",
             tasks=("t2i",),
             chooses=True,
         ),

@@ -112,12 +112,18 @@ def _check(path: Path) -> tuple[str, str, str]:
 def read_captions(path: Path) -> Captions:
     """Read a captions file by its suffix: .csv, .jsonl, .json in COCO's form, or .txt with a prompt on each line.
 
-    Prompts of a text file are numbered from 000000.
+    Prompts of a text file are numbered from 000000. A folder is read as a Hugging Face dataset.
 
     Raises:
         CrossFlowError: missing or undecodable file, unknown columns, a row without image or caption; with the line.
     """
     captions: dict[str, list[str]] = {}
+    if path.is_dir():
+        from crossflow_eval.datasets import on_disk
+
+        for name, texts in on_disk.texts(path):
+            captions.setdefault(image_key(name), []).extend(texts)
+        return Captions({key: tuple(several) for key, several in captions.items()})
     prompts = path.suffix.lower() == ".txt"
     pairs = caption_files.read_prompts(path) if prompts else caption_files.read_captions(path, KEY_COLUMNS)
     for name, caption in pairs:
