@@ -23,7 +23,6 @@ import json
 import os
 import re
 from collections.abc import Container, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -33,6 +32,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from crossflow.errors import CrossFlowError, first_few
 from crossflow.files.hashes import file_sha256
 from crossflow.files.plain_json import read_json
+from crossflow.files.processes import file_threads
 from crossflow_eval.tables import REFERENCES, ROLES
 from crossflow_eval.types import Proof, Result, Role, Row, Settings
 
@@ -298,7 +298,7 @@ def output_faults(folder: Path, there: Container[str] | None = None) -> Iterator
     """The outputs that are not what was scored, counted in a sentence; of those in ``there``, or of all."""
     recorded = read_manifest(folder)
     names = [name for name in recorded if there is None or name in there]
-    with ThreadPoolExecutor() as pool:
+    with file_threads() as pool:
         found = list(pool.map(partial(_output_digest, folder), names))
     if bad := [name for name, digest in zip(names, found, strict=True) if digest != recorded[name]]:
         yield (

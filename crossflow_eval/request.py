@@ -178,7 +178,7 @@ class Request:
         default=None,
         metadata=_said(
             "--captions",
-            "Prompts: .csv or .jsonl (image, caption), samples.jsonl, COCO .json, .txt, one a line, or a dataset on disk.",
+            "Prompts: .csv or .jsonl (image, caption), samples.jsonl, COCO .json, .txt, one a line, a dataset on disk.",
             tasks=("t2i",),
             chooses=True,
         ),
@@ -287,6 +287,9 @@ class Request:
             "Outputs asked of the model at a time. Images of diffusers depend on it, by rounding; of others none does.",
             shown="64; of diffusers 1",
         ),
+    )
+    workers: int | None = field(
+        default=None, metadata=_said("--workers", "Threads that read and decode files.", shown="by the cores")
     )
     fresh: bool = field(
         default=False, metadata=_said("--fresh", "Make all outputs anew; the run's old ones are set aside.")

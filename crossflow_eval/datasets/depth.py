@@ -10,7 +10,6 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
@@ -24,6 +23,7 @@ from crossflow.files.arrays import plain_arrays
 from crossflow.files.images import DAMAGE
 from crossflow.files.listing import Listing, list_folder
 from crossflow.files.names import composed
+from crossflow.files.processes import file_threads
 from crossflow_eval.datasets.folder import ImageFolder
 from crossflow_eval.types import Example
 
@@ -194,7 +194,7 @@ def read_depth_folder(folder: Path, png_scale: float) -> ImageFolder:
     """
     listing = list_maps(folder)
     maps = listing.by_stem()
-    with ThreadPoolExecutor() as pool:
+    with file_threads() as pool:
         checked = list(pool.map(partial(_check, png_scale=png_scale), maps.values()))
     if bad := [why for _, why in checked if why]:
         raise CrossFlowError(f"{len(bad)} of {len(maps)} depth maps cannot be read. The first: {bad[0]}")

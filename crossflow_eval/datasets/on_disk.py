@@ -1,7 +1,7 @@
 """A Hugging Face dataset that ``save_to_disk`` wrote, in the place of a folder of images or of a captions file.
 
 Its columns are called as those of captions files are: ``image``, and ``caption`` or ``prompt``, or ``captions``, whose
-cells are lists. A row is called by its column ``id`` or ``file``, else by its number. The package ``datasets`` reads it.
+cells are lists. A row is called by its column ``id`` or ``file``, else by its number. Reading needs ``datasets``.
 """
 
 from __future__ import annotations

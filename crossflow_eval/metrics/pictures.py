@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 from crossflow.errors import CrossFlowError
 from crossflow.files.images import UnreadableImage, why_unreadable
 from crossflow.files.listing import list_folder
+from crossflow.files.processes import file_threads
 from crossflow_eval.datasets import on_disk
 from crossflow_eval.datasets.folder import ImageFolder, decode_image, read_folder
 from crossflow_eval.judges.statistics_files import file_sha256, read_samples
@@ -63,7 +63,7 @@ def open_pictures(path: Path) -> Pictures:
 def _each(path: Path, folder: ImageFolder) -> Iterator[np.ndarray]:
     digest = hashlib.sha256()
     files = list(folder.files.items())
-    with ThreadPoolExecutor() as pool:
+    with file_threads() as pool:
         for start in range(0, len(files), _AT_A_TIME):
             part = files[start : start + _AT_A_TIME]
             for (key, _), (sha256, image) in zip(part, pool.map(_decoded, [file for _, file in part]), strict=True):

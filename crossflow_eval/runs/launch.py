@@ -10,6 +10,7 @@ from typing import Any
 
 from crossflow.errors import CrossFlowError, Stopped, unknown
 from crossflow.files.devices import own_device
+from crossflow.files.processes import workers
 from crossflow.files.seeds import check_seed
 from crossflow_eval import models, records
 from crossflow_eval.judges.features import keep_features
@@ -33,6 +34,11 @@ def evaluate(request: Request, track: run.Track = run.untracked) -> tuple[Result
         CrossFlowError: options that do not fit together, and all that ``run.run`` raises.
         Stopped: Ctrl-C, with what is kept.
     """
+    with workers(request.workers):
+        return _evaluate(request, track)
+
+
+def _evaluate(request: Request, track: run.Track) -> tuple[Result | None, Path]:
     run.rank_and_world()  # first, so that a launch that cannot be costs no work
     check_seed(request.seed)
     if request.shuffle_seed is not None and request.limit is None:

@@ -131,9 +131,8 @@ def test_our_models_that_read_images_have_no_text_encoder():
         launch.build_model(launch.Request(task="sr", text_encoder=Path("t5")), three("sr", "png"))
 
 
-COMMON = (
-    "ckpt model limit shuffle-seed ids name steps guidance-scale solver precision seed batch-size fresh device out json"
-)
+COMMON = "ckpt model limit shuffle-seed ids name steps guidance-scale solver precision seed batch-size workers fresh"
+COMMON += " device out json"
 CHOICE, PARTS = "suite data references", "size text-encoder autoencoder weaker"
 
 
