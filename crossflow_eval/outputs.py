@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,15 +27,17 @@ class Kind:
     """One kind of output.
 
     ``encode`` and ``decode`` are each other's inverse, without loss; what ``decode`` raises of a damaged file is an
-    UnreadableImage, OSError, ValueError or EOFError. ``check`` says whether something is of the kind, which is
-    ``wanted`` in words. ``picture`` gives a uint8 image [h w 3] of an output, of at most so many pixels a side; one in
-    ``metres``, the ends of its colours, is shown only where a run's outputs are in metres.
+    UnreadableImage, OSError, ValueError or EOFError. ``check`` says whether something is of the kind; ``convert`` makes
+    it of what means the same, which is ``wanted`` in words, or raises ValueError. ``picture`` gives a uint8 image
+    [h w 3] of an output, of at most so many pixels a side; one in ``metres``, the ends of its colours, is shown only
+    where a run's outputs are in metres.
     """
 
     wanted: str
     check: Callable[[Any], bool]
     encode: Callable[[Any], bytes]
     decode: Callable[[bytes], Any]
+    convert: Callable[[Any], Any] = field(default=lambda output: output)
     picture: Callable[[Any, int], np.ndarray] | None = None
     metres: tuple[float, float] | None = None
 
@@ -54,6 +56,56 @@ def check_kind(model: str, output: Any, suffix: str) -> None:
     if not kind.check(output):
         got = f"{output.dtype} {list(output.shape)}" if isinstance(output, np.ndarray) else type(output).__name__
         raise CrossFlowError(f"The model {model} gave {got} where the suite needs {kind.wanted}.")
+
+
+def as_kind(model: str, output: Any, suffix: str) -> Any:
+    """An ``output`` of ``model`` as the kind that ``suffix`` names is kept: a uint8 image, a float32 depth map, a text.
+
+    Images may be PIL's, or arrays or torch tensors, uint8 or floats from 0 to 1, [h w 3] or [3 h w]; depth maps PIL's
+    of mode F, or floats [h w] or [1 h w]. Raises CrossFlowError for all else, with what was got and what was wanted.
+    """
+    try:
+        converted = kind_of(suffix).convert(_plain(output))
+    except ValueError as error:
+        raise CrossFlowError(
+            f"The model {model} gave {error} where the suite needs {kind_of(suffix).wanted}."
+        ) from error
+    check_kind(model, converted, suffix)
+    return converted
+
+
+def _plain(output: Any) -> Any:
+    """A torch tensor, of any device, as an array; anything else as it is."""
+    if not hasattr(output, "detach"):
+        return output
+    tensor = output.detach().cpu()
+    return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+
+
+def _to_image(output: Any) -> Any:
+    """Pixels [h w 3] of a picture, or of channels first; floats from 0 to 1 as 0 to 255, rounded."""
+    if isinstance(output, Image.Image):
+        if output.mode not in ("1", "L", "P", "RGB"):
+            raise ValueError(f"a PIL image of mode {output.mode}, which is not RGB")
+        return np.asarray(output.convert("RGB"))
+    if not isinstance(output, np.ndarray) or output.ndim != 3:
+        return output
+    image = output.transpose(1, 2, 0) if output.shape[2] != 3 and output.shape[0] == 3 else output
+    if np.issubdtype(image.dtype, np.floating) and image.shape[2] == 3 and image.size:
+        low, high = float(image.min()), float(image.max())
+        if not (low >= 0 and high <= 1):
+            raise ValueError(f"{image.dtype} {list(output.shape)} from {low:.4g} to {high:.4g}, not from 0 to 1,")
+        image = (image.astype(np.float64) * 255).round().astype(np.uint8)
+    return np.ascontiguousarray(image)
+
+
+def _to_depth(output: Any) -> Any:
+    """Floats [h w] as float32, of a picture of mode F too; a first axis of length 1 is left out."""
+    if isinstance(output, Image.Image) and output.mode == "F":
+        return np.asarray(output)
+    if not isinstance(output, np.ndarray) or not np.issubdtype(output.dtype, np.floating):
+        return output
+    return (output[0] if output.ndim == 3 and len(output) == 1 else output).astype(np.float32)
 
 
 def depth_colors(depth: np.ndarray) -> np.ndarray:
@@ -100,17 +152,19 @@ def _small_depth(output: np.ndarray, side: int) -> np.ndarray:
 
 KINDS: dict[str, Kind] = {
     "png": Kind(
-        wanted="a uint8 array [h w 3]",
+        wanted="an image: PIL's, or uint8 or floats from 0 to 1, [h w 3] or [3 h w]",
         check=_is_image,
         encode=_encode_image,
         decode=_decode_image,
+        convert=_to_image,
         picture=_small_image,
     ),
     "npy": Kind(
-        wanted="a float32 array [h w]",
+        wanted="a depth map, floats [h w]",
         check=lambda output: isinstance(output, np.ndarray) and output.dtype == np.float32 and output.ndim == 2,
         encode=_encode_array,
         decode=plain_array,
+        convert=_to_depth,
         picture=_small_depth,
         metres=(NEAREST, FARTHEST),
     ),

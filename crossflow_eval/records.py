@@ -2,9 +2,14 @@
 
 ::
 
-    settings.json       what made the run        outputs.jsonl       one line an output: its name and its sha256
-    outputs/            one file an output       per_example.jsonl   what was said of each
-    result.json         the numbers, and the digests of all of these
+    outputs/                one file an output, of one model
+    n-50/, n-1000/          a run each, of the first so many examples
+        settings.json       what made the run
+        outputs.jsonl       one line an output: its name and its sha256
+        per_example.jsonl   what was said of each
+        result.json         the numbers, and the digests of all of these
+
+Earlier versions had one run beside the outputs; it is read as well.
 
 A folder may come from anybody. Nothing of it is used before it fits its schema, and an output is a file of its own in
 ``outputs``: a name that leads elsewhere, or a link, is refused before it is opened. The digests find what was changed
@@ -16,8 +21,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Container, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -27,8 +32,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from crossflow.errors import CrossFlowError, first_few
 from crossflow.files.hashes import file_sha256
 from crossflow.files.plain_json import read_json
+from crossflow.files.processes import file_threads
 from crossflow_eval.tables import REFERENCES, ROLES
-from crossflow_eval.types import Proof, Result, Row, Settings
+from crossflow_eval.types import Proof, Result, Role, Row, Settings
 
 SETTINGS, EXAMPLES, MANIFEST, ROWS, RESULT = (
     "settings.json",
@@ -38,6 +44,8 @@ SETTINGS, EXAMPLES, MANIFEST, ROWS, RESULT = (
     "result.json",
 )
 OUTPUTS = "outputs"
+PART = re.compile(r"n-([1-9][0-9]*)")
+"""How a run's folder is called, by the number of its examples."""
 Record = TypeVar("Record", bound=BaseModel)
 
 LARGEST = 2**63
@@ -111,6 +119,32 @@ class _Scored(_Record):
     sha256: Sha256
 
 
+def part(home: Path, examples: int) -> Path:
+    """The folder of the run of so many examples of the model whose outputs lie in ``home``."""
+    return home / f"n-{examples}"
+
+
+def parts(home: Path) -> list[Path]:
+    """The folders of a model's runs that are there, the one of the fewest examples first."""
+    found = {path: match for path in home.glob("n-*") if (match := PART.fullmatch(path.name)) and path.is_dir()}
+    return sorted(found, key=lambda path: int(found[path][1]))
+
+
+def home_of(folder: Path) -> Path:
+    """Where the outputs of the run in ``folder`` lie: one up, unless an earlier version put them into it."""
+    whole = Path(os.path.abspath(folder))
+    inside = PART.fullmatch(whole.name) and not (folder / OUTPUTS).exists()
+    return (folder.parent if folder.name else whole.parent) if inside else folder
+
+
+def run_in(folder: Path) -> Path:
+    """The run that a folder stands for: itself, or of a model's runs the finished one of the most examples."""
+    if (folder / RESULT).exists():
+        return folder
+    within = parts(folder)
+    return [folder, *within, *(each for each in within if (each / RESULT).exists())][-1]
+
+
 def read_settings(folder: Path) -> Settings:
     """Read settings.json. Raises CrossFlowError."""
     settings = read_record(Settings, folder / SETTINGS, "settings", "give another run")
@@ -137,6 +171,12 @@ def read_examples(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
+def example_lines(folder: Path) -> dict[str, str]:
+    """What was asked of a run, by the example's id, as canonical JSON. Raises CrossFlowError with the line."""
+    lines = _lines(folder / EXAMPLES, _Asked, "make the run anew")
+    return {line["id"]: canonical_json(line) for line in lines}
+
+
 def read_ids(folder: Path) -> list[str]:
     """The ids of a run's examples, whatever their sources are. Raises CrossFlowError with the line."""
     return [line["id"] for line in _lines(folder / EXAMPLES, _Asked, "make the run anew")]
@@ -160,12 +200,13 @@ def read_manifest(folder: Path) -> dict[str, str]:
 def output_path(folder: Path, name: str) -> Path:
     """The file of an output of the run in ``folder``, which need not be there.
 
-    CrossFlowError for a name that leads out of ``outputs``, and for a link or a device in the file's place.
+    CrossFlowError for a name that leads out of its ``outputs``, and for a link or a device in the file's place.
     """
-    path = folder / OUTPUTS / name
-    if os.path.realpath(path) != os.path.join(os.path.realpath(folder), OUTPUTS, name):
+    home = home_of(folder)
+    path = home / OUTPUTS / name
+    if os.path.realpath(path) != os.path.join(os.path.realpath(home), OUTPUTS, name):
         raise CrossFlowError(
-            f"{path} leads out of the run's outputs, and is not read: an output is a file in {folder / OUTPUTS}."
+            f"{path} leads out of the run's outputs, and is not read: an output is a file in {home / OUTPUTS}."
         )
     if path.exists() and not path.is_file():
         raise CrossFlowError(f"{path} is no file, and is not read: remove it and run the same command again.")
@@ -184,9 +225,12 @@ def canonical_json(record: Any) -> str:
     return json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
-def references(folder: Path) -> list[Path]:
-    """The runs of the references of the run in ``folder``."""
-    return [folder / REFERENCES / role for role in ROLES if (folder / REFERENCES / role).is_dir()]
+def references(folder: Path) -> dict[Role, Path]:
+    """The runs of the references of the run in ``folder``, by their role, each of as many examples."""
+    home = home_of(folder)
+    within = "" if home == folder else Path(os.path.abspath(folder)).name
+    places: dict[Role, Path] = {role: home / REFERENCES / role / within for role in ROLES}
+    return {role: place for role, place in places.items() if place.is_dir()}
 
 
 def check_whole(folder: Path) -> Result:
@@ -254,12 +298,12 @@ def output_faults(folder: Path, there: Container[str] | None = None) -> Iterator
     """The outputs that are not what was scored, counted in a sentence; of those in ``there``, or of all."""
     recorded = read_manifest(folder)
     names = [name for name in recorded if there is None or name in there]
-    with ThreadPoolExecutor() as pool:
-        found = list(pool.map(partial(_digest, folder / OUTPUTS), names))
+    with file_threads() as pool:
+        found = list(pool.map(partial(_output_digest, folder), names))
     if bad := [name for name, digest in zip(names, found, strict=True) if digest != recorded[name]]:
         yield (
-            f"{len(bad)} of {len(names)} outputs in {folder / OUTPUTS} are not what was scored: {first_few(bad)}; "
-            "put them back, or remove them and run the run's command to make them anew."
+            f"{len(bad)} of {len(names)} outputs in {home_of(folder) / OUTPUTS} are not what was scored: "
+            f"{first_few(bad)}; put them back, or remove them and run the run's command to make them anew."
         )
 
 
@@ -273,12 +317,16 @@ def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _digest(path: Path, output: str | None = None) -> str | None:
-    """The sha256 of a file, or of an output in the folder ``path``; None where it is not there or cannot be read."""
+def _digest(path: Path) -> str | None:
+    """The sha256 of a file; None where it is not there or cannot be read."""
     try:
-        return file_sha256(path if output is None else output_path(path.parent, output))
+        return file_sha256(path)
     except OSError:
         return None
+
+
+def _output_digest(folder: Path, name: str) -> str | None:
+    return _digest(output_path(folder, name))
 
 
 def _content(path: Path) -> bytes | None:

@@ -178,7 +178,7 @@ class Request:
         default=None,
         metadata=_said(
             "--captions",
-            "Prompts: .csv or .jsonl (image, caption), samples.jsonl, COCO .json, or .txt, one a line.",
+            "Prompts: .csv or .jsonl (image, caption), samples.jsonl, COCO .json, .txt, one a line, a dataset on disk.",
             tasks=("t2i",),
             chooses=True,
         ),
@@ -193,6 +193,10 @@ class Request:
         ),
     )
     limit: int | None = field(default=None, metadata=_said("--limit", "Only the first examples.", shown="all"))
+    shuffle_seed: int | None = field(
+        default=None,
+        metadata=_said("--shuffle-seed", "Seed by which --limit draws its examples.", shown="the first"),
+    )
     ids: Path | None = field(
         default=None, metadata=_said("--ids", "Only the examples that a text file lists, an id a line.", shown="all")
     )
@@ -275,6 +279,17 @@ class Request:
     seed: int = field(default=0, metadata=_said("--seed", "Seed of the whole run.", shown=True))
     device: str | None = field(
         default=None, metadata=_said("--device", "auto, cpu, cuda, cuda:N.", shown="auto", models=SAMPLED)
+    )
+    batch_size: int | None = field(
+        default=None,
+        metadata=_said(
+            "--batch-size",
+            "Outputs asked of the model at a time. Images of diffusers depend on it, by rounding; of others none does.",
+            shown="64; of diffusers 1",
+        ),
+    )
+    workers: int | None = field(
+        default=None, metadata=_said("--workers", "Threads that read and decode files.", shown="by the cores")
     )
     fresh: bool = field(
         default=False, metadata=_said("--fresh", "Make all outputs anew; the run's old ones are set aside.")

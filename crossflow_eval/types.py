@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_serializer
 
 SCHEMA_VERSION = 1
 
@@ -84,8 +84,21 @@ class Model(Protocol):
     identity: Mapping[str, Any]
 
     def generate(self, sources: Sequence[str | Path], seeds: Sequence[int]) -> list[Output]:
-        """Return one output a source. An output may depend on its own source and seed, and on nothing else."""
+        """Return one output a source, in a form that ``outputs.as_kind`` takes.
+
+        An output may depend on its own source and seed, and on nothing else.
+        """
         ...
+
+
+@runtime_checkable
+class Batched(Model, Protocol):
+    """A model whose output also depends, by rounding, on the ``batch_size`` sources that it is asked for with.
+
+    Sources stand in fixed batches by their place, and a batch of which any output is missing is made whole.
+    """
+
+    batch_size: int
 
 
 @runtime_checkable
@@ -118,6 +131,8 @@ class Suite:
     and its ``target``, each where it is a picture. ``made_elsewhere`` reads outputs made elsewhere from a file or a
     folder; without one the usual reader of the kind does (``crossflow_eval.models.READERS``).
 
+    ``one_size``: its images have the size that models of it read; to other suites' ours fit themselves by a named rule.
+
     ``root`` is the option that names the data root. Where the examples depend on the outputs that are measured,
     ``fitted`` gives the suite that fits these, and a run is scored again on the examples it has kept. Where prompts may
     be given beside the data root, ``captioned`` gives the suite with those of a captions file.
@@ -136,6 +151,7 @@ class Suite:
     root: Literal["data", "captions", "references"] = "data"
     fitted: Callable[[Model | Lookup], Suite] | None = None
     captioned: Callable[[Path], Suite] | None = None
+    one_size: bool = False
 
 
 class Settings(BaseModel):
@@ -148,13 +164,25 @@ class Settings(BaseModel):
     identity: dict[str, Any]
     seed: int = 0
     limit: Annotated[int, Field(ge=1)] | None = None
+    shuffle_seed: int | None = None
     outputs_per_example: Annotated[int, Field(ge=1)] = 1
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_later(self, whole: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """A record without a shuffle is as it was before there was one, and so is its digest."""
+        record = whole(self)
+        return record if self.shuffle_seed is not None else {k: v for k, v in record.items() if k != "shuffle_seed"}
 
     @property
     def digest(self) -> str:
         """Twelve hexadecimal digits of the sha256 of the canonical JSON."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def of_outputs(self) -> Settings:
+        """These of all examples, in their order: an output does not depend on how many are asked for."""
+        return self.model_copy(update={"limit": None})
 
 
 class Proof(BaseModel):

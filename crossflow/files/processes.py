@@ -1,9 +1,14 @@
-"""This process's place among those that ``torchrun`` started."""
+"""This process's place among those that ``torchrun`` started, and the threads that it reads files with."""
 
 import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from crossflow.errors import CrossFlowError
 
+_WORKERS: ContextVar[int | None] = ContextVar("workers", default=None)
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 
 
@@ -20,3 +25,20 @@ def rank_and_world() -> tuple[int, int]:
     if rank >= world or ("LOCAL_WORLD_SIZE" in given and local >= nearby):
         raise CrossFlowError(f"RANK {rank} is not below WORLD_SIZE {world}; unset both outside of torchrun.")
     return rank, world
+
+
+@contextmanager
+def workers(count: int | None) -> Iterator[None]:
+    """Let ``file_threads`` be ``count``, by the cores where None. CrossFlowError for less than one."""
+    if count is not None and count < 1:
+        raise CrossFlowError(f"--workers must be at least 1, got {count}.")
+    before = _WORKERS.set(count)
+    try:
+        yield
+    finally:
+        _WORKERS.reset(before)
+
+
+def file_threads() -> ThreadPoolExecutor:
+    """A pool of the threads that read, decode and hash files; which of them does what changes no result."""
+    return ThreadPoolExecutor(_WORKERS.get())

@@ -14,11 +14,11 @@ from crossflow.files.locks import only_writer
 from crossflow.files.writing import write_whole, written
 from crossflow_eval.ablate.plan import READER, Measurement, Plan, Training
 from crossflow_eval.models.crossflow import Trained
-from crossflow_eval.records import RESULT, read_record
+from crossflow_eval.records import RESULT, part, parts, read_record
 from crossflow_eval.request import Request
 from crossflow_eval.runs import run
 from crossflow_eval.runs.launch import build_model
-from crossflow_eval.runs.store import Examples
+from crossflow_eval.runs.store import Examples, place
 from crossflow_eval.suites import load_suite
 from crossflow_eval.types import Lookup, Model, Result, Role, Suite, Value
 
@@ -164,8 +164,9 @@ def references(plan: Plan, suite_name: str, limit: int | None) -> dict[Role, Res
     found: dict[Role, Result] = {}
     for role, reference in suite.references.items():
         settings = run.make_settings(suite, reference, limit=limit)
-        path = plan.out / "references" / suite_name / f"{role}-{settings.digest}" / RESULT
-        result = read_record(Result, path, "a result", "remove its folder")
+        home = place(plan.out / "references" / suite_name, role, settings)
+        made = (read_record(Result, each / RESULT, "a result", "remove its folder") for each in (home, *parts(home)))
+        result = next((each for each in made if each is not None and each.settings == settings), None)
         if result is None:
             return None
         found[role] = result
@@ -192,12 +193,12 @@ def _run(
     track: run.Track,
     name: str | None = None,
 ) -> tuple[Result, Path]:
-    """One run in ``WHERE/NAME-<digest>``, and its folder."""
+    """One run in ``WHERE/NAME-<digest>/n-<examples>``, and that folder."""
     suite = suite if suite.fitted is None else suite.fitted(model)
     examples = Examples(run.first_examples(run.list_examples(suite, root), limit))
     settings = run.make_settings(suite, model, limit=limit)
-    folder = where / f"{name or model.name}-{settings.digest}"
-    result = run.run(suite, model, settings, examples, folder, track=track)
+    home = place(where, name or model.name, settings)
+    result = run.run(suite, model, settings, examples, home, track=track)
     if result is None:
-        raise CrossFlowError(f"The run {folder} gave no result: an ablation runs without torchrun.")
-    return result, folder
+        raise CrossFlowError(f"The run {home} gave no result: an ablation runs without torchrun.")
+    return result, part(home, len(examples))

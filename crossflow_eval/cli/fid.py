@@ -39,6 +39,9 @@ def fid(
         ),
     ] = "",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    threads: Annotated[
+        int | None, typer.Option("--workers", help="Threads that read and decode files.", show_default="by the cores")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure the distance between two sets of images: FID, or what is like it."""
@@ -46,12 +49,14 @@ def fid(
         from dataclasses import asdict
 
         from crossflow.files.devices import own_device
+        from crossflow.files.processes import workers
         from crossflow_eval.environment import environment
         from crossflow_eval.metrics.image_sets import measure
 
         names = [name.strip() for name in also.split(",") if name.strip()]
         track, where = cast(Any, bar(not as_json)), own_device(device)
-        found = measure(first, second, protocol=protocol, also=names, device=where, track=track)
+        with workers(threads):
+            found = measure(first, second, protocol=protocol, also=names, device=where, track=track)
         if as_json:
             values = {name: value.model_dump(exclude={"n"}) for name, value in found.values.items()}
             record = {**asdict(found), "values": values, "environment": environment()}

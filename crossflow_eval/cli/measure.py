@@ -18,10 +18,11 @@ from crossflow_eval.request import COMMANDS, Request
 def score(run: options.RunFolder, data: options.Data = None, as_json: options.AsJson = False) -> None:
     """Score a run's outputs again, without generating."""
     with one_sentence():
+        from crossflow_eval import records
         from crossflow_eval.runs import launch
 
         launch.score_again(run, bar(not as_json), data)
-        _finish(run, as_json)
+        _finish(records.run_in(run), as_json)
 
 
 def measure(request: Request, as_json: bool) -> None:

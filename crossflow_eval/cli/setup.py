@@ -86,7 +86,11 @@ def stats(
     images: Annotated[Path, typer.Argument(help="A folder of images, or ADM's .npz of them.", show_default=False)],
     out: Annotated[Path, typer.Argument(help="The .npz file to write.", show_default=False)],
     protocol: Annotated[
-        str, typer.Option(help="clean, legacy_tensorflow, legacy_pytorch, crossflow, adm or t2ibenchmark.")
+        str,
+        typer.Option(
+            help="clean, legacy_tensorflow, legacy_pytorch, crossflow, adm, t2ibenchmark, or efficientnet-lite0, "
+            "which needs no download."
+        ),
     ] = "clean",
     n: Annotated[int | None, typer.Option(help="Only the first, by name.", show_default="all")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
@@ -96,12 +100,10 @@ def stats(
     with one_sentence():
         from crossflow.files.devices import own_device
         from crossflow_eval.cli.progress import bar
-        from crossflow_eval.judges.inception import published_weights
         from crossflow_eval.metrics.fid import make_statistics
 
-        weights = published_weights(protocol)
         where, track = own_device(device), cast(Any, bar(True, "images"))
-        make_statistics(images, out, protocol, weights, n=n, precision=precision, device=where, track=track)
+        make_statistics(images, out, protocol, n=n, precision=precision, device=where, track=track)
         typer.echo(out)
 
 

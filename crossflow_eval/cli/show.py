@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from crossflow.errors import one_line, one_sentence
-from crossflow_eval.cli.options import AsJson, RunFolder
+from crossflow_eval.cli.options import AsJson, Data, RunFolder
 from crossflow_eval.cli.terminal import print_table
+
+if TYPE_CHECKING:
+    from crossflow_eval.stats import Comparison
 
 
 def report(
@@ -51,30 +54,35 @@ def _finished(runs: list[Path]) -> list[Path]:
     """Those of the ``runs`` that are finished, the others named on stderr; all of them where none is."""
     from crossflow_eval import records
 
-    found = [run for run in runs if (run / records.RESULT).is_file()]
+    found = [run for run in runs if (records.run_in(run) / records.RESULT).is_file()]
     for run in (run for run in runs if found and run not in found):
         what = "is not finished" if (run / records.SETTINGS).is_file() else "is no run"
         typer.echo(f"{run} {what}, and is left out.", err=True)
     return found or runs
 
 
-def compare(run_a: RunFolder, run_b: RunFolder, as_json: AsJson = False) -> None:
+def compare(run_a: RunFolder, run_b: RunFolder, data: Data = None, as_json: AsJson = False) -> None:
     """Compare two runs of one suite, example by example: RUN_B minus RUN_A with its 95 % interval."""
     with one_sentence():
         from dataclasses import asdict
 
         from crossflow_eval.runs.compare import compare_runs
 
-        found = compare_runs(run_a, run_b)
+        found = compare_runs(run_a, run_b, data)
         if as_json:
-            return typer.echo(json.dumps({name: asdict(each) for name, each in found.items()}, indent=2))
+            return typer.echo(json.dumps(asdict(found), indent=2, default=str))
         rows = [
-            (name, _signed(each.difference), _interval(each.ci_low, each.ci_high), _p(each.p), each.n)
-            for name, each in found.items()
+            (name, _number(each.first), _number(each.second), _signed(of.difference), _interval(of), _p(of.p), of.n)
+            for name, each in found.scores.items()
+            for of in (each.comparison,)
         ]
-        print_table(("score", "difference", "95 % interval", "p", "n"), rows)
-        for method in dict.fromkeys(each.method for each in found.values()):
-            names = ", ".join(name for name, each in found.items() if each.method == method)
+        print_table(("score", "A", "B", "B - A", "95 % interval", "p", "n"), rows)
+        for letter, side in (("A", found.first), ("B", found.second)):
+            typer.echo(f"{letter}: {one_line(side.name)}, {side.examples} examples, {side.folder}")
+        for note in found.notes:
+            typer.echo(note)
+        for method in dict.fromkeys(each.comparison.method for each in found.scores.values()):
+            names = ", ".join(name for name, each in found.scores.items() if each.comparison.method == method)
             typer.echo(f"{one_line(names)}: {method}.\n")
 
 
@@ -87,7 +95,8 @@ def check(
         from crossflow_eval import records
 
         bad = 0
-        for folder in (each for run in runs for each in (run, *records.references(run))):
+        folders = [records.run_in(run) for run in runs]
+        for folder in (each for run in folders for each in (run, *records.references(run).values())):
             try:
                 result = records.check_whole(folder)
             except CrossFlowError as error:
@@ -100,8 +109,13 @@ def check(
             raise typer.Exit(2)
 
 
-def _interval(low: float | None, high: float | None) -> str:
+def _interval(of: Comparison) -> str:
+    low, high = of.ci_low, of.ci_high
     return "none" if low is None or high is None else f"[{_signed(low)}, {_signed(high)}]"
+
+
+def _number(number: float) -> str:
+    return f"{number:.4f}"
 
 
 def _signed(number: float) -> str:
@@ -109,8 +123,10 @@ def _signed(number: float) -> str:
     return f"{number:+.1e}" if 0 < abs(number) < 5e-5 else f"{number:+.4f}"
 
 
-def _p(p: float) -> str:
+def _p(p: float | None) -> str:
     """Three digits that are on the side of 0.05 that p is on."""
+    if p is None:
+        return "none"
     shown = f"{p:.3g}"
     return "<0.05" if p < 0.05 <= float(shown) else shown
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
@@ -22,6 +22,8 @@ from crossflow.errors import CrossFlowError, first_few
 from crossflow.files.arrays import plain_arrays
 from crossflow.files.images import DAMAGE
 from crossflow.files.listing import Listing, list_folder
+from crossflow.files.names import composed
+from crossflow.files.processes import file_threads
 from crossflow_eval.datasets.folder import ImageFolder
 from crossflow_eval.types import Example
 
@@ -90,16 +92,27 @@ class DepthSet:
 
 @dataclass(frozen=True)
 class OwnDepth:
-    """A folder of depth maps of one's own as references: .npy or .npz of metres, or 16-bit .png of millimetres."""
+    """A folder of depth maps of one's own as references: .npy or .npz of metres, or 16-bit .png of millimetres.
+
+    An image of a map's name, in the folder or below, is what a model sees.
+    """
 
     png_scale: float = 1000.0
 
     def examples(self, root: Path | None) -> list[Example]:
-        """One example a depth map, by its name without folder and suffix. Raises CrossFlowError."""
+        """One example a depth map, by its name without folder and suffix. Raises CrossFlowError.
+
+        The source is the image of the same name, where there is one that is no map; else the map's name.
+        """
         if root is None:
             raise CrossFlowError("The suites own-depth need their references: --references FOLDER of depth maps.")
         maps = list_maps(root).by_stem()
-        return [Example(id=name, source=path.name, target=path) for name, path in maps.items()]
+        judged = set(maps.values())
+        images = [(composed(path.stem), path) for path in list_folder(root).read.values() if path not in judged]
+        if twice := sorted(name for name, n in Counter(name for name, _ in images).items() if n > 1):
+            raise CrossFlowError(f"Several images in {root} are called {first_few(twice)}; keep one of each.")
+        seen = dict(images)
+        return [Example(id=name, source=seen.get(name, path.name), target=path) for name, path in maps.items()]
 
     def read(self, target: Path) -> Measured:
         """Read an example's target; a pixel of 0, NaN or infinity has no depth. Raises CrossFlowError."""
@@ -181,7 +194,7 @@ def read_depth_folder(folder: Path, png_scale: float) -> ImageFolder:
     """
     listing = list_maps(folder)
     maps = listing.by_stem()
-    with ThreadPoolExecutor() as pool:
+    with file_threads() as pool:
         checked = list(pool.map(partial(_check, png_scale=png_scale), maps.values()))
     if bad := [why for _, why in checked if why]:
         raise CrossFlowError(f"{len(bad)} of {len(maps)} depth maps cannot be read. The first: {bad[0]}")

@@ -14,7 +14,6 @@ import hashlib
 import io
 import logging
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Literal
@@ -28,6 +27,7 @@ from crossflow.files import images as image_files
 from crossflow.files.images import SUFFIXES, UnreadableImage, why_unreadable
 from crossflow.files.listing import list_folder
 from crossflow.files.names import composed
+from crossflow.files.processes import file_threads
 
 _log = logging.getLogger(__name__)
 KEY_COLUMNS = ("image", "file", "id")
@@ -74,7 +74,7 @@ def read_folder(folder: Path, by: Literal["stem", "path"] = "stem", *, say: bool
     """
     listing = list_folder(folder).all_read()
     files = listing.by_stem() if by == "stem" else listing.by_path()
-    with ThreadPoolExecutor() as pool:
+    with file_threads() as pool:
         checked = list(pool.map(_check, files.values()))
     bad = [f"{name} ({found})" for name, (_, found, mode) in zip(listing.read, checked, strict=True) if not mode]
     if bad:
@@ -112,12 +112,18 @@ def _check(path: Path) -> tuple[str, str, str]:
 def read_captions(path: Path) -> Captions:
     """Read a captions file by its suffix: .csv, .jsonl, .json in COCO's form, or .txt with a prompt on each line.
 
-    Prompts of a text file are numbered from 000000.
+    Prompts of a text file are numbered from 000000. A folder is read as a Hugging Face dataset.
 
     Raises:
         CrossFlowError: missing or undecodable file, unknown columns, a row without image or caption; with the line.
     """
     captions: dict[str, list[str]] = {}
+    if path.is_dir():
+        from crossflow_eval.datasets import on_disk
+
+        for name, texts in on_disk.texts(path):
+            captions.setdefault(image_key(name), []).extend(texts)
+        return Captions({key: tuple(several) for key, several in captions.items()})
     prompts = path.suffix.lower() == ".txt"
     pairs = caption_files.read_prompts(path) if prompts else caption_files.read_captions(path, KEY_COLUMNS)
     for name, caption in pairs:

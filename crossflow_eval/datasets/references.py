@@ -8,7 +8,9 @@ from typing import Any
 from crossflow.errors import CrossFlowError
 from crossflow.files.captions import read_captions
 from crossflow.files.plain_json import read_json_file
+from crossflow_eval.datasets import on_disk
 from crossflow_eval.datasets.folder import image_key
+from crossflow_eval.datasets.folder import read_captions as read_file
 from crossflow_eval.types import Example
 
 
@@ -17,10 +19,13 @@ def read_references(path: Path) -> list[Example]:
 
     Of a COCO ``.json`` the id is the image's number, as results name it; of a ``.jsonl`` (``id`` or ``image``, and
     ``caption``, a line a caption) it is the id, or the image's name without folder and suffix. The source is the path
-    of the image where it lies beside the file, which a model needs to see it; else its name.
+    of the image where it lies beside the file, which a model needs to see it; else its name. A folder may be a Hugging
+    Face dataset (``on_disk``).
 
     Raises CrossFlowError for a file that is missing, of another kind or malformed, and images without captions.
     """
+    if on_disk.is_dataset(path):
+        return [Example(id=key, source=key, target=list(several)) for key, several in read_file(path).of.items()]
     suffix = path.suffix.lower()
     if suffix not in (".json", ".jsonl"):
         raise CrossFlowError(f"The references {path} must be a file .json (COCO captions) or .jsonl (id, caption).")

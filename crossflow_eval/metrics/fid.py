@@ -16,6 +16,7 @@ import numpy as np
 from crossflow.errors import CrossFlowError
 from crossflow.files.writing import make_folder, refuse_existing
 from crossflow_eval.environment import environment
+from crossflow_eval.judges import efficientnet
 from crossflow_eval.judges.features import CHUNK, FeatureExtractor, OnFeatures, extract
 from crossflow_eval.judges.statistics_files import Statistics, check_name, write_statistics
 from crossflow_eval.metrics.distances import image_of
@@ -135,6 +136,16 @@ class FID(OnFeatures):
         images = [image_of(output) for output in outputs]
         self._kept.add(self.features_of(images, features))
 
+    @property
+    def n(self) -> int:
+        """How many outputs were taken."""
+        return self._kept.n
+
+    def by_part(self) -> Callable[[np.ndarray], float] | None:
+        """What gives the distance of the outputs at some places, int [m]; None where their moments alone are kept."""
+        features, (target, _) = self._kept.features, self._target()
+        return None if features is None else lambda kept: frechet_distance(Moments.of_features(features[kept]), target)
+
     def compute(self) -> dict[str, Value]:
         """The distance, with its jackknife interval. Raises CrossFlowError for fewer than two outputs."""
         if self._kept.n < 2:
@@ -144,15 +155,11 @@ class FID(OnFeatures):
         warnings = [warning for what, n in counts if n and (warning := rank_warning(what, n, self.extractor.dim))]
         if warnings:
             self.protocol = {**self.protocol, "warning": "; ".join(warnings)}
-        features = self._kept.features
-        if features is None:
+        distance = self.by_part()
+        if distance is None:
             self.protocol = {**self.protocol, "interval": NO_INTERVAL}
             return {self._name: Value(mean=frechet_distance(self._kept.moments(), target), n=self._kept.n)}
-
-        def distance(kept: np.ndarray) -> float:
-            return frechet_distance(Moments.of_features(features[kept]), target)
-
-        value = jackknife(distance, len(features))
+        value = jackknife(distance, self._kept.n)
         low = None if value.ci_low is None else max(value.ci_low, 0.0)
         return {self._name: value.model_copy(update={"ci_low": low})}
 
@@ -260,7 +267,7 @@ def make_statistics(
     images: Path,
     out: Path,
     protocol: str,
-    weights: Weights,
+    weights: Weights | None = None,
     *,
     n: int | None = None,
     precision: str = "float32",
@@ -269,20 +276,19 @@ def make_statistics(
 ) -> None:
     """Write the statistics of the first ``n`` images (by name) of a folder, or of an ADM file's ``arr_0``, to ``out``.
 
-    Under ``adm`` the file also holds those of sFID. The JSON beside it records n, the protocol with its ``precision``,
-    the images and the versions of what made it. ``track`` passes batches of indices through, to show progress.
+    ``weights`` are those of a protocol of Inception's, the published ones if None; ``efficientnet-lite0`` has its own,
+    in float32 alone. Under ``adm`` the file also holds those of sFID. The JSON beside it records n, the protocol with
+    its ``precision``, the images and the versions of what made it. ``track`` passes batches of indices through, to show
+    progress.
 
     Raises:
         CrossFlowError: images that cannot be read, or fewer than ``n`` or than two; a file that is there already, be it
             that of the images, or cannot be written.
     """
-    from crossflow_eval.judges.inception import TAPS, InceptionFeatures
-
     check_name(out)
     refuse_existing((out, out.with_suffix(".json")))
     make_folder(out.parent)
-    taps = ("pool", "spatial") if protocol == "adm" else ("pool",)
-    extractor = InceptionFeatures(weights, protocol, taps, precision=precision, device=device)
+    extractor, dims = _judge(protocol, weights, precision, device)
     pictures = open_pictures(images)
     if pictures.left:
         _log.info("%s", pictures.left)
@@ -292,10 +298,10 @@ def make_statistics(
             f"{images} holds {pictures.n} images, asked for {n}; statistics need two or more that are there."
         )
     each = pictures.each()
-    moments = {tap: RunningMoments(TAPS[tap]) for tap in extractor.taps}
+    moments = {tap: RunningMoments(dim) for tap, dim in dims.items()}
     for batch in track([range(start, min(start + CHUNK, n)) for start in range(0, n, CHUNK)], "features"):
         features = extract(extractor, list(islice(each, len(batch))))
-        for tap, part in extractor.split(features).items():
+        for tap, part in zip(moments, np.split(features, np.cumsum(list(dims.values()))[:-1], axis=1), strict=True):
             moments[tap].add(part)
     provenance = {
         "n": n,
@@ -303,7 +309,22 @@ def make_statistics(
         "images": dict(pictures.record),
         "environment": environment(),
     }
-    if warning := rank_warning("images", n, TAPS["pool"]):
+    if warning := rank_warning("images", n, dims["pool"]):
         _log.warning("%s.", warning)
         provenance["warning"] = warning
     write_statistics(out, {tap: (each.mean, each.covariance) for tap, each in moments.items()}, provenance)
+
+
+def _judge(protocol: str, weights: Weights | None, precision: str, device: str) -> tuple[Any, dict[str, int]]:
+    """The network of a protocol, and how many of its features are of which tap, in their order."""
+    if protocol == efficientnet.PROTOCOL:
+        if precision != "float32":
+            raise CrossFlowError(f"The protocol {protocol} is in float32 alone; leave --precision {precision} out.")
+        return efficientnet.EfficientNetFeatures(device=device), {"pool": efficientnet.DIM}
+    from crossflow_eval.judges.inception import TAPS, InceptionFeatures, published_weights
+
+    taps = ("pool", "spatial") if protocol == "adm" else ("pool",)
+    judge = InceptionFeatures(
+        weights or published_weights(protocol), protocol, taps, precision=precision, device=device
+    )
+    return judge, {tap: TAPS[tap] for tap in judge.taps}

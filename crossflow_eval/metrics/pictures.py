@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ import numpy as np
 from crossflow.errors import CrossFlowError
 from crossflow.files.images import UnreadableImage, why_unreadable
 from crossflow.files.listing import list_folder
+from crossflow.files.processes import file_threads
+from crossflow_eval.datasets import on_disk
 from crossflow_eval.datasets.folder import ImageFolder, decode_image, read_folder
 from crossflow_eval.judges.statistics_files import file_sha256, read_samples
 
@@ -35,7 +36,7 @@ class Pictures:
 
 
 def open_pictures(path: Path) -> Pictures:
-    """The images of a folder and its subfolders, by name, or of an ADM file (``arr_0`` of an .npz).
+    """The images of a folder and its subfolders, by name, of a Hugging Face dataset, or of an ADM file (``arr_0``).
 
     Each image of a folder is decoded once before any work, and again as it is given.
 
@@ -46,6 +47,9 @@ def open_pictures(path: Path) -> Pictures:
         n, _ = read_samples(path)
         record = {"file": path.name, "sha256": file_sha256(path), "count": n}
         return Pictures(n=n, each=lambda: read_samples(path)[1], record=record)
+    if on_disk.is_dataset(path):
+        images = on_disk.Images(path)
+        return Pictures(n=images.n, each=images.each, record=images.record)
     folder = read_folder(path, by="path", say=False)
     kinds = dict(Counter(folder.formats.values()))
     return Pictures(
@@ -59,7 +63,7 @@ def open_pictures(path: Path) -> Pictures:
 def _each(path: Path, folder: ImageFolder) -> Iterator[np.ndarray]:
     digest = hashlib.sha256()
     files = list(folder.files.items())
-    with ThreadPoolExecutor() as pool:
+    with file_threads() as pool:
         for start in range(0, len(files), _AT_A_TIME):
             part = files[start : start + _AT_A_TIME]
             for (key, _), (sha256, image) in zip(part, pool.map(_decoded, [file for _, file in part]), strict=True):

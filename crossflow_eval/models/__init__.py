@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 from crossflow.errors import unknown
-from crossflow_eval.models import other
+from crossflow_eval.models import other, sizes
 from crossflow_eval.models.arithmetic import CrossFlowArithmetic
 from crossflow_eval.models.compression import CrossFlowCompression
 from crossflow_eval.models.crossflow import CrossFlowModel
@@ -34,6 +34,9 @@ OURS: Mapping[str, Callable[..., Model]] = {
     "compression": CrossFlowCompression,
 }
 """What a checkpoint of ours is built as, by the task of the suite."""
+
+ANY_SIZE = tuple(sizes.RULES)
+"""The tasks whose models read images, of any size where a suite's have not one."""
 
 READERS: Mapping[str, tuple[str, Callable[[Path], MadeElsewhere]]] = {
     "png": ("the folder that holds the outputs", FolderModel),

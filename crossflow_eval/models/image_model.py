@@ -7,13 +7,17 @@ Beside them a text-to-image model run backward, for captions: ``--ckpt MODEL --r
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from crossflow.errors import CrossFlowError
+import numpy as np
+
+from crossflow.errors import CrossFlowError, first_few
 from crossflow.files.devices import own_device
 from crossflow.files.folders import shipped
 from crossflow_eval.datasets.folder import read_image
+from crossflow_eval.models import sizes
 from crossflow_eval.models.crossflow import check_sampling, sampled
 from crossflow_eval.types import Output
 
@@ -25,7 +29,9 @@ class CrossFlowImageModel:
     """A CrossFlow checkpoint for ``task`` (caption, depth or sr), or a baseline's; without ``checkpoint`` the shipped.
 
     ``solver``, ``steps`` and ``guidance_scale`` left None are the ones the checkpoint recommends. ``device``: "auto" (a
-    GPU where there is one), "cpu", "cuda" or "cuda:N". Raises CrossFlowError for a checkpoint of another task.
+    GPU where there is one), "cpu", "cuda" or "cuda:N". Images of ``any_size`` are fitted to the model by a rule of
+    ``models.sizes``, which is part of the identity; ``of_originals``: they are to be shrunk first. Raises
+    CrossFlowError for a checkpoint of another task.
     """
 
     def __init__(
@@ -38,6 +44,8 @@ class CrossFlowImageModel:
         guidance_scale: float | None = None,
         precision: str = "auto",
         device: str = "auto",
+        any_size: bool = False,
+        of_originals: bool = False,
     ) -> None:
         check_sampling(solver, steps, guidance_scale)
         where = own_device(device)
@@ -52,12 +60,58 @@ class CrossFlowImageModel:
             raise CrossFlowError(f"{path} is a checkpoint that makes {given} of {read}; give --ckpt one for {task}.")
         sampling = self._pipeline.defaults.but(self._override)
         self.name = path.stem
-        self.identity: Mapping[str, Any] = sampled(self._pipeline.identity, sampling, where)
+        self._task, self._any_size = task, any_size
+        self._shrinks = of_originals and task == "sr"
+        height, width = self._pipeline.size
+        rule = {"sizes": sizes.RULES[task].format(h=height, w=width)} if any_size else {}
+        rule |= {"small_images": sizes.SHRUNK} if self._shrinks else {}
+        self.identity: Mapping[str, Any] = {**sampled(self._pipeline.identity, sampling, where), **rule}
 
     def generate(self, sources: Sequence[str | Path], seeds: Sequence[int]) -> list[Output]:
-        """Return one output an image file: a caption, float32 [h w] in metres, or uint8 [h w 3]."""
+        """Return one output an image file: a caption, float32 [h w] in metres, or uint8 [h w 3].
+
+        CrossFlowError for a source that is no file: references of one's own may have no images.
+        """
+        if unseen := [str(source) for source in sources if not isinstance(source, Path)]:
+            raise CrossFlowError(
+                f"The references hold no image of {first_few(unseen)} for the model to see: put each beside its "
+                "reference, under the same name."
+            )
         images = [read_image(Path(source)) for source in sources]
+        if not self._any_size:
+            return self._answer(images, seeds)
+        if self._task == "sr":
+            return [self._enlarged(image, seed) for image, seed in zip(images, seeds, strict=True)]
+        answers = self._answer([sizes.resized(image, self._size) for image in images], seeds)
+        if self._task == "caption":
+            return answers
+        return [
+            sizes.depth_resized(np.asarray(depth), image.shape[:2])
+            for depth, image in zip(answers, images, strict=True)
+        ]
+
+    @property
+    def _size(self) -> sizes.Size:
+        height, width = self._pipeline.size
+        return height, width
+
+    def _answer(self, images: Sequence[np.ndarray], seeds: Sequence[int]) -> list[Output]:
         return list(self._pipeline.generate(images, seeds, self._override))
+
+    @cached_property
+    def _factor(self) -> int:
+        """How often the model enlarges: as it does an empty image."""
+        return np.asarray(self._answer([np.zeros((*self._size, 3), np.uint8)], [0])[0]).shape[0] // self._size[0]
+
+    def _enlarged(self, image: np.ndarray, seed: int) -> np.ndarray:
+        """An image of any size, enlarged in tiles of one seed; an original first shrunk, and the answer of its size."""
+        small = sizes.shrunk(image, self._factor) if self._shrinks else image
+
+        def enlarge(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
+            return [np.asarray(each) for each in self._answer(parts, [seed] * len(parts))]
+
+        large = sizes.tiled(small, self._size, enlarge)
+        return large[: image.shape[0], : image.shape[1]] if self._shrinks else large
 
 
 class CrossFlowBackward:

@@ -43,11 +43,12 @@ class Entry:
 
 
 def load(folder: Path, *, label: str | None = None, role: Role = "model") -> Entry:
-    """Read the run in ``folder``: ``result.json``, ``per_example.jsonl`` where there is one, and ``outputs``.
+    """Read the run in ``folder``, or of a model's that of the most examples: its result, its rows and its outputs.
 
     A row's picture is the file named by its ``output``, relative to ``outputs``; depth maps are pictures where they are
     in metres. Raises CrossFlowError where the run is not finished, cannot be read, or is not as it was scored.
     """
+    folder = records.run_in(folder)
     result = records.check_whole(folder)
     metres = result.protocol.get("depth", {}).get("alignment") == "none"
     return Entry(

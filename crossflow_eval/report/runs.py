@@ -6,7 +6,6 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
 
 from crossflow.errors import CrossFlowError
 from crossflow.files.writing import write_whole
@@ -20,12 +19,13 @@ from crossflow_eval.types import Role, Row
 
 def entries(folders: Sequence[Path]) -> list[Entry]:
     """What a report of the runs in ``folders`` is made of: their references, each once, then the runs themselves."""
-    found: dict[str, Entry] = {}
-    for folder in folders:
-        for reference in records.references(folder):
-            entry = _entry(reference, cast(Role, reference.name))
-            found.setdefault(entry.result.settings.digest, entry)
-    return [*found.values(), *map(_entry, folders)]
+    found: dict[tuple[str, int], Entry] = {}
+    runs = [records.run_in(folder) for folder in folders]
+    for run in runs:
+        for role, reference in records.references(run).items():
+            entry = _entry(reference, role)
+            found.setdefault((entry.result.settings.digest, entry.result.n), entry)
+    return [*found.values(), *map(_entry, runs)]
 
 
 def _entry(folder: Path, role: Role = "model") -> Entry:
@@ -49,5 +49,6 @@ def _entry(folder: Path, role: Role = "model") -> Entry:
 
 def write_page(folder: Path) -> Path:
     """Write the HTML report of the run in ``folder`` beside its result, and return its path."""
+    folder = records.run_in(folder)
     write_whole(folder / "report.html", render(entries([folder]), "html", beside=folder).encode(), writer=os.getpid())
     return folder / "report.html"

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from crossflow_eval.outputs import KINDS
-from crossflow_eval.records import OUTPUTS
+from crossflow_eval.records import OUTPUTS, home_of
 from crossflow_eval.report.entry import Entry
 from crossflow_eval.report.pictures import Pictures, address, scale
 from crossflow_eval.types import Row
@@ -62,7 +62,7 @@ def _samples(entry: Entry, count: int, named: Sequence[str], beside: Path | None
         orders.append((f"score-{place}", f"{end} {words(name)}"))
     link = None
     if beside is not None and entry.folder is not None:
-        link = quote(Path(os.path.relpath(entry.folder / OUTPUTS, beside)).as_posix())
+        link = quote(Path(os.path.relpath(home_of(entry.folder) / OUTPUTS, beside)).as_posix())
     data = {
         "title": entry.title,
         "scores": [words(name) for name in scores],

@@ -1,37 +1,99 @@
-"""Two runs side by side: their rows paired by example, every shared score compared."""
+"""Two runs side by side: their rows paired by example, and their distances over the examples that both have."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from crossflow.errors import CrossFlowError
 from crossflow_eval import records
-from crossflow_eval.stats import Comparison, compare
-from crossflow_eval.types import Result, Row
+from crossflow_eval.judges.features import keep_features
+from crossflow_eval.metrics.fid import FID, NO_INTERVAL
+from crossflow_eval.runs.run import SCORE_BATCH, list_jobs
+from crossflow_eval.runs.store import Store
+from crossflow_eval.stats import Comparison, compare, jackknifed
+from crossflow_eval.suites import load_suite
+from crossflow_eval.types import Example, Result, Row
 
 SCORES = (bool, int, float)
 ADDRESS = ("id", "index")
+OF_N = ("n", "warning", "bfloat16_shift", "bfloat16_shift_n")
+"""What of a protocol follows from the outputs, and so may differ where two runs have other numbers of them."""
 
 
-def compare_runs(first: Path, second: Path) -> dict[str, Comparison]:
-    """Compare two finished runs on every column that holds a number or a verdict in all rows of both.
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """One of two runs that are compared: where it lies, what its model is called, and how many examples it is of."""
 
-    An example's score is the mean over its outputs. Where rows name a ``task``, tasks weigh alike.
+    folder: Path
+    name: str
+    examples: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """A score of both runs over the examples that they share, and how far the second is from the first."""
+
+    first: float
+    second: float
+    comparison: Comparison
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """Two runs side by side over so many ``examples`` of both; ``notes`` are sentences on what is left out, and why."""
+
+    first: Side
+    second: Side
+    examples: int
+    scores: dict[str, Score]
+    notes: tuple[str, ...]
+
+
+def compare_runs(first: Path, second: Path, data: Path | None = None) -> Compared:
+    """Compare two finished runs, on the examples that both have.
+
+    Every column that holds a number or a verdict in all rows of both is compared; an example's score is the mean over
+    its outputs, and where rows name a ``task``, tasks weigh alike. So is every FID, by the jackknife of the difference:
+    that of the suite's metrics on the features that the runs have kept. ``data`` is the suite's data root, for
+    references of one's own.
 
     Raises:
         CrossFlowError: unfinished runs, and those that are not as they were scored; runs of different suites, data or
-            protocols, no column in common.
+            protocols, no example or no score in common.
     """
-    results = [records.check_whole(folder) for folder in (first, second)]
+    folders = (records.run_in(first), records.run_in(second))
+    results = (records.check_whole(folders[0]), records.check_whole(folders[1]))
     _check_alike(results, (first, second))
-    rows = [records.read_rows(folder) for folder in (first, second)]
+    common = _common(folders, results)
+    rows = [[row for row in records.read_rows(folder) if row["id"] in common] for folder in folders]
+    counts = [result.n // result.settings.outputs_per_example for result in results]
     shared = [name for name in _score_columns(rows[0]) if name in set(_score_columns(rows[1]))]
-    if not shared:
-        raise CrossFlowError(f"{first} and {second} have no score of single outputs in common.")
     tasks = {row["id"]: str(row["task"]) for row in rows[0] if "task" in row}
     strata = tasks if len(tasks) == len({row["id"] for row in rows[0]}) else None
-    return {name: compare(_means(rows[0], name), _means(rows[1], name), strata=strata) for name in shared}
+    scores: dict[str, Score] = {}
+    for name in shared:
+        ours, theirs = (_means(each, name) for each in rows)
+        found = compare(ours, theirs, strata=strata)
+        mean = _mean(ours, strata)
+        scores[name] = Score(first=mean, second=mean + found.difference, comparison=found)
+    notes: list[str] = []
+    for name, score in _distances(folders, results, common, data, notes):
+        scores[name] = score
+    if not scores:
+        why = f" ({' '.join(notes)})" if notes else ""
+        raise CrossFlowError(f"{first} and {second} have no score of single outputs in common{why}.")
+    if len(set(counts)) > 1 or counts[0] != len(common):
+        notes.insert(0, f"Over the {len(common)} examples that both have, of {counts[0]} and {counts[1]}.")
+    sides = [
+        Side(folder=folder, name=result.settings.model, examples=count)
+        for folder, result, count in zip(folders, results, counts, strict=True)
+    ]
+    return Compared(first=sides[0], second=sides[1], examples=len(common), scores=scores, notes=tuple(notes))
 
 
 def _check_alike(results: Sequence[Result], folders: tuple[Path, Path]) -> None:
@@ -39,14 +101,79 @@ def _check_alike(results: Sequence[Result], folders: tuple[Path, Path]) -> None:
     pairs = {
         "suite": (first.settings.suite, second.settings.suite),
         "suite version": (first.settings.suite_version, second.settings.suite_version),
-        "limit": (first.settings.limit, second.settings.limit),
-        "data": (first.data_sha256[:12], second.data_sha256[:12]),
+        "outputs of an example": (first.settings.outputs_per_example, second.settings.outputs_per_example),
         "metrics": (sorted(first.protocol), sorted(second.protocol)),
     }
-    pairs |= {f"protocol of {name}": (first.protocol[name], second.protocol.get(name)) for name in first.protocol}
+    pairs |= {
+        f"protocol of {name}": (_lasting(first.protocol[name]), _lasting(second.protocol.get(name, {})))
+        for name in first.protocol
+    }
     for what, (left, right) in pairs.items():
         if left != right:
             raise CrossFlowError(f"{folders[0]} and {folders[1]} differ in their {what}: {left} and {right}.")
+
+
+def _lasting(protocol: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a protocol does not follow from the outputs."""
+    return {name: value for name, value in protocol.items() if name not in OF_N}
+
+
+def _common(folders: tuple[Path, Path], results: tuple[Result, Result]) -> set[str]:
+    """The ids of the examples that both runs have. CrossFlowError for none, and where two of one id differ."""
+    if results[0].data_sha256 == results[1].data_sha256:
+        return {row["id"] for folder in folders for row in records.read_rows(folder)}
+    first, second = (records.example_lines(folder) for folder in folders)
+    common = first.keys() & second.keys()
+    if not common or any(first[name] != second[name] for name in common):
+        data = " and ".join(result.data_sha256[:12] for result in results)
+        raise CrossFlowError(f"{folders[0]} and {folders[1]} differ in their data: {data}.")
+    return common
+
+
+def _distances(
+    folders: tuple[Path, Path],
+    results: tuple[Result, Result],
+    common: set[str],
+    data: Path | None,
+    notes: list[str],
+) -> Iterator[tuple[str, Score]]:
+    """The FIDs of both runs' common outputs, where the suite has any; ``notes`` gets why one is left out."""
+    for name, protocol in results[0].protocol.items():
+        if "absent" in protocol or "extractor" not in protocol:
+            continue
+        try:
+            ours, theirs = (_measured(*each, name, common, data) for each in zip(folders, results, strict=True))
+        except CrossFlowError as error:
+            notes.append(f"{name} is left out: {error}")
+            continue
+        if ours is not None and theirs is not None:
+            yield name, _apart(ours, theirs)
+
+
+def _apart(ours: FID, theirs: FID) -> Score:
+    """Two distances, and the difference."""
+    of_ours, of_theirs = ours.by_part(), theirs.by_part()
+    if of_ours is None or of_theirs is None:
+        first, second = (next(iter(metric.compute().values())).mean for metric in (ours, theirs))
+        none = Comparison(difference=second - first, ci_low=None, ci_high=None, p=None, n=ours.n, method=NO_INTERVAL)
+        return Score(first=first, second=second, comparison=none)
+    found = jackknifed(lambda kept: of_theirs(kept) - of_ours(kept), ours.n)
+    first = of_ours(np.arange(ours.n))
+    return Score(first=first, second=first + found.difference, comparison=found)
+
+
+def _measured(folder: Path, result: Result, name: str, common: set[str], data: Path | None) -> FID | None:
+    """The metric ``name`` of a run's suite, of its common outputs in the order of their ids; None if it is no FID."""
+    suite, store = load_suite(result.settings.suite, data), Store(folder)
+    metric: Any = suite.metrics[name]()
+    if not isinstance(metric, FID):
+        return None
+    cache = keep_features({name: metric}, store.home / "features", 0)[name]
+    jobs = list_jobs(suite, [Example(id=each, source="") for each in sorted(common)], result.settings)
+    for start in range(0, len(jobs), SCORE_BATCH):
+        batch = jobs[start : start + SCORE_BATCH]
+        metric.update_from(cache, [job.example for job in batch], [store.read_output(job)[0] for job in batch])
+    return metric
 
 
 def _score_columns(rows: Sequence[Row]) -> Iterator[str]:
@@ -60,3 +187,11 @@ def _means(rows: Sequence[Row], name: str) -> dict[str, float]:
     for row in rows:
         scores.setdefault(row["id"], []).append(float(row[name]))
     return {example: sum(several) / len(several) for example, several in scores.items()}
+
+
+def _mean(scores: Mapping[str, float], strata: Mapping[str, str] | None) -> float:
+    """The mean of the examples' scores, or of their tasks' means."""
+    tasks: dict[str, list[float]] = {}
+    for example, score in scores.items():
+        tasks.setdefault("" if strata is None else strata[example], []).append(score)
+    return float(np.mean([np.mean(each) for each in tasks.values()]))

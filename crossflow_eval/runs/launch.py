@@ -10,12 +10,13 @@ from typing import Any
 
 from crossflow.errors import CrossFlowError, Stopped, unknown
 from crossflow.files.devices import own_device
+from crossflow.files.processes import workers
 from crossflow.files.seeds import check_seed
 from crossflow_eval import models, records
 from crossflow_eval.judges.features import keep_features
 from crossflow_eval.request import Request
 from crossflow_eval.runs import run
-from crossflow_eval.runs.store import Examples, Store
+from crossflow_eval.runs.store import Examples, Store, adopt, place
 from crossflow_eval.suites import depth, load_suite
 from crossflow_eval.tables import REFERENCES
 from crossflow_eval.types import Lookup, Model, Result, Suite
@@ -27,14 +28,22 @@ _logger = logging.getLogger(__name__)
 
 
 def evaluate(request: Request, track: run.Track = run.untracked) -> tuple[Result | None, Path]:
-    """Run what was asked for; resumes what is there. Returns the result (None on ranks other than 0) and the folder.
+    """Run what was asked for; resumes what is there. Returns the result (None on ranks other than 0) and its folder.
 
     Raises:
         CrossFlowError: options that do not fit together, and all that ``run.run`` raises.
         Stopped: Ctrl-C, with what is kept.
     """
+    with workers(request.workers):
+        return _evaluate(request, track)
+
+
+def _evaluate(request: Request, track: run.Track) -> tuple[Result | None, Path]:
     run.rank_and_world()  # first, so that a launch that cannot be costs no work
     check_seed(request.seed)
+    if request.shuffle_seed is not None and request.limit is None:
+        raise CrossFlowError("--shuffle-seed draws the examples of a part: give --limit too, or leave it out.")
+    _check_batch_size(request)
     root = request.own_references or request.captions or request.data
     name = request.suite_name if request.space is None else depth.in_space(request.suite_name, request.space)
     suite = load_suite(name, root)
@@ -48,29 +57,37 @@ def evaluate(request: Request, track: run.Track = run.untracked) -> tuple[Result
         suite = suite.fitted(model)
     known = run.list_examples(suite, root)
     chosen = known if request.ids is None else run.listed_examples(known, request.ids)
+    if request.shuffle_seed is not None:
+        chosen = run.shuffled_examples(chosen, request.shuffle_seed)
     examples = Examples(run.first_examples(chosen, request.limit))
     run.check_whole(suite, model, examples, known)
-    settings = run.make_settings(suite, model, request.seed, request.limit, name=_name(request))
+    limit = request.limit if len(examples) < len(chosen) else None
+    shuffle = request.shuffle_seed
+    settings = run.make_settings(suite, model, request.seed, limit, shuffle_seed=shuffle, name=_name(request))
     called = settings.model.encode()[: records.LONGEST].decode(errors="ignore")
-    own = f"-{examples.sha256[:8]}" if suite.root == "references" or request.ids is not None else ""
-    folder = request.out or RUNS / suite.name / f"{called}-{settings.digest}{own}"
+    own = f"-{Examples(chosen).sha256[:8]}" if suite.root == "references" or request.ids is not None else ""
+    home = request.out or place(RUNS / suite.name, called, settings, own)
     outputs = len(examples) * suite.outputs_per_example
     beside = f", between its references ({', '.join(suite.references)})" if suite.references else ""
     _logger.info(
         "%s: %s of %s on the suite %s%s, by %s",
-        folder, f"{outputs:,} outputs", settings.model, suite.name, beside, ", ".join(suite.metrics),
+        home, f"{outputs:,} outputs", settings.model, suite.name, beside, ", ".join(suite.metrics),
     )  # fmt: skip
+    following = chosen[len(examples) :]
     try:
-        result = run.run(suite, model, settings, examples, folder, fresh=request.fresh, track=track)
+        result = run.run(
+            suite, model, settings, examples, home,
+            following=following, fresh=request.fresh, track=track, at_a_time=request.batch_size,
+        )  # fmt: skip
         for role, reference in suite.references.items():
-            of_reference = run.make_settings(suite, reference, limit=request.limit)
+            of_reference = run.make_settings(suite, reference, limit=limit, shuffle_seed=shuffle)
             named = run.tracked_as(role, track)
-            run.run(suite, reference, of_reference, examples, folder / REFERENCES / role, track=named)
+            run.run(suite, reference, of_reference, examples, home / REFERENCES / role, track=named)
     except KeyboardInterrupt as error:
-        there = folder / records.OUTPUTS
+        there = home / records.OUTPUTS
         made = sum(1 for _ in there.iterdir()) if there.is_dir() else 0
         raise Stopped(f"{made:,} of {outputs:,} outputs are kept in {there}.") from error
-    return result, folder
+    return result, records.part(home, len(examples))
 
 
 def _name(request: Request) -> str | None:
@@ -78,6 +95,14 @@ def _name(request: Request) -> str | None:
     if request.name is not None and not records.is_file_name(request.name):
         raise CrossFlowError(f"--name {request.name!r} names no folder: leave out slashes, and a dot in front.")
     return request.name
+
+
+def _check_batch_size(request: Request) -> None:
+    """Raise CrossFlowError for a batch of nothing, and one of outputs that are there."""
+    if request.batch_size is not None and request.batch_size < 1:
+        raise CrossFlowError(f"--batch-size must be at least 1, got {request.batch_size}.")
+    if request.batch_size is not None and request.model_name == "folder":
+        raise CrossFlowError("--model folder does not use --batch-size; leave it out.")
 
 
 def _check_root(request: Request, suite: Suite) -> None:
@@ -118,7 +143,10 @@ def _own(request: Request, suite: Suite, _: str) -> Model:
     """A checkpoint of ours, for the suite's task."""
     if suite.task not in models.OURS:
         raise unknown("task of a model of ours", suite.task, models.OURS)
-    return models.OURS[suite.task](request.checkpoint, **request.of_model)
+    fitted: dict[str, Any] = {}
+    if suite.task in models.ANY_SIZE and not suite.one_size and request.reader is None:
+        fitted = {"any_size": True, "of_originals": suite.root == "references"}
+    return models.OURS[suite.task](request.checkpoint, **request.of_model, **fitted)
 
 
 def _made_elsewhere(request: Request, suite: Suite, _: str) -> Lookup:
@@ -136,7 +164,7 @@ def _pipeline(request: Request, suite: Suite, source: str) -> Model:
     device = own_device(request.device or "auto")
     from crossflow_eval.models.diffusers_pipeline import HOLDS, DiffusersModel
 
-    options: dict[str, Any] = {**request.of_model, "device": device}
+    options: dict[str, Any] = {**request.of_model, "batch_size": request.batch_size or 1, "device": device}
     return DiffusersModel(models.pipeline_folder(source, HOLDS), Path(source).resolve().name, **options)
 
 
@@ -151,11 +179,17 @@ _BUILT_IN: dict[str, Callable[[Request, Suite, str], Model | Lookup]] = {
 def score_again(folder: Path, track: run.Track = run.untracked, data: Path | None = None) -> Result:
     """Score the outputs of the run in ``folder`` and of its references anew, without generating.
 
-    ``data`` is the data root, which no run records. Raises CrossFlowError.
+    ``folder`` may be a model's, of whose runs the one of the most examples is scored. ``data`` is the data root, which
+    no run records. Raises CrossFlowError.
     """
-    for reference in records.references(folder):
+    folder = records.run_in(folder)
+    for reference in records.references(folder).values():
         score_again(reference, data=data)
     store = Store(folder)
+    store.settings()
+    with store.locked():
+        adopt(store.home)
+    store = Store(records.run_in(folder))
     settings = store.settings()
     store.check_before_scoring()
     suite = load_suite(settings.suite, data)
@@ -171,11 +205,10 @@ def score_again(folder: Path, track: run.Track = run.untracked, data: Path | Non
         )
     if suite.fitted is not None:
         suite = dataclasses.replace(suite, examples=lambda _: store.examples())
-    made_of = set(records.read_ids(folder))
-    known = [example for example in run.list_examples(suite, data) if example.id in made_of]
-    examples = Examples(known[: settings.limit])
+    known = {example.id: example for example in run.list_examples(suite, data)}
+    examples = Examples([known[name] for name in records.read_ids(store.path) if name in known])
     with store.locked():
         store.open(settings, examples)
         metrics = run.make_metrics(suite)
-        caches = keep_features(metrics, folder / "features", 0)
+        caches = keep_features(metrics, store.home / "features", 0)
         return run.score(suite, settings, examples, store, metrics, caches, again=True, track=track)

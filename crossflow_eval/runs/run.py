@@ -21,10 +21,11 @@ from crossflow.files.processes import rank_and_world
 from crossflow_eval import records
 from crossflow_eval.environment import environment
 from crossflow_eval.judges.features import FeatureCache, OnFeatures, keep_features
-from crossflow_eval.outputs import check_kind
+from crossflow_eval.outputs import as_kind
 from crossflow_eval.runs.store import Examples, Job, Store, UnreadableOutput
 from crossflow_eval.types import (
     CODE,
+    Batched,
     Example,
     LateRows,
     Lookup,
@@ -52,7 +53,7 @@ class Track(Protocol):
 
 
 GENERATE_BATCH, SCORE_BATCH = 64, 64
-"""Outputs asked of the model, and read back for the metrics, at a time; neither changes a number."""
+"""Outputs asked of a model at a time, unless it is ``Batched``, and read back for metrics; neither changes a number."""
 
 PATIENCE = 1800.0
 """Seconds rank 0 waits for another rank's next output before it gives up."""
@@ -96,6 +97,11 @@ def first_examples(examples: Sequence[Example], limit: int | None) -> Sequence[E
     return examples[:limit]
 
 
+def shuffled_examples(examples: Sequence[Example], seed: int) -> list[Example]:
+    """The examples by the sha256 of seed and id: an order in which none's place depends on what else there is."""
+    return sorted(examples, key=lambda example: hashlib.sha256(f"{seed}\0{example.id}".encode()).digest())
+
+
 def listed_examples(examples: Sequence[Example], file: Path) -> list[Example]:
     """Those of the examples whose ids a text file lists, one a line, in the examples' own order.
 
@@ -119,7 +125,13 @@ def check_whole(suite: Suite, model: Model | Lookup, examples: Sequence[Example]
 
 
 def make_settings(
-    suite: Suite, model: Model | Lookup, seed: int = 0, limit: int | None = None, *, name: str | None = None
+    suite: Suite,
+    model: Model | Lookup,
+    seed: int = 0,
+    limit: int | None = None,
+    *,
+    shuffle_seed: int | None = None,
+    name: str | None = None,
 ) -> Settings:
     """Everything that can change a number of this run; ``name`` is what the model is called, where not by its own."""
     return Settings(
@@ -129,6 +141,7 @@ def make_settings(
         identity=dict(model.identity),
         seed=seed,
         limit=limit,
+        shuffle_seed=shuffle_seed,
         outputs_per_example=suite.outputs_per_example,
     )
 
@@ -159,29 +172,45 @@ def run(
     examples: Sequence[Example],
     folder: Path,
     *,
+    following: Sequence[Example] = (),
     fresh: bool = False,
     track: Track = untracked,
+    at_a_time: int | None = None,
 ) -> Result | None:
-    """Generate and score in ``folder``. Returns None on every rank but 0, whose part ends with its outputs.
+    """Generate and score in the model's ``folder``. Returns None on every rank but 0, whose part ends with its outputs.
 
-    ``fresh`` makes all outputs anew; those that are there are set aside.
+    ``following`` are the suite's next examples: a ``Batched`` model makes those that are in one batch with the last.
+    ``fresh`` makes all outputs anew; those that are there are set aside. ``at_a_time`` are asked of other models.
     """
     rank, world = rank_and_world()
     if fresh and world > 1:
         raise CrossFlowError("--fresh is for one process: leave torchrun out, or give another --out.")
-    examples, store = Examples.of(examples), Store(folder, rank)
+    examples = Examples.of(examples)
+    drawn = Examples.of(whole_batches(suite, model, examples, following))
+    store = Store(records.part(folder, len(examples)), rank)
     with store.locked():
-        store.open(settings, examples)
+        settings = store.open(settings, examples, drawn)
         if fresh:
             store.set_aside()
         metrics = make_metrics(suite)  # first, so that a judge that is not there costs no work
         caches = keep_features(metrics, folder / "features", rank)
-        generate(suite, model, settings, examples, store, caches, share=(rank, world), track=track)
+        share = (rank, world)
+        generate(suite, model, settings, drawn, store, caches, share=share, track=track, at_a_time=at_a_time)
         if rank != 0:
             return None
         if world > 1:
             _wait(store, list_jobs(suite, examples, settings))
         return score(suite, settings, examples, store, metrics, caches, track=track)
+
+
+def whole_batches(
+    suite: Suite, model: Model | Lookup, examples: Sequence[Example], following: Sequence[Example]
+) -> Sequence[Example]:
+    """The ``examples``, with as many of those ``following`` as are made in one batch with the last of them."""
+    size = model.batch_size if isinstance(model, Batched) else 1
+    copies = suite.outputs_per_example
+    missing = next(more for more in range(size) if (len(examples) + more) * copies % size == 0)
+    return [*examples, *following[:missing]] if missing else examples
 
 
 def generate(
@@ -194,8 +223,12 @@ def generate(
     *,
     share: tuple[int, int] = (0, 1),
     track: Track = untracked,
+    at_a_time: int | None = None,
 ) -> int:
     """Make the outputs that are not there yet; of ``share`` (rank, world) only ``todo[rank::world]``. Returns how many.
+
+    Of a ``Batched`` model ranks share batches, and each is made whole of which any output is missing. Others are asked
+    for ``at_a_time`` outputs, or ``GENERATE_BATCH``.
 
     Their features go into ``caches``, by the name of the metric, first, so that where an output is, its features are.
 
@@ -212,21 +245,23 @@ def generate(
         store.check_scored()
         if any(job.name not in there for job in jobs):
             store.reopen()
-    todo = [job for job in jobs[rank::world] if job.name not in there]
-    if settings.identity.get(CODE, "") is None and (reused := len(jobs[rank::world]) - len(todo)):
+    size = model.batch_size if isinstance(model, Batched) else 1
+    units = _batches(jobs, size)[rank::world]
+    todo = [unit for unit in units if any(job.name not in there for job in unit)]
+    made, reused = sum(map(len, todo)), sum(map(len, units)) - sum(map(len, todo))
+    if settings.identity.get(CODE, "") is None and reused:
         _logger.warning(
             "reused %d outputs of an identity that says nothing of its code; --fresh makes them anew", reused
         )
-    for batch in track(_batches(todo, GENERATE_BATCH), "generate", len(jobs[rank::world]) - len(todo)):
-        outputs = _ask(model, batch)
-        for output in outputs:
-            check_kind(model.name, output, suite.output)
+    asked = todo if size > 1 else _batches([job for unit in todo for job in unit], at_a_time or GENERATE_BATCH)
+    for batch in track(asked, "generate", reused):
+        outputs = [as_kind(model.name, output, suite.output) for output in _ask(model, batch)]
         for cache in dict.fromkeys((caches or {}).values()):
             cache.extract(outputs)
         for job, output in zip(batch, outputs, strict=True):
             store.write_output(job, output)
-    _log(store, "generate", rank, world, len(todo), started)
-    return len(todo)
+    _log(store, "generate", rank, world, made, started)
+    return made
 
 
 def score(

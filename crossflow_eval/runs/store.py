@@ -1,19 +1,24 @@
-"""The folder of one run: what lies in it, how it is written, and how it is read back.
+"""The folder of a model's outputs and of the runs on them: what lies in it, how it is written, how it is read back.
 
 ::
 
-    settings.json       what made the run, written first        examples.jsonl   what was asked, one example a line
-    outputs/<id>-<k>.*  one file an output                      per_example.jsonl, outputs.jsonl, result.json   last
-    timing.jsonl        one line a process: wall time, which belongs into no record that must repeat byte for byte
+    settings.json         what made the outputs, written first
+    examples.jsonl        what was asked so far, one example a line
+    outputs/<id>-<k>.*    one file an output            features/, references/   what metrics keep, what stands beside
+    n-50/, n-1000/        a run each, of the first so many examples:
+        settings.json, examples.jsonl
+        per_example.jsonl, outputs.jsonl, result.json   last
+        timing.jsonl      one line a process: wall time, which belongs into no record that must repeat byte for byte
 
-Every file appears whole: it is written under a temporary name beside its place and then renamed.
+How many examples are asked for changes no output, so the longer run finds those of the shorter. Every file appears
+whole: it is written under a temporary name beside its place and then renamed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, is_dataclass
 from functools import cache, cached_property
@@ -33,7 +38,9 @@ from crossflow_eval.outputs import kind_of
 from crossflow_eval.records import EXAMPLES, MANIFEST, OUTPUTS, RESULT, ROWS, SETTINGS, canonical_json
 from crossflow_eval.types import Example, Output, Result, Row, Settings
 
-FILES = (SETTINGS, EXAMPLES, OUTPUTS, MANIFEST, ROWS, RESULT, "timing.jsonl", "features", "references", "report.html")
+LEFT_BESIDE = ("report.html", "timing.jsonl", ROWS, MANIFEST, RESULT)
+"""What a run of an earlier version left beside its outputs, the last one last."""
+FILES = (SETTINGS, EXAMPLES, OUTPUTS, "features", "references", *LEFT_BESIDE)
 
 
 class Examples(tuple[Example, ...]):
@@ -72,6 +79,33 @@ class Job:
     seed: int
 
 
+def place(where: Path, name: str, settings: Settings, end: str = "") -> Path:
+    """The folder in ``where`` of a model's outputs: ``name``, the digest of all that an output depends on, ``end``.
+
+    Where an earlier version made one, whose digest is of the limit too, it is that one.
+    """
+    now, earlier = (where / f"{name}-{each.digest}{end}" for each in (settings.of_outputs, settings))
+    return earlier if earlier.is_dir() and not now.exists() else now
+
+
+def adopt(home: Path) -> None:
+    """Move a run that an earlier version left beside its outputs to where runs are; goes on where it was killed."""
+    settings = records.read_settings(home) if (home / SETTINGS).exists() else None
+    left = [name for name in LEFT_BESIDE if (home / name).exists()]
+    if settings is None or (settings.limit is None and not left):
+        return
+    if (home / EXAMPLES).exists():
+        run = records.part(home, len(records.read_ids(home)))
+        with written(run):
+            run.mkdir(exist_ok=True)
+            for name in (SETTINGS, EXAMPLES):
+                if not (run / name).exists():
+                    write_whole(run / name, (home / name).read_bytes())
+            for name in left:
+                (home / name).replace(run / name)
+    write_whole(home / SETTINGS, _pretty(settings.of_outputs), durable=True)
+
+
 @dataclass(frozen=True)
 class Store:
     """One run's folder as seen by one process; ``rank`` keeps the temporary files of several processes apart."""
@@ -80,52 +114,76 @@ class Store:
     rank: int = 0
 
     @property
+    def home(self) -> Path:
+        """The folder of the model's outputs, which its runs share."""
+        return records.home_of(self.path)
+
+    @property
     def outputs(self) -> Path:
         """The folder of the outputs."""
-        return self.path / OUTPUTS
+        return self.home / OUTPUTS
 
-    def open(self, settings: Settings, examples: Sequence[Example]) -> None:
+    def open(self, settings: Settings, examples: Sequence[Example], drawn: Sequence[Example] = ()) -> Settings:
         """Create the folder, or check that it is of the same settings and the same examples.
+
+        ``drawn`` are the examples with those that are made in one batch with the last of them. Returns the settings as
+        they stand there: a run of all examples is also one of the first so many.
 
         Raises:
             CrossFlowError: it holds another run or other files; or it cannot be written.
         """
-        with written(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-            there = _shown(self.path)
+        with written(self.home):
+            self.home.mkdir(parents=True, exist_ok=True)
+            there = _shown(self.home) - {path.name for path in records.parts(self.home)}
             there -= {OUTPUTS} if OUTPUTS in there and not _shown(self.outputs) else set()
-        if (self.path / SETTINGS).exists():
-            _compare(self.path, self.settings(), settings)
+        if (self.home / SETTINGS).exists():
+            _compare(self.home, records.read_settings(self.home).of_outputs, settings.of_outputs)
+            if self.rank == 0:
+                adopt(self.home)
         elif others := sorted(there - set(FILES)):
             raise CrossFlowError(
-                f"{self.path} is not a run's folder: it holds {first_few(others)}. Give another --out."
-            )
-        elif there:
-            raise CrossFlowError(
-                f"{self.path} holds {first_few(sorted(there))} but no {SETTINGS}, which says what made them: "
-                "put it back, or give another --out."
+                f"{self.home} is not a run's folder: it holds {first_few(others)}. Give another --out."
             )
         else:
+            _refuse_unsettled(self.home, there)
+            self._write(self.home / SETTINGS, _pretty(settings.of_outputs), durable=True)
+        lines = Examples.of(examples).lines
+        asked = Examples.of(drawn).lines if drawn else lines
+        known = (self.home / EXAMPLES).read_bytes() if (self.home / EXAMPLES).exists() else b""
+        listed = self.path / EXAMPLES
+        same = known.startswith(asked) or asked.startswith(known)
+        if not same or (listed.exists() and listed.read_bytes() != lines):
+            raise CrossFlowError(f"{self.home} was made from other data ({EXAMPLES} differs). Give another --out.")
+        if len(known) < len(asked):
+            self._write(self.home / EXAMPLES, asked)
+        with written(self.path):
+            self.path.mkdir(exist_ok=True)
+        if (self.path / SETTINGS).exists():
+            settings = settings.model_copy(update={"limit": self.settings().limit})
+            _compare(self.path, self.settings(), settings)
+        else:
+            _refuse_unsettled(self.path, _shown(self.path))
             self.write(SETTINGS, _pretty(settings), durable=True)
-        lines, listed = Examples.of(examples).lines, self.path / EXAMPLES
-        if listed.exists() and listed.read_bytes() != lines:
-            raise CrossFlowError(f"{self.path} was made from other data ({EXAMPLES} differs). Give another --out.")
         if not listed.exists():
             self.write(EXAMPLES, lines)
         with written(self.outputs):
             self.outputs.mkdir(exist_ok=True)
+        return settings
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep the same rank of other launches out of the folder. The lock goes with the process, however it ends."""
-        with written(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-        with only_writer(self.path, "working", rank=self.rank):
+        with written(self.home):
+            self.home.mkdir(parents=True, exist_ok=True)
+        with only_writer(self.home, "working", rank=self.rank):
             yield
 
     def write(self, name: str, content: bytes, durable: bool = False) -> None:
         """Let ``name`` appear whole: write beside it, then rename. ``durable`` also waits for the disk."""
-        write_whole(self.path / name, content, writer=self.rank, durable=durable)
+        self._write(self.path / name, content, durable)
+
+    def _write(self, path: Path, content: bytes, durable: bool = False) -> None:
+        write_whole(path, content, writer=self.rank, durable=durable)
 
     def append(self, name: str, record: Mapping[str, Any]) -> None:
         """Add one line to a JSONL file that is a log, not a record."""
@@ -134,7 +192,7 @@ class Store:
 
     def write_output(self, job: Job, output: Output) -> None:
         """Keep one output; the suffix of the job's name says as what."""
-        self.write(f"{OUTPUTS}/{job.name}", kind_of(job.name).encode(output))
+        self._write(self.outputs / job.name, kind_of(job.name).encode(output))
 
     def read_output(self, job: Job) -> tuple[Output, str]:
         """Read one output back, with the sha256 of its file. Raises UnreadableOutput."""
@@ -163,11 +221,15 @@ class Store:
     def check_scored(self) -> None:
         """Compare the records, and the outputs that are there, with what they were when the run was scored.
 
-        Raises CrossFlowError where something was changed since, or the result cannot be read.
+        What the model's other runs scored is compared too, for it is reused. Raises CrossFlowError where something was
+        changed since, or the result cannot be read.
         """
         result = self.result()
         if result is not None:
             records.refuse(self.path, records.faults(self.path, result, self._there()))
+        for other in records.parts(self.home):
+            if other.name != self.path.name:
+                records.refuse(other, records.lasting_faults(other, self._there()))
 
     def check_before_scoring(self) -> None:
         """As ``check_scored``, but for what follows from the outputs, which is about to be made anew."""
@@ -177,10 +239,11 @@ class Store:
         return _shown(self.outputs) if self.outputs.is_dir() else set()
 
     def set_aside(self) -> None:
-        """Move the outputs into a folder of the run's own, ``outputs-1`` and so on: by one rename, after the result."""
-        self.reopen()
+        """Move the outputs into a folder beside, ``outputs-1`` and so on: by one rename, after all runs' results."""
+        for run in records.parts(self.home):
+            Store(run).reopen()
         if self._there():
-            aside = next(path for number in count(1) if not (path := self.path / f"{OUTPUTS}-{number}").exists())
+            aside = next(path for number in count(1) if not (path := self.home / f"{OUTPUTS}-{number}").exists())
             with written(self.outputs):
                 self.outputs.rename(aside)
                 self.outputs.mkdir()
@@ -205,7 +268,7 @@ class Store:
         """
         lines, manifest = (_jsonl(several) for several in (rows, scored))
         with suppress(OSError):  # leftovers of killed processes; harmless where they cannot be removed
-            for leftover in (*self.path.glob(".*.tmp"), *self.outputs.glob(".*.tmp")):
+            for leftover in (each for place in (self.path, self.home, self.outputs) for each in place.glob(".*.tmp")):
                 leftover.unlink(missing_ok=True)
         for name, content in ((MANIFEST, manifest), (ROWS, lines)):
             if not (self.path / name).exists() or (self.path / name).read_bytes() != content:
@@ -260,6 +323,15 @@ def _file_sha256(path: Path) -> str:
 
 def _pretty(record: BaseModel) -> bytes:
     return (json.dumps(record.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _refuse_unsettled(folder: Path, there: Collection[str]) -> None:
+    """Raise CrossFlowError where a folder without settings holds anything."""
+    if there:
+        raise CrossFlowError(
+            f"{folder} holds {first_few(sorted(there))} but no {SETTINGS}, which says what made them: "
+            "put it back, or give another --out."
+        )
 
 
 def _compare(path: Path, there: Settings, given: Settings) -> None:

@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -38,6 +37,7 @@ from PIL import Image
 from crossflow.errors import CrossFlowError
 from crossflow.files.devices import own_device
 from crossflow.files.locks import writing_in
+from crossflow.files.processes import file_threads
 from crossflow_eval.datasets import coco as coco_data
 from crossflow_eval.environment import environment
 from crossflow_eval.judges.features import CHUNK, FeatureExtractor, extract
@@ -234,7 +234,7 @@ def _make(reference: Reference, out: Path, images: Sequence[Path], weights: Any,
     _log.info("Making %s of %d images, once.", out, len(images))
     extractor = InceptionFeatures(weights, reference.protocol, device=device)
     moments = RunningMoments(extractor.dim)
-    with ThreadPoolExecutor() as pool:
+    with file_threads() as pool:
         for start in range(0, len(images), CHUNK):
             photographs = pool.map(coco_data.read_photograph, images[start : start + CHUNK])
             moments.add(extract(extractor, list(pool.map(reference.preparation, photographs))))

@@ -6,7 +6,8 @@ suite                     references                                            
 ``own-images``            a folder of images, statistics, published reference   images of a folder: FID and its kin
 ``own-images-captioned``  the same, and a captions file                         and how well images fit captions
 ``own-captions``          COCO captions .json, or .jsonl of id and caption      captions
-``own-sr``                a folder of images                                    upscaled images of the same names
+``own-sr``                a folder of images                                    upscaled images of the same names:
+                                                                                each with its own, and FID and its kin
 ========================  ====================================================  ==================================
 
 ``own-depth*``, against a folder of depth maps, stand with the other depth suites. No number of these can stand beside a
@@ -28,7 +29,7 @@ from crossflow.files.listing import list_folder
 from crossflow_eval.datasets.folder import match, read_captions
 from crossflow_eval.datasets.references import read_references
 from crossflow_eval.judges import efficientnet
-from crossflow_eval.judges.features import FeatureExtractor
+from crossflow_eval.judges.features import FeatureExtractor, OnFeatures
 from crossflow_eval.judges.local_weights import home
 from crossflow_eval.judges.resize import preprocessing
 from crossflow_eval.judges.statistics_files import Statistics
@@ -42,7 +43,7 @@ from crossflow_eval.metrics.pictures import Pictures, open_pictures
 from crossflow_eval.metrics.restoration import Restoration
 from crossflow_eval.models.folder import FolderModel
 from crossflow_eval.suites.t2i import ImageStatistics, clip_scores
-from crossflow_eval.types import Example, Metric, Suite
+from crossflow_eval.types import Example, Metric, Output, Suite, Value
 
 VERSION = "1"
 
@@ -144,6 +145,37 @@ class _Kernel(FeatureMetric):
         return {"kd_efficientnet": super().compute()["kid"]}
 
 
+class _OfSeveral(OnFeatures):
+    """A distance beside what a single pair has too: of one output it gives no value, and says why."""
+
+    def __init__(self, metric: Any) -> None:
+        super().__init__(metric.extractor)
+        self._metric, self._n = metric, 0
+        self.protocol: Mapping[str, Any] = metric.protocol
+        self.higher_is_better: Mapping[str, bool] = metric.higher_is_better
+
+    def update(
+        self, examples: Sequence[Example], outputs: Sequence[Output], features: np.ndarray | None = None
+    ) -> None:
+        """Take the outputs' features."""
+        self._n += len(outputs)
+        self._metric.update(examples, outputs, features)
+
+    def compute(self) -> dict[str, Value]:
+        """The distance, where there are two outputs or more."""
+        values = self._metric.compute() if self._n > 1 else {}
+        self.protocol = self._metric.protocol
+        if self._n < 2:
+            self.protocol = {**self.protocol, "warning": "not measured: one output has no distance"}
+        return values
+
+
+def _of_several(make: Callable[[], Metric]) -> Metric:
+    metric = make()
+    several: Any = _OfSeveral(metric) if isinstance(metric, OnFeatures) else metric
+    return several
+
+
 def _needed(root: Path | None, name: str) -> Path:
     if root is None:
         raise CrossFlowError(f"The suite {name} needs its references: --references, or --data of `score`.")
@@ -218,15 +250,18 @@ def sr(root: Path | None) -> Suite:
 
     def examples(root: Path | None) -> Sequence[Example]:
         originals = list_folder(_needed(root, "own-sr")).all_read().by_stem()
-        return [Example(id=name, source=path.name, target=path) for name, path in originals.items()]
+        return [Example(id=name, source=path, target=path) for name, path in originals.items()]
 
     return Suite(
         name="own-sr",
-        version=VERSION,
+        version="2",
         task="sr",
         output="png",
         examples=examples,
-        metrics={"restoration": Restoration},
+        metrics={
+            "restoration": Restoration,
+            **{kind: partial(_of_several, make) for kind, make in _of_images(root, "own-sr").items()},
+        },
         root="references",
     )
 

@@ -19,7 +19,6 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from threading import Lock
@@ -37,6 +36,7 @@ from crossflow.files.images import DAMAGE, read_image
 from crossflow.files.listing import list_folder
 from crossflow.files.locks import writing_in
 from crossflow.files.names import composed
+from crossflow.files.processes import file_threads
 from crossflow.files.writing import write_whole, written
 from crossflow_eval.judges.local_weights import home
 from crossflow_eval.judges.references import REFERENCES
@@ -157,7 +157,7 @@ def prepare(
         raise CrossFlowError(f"The root {root} and the originals {images} lie in one another: give another root.")
     paths = list(originals.values())
     batches = [paths[start : start + AT_A_TIME] for start in range(0, len(paths), AT_A_TIME)]
-    with writing_in(root, "preparing"), ThreadPoolExecutor() as pool:
+    with writing_in(root, "preparing"), file_threads() as pool:
         record = _Record(root)
         if others := sorted(record.names() - originals.keys()):
             raise CrossFlowError(

@@ -60,7 +60,7 @@ def test_captions_in_a_file(monkeypatch):
     Path("results.json").write_text(json.dumps([{"image_id": i, "caption": f"a cat {i}"} for i in range(3)]))
     told = called("caption", "--ckpt", "results.json")
     assert told["values"]["outputs"]["mean"] == 3
-    assert Path(told["run"], "outputs", "2-0.txt").read_text() == "a cat 2"
+    assert Path(told["run"]).parent.joinpath("outputs", "2-0.txt").read_text() == "a cat 2"
     Path("short.json").write_text(json.dumps([{"image_id": 0, "caption": "a cat"}]))
     done = CliRunner().invoke(app, ["caption", "--ckpt", "short.json"])
     assert (done.exit_code, "2 of 3 captions are missing" in done.stderr) == (2, True)
@@ -131,7 +131,8 @@ def test_our_models_that_read_images_have_no_text_encoder():
         launch.build_model(launch.Request(task="sr", text_encoder=Path("t5")), three("sr", "png"))
 
 
-COMMON = "ckpt model limit ids name steps guidance-scale solver precision seed fresh device out json"
+COMMON = "ckpt model limit shuffle-seed ids name steps guidance-scale solver precision seed batch-size workers fresh"
+COMMON += " device out json"
 CHOICE, PARTS = "suite data references", "size text-encoder autoencoder weaker"
 
 

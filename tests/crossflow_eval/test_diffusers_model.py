@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from crossflow.errors import CrossFlowError
 from crossflow_eval.cli import app
-from crossflow_eval.models.diffusers_pipeline import DiffusersModel
+from crossflow_eval.models.diffusers_pipeline import DiffusersModel, pad_to_one_length
 from crossflow_eval.runs import launch
 from crossflow_eval.suites import t2i
 from crossflow_eval.types import Model
@@ -127,6 +127,59 @@ def test_the_identity_is_all_that_changes_an_image(model, copy):
     config = json.loads((copy / "scheduler" / "scheduler_config.json").read_text())
     (copy / "scheduler" / "scheduler_config.json").write_text(json.dumps(config | {"beta_end": 0.03}))
     assert DiffusersModel(copy, "copy").identity["weights_sha256"] != own["weights_sha256"]
+
+
+def test_a_variant_is_read_where_it_alone_is_there(model, copy):
+    """As ``save_pretrained(variant="fp16")`` names files; all parts, or some beside parts of plain weights."""
+    for part in ("unet", "vae", "text_encoder"):
+        for plain in (copy / part).glob("*.safetensors"):
+            plain.rename(plain.with_suffix(".fp16.safetensors"))
+        varied = DiffusersModel(copy, "copy", steps=3)
+        assert same(varied.generate(PROMPTS, SEEDS), model.generate(PROMPTS, SEEDS))
+        assert varied.identity["variant"] == "fp16"
+    (copy / "vae" / "diffusion_pytorch_model.fp16.safetensors").rename(copy / "vae" / "other.bf16.safetensors")
+    with pytest.raises(CrossFlowError, match=r"not one for all parts \(.*text_encoder fp16.*vae bf16.*\): keep one"):
+        DiffusersModel(copy, "copy")
+
+
+def test_a_batch_is_of_one_size_and_its_images_are_within_a_grey_level_of_those_drawn_alone(pipeline, model, caplog):
+    """float32: what differs is the order of sums. The tolerance is said, once; a shorter batch is filled up."""
+    caplog.set_level("INFO")
+    in_twos = DiffusersModel(pipeline, "tiny", steps=3, batch_size=2)
+    calls: list[int] = []
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(
+        lambda module, inputs: calls.append(len(inputs[0])) if type(module).__name__ == "UNet2DConditionModel" else None
+    )
+    images = in_twos.generate(PROMPTS, SEEDS)
+    hook.remove()
+    assert set(calls) == {2, 4}, "guided calls of two prompts, and of one, for the tolerance"
+    apart = [abs(a.astype(int) - b).max() for a, b in zip(images, model.generate(PROMPTS, SEEDS), strict=True)]
+    assert max(apart) <= 1
+    assert (
+        caplog.text.count("In batches of 2: drawn one by one") == 1
+        and f"at most {max(apart[:2])} of 255" in caplog.text
+    )
+    assert same(in_twos.generate(PROMPTS, SEEDS), images)
+    assert in_twos.identity == model.identity | {"batch_size": 2}
+
+
+def test_texts_of_a_batch_are_padded_to_one_length_whatever_the_longest_is(pipeline):
+    from transformers import CLIPTokenizer
+
+    tokenizer = CLIPTokenizer.from_pretrained(pipeline / "tokenizer")
+    pad_to_one_length(tokenizer, "tiny")
+    assert {len(ids) for ids in tokenizer(["a", "b"], padding="longest")["input_ids"]} == {77}
+    assert {len(ids) for ids in tokenizer(["a", "b"], padding=True, max_length=9)["input_ids"]} == {9}
+    assert len(tokenizer(["a"], padding="longest")["input_ids"][0]) == 3, "one text is as the pipeline has it"
+    tokenizer.model_max_length = int(1e30)
+    with pytest.raises(CrossFlowError, match="tiny pads texts to no length of its own; give --batch-size 1"):
+        tokenizer(["a", "b"], padding="longest")
+
+
+def test_a_tokenizer_without_a_length_of_its_own_has_that_of_its_text_encoder(copy, model):
+    config = copy / "tokenizer" / "tokenizer_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"model_max_length": int(1e30)}))
+    assert same(DiffusersModel(copy, "copy", steps=3).generate(PROMPTS, SEEDS), model.generate(PROMPTS, SEEDS))
 
 
 def test_options_reach_the_pipeline(pipeline, model):

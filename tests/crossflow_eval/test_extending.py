@@ -147,16 +147,16 @@ def test_a_metric_a_suite_a_kind_and_a_model_of_another_package_are_measured():
     told = measured("--model", "three", "--out", "run")
     assert (told["values"]["boxes"]["mean"], told["protocol"]) == (3, {"count": {"counts": "boxes"}})
     assert json.loads(Path("run/outputs/dog-0.json").read_text()) == [[1.0] * 4] * 3
-    assert json.loads(Path("run/references/trivial/result.json").read_text())["values"]["boxes"]["mean"] == 0
-    page = Path("run/report.html").read_text()
+    assert json.loads(Path("run/references/trivial/n-2/result.json").read_text())["values"]["boxes"]["mean"] == 0
+    page = Path("run/n-2/report.html").read_text()
     (data,) = re.findall(r'id="data-0">(.*?)</script>', page)
     (dog,) = [each for each in json.loads(data)["outputs"] if each["prompt"] == "find dog"]
     (pictures,) = re.findall(r'id="pictures">(.*?)</script>', page)
     assert dog["pictures"].keys() == {"source", "output"}
     assert len({json.loads(pictures)[place] for place in dog["pictures"].values()}) == 2
-    before = Path("run/result.json").read_bytes()
+    before = Path("run/n-2/result.json").read_bytes()
     called("score", "run", "--data", "data.txt")
-    assert Path("run/result.json").read_bytes() == before
+    assert Path("run/n-2/result.json").read_bytes() == before
     known = json.loads(called("list", "--json"))
     assert known["suites"]["boxes"] == ["count"] and "three" in known["models"]
 

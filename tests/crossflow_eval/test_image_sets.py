@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from time import sleep
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from crossflow_eval.judges.inception import TAPS, InceptionFeatures, Weights, lo
 from crossflow_eval.judges.references import REFERENCES
 from crossflow_eval.judges.statistics_files import write_statistics
 from crossflow_eval.judges.weights import PUBLISHED
-from crossflow_eval.metrics import fid, image_sets
+from crossflow_eval.metrics import fid, image_sets, pictures
 from crossflow_eval.metrics.distribution import inception_scores, neighbourhoods
 from crossflow_eval.metrics.fid import make_statistics
 from crossflow_eval.metrics.frechet import Moments, frechet_distance
@@ -155,6 +156,41 @@ def test_under_efficientnet_no_number_has_a_published_name(sets: tuple[str, str]
     assert "1280" in found.warnings[0] and "kid" not in " ".join(found.warnings)
     with pytest.raises(CrossFlowError, match="Inception's features"):
         measure(*sets, protocol=LITE, also=["is"])
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_workers_are_the_threads_that_decode(
+    sets: tuple[str, str], monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    running: list[int] = []
+    most: list[int] = []
+    decode = pictures.decode_image
+
+    def slowly(content: bytes) -> tuple[np.ndarray, str]:
+        running.append(1)
+        most.append(len(running))
+        sleep(0.05)
+        running.pop()
+        return decode(content)
+
+    monkeypatch.setattr(pictures, "decode_image", slowly)
+    asked = ["fid", *sets, "--protocol", LITE, "--json", "--workers"]
+    done = CliRunner().invoke(app, [*asked, str(count)])
+    assert done.exit_code == 0, done.stderr
+    assert max(most) == count
+    assert "--workers must be at least 1, got 0" in CliRunner().invoke(app, [*asked, "0"]).stderr
+
+
+def test_statistics_of_efficientnet_stand_for_their_folder(sets: tuple[str, str], tmp_path: Path) -> None:
+    a, b = sets
+    done = CliRunner().invoke(app, ["stats", a, str(tmp_path / "a.npz"), "--protocol", LITE])
+    assert done.exit_code == 0, done.stderr
+    found = measure(str(tmp_path / "a.npz"), b)
+    assert found.protocol == LITE and (found.first["n"], found.second["n"]) == (12, 9)
+    expected = measure(a, b, protocol=LITE).values["fd_efficientnet"].mean
+    assert found.values["fd_efficientnet"].mean == pytest.approx(expected, rel=1e-6)
+    with pytest.raises(CrossFlowError, match=f"{LITE} is in float32 alone; leave --precision bfloat16 out"):
+        make_statistics(Path(a), tmp_path / "c.npz", LITE, precision="bfloat16")
 
 
 def test_a_set_has_no_distance_to_itself(sets: tuple[str, str]) -> None:

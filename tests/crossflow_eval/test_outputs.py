@@ -7,6 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from crossflow.errors import CrossFlowError
 from crossflow_eval.outputs import KINDS
@@ -77,22 +79,57 @@ def test_metrics_get_back_exactly_what_the_model_gave_in_order(tmp_path, monkeyp
         given = answers[kind](f"s{at // 2}", run.output_seed(0, example, at % 2))
         assert output == given if kind == "txt" else np.array_equal(output, given)
     assert result.n == 10
-    rows = [json.loads(line) for line in (tmp_path / "run" / "per_example.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line) for line in next((tmp_path / "run").glob("n-*/per_example.jsonl")).read_text().splitlines()
+    ]
     assert rows[3] == {"id": "e1", "index": 1, "output": f"e1-1.{kind}", "prompt": "s1", "seen": True}
 
 
 @pytest.mark.parametrize(
     ("kind", "answer", "got"),
     [
-        ("png", np.zeros((4, 4, 3), np.float32), r"float32 \[4, 4, 3\]"),
+        ("png", np.zeros((4, 4, 3), np.float32) - 1, r"float32 \[4, 4, 3\] from -1 to -1, not from 0 to 1,"),
+        ("png", np.full((4, 4, 3), np.nan), r"float64 \[4, 4, 3\] from nan to nan, not from 0 to 1,"),
+        ("png", torch.full((3, 4, 4), 255.0), r"float32 \[3, 4, 4\] from 255 to 255, not from 0 to 1,"),
         ("png", np.zeros((4, 4), np.uint8), r"uint8 \[4, 4\]"),
-        ("npy", np.zeros((4, 4)), r"float64 \[4, 4\]"),
+        ("png", torch.zeros((1, 3, 4, 4)), r"float32 \[1, 3, 4, 4\]"),
+        ("png", np.zeros((4, 4, 3), int), r"int64 \[4, 4, 3\]"),
+        ("png", Image.new("RGBA", (4, 4)), "a PIL image of mode RGBA, which is not RGB"),
+        ("npy", np.zeros((4, 4), int), r"int64 \[4, 4\]"),
+        ("npy", Image.new("I;16", (4, 4)), "Image"),
         ("txt", 3, "int"),
     ],
 )
 def test_an_output_of_another_kind_is_refused(tmp_path, kind, answer, got):
     with pytest.raises(CrossFlowError, match=f"speaker gave {got} where the suite needs"):
         run_of(suite_of(kind), Speaker(lambda s, seed: answer), tmp_path / "run")
+
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+DEPTH = np.random.default_rng(0).random((5, 7), dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer", "kept"),
+    [
+        ("png", Image.fromarray(PIXELS), PIXELS),
+        ("png", Image.fromarray(PIXELS[..., 0]), PIXELS[..., :1].repeat(3, 2)),
+        ("png", torch.from_numpy(PIXELS), PIXELS),
+        ("png", torch.from_numpy(PIXELS.transpose(2, 0, 1).copy()), PIXELS),
+        ("png", (torch.from_numpy(PIXELS.transpose(2, 0, 1).copy()) / 255).requires_grad_(), PIXELS),
+        ("png", PIXELS / 255, PIXELS),
+        ("npy", DEPTH.astype(np.float64), DEPTH),
+        ("npy", torch.from_numpy(DEPTH)[None], DEPTH),
+        ("npy", torch.from_numpy(DEPTH).bfloat16(), torch.from_numpy(DEPTH).bfloat16().float().numpy()),
+        ("npy", Image.fromarray(DEPTH), DEPTH),
+    ],
+    ids=range(10),
+)
+def test_answers_of_pil_numpy_and_torch_are_kept_as_one_kind(tmp_path, monkeypatch, kind, answer, kept):
+    monkeypatch.setattr(Collector, "taken", [])
+    run_of(suite_of(kind), Speaker(lambda s, seed: answer), tmp_path / "run")
+    given = Collector.taken[0][0][1]
+    assert given.dtype == kept.dtype and np.array_equal(given, kept)
 
 
 def test_a_model_that_gives_too_few_outputs_is_refused(tmp_path):

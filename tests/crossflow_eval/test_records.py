@@ -57,13 +57,13 @@ def edit(path: Path, **changes: object) -> None:
 
 
 def swap(run: Path) -> None:
-    one, two, aside = (run / "outputs" / name for name in ("i0-0.png", "i1-0.png", "aside"))
+    one, two, aside = (run.parent / "outputs" / name for name in ("i0-0.png", "i1-0.png", "aside"))
     for source, target in ((one, aside), (two, one), (aside, two)):
         source.rename(target)
 
 
 def repaint(run: Path) -> None:
-    Image.new("RGB", (8, 8)).save(run / "outputs" / "i3-0.png")
+    Image.new("RGB", (8, 8)).save(run.parent / "outputs" / "i3-0.png")
 
 
 def flatter(run: Path) -> None:
@@ -98,33 +98,33 @@ CHANGES = {
 @pytest.mark.parametrize(("change", "sentence"), CHANGES.items())
 def test_what_was_changed_after_scoring_is_named_by_every_command(place: Path, change, sentence: str) -> None:
     shutil.copytree(place / "run", place / "other")
-    change(place / "run")
+    change(place / "run" / "n-5")
     for command in (
         lambda: launch.evaluate(request(place)),
         lambda: entries([place / "run"]),
         lambda: compare_runs(place / "other", place / "run"),
-        lambda: records.check_whole(place / "run"),
+        lambda: records.check_whole(place / "run" / "n-5"),
     ):
         with pytest.raises(CrossFlowError, match=sentence):
             command()
     checked = invoke("check", place / "other", place / "run")
     assert checked.exit_code == 2
-    assert checked.stdout == f"{place / 'other'}: sound, 5 outputs\n"
-    assert checked.stderr.startswith(f"Error: {place / 'run'} is not as it was scored: ")
+    assert checked.stdout == f"{place / 'other' / 'n-5'}: sound, 5 outputs\n"
+    assert checked.stderr.startswith(f"Error: {place / 'run' / 'n-5'} is not as it was scored: ")
 
 
 @pytest.mark.parametrize("change", [flatter, flatter_a_row, lambda run: (run / "result.json").write_text("{")])
 def test_scoring_again_mends_what_follows_from_the_outputs(place: Path, change) -> None:
-    before = (place / "run" / "result.json").read_bytes()
-    change(place / "run")
+    before = (place / "run" / "n-5" / "result.json").read_bytes()
+    change(place / "run" / "n-5")
     launch.score_again(place / "run")
-    assert (place / "run" / "result.json").read_bytes() == before
-    records.check_whole(place / "run")
+    assert (place / "run" / "n-5" / "result.json").read_bytes() == before
+    records.check_whole(place / "run" / "n-5")
 
 
 @pytest.mark.parametrize("change", [swap, repaint, lambda run: edit(run / "settings.json", seed=5)])
 def test_scoring_again_does_not_put_its_seal_on_other_outputs(place: Path, change) -> None:
-    change(place / "run")
+    change(place / "run" / "n-5")
     with pytest.raises(CrossFlowError, match="is not as it was scored"):
         launch.score_again(place / "run")
 
@@ -137,10 +137,10 @@ def test_another_seed_does_not_take_over_the_outputs_of_a_folder_without_setting
 
 
 def test_a_run_of_an_earlier_version_is_read_and_said_to_carry_no_digests(place: Path) -> None:
-    record = json.loads((place / "run" / "result.json").read_text())
+    record = json.loads((place / "run" / "n-5" / "result.json").read_text())
     del record["proof"]
-    (place / "run" / "result.json").write_text(json.dumps(record))
-    (place / "run" / "outputs.jsonl").unlink()
+    (place / "run" / "n-5" / "result.json").write_text(json.dumps(record))
+    (place / "run" / "n-5" / "outputs.jsonl").unlink()
     assert entries([place / "run"])[0].result.n == 5
     checked = invoke("check", place / "run")
     assert (checked.exit_code, "carries no digests" in checked.stdout) == (0, True)
@@ -172,7 +172,7 @@ PRIVATE = ("../../private.png", "{place}/private.png", "..", ".hidden.png", "a\\
 @pytest.mark.parametrize("name", PRIVATE)
 def test_a_row_that_names_a_file_elsewhere_is_refused(place: Path, name: str) -> None:
     Image.new("RGB", (4, 4)).save(place / "private.png")
-    sealed_with_rows(place / "run", [{"id": "i0", "index": 0, "output": name.format(place=place)}])
+    sealed_with_rows(place / "run" / "n-5", [{"id": "i0", "index": 0, "output": name.format(place=place)}])
     with pytest.raises(CrossFlowError, match=r"per_example.jsonl, line 1 cannot be read: output: "):
         entries([place / "run"])
 
@@ -180,14 +180,14 @@ def test_a_row_that_names_a_file_elsewhere_is_refused(place: Path, name: str) ->
 @pytest.mark.parametrize("what", ["the file", "the folder", "a pipe"])
 def test_a_link_out_of_the_outputs_is_not_followed(place: Path, what: str) -> None:
     """By the page, by scoring, by the check: nothing of the private file is read or shown."""
-    private, run = place / "private", place / "run"
-    shutil.copytree(run / "outputs", private)
+    private, run = place / "private", place / "run" / "n-5"
+    shutil.copytree(run.parent / "outputs", private)
     if what == "the folder":
-        shutil.rmtree(run / "outputs")
-        (run / "outputs").symlink_to(private)
+        shutil.rmtree(run.parent / "outputs")
+        (run.parent / "outputs").symlink_to(private)
     else:
-        (run / "outputs" / "i0-0.png").unlink()
-        file = run / "outputs" / "i0-0.png"
+        (run.parent / "outputs" / "i0-0.png").unlink()
+        file = run.parent / "outputs" / "i0-0.png"
         os.mkfifo(file) if what == "a pipe" else file.symlink_to(private / "i0-0.png")
     for command in (
         lambda: launch.evaluate(request(place)),
@@ -230,8 +230,8 @@ HOSTILE_ROWS = [
 
 @pytest.mark.parametrize("row", HOSTILE_ROWS, ids=range(len(HOSTILE_ROWS)))
 def test_a_row_of_another_form_is_a_sentence_with_its_line(place: Path, row: str) -> None:
-    unsealed(place / "run")
-    path = place / "run" / "per_example.jsonl"
+    unsealed(place / "run" / "n-5")
+    path = place / "run" / "n-5" / "per_example.jsonl"
     path.write_text(path.read_text() + row + "\n")
     for command in ("report", "compare"):
         said = invoke(command, place / "run", place / "run")
@@ -243,7 +243,7 @@ def test_a_row_of_another_form_is_a_sentence_with_its_line(place: Path, row: str
 @pytest.mark.parametrize("name", ["settings.json", "result.json", "outputs.jsonl", "examples.jsonl"])
 @pytest.mark.parametrize("content", [b"", b"[]", b"null", b"3", b"{}", b"\xff", b'{"id": NaN}', b"[" * 100_000])
 def test_a_record_of_another_form_is_a_sentence(place: Path, name: str, content: bytes) -> None:
-    (place / "run" / name).write_bytes(content)
+    (place / "run" / "n-5" / name).write_bytes(content)
     for command in (("check",), ("report",), ("report", "--format", "html")):
         said = invoke(*command, place / "run")
         assert (said.exit_code, said.stderr.startswith("Error: ")) == (2, True), said.output
@@ -264,8 +264,8 @@ def test_a_record_of_another_form_is_a_sentence(place: Path, name: str, content:
     ],
 )
 def test_a_record_with_a_value_of_another_kind_is_a_sentence(place: Path, name: str, change: dict[str, object]) -> None:
-    unsealed(place / "run")
-    edit(place / "run" / name, **change)
+    unsealed(place / "run" / "n-5")
+    edit(place / "run" / "n-5" / name, **change)
     said = invoke("score" if name == "settings.json" else "report", place / "run")
     assert (said.exit_code, said.stderr.startswith("Error: ")) == (2, True), said.output
 
@@ -275,11 +275,11 @@ STEERING = "\x1b]0;mine\x07[/x] a|b"
 
 @pytest.mark.parametrize("command", [("report",), ("report", "--format", "csv"), ("report", "--format", "latex")])
 def test_names_in_a_strangers_run_steer_no_terminal_and_are_no_markup(place: Path, command: tuple[str, ...]) -> None:
-    record = json.loads((place / "run" / "result.json").read_text())
+    record = json.loads((place / "run" / "n-5" / "result.json").read_text())
     record["settings"] |= {"model": STEERING, "suite": "without-a-table"}
     record |= {"proof": None, "values": {STEERING: {"mean": 1.0, "n": 5}}, "higher_is_better": {STEERING: True}}
-    (place / "run" / "result.json").write_text(json.dumps(record))
-    (place / "run" / "per_example.jsonl").write_text(
+    (place / "run" / "n-5" / "result.json").write_text(json.dumps(record))
+    (place / "run" / "n-5" / "per_example.jsonl").write_text(
         "".join(json.dumps({"id": f"i{i}", STEERING: float(i)}) + "\n" for i in range(5))
     )
     shutil.copytree(place / "run", place / "other")

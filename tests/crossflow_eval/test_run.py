@@ -16,11 +16,12 @@ import pytest
 
 from crossflow.errors import CrossFlowError
 from crossflow.files.processes import rank_and_world
+from crossflow_eval import records
 from crossflow_eval.metrics.fid import FID
 from crossflow_eval.models import load_model
 from crossflow_eval.runs import launch, run, store
 from crossflow_eval.suites import t2i
-from crossflow_eval.types import Example
+from crossflow_eval.types import Example, Settings
 
 FAKE = """
 import time
@@ -60,11 +61,8 @@ def request(place: Path, out: str, module: str = "fake_fast", limit: int | None 
 def files(folder: Path) -> dict[str, bytes]:
     """Every file of a run that must repeat, hidden leftovers included; locks stay where a process was."""
     found = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    return {
-        name: content
-        for name, content in found.items()
-        if name not in (".lock", ".lock-1", "timing.jsonl", "report.html")
-    }
+    passing = (".lock", ".lock-1", "timing.jsonl", "report.html")
+    return {name: content for name, content in found.items() if Path(name).name not in passing}
 
 
 def in_child(request: launch.Request, environment: dict[str, str] | None = None, before=lambda: None):
@@ -122,6 +120,174 @@ def test_a_run_killed_at_any_rename_ends_byte_equal(place, after):
         assert files(place / f"killed{moment}") == whole
 
 
+def test_a_longer_run_reuses_the_outputs_of_a_shorter_one_and_ends_as_if_alone(place, monkeypatch):
+    asked: list[int] = []
+    write = store.Store.write_output
+    monkeypatch.setattr(store.Store, "write_output", lambda *args: (asked.append(1), write(*args))[1])
+    launch.evaluate(request(place, "both", limit=5))
+    shorter = files(place / "both" / "n-5")
+    launch.evaluate(request(place, "both", limit=12))
+    assert len(asked) == 12
+    launch.evaluate(request(place, "both", limit=5))
+    assert len(asked) == 12 and files(place / "both" / "n-5") == shorter
+    launch.evaluate(request(place, "alone", limit=12))
+    of_both = {name: each for name, each in files(place / "both").items() if not name.startswith("n-5/")}
+    assert of_both == files(place / "alone")
+
+
+def test_folders_are_named_by_all_but_the_limit(place):
+    short = launch.evaluate(dataclasses.replace(request(place, "x", limit=2), out=None))[1]
+    whole = launch.evaluate(dataclasses.replace(request(place, "x"), out=None))[1]
+    assert (short.name, whole.name, short.parent) == ("n-2", "n-40", whole.parent)
+
+
+def test_a_shuffle_seed_draws_the_examples_of_a_part(place):
+    """Which are drawn depends on the seed and the ids alone; the longer part holds the shorter, and is scored again."""
+
+    def drawn(out: str, seed: int, limit: int) -> list[str]:
+        asked = dataclasses.replace(request(place, out, limit=limit), shuffle_seed=seed)
+        result, part = launch.evaluate(asked)
+        assert result.settings.shuffle_seed == seed
+        return records.read_ids(part)
+
+    few = drawn("one", 1, 6)
+    assert few != [f"img{i}" for i in range(6)] and drawn("one", 1, 9)[:6] == few
+    assert set(drawn("two", 2, 6)) != set(few)
+    before = files(place / "one")
+    (place / "one" / "n-6" / "result.json").unlink()
+    launch.score_again(place / "one" / "n-6")
+    assert files(place / "one") == before
+    with pytest.raises(CrossFlowError, match="give --limit too"):
+        launch.evaluate(dataclasses.replace(request(place, "three"), shuffle_seed=1))
+
+
+def test_settings_without_a_shuffle_are_those_of_before_there_was_one():
+    """Golden digest: a change would orphan every folder made before."""
+    settings = Settings(suite="s", suite_version="1", model="m", identity={"a": 1}, limit=3)
+    assert "shuffle_seed" not in settings.model_dump_json() and settings.digest == "793e6ee31897"
+
+
+def test_an_output_that_another_run_scored_is_not_reused_once_it_is_changed(place):
+    launch.evaluate(request(place, "one", limit=2))
+    outputs = place / "one" / "outputs"
+    (outputs / "img0-0.png").write_bytes((outputs / "img1-0.png").read_bytes())
+    with pytest.raises(CrossFlowError, match=r"n-2 is not as it was scored: 1 of 2 outputs .* img0-0.png"):
+        launch.evaluate(request(place, "one", limit=4))
+
+
+def test_other_data_are_refused_by_the_longer_run_too(place):
+    launch.evaluate(request(place, "one", limit=2))
+    (place / "captions.csv").write_text("image,caption\nimg0,another\nimg1,prompt\nimg2,more\n")
+    with pytest.raises(CrossFlowError, match="other data"):
+        launch.evaluate(request(place, "one", limit=3))
+
+
+def as_earlier(folder: Path) -> dict[str, bytes]:
+    """Lay a run out as earlier versions did, all in one folder; returns what it was."""
+    (part,) = folder.glob("n-*")
+    before = files(folder)
+    for path in part.iterdir():
+        path.replace(folder / path.name)
+    part.rmdir()
+    return before
+
+
+def test_a_run_that_an_earlier_version_left_is_read_scored_and_gone_on_with(place):
+    for name, limit in (("part", 4), ("whole", None)):
+        launch.evaluate(request(place, name, limit=limit))
+        before = as_earlier(place / name)
+        assert records.run_in(place / name) == place / name
+        assert records.check_whole(place / name).n == (limit or 40)
+        launch.score_again(place / name)
+        assert files(place / name) == before
+        as_earlier(place / name)
+        launch.evaluate(request(place, name, limit=limit))
+        assert files(place / name) == before
+
+
+def test_a_run_of_an_earlier_version_is_found_by_its_name_of_that_time(place):
+    """Its digest was of the limit too."""
+    _, part = launch.evaluate(dataclasses.replace(request(place, "x", limit=4), out=None))
+    before = as_earlier(part.parent)
+    named = json.loads(before["n-4/settings.json"])
+    earlier = part.parent.rename(part.parent.parent / f"fake-{Settings.model_validate(named).digest}")
+    assert launch.evaluate(dataclasses.replace(request(place, "x", limit=4), out=None))[1] == earlier / "n-4"
+    assert files(earlier) == before
+
+
+def test_a_run_of_an_earlier_version_that_is_killed_as_it_is_moved_ends_the_same(place):
+    launch.evaluate(request(place, "one", limit=2))
+    before = files(place / "one")
+    for moment in range(7):
+        as_earlier(place / "one")
+        replace, left = os.replace, iter(range(moment, -1, -1))
+
+        def dying(*names, left=left, replace=replace) -> None:
+            if next(left) == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            replace(*names)
+
+        child = in_child(request(place, "one", limit=2), before=lambda: setattr(os, "replace", dying))
+        child.join()
+        assert child.exitcode == -signal.SIGKILL
+        launch.evaluate(request(place, "one", limit=2))
+        assert files(place / "one") == before
+
+
+class InFours:
+    """An image is a function of all four prompts of its batch, as rounding would have it, only more so."""
+
+    name, identity, batch_size = "in-fours", {"batch_size": 4}, 4
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+
+    def generate(self, sources, seeds):
+        self.asked.append(list(sources))
+        rng = np.random.default_rng([len("".join(sources)), *seeds])
+        return [rng.integers(0, 256, size=(8, 8, 3), dtype=np.uint8) for _ in sources]
+
+
+def test_batches_stand_in_fixed_places_and_are_redrawn_whole(place, monkeypatch):
+    """Whatever the limit, whichever outputs are gone and however many ranks: the same images, which are of batches."""
+    examples = [Example(id=f"img{i}", source="p" * (i + 1)) for i in range(10)]
+    suite = t2i.folder()
+
+    def measure(out: str, limit: int = 10) -> InFours:
+        model = InFours()
+        settings = run.make_settings(suite, model, limit=limit if limit < 10 else None)
+        run.run(suite, model, settings, examples[:limit], place / out, following=examples[limit:])
+        return model
+
+    def outputs(out: str) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (place / out / "outputs").iterdir()}
+
+    assert [len(batch) for batch in measure("whole").asked] == [4, 4, 2]
+    assert [len(batch) for batch in measure("grown", 5).asked] == [4, 4], "all of the batch that the fifth is in"
+    assert outputs("grown") == {
+        name: each for name, each in outputs("whole").items() if name not in ("img8-0.png", "img9-0.png")
+    }
+    assert [len(batch) for batch in measure("grown").asked] == [2]
+    (place / "grown" / "outputs" / "img6-0.png").unlink()
+    assert measure("grown").asked == [[example.source for example in examples[4:8]]]
+    children = [
+        fork.Process(
+            target=lambda rank=rank: (
+                monkeypatch.setenv("RANK", rank),
+                monkeypatch.setenv("WORLD_SIZE", "2"),
+                measure("two"),
+            )
+        )
+        for rank in ("0", "1")
+    ]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+        assert child.exitcode == 0
+    assert outputs("two") == outputs("grown") == outputs("whole")
+
+
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_two_ranks_give_the_files_of_one(place, order):
     """Law of sharding: rank r makes todo[r::world], rank 0 scores once all is there; whoever starts first."""
@@ -134,7 +300,7 @@ def test_two_ranks_give_the_files_of_one(place, order):
         child.join()
         assert child.exitcode == 0
     assert files(place / "two") == files(place / "one")
-    shares = [json.loads(line) for line in (place / "two" / "timing.jsonl").read_text().splitlines()]
+    shares = [json.loads(line) for line in (place / "two" / "n-40" / "timing.jsonl").read_text().splitlines()]
     assert {(share["rank"], share["outputs"]) for share in shares if share["stage"] == "generate"} == {(0, 20), (1, 20)}
 
 
@@ -174,7 +340,7 @@ def test_an_output_depends_neither_on_batch_nor_on_limit(place, monkeypatch):
 def test_no_record_holds_a_date_or_a_path(place):
     launch.evaluate(request(place, "one", limit=2))
     for name in ("settings.json", "examples.jsonl", "per_example.jsonl", "result.json"):
-        text = (place / "one" / name).read_text()
+        text = (place / "one" / "n-2" / name).read_text()
         assert str(place) not in text
         assert time.strftime("%Y-") not in text
 
@@ -182,8 +348,6 @@ def test_no_record_holds_a_date_or_a_path(place):
 def test_other_settings_in_the_folder_are_named_and_nothing_is_touched(place):
     launch.evaluate(request(place, "one", limit=2))
     before = files(place / "one")
-    with pytest.raises(CrossFlowError, match="limit is 2 there and 3 now"):
-        launch.evaluate(request(place, "one", limit=3))
     with pytest.raises(CrossFlowError, match=r"identity\.pause is 0 there and 0\.01 now"):
         launch.evaluate(request(place, "one", "fake_slow", limit=2))
     assert files(place / "one") == before
@@ -223,7 +387,7 @@ def test_a_damaged_output_is_named_with_the_count_and_removing_it_mends_the_run(
 def test_scoring_again_gives_the_same_bytes(place):
     launch.evaluate(request(place, "one", limit=4))
     before = files(place / "one")
-    (place / "one" / "result.json").unlink()
+    (place / "one" / "n-4" / "result.json").unlink()
     launch.score_again(place / "one")
     assert files(place / "one") == before
 
@@ -248,7 +412,7 @@ def test_outputs_of_code_that_is_not_known_are_reused_with_a_warning_and_made_an
     assert files(place / "one") == before
     result, _ = launch.evaluate(dataclasses.replace(request(place, "one", "hidden", limit=4), fresh=True))
     assert result.values["height"].mean == 11
-    old = {f"outputs-1/{name.partition('/')[2]}": content for name, content in before.items() if "outputs/" in name}
+    old = {f"outputs-1/{Path(name).name}": content for name, content in before.items() if "outputs/" in name}
     after = files(place / "one")
     assert len(old) == 4 and {name: after[name] for name in old} == old
 
@@ -289,9 +453,9 @@ def test_features_are_made_where_the_outputs_are_and_give_the_result_of_one(plac
         assert child.exitcode == 0
     assert sorted((place / "asked").read_text()) == ["0", "0", "1", "1"]
     for name in ("result.json", "per_example.jsonl"):
-        assert (place / "two" / name).read_bytes() == (place / "one" / name).read_bytes()
+        assert (place / "two" / "n-8" / name).read_bytes() == (place / "one" / "n-8" / name).read_bytes()
     lost = next((place / "two" / "features").glob("*-1.features"))
     lost.write_bytes(lost.read_bytes()[:-5])
-    (place / "two" / "result.json").unlink()
+    (place / "two" / "n-8" / "result.json").unlink()
     measure("two")
-    assert (place / "two" / "result.json").read_bytes() == (place / "one" / "result.json").read_bytes()
+    assert (place / "two/n-8/result.json").read_bytes() == (place / "one/n-8/result.json").read_bytes()

@@ -107,9 +107,9 @@ def test_predictions_of_any_system_become_a_result(root, tmp_path, monkeypatch):
     assert result.values["rouge_l"].mean == pytest.approx(0.5)
     assert (tmp_path / "run" / "outputs" / "318219-0.txt").read_bytes() == b""
     assert result.protocol["captions"]["bleu"] == "corpus counts, closest reference length"
-    before = (tmp_path / "run" / "result.json").read_bytes()
+    before = (tmp_path / "run" / "n-2" / "result.json").read_bytes()
     assert run.run(suite, model, settings, examples, tmp_path / "run") == result
-    assert (tmp_path / "run" / "result.json").read_bytes() == before
+    assert (tmp_path / "run" / "n-2" / "result.json").read_bytes() == before
 
 
 def test_spice_and_clip_score_want_their_files_before_any_work(monkeypatch, tmp_path):

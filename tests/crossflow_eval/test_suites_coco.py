@@ -175,7 +175,7 @@ def test_two_processes_one_of_them_killed_end_as_one_process_does(place, data, m
     assert measured("crossflow-10k", data, "two").n == N
     assert len(list((place / "two" / "features").iterdir())) == 4, "of both networks, by both processes"
     for name in ("settings.json", "examples.jsonl", "per_example.jsonl", "result.json"):
-        assert (place / "two" / name).read_bytes() == (place / "one" / name).read_bytes()
+        assert (place / "two" / f"n-{N}" / name).read_bytes() == (place / "one" / f"n-{N}" / name).read_bytes()
 
 
 def distance(suite: str, root: Path, images: list[np.ndarray]) -> float:
@@ -286,9 +286,9 @@ def test_images_of_a_folder_are_scored_and_too_few_are_refused(place, data):
 
 def test_a_run_is_scored_again_with_its_data_root(place, data):
     measured("crossflow-10k", data, "run")
-    before = (place / "run" / "result.json").read_bytes()
+    before = (place / "run" / f"n-{N}" / "result.json").read_bytes()
     assert invoke("score", "run", "--data", data, "--json").exit_code == 0
-    assert (place / "run" / "result.json").read_bytes() == before
+    assert (place / "run" / f"n-{N}" / "result.json").read_bytes() == before
     assert "The suite crossflow-10k needs its data root: --data FOLDER." in refused("score", "run")
 
 

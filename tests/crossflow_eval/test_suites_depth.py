@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from crossflow.errors import CrossFlowError
+from crossflow_eval import records
 from crossflow_eval.datasets import depth as depth_data
 from crossflow_eval.metrics.depth import ERRORS, align
 from crossflow_eval.report import load, render
@@ -75,7 +76,9 @@ def test_a_folder_of_predictions_becomes_a_result_under_three_protocols(kitti, t
     assert (result.n, result.protocol["depth"]["alignment"]) == (3, "none")
     for crop in ("garg", "kb_garg", "kb_eigen"):
         assert [result.values[f"{crop}/{name}"].mean for name in ERRORS] == [0, 0, 0, 0, 0, 1, 1, 1, 0, 0]
-    rows = [json.loads(line) for line in (tmp_path / "run" / "per_example.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line) for line in next((tmp_path / "run").glob("n-*/per_example.jsonl")).read_text().splitlines()
+    ]
     assert [row["id"] for row in rows] == IDS
     assert rows[0]["kb_garg/pixels"] < rows[0]["garg/pixels"]
     report = render([load(tmp_path / "run")], "md")
@@ -96,7 +99,7 @@ def test_affine_predictions_are_fitted_to_each_target(kitti, tmp_path):
         result = evaluate("kitti_affine", root, folder, tmp_path / f"run{turn}")
         assert result is not None
         values.append({name: value.mean for name, value in result.values.items()})
-        row = json.loads((tmp_path / f"run{turn}" / "per_example.jsonl").read_text().splitlines()[0])
+        row = records.read_rows(records.run_in(tmp_path / f"run{turn}"))[0]
         window = depth.KB_EIGEN.window(375, 1242)
         target = targets[IDS[0]][window]
         seen = np.load(folder / f"{IDS[0]}.npy").astype(np.float32)[window]

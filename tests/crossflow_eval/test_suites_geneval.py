@@ -86,7 +86,7 @@ def test_the_prompts_are_those_of_geneval():
 
 
 def test_a_run_judges_four_images_a_prompt(finished):
-    rows = [json.loads(line) for line in (finished / "per_example.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (finished / "n-2" / "per_example.jsonl").read_text().splitlines()]
     assert [(row["id"], row["index"], row["correct"]) for row in rows[3:5]] == [("00000", 3, True), ("00001", 0, False)]
     assert rows[4]["reason"] == "expected cow>=1, found 0"
 

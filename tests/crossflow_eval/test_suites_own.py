@@ -157,6 +157,11 @@ def test_super_resolved_pairs_have_any_size_and_a_list_of_ids_takes_some() -> No
     arguments = ("sr", "--ckpt", "ours", "--references", "high", "--ids", "some.txt")
     found = measured(*arguments)
     assert found["n"] == 2 and found["values"]["ssim_rgb"]["mean"] == pytest.approx(1)
+    assert {"fd_efficientnet", "kd_efficientnet"} <= found["values"].keys()
+    assert "inception-2015-12-05.pt" in found["protocol"]["fid"]["absent"]
+    one = measured("sr", "--ckpt", "ours", "--references", "high", "--limit", "1")
+    assert one["values"]["ssim_rgb"]["mean"] == pytest.approx(1) and "fd_efficientnet" not in one["values"]
+    assert one["protocol"]["fd_efficientnet"]["warning"] == "not measured: one output has no distance"
     page = Path(found["report"]).read_text()
     assert "Own data (own-sr)" in page and "Table 6" not in page and "(paper)" not in page
     assert measured("score", found["run"], "--data", "high")["n"] == 2

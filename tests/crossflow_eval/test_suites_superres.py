@@ -104,7 +104,9 @@ def test_enlarged_sources_are_judged_and_stand_beside_the_published_rows(pairs, 
     assert result is not None
     assert 10 < result.values["psnr_rgb"].mean < 40
     assert result.values["ssim_rgb"].mean != result.values["ssim_padded_rgb"].mean
-    rows = [json.loads(line) for line in (tmp_path / "run" / "per_example.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line) for line in next((tmp_path / "run").glob("n-*/per_example.jsonl")).read_text().splitlines()
+    ]
     assert result.values["psnr_y"].mean == pytest.approx(np.mean([row["psnr_y"] for row in rows]), rel=1e-12)
     report = render([load(tmp_path / "run")], "md")
     assert "Table 6" in report

@@ -59,6 +59,7 @@ def suite(name: str) -> Suite:
         metrics=metrics[task],
         references=references(task, split),
         pictures=partial(pictures, task),
+        one_size=True,
     )
 
 
