@@ -118,9 +118,9 @@ def markdown(grid: Grid) -> str:
 
     Where intervals do not fit beside their values, they are a second table.
     """
-    tables = fitting(grid, WIDEST - 1, _pipe_width, _escape_markdown, lambda each: _escape_markdown(cell_text(each)))
-    notes = "".join(f"\n{_escape_markdown(note)}\n" for note in (*grid.footnotes, INTERVALS))
-    return f"**{_escape_markdown(grid.table.title)}**\n\n" + "\n".join(map(pipes, tables)) + notes
+    tables = fitting(grid, WIDEST - 1, _pipe_width, markdown_text, lambda each: markdown_text(cell_text(each)))
+    notes = "".join(f"\n{markdown_text(note)}\n" for note in (*grid.footnotes, INTERVALS))
+    return f"**{markdown_text(grid.table.title)}**\n\n" + "\n".join(map(pipes, tables)) + notes
 
 
 def _pipe_width(column: Sequence[str]) -> float:
@@ -140,7 +140,8 @@ def _pipes(row: Sequence[str], widths: Sequence[int]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _escape_markdown(text: str) -> str:
+def markdown_text(text: str) -> str:
+    """Text that Markdown shows as it is, in one line."""
     return re.sub(r"([\\|<>*`])", r"\\\1", one_line(text))
 
 

@@ -18,7 +18,7 @@ from crossflow_eval.runs import run
 from crossflow_eval.runs.store import Examples, Store
 from crossflow_eval.suites import depth, load_suite
 from crossflow_eval.tables import REFERENCES
-from crossflow_eval.types import Lookup, Model, Result, Suite
+from crossflow_eval.types import Lookup, Model, Result, Settings, Suite
 
 __all__ = ["Request", "build_model", "evaluate", "score_again"]
 
@@ -155,27 +155,37 @@ def score_again(folder: Path, track: run.Track = run.untracked, data: Path | Non
     """
     for reference in records.references(folder):
         score_again(reference, data=data)
+    suite, settings, examples = suite_of(folder, data, again="generate the run again")
     store = Store(folder)
-    settings = store.settings()
     store.check_before_scoring()
-    suite = load_suite(settings.suite, data)
-    if suite.version != settings.suite_version:
-        raise CrossFlowError(
-            f"{folder} was made with version {settings.suite_version} of the suite {suite.name}, this is version "
-            f"{suite.version}; generate the run again."
-        )
-    if suite.outputs_per_example != settings.outputs_per_example:
-        raise CrossFlowError(
-            f"{folder} has {settings.outputs_per_example} outputs an example, and the suite {suite.name} "
-            f"{suite.outputs_per_example}; generate the run again."
-        )
-    if suite.fitted is not None:
-        suite = dataclasses.replace(suite, examples=lambda _: store.examples())
-    made_of = set(records.read_ids(folder))
-    known = [example for example in run.list_examples(suite, data) if example.id in made_of]
-    examples = Examples(known[: settings.limit])
     with store.locked():
         store.open(settings, examples)
         metrics = run.make_metrics(suite)
         caches = keep_features(metrics, folder / "features", 0)
         return run.score(suite, settings, examples, store, metrics, caches, again=True, track=track)
+
+
+def suite_of(folder: Path, data: Path | None = None, *, again: str) -> tuple[Suite, Settings, Examples]:
+    """What the run in ``folder`` was made of: its suite as this version has it, its settings, and its examples.
+
+    ``data`` is the data root, which no run records. Raises CrossFlowError for a run of another version of its suite,
+    with what to do ``again``, and where the examples cannot be read.
+    """
+    store = Store(folder)
+    settings = store.settings()
+    suite = load_suite(settings.suite, data)
+    if suite.version != settings.suite_version:
+        raise CrossFlowError(
+            f"{folder} was made with version {settings.suite_version} of the suite {suite.name}, this is version "
+            f"{suite.version}; {again}."
+        )
+    if suite.outputs_per_example != settings.outputs_per_example:
+        raise CrossFlowError(
+            f"{folder} has {settings.outputs_per_example} outputs an example, and the suite {suite.name} "
+            f"{suite.outputs_per_example}; {again}."
+        )
+    if suite.fitted is not None:
+        suite = dataclasses.replace(suite, examples=lambda _: store.examples())
+    made_of = set(records.read_ids(folder))
+    known = [example for example in run.list_examples(suite, data) if example.id in made_of]
+    return suite, settings, Examples(known[: settings.limit])

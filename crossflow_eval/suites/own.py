@@ -139,14 +139,14 @@ class _Kernel(FeatureMetric):
         """``kd_efficientnet``. Raises CrossFlowError for fewer than two outputs or references."""
         size = min(sum(map(len, self._features)), self._references.pictures.n, 1000)
         statistic = self._of(self._references, max(size, 2))
-        self._statistic, self.least = statistic, statistic.least
+        self.statistic, self.least = statistic, statistic.least
         self.protocol = {**self.protocol, **statistic.constants}
         return {"kd_efficientnet": super().compute()["kid"]}
 
 
 def _needed(root: Path | None, name: str) -> Path:
     if root is None:
-        raise CrossFlowError(f"The suite {name} needs its references: --references, or --data of `score`.")
+        raise CrossFlowError(f"The suite {name} needs its references: --references, or --data of `score` and `verify`.")
     return root
 
 
