@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from crossflow.errors import CrossFlowError
 from crossflow_eval.report.entry import Entry, load
-from crossflow_eval.report.grid import build_grid, plain_table
+from crossflow_eval.report.grid import Grid, build_grid, plain_table
 from crossflow_eval.report.text import latex, markdown, tidy
 from crossflow_eval.tables import Table, table_of_suite
 
@@ -41,7 +41,7 @@ def render(
         raise CrossFlowError(f"There is no format {format!r}. Available: {', '.join(FORMATS)}.")
     if not entries and table is None:
         raise CrossFlowError("A report needs at least one run, or --table.")
-    grids = [build_grid(group, of, allow_mixed=allow_mixed) for group, of in _tables(entries, table)]
+    grids = grids_of(entries, table, allow_mixed=allow_mixed)
     if format == "csv":
         return tidy(grids)
     if format == "html":
@@ -49,6 +49,11 @@ def render(
 
         return page(grids, entries, beside=beside, sections=sections)
     return "\n".join(map(markdown if format == "md" else latex, grids))
+
+
+def grids_of(entries: Sequence[Entry], table: Table | None = None, *, allow_mixed: bool = False) -> list[Grid]:
+    """The tables of a report: the given one, or one a suite. Raises CrossFlowError as :func:`render`."""
+    return [build_grid(group, of, allow_mixed=allow_mixed) for group, of in _tables(entries, table)]
 
 
 def _tables(entries: Sequence[Entry], table: Table | None) -> list[tuple[Sequence[Entry], Table]]:

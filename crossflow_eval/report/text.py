@@ -6,6 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from crossflow.errors import one_line
 from crossflow_eval.report.grid import Cell, Grid
@@ -191,11 +192,9 @@ def _escape_latex(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in one_line(text))
 
 
-def tidy(grids: Sequence[Grid]) -> str:
-    """One CSV line a cell with full digits, for a program to read; empty fields where there is no number."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(CSV_HEADER)
+def cell_records(grids: Sequence[Grid]) -> list[dict[str, Any]]:
+    """One record a cell, by CSV_HEADER: what CSV files and data frames are made of; None where there is no number."""
+    found: list[dict[str, Any]] = []
     for grid in grids:
         for line in grid.lines:
             for heading, cell in zip(grid.headings, line.cells, strict=True):
@@ -203,6 +202,15 @@ def tidy(grids: Sequence[Grid]) -> str:
                 numbers = (value.mean, value.ci_low, value.ci_high, value.n) if value else (None,) * 4
                 run = (settings.suite, settings.model, settings.digest) if settings else (None,) * 3
                 place = (grid.table.name, line.label, line.role, heading, cell.column.value)
-                row = (*place, *numbers, cell.published, *run)
-                writer.writerow([one_line(cell) if isinstance(cell, str) else cell for cell in row])
+                found.append(dict(zip(CSV_HEADER, (*place, *numbers, cell.published, *run), strict=True)))
+    return found
+
+
+def tidy(grids: Sequence[Grid]) -> str:
+    """One CSV line a cell with full digits, for a program to read; empty fields where there is no number."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, CSV_HEADER, lineterminator="\n")
+    writer.writeheader()
+    for record in cell_records(grids):
+        writer.writerow({key: one_line(each) if isinstance(each, str) else each for key, each in record.items()})
     return stream.getvalue()
