@@ -15,6 +15,7 @@ from crossflow_eval.metrics.depth import DepthErrors
 from crossflow_eval.metrics.distances import FeatureMetric
 from crossflow_eval.metrics.fid import FID
 from crossflow_eval.metrics.geneval.score import GenEval
+from crossflow_eval.metrics.of_torchmetrics import OfPairs, OfSets
 from crossflow_eval.metrics.restoration import Restoration
 from crossflow_eval.metrics.scenes import SceneCaptions, SceneCLIPScore, SceneGenEval, SceneInceptionScore
 from crossflow_eval.peers import captions, depth, distances, restoration
@@ -34,6 +35,7 @@ PEERS: dict[type, Peer] = {
 _RULES = "GenEval's rules are a script of its authors, in no package; tests hold ours to 1,993 verdicts of it"
 _CLIP = "the score's definition is a script of its authors, in no package"
 _WORLD = "it is of the embedded world, and no package knows that"
+_ITSELF = "torchmetrics itself computed it"
 WITHOUT: dict[type, str] = {
     SceneGenEval: _RULES,
     GenEval: _RULES,
@@ -42,6 +44,8 @@ WITHOUT: dict[type, str] = {
     SceneCaptions: _WORLD,
     SceneArithmetic: _WORLD,
     TokenCosine: _WORLD,
+    OfPairs: _ITSELF,
+    OfSets: _ITSELF,
 }
 """Why there is no peer, by the class of a metric."""
 

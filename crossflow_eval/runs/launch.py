@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from crossflow.files.devices import own_device
 from crossflow.files.seeds import check_seed
 from crossflow_eval import models, records
 from crossflow_eval.judges.features import keep_features
+from crossflow_eval.metrics import of_torchmetrics
 from crossflow_eval.request import Request
 from crossflow_eval.runs import run
 from crossflow_eval.runs.store import Examples, Store
@@ -46,6 +48,7 @@ def evaluate(request: Request, track: run.Track = run.untracked) -> tuple[Result
     model = build_model(request, suite)
     if suite.fitted is not None:
         suite = suite.fitted(model)
+    suite = with_metrics(suite, of_torchmetrics.asked(request.also or ""))
     known = run.list_examples(suite, root)
     chosen = known if request.ids is None else run.listed_examples(known, request.ids)
     examples = Examples(run.first_examples(chosen, request.limit))
@@ -71,6 +74,21 @@ def evaluate(request: Request, track: run.Track = run.untracked) -> tuple[Result
         made = sum(1 for _ in there.iterdir()) if there.is_dir() else 0
         raise Stopped(f"{made:,} of {outputs:,} outputs are kept in {there}.") from error
     return result, folder
+
+
+def with_metrics(suite: Suite, names: Iterable[str]) -> Suite:
+    """The suite with further metrics, each called ``torchmetrics:NAME``."""
+    more = {name: partial(of_torchmetrics.load, name, suite.real) for name in names}
+    return dataclasses.replace(suite, metrics={**suite.metrics, **more}) if more else suite
+
+
+def _added(store: Store) -> list[str]:
+    """The metrics of a run that its suite has not; none where the result cannot be read."""
+    try:
+        result = store.result()
+    except CrossFlowError:  # damaged: it is about to be made anew, or refused
+        return []
+    return [name for name in (result.protocol if result else {}) if name.startswith(of_torchmetrics.PREFIX)]
 
 
 def _name(request: Request) -> str | None:
@@ -168,6 +186,8 @@ def score_again(folder: Path, track: run.Track = run.untracked, data: Path | Non
 def suite_of(folder: Path, data: Path | None = None, *, again: str) -> tuple[Suite, Settings, Examples]:
     """What the run in ``folder`` was made of: its suite as this version has it, its settings, and its examples.
 
+    The suite has the metrics that were added to it (``--also``).
+
     ``data`` is the data root, which no run records. Raises CrossFlowError for a run of another version of its suite,
     with what to do ``again``, and where the examples cannot be read.
     """
@@ -186,6 +206,7 @@ def suite_of(folder: Path, data: Path | None = None, *, again: str) -> tuple[Sui
         )
     if suite.fitted is not None:
         suite = dataclasses.replace(suite, examples=lambda _: store.examples())
+    suite = with_metrics(suite, _added(store))
     made_of = set(records.read_ids(folder))
     known = [example for example in run.list_examples(suite, data) if example.id in made_of]
     return suite, settings, Examples(known[: settings.limit])

@@ -15,7 +15,7 @@ published one. What a number lacks is said by file (``Absent``), and measured by
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,12 @@ class ImageReferences:
     def pictures(self) -> Pictures:
         """The images."""
         return open_pictures(self.root)
+
+    def each(self) -> Iterable[np.ndarray]:
+        """The images, one by one. Raises CrossFlowError where the references are statistics."""
+        if self.statistics is not None:
+            raise CrossFlowError(f"{self.root} holds statistics, and images are needed; give their folder.")
+        return self.pictures.each()
 
     @property
     def sha256(self) -> str:
@@ -195,6 +201,7 @@ def images(root: Path | None, captions: Path | None = None, *, captioned: bool =
         },
         root="references",
         fitted=fitted,
+        real=None if root is None else ImageReferences(root).each,
         captioned=None if captioned else lambda file: images(root, file, captioned=True),
     )
     return suite
