@@ -2,8 +2,8 @@
 
 Writes results/benchmarks/depth.md. All methods run in one process on one thread, taking turns; times are CPU
 milliseconds an image, medians of the rounds. Marigold's way is numpy's ``lstsq`` on the valid pixels in float32 and ten
-torch functions in float32, each over the whole image and zeroed where it is not valid; it is written down again here
-from its formulas, and once more in float64 to say how far each method is from the exact numbers.
+torch functions in float32, each over the whole image and zeroed where it is not valid (``crossflow_eval.peers.depth``);
+taken once more in float64 it says how far each method is from the exact numbers.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from threadpoolctl import threadpool_limits
 from crossflow_eval.environment import hardware
 from crossflow_eval.metrics.crops import WHOLE
 from crossflow_eval.metrics.depth import ERRORS, DepthProtocol, align, depth_errors
+from crossflow_eval.peers.depth import least_squares, marigold_errors
 
 Case = tuple[np.ndarray, np.ndarray, np.ndarray]
 PROTOCOLS = {
@@ -42,40 +43,9 @@ def sample(size: tuple[int, int], valid: float, farthest: float, rng: np.random.
 
 def marigolds_way(prediction: np.ndarray, target: np.ndarray, mask: np.ndarray, farthest: float) -> list[float]:
     """The ten errors in the order of ``ERRORS``, in the arrays' own precision."""
-    seen = prediction[mask].reshape(-1, 1)
-    scale, shift = np.linalg.lstsq(np.concatenate([seen, np.ones_like(seen)], 1), target[mask], rcond=None)[0]
-    d = torch.from_numpy(np.clip(np.clip(prediction * scale + shift, LOWEST, farthest), 1e-6, None))
-    g, valid = torch.from_numpy(target), torch.from_numpy(mask)
-    n = valid.sum()
-
-    def mean(values: torch.Tensor) -> torch.Tensor:
-        values[~valid] = 0
-        return values.sum() / n
-
-    def within(threshold: float) -> torch.Tensor:
-        worst = torch.max(d / g, g / d)
-        return mean(torch.where(worst < threshold, torch.ones_like(d), torch.zeros_like(d)))
-
-    def root_mean_square(values: torch.Tensor) -> torch.Tensor:
-        values[~valid] = 0
-        return (values.pow(2).sum() / n).sqrt()
-
-    def silog() -> torch.Tensor:
-        values = torch.log(d) - torch.log(g)
-        values[~valid] = 0
-        return 100 * (values.pow(2).sum() / n - values.sum().pow(2) / n**2).sqrt()
-
-    errors = (
-        mean((d - g).abs() / g),
-        mean((d - g).abs().pow(2) / g),
-        root_mean_square(d - g),
-        root_mean_square(torch.log(d) - torch.log(g)),
-        (torch.log10(d[valid]) - torch.log10(g[valid])).abs().mean(),
-        *(within(1.25**k) for k in (1, 2, 3)),
-        root_mean_square(1 / d - 1 / g),
-        silog(),
-    )
-    return [error.item() for error in errors]
+    scale, shift = least_squares(prediction[mask], target[mask])
+    depth = np.clip(np.clip(prediction * scale + shift, LOWEST, farthest), 1e-6, None)
+    return list(marigold_errors(depth, target, mask).values())
 
 
 def ours_in_one(prediction: np.ndarray, target: np.ndarray, mask: np.ndarray, farthest: float) -> list[float]:

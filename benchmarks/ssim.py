@@ -20,13 +20,14 @@ import cv2
 import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from skimage.metrics import peak_signal_noise_ratio
 from threadpoolctl import threadpool_limits
 from torchmetrics.functional.image import peak_signal_noise_ratio as torch_psnr
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from crossflow_eval.environment import hardware
 from crossflow_eval.metrics.restoration import psnr, ssim
+from crossflow_eval.peers.restoration import ssim as skimage_ssim
 
 Method = Callable[[np.ndarray, np.ndarray], float]
 
@@ -35,12 +36,6 @@ def sample(rng: np.random.Generator, side: int = 256) -> tuple[np.ndarray, np.nd
     """A smooth image with flat parts, uint8 RGB, and a noisy copy."""
     original = gaussian_filter(rng.normal(128, 900, (side, side, 3)), (3, 3, 0)).clip(0, 255)
     return (original + rng.normal(0, 12, original.shape)).clip(0, 255).astype(np.uint8), original.astype(np.uint8)
-
-
-def skimage_ssim(image: np.ndarray, original: np.ndarray) -> float:
-    how = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 255}
-    value = structural_similarity(image, original, channel_axis=2, **how)
-    return np.asarray(value).item()
 
 
 def tensor(array: np.ndarray) -> torch.Tensor:

@@ -192,6 +192,15 @@ class Request:
             chooses=True,
         ),
     )
+    also: str | None = field(
+        default=None,
+        metadata=_said(
+            "--also",
+            "More metrics, by commas: torchmetrics:NAME, an image metric of torchmetrics.",
+            shown="none",
+            tasks=("t2i", "sr"),
+        ),
+    )
     limit: int | None = field(default=None, metadata=_said("--limit", "Only the first examples.", shown="all"))
     shuffle_seed: int | None = field(
         default=None,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, runtime_checkable
@@ -135,7 +135,8 @@ class Suite:
 
     ``root`` is the option that names the data root. Where the examples depend on the outputs that are measured,
     ``fitted`` gives the suite that fits these, and a run is scored again on the examples it has kept. Where prompts may
-    be given beside the data root, ``captioned`` gives the suite with those of a captions file.
+    be given beside the data root, ``captioned`` gives the suite with those of a captions file. ``real`` gives the
+    images that outputs are compared with as a set, where the examples' targets are not they.
     """
 
     name: str
@@ -152,6 +153,7 @@ class Suite:
     fitted: Callable[[Model | Lookup], Suite] | None = None
     captioned: Callable[[Path], Suite] | None = None
     one_size: bool = False
+    real: Callable[[], Iterable[np.ndarray]] | None = None
 
 
 class Settings(BaseModel):

@@ -17,7 +17,7 @@ from PIL import Image
 from crossflow.errors import CrossFlowError
 from crossflow.files.plain_json import read_json
 from crossflow_eval.ablate.plan import WALK, Part, Plan, Training
-from crossflow_eval.report.page import Section
+from crossflow_eval.report.page import Section, html_table
 from crossflow_eval.report.pictures import address
 from crossflow_eval.report.plot import INK, SERIES, inline, plain, quiet, standalone, svg_of
 from crossflow_eval.report.runs import entries
@@ -86,14 +86,7 @@ def draw(plan: Plan, found: Sequence[Found]) -> Drawn:
 
 def verdict_section(title: str, rows: Sequence[Sequence[str]]) -> Section:
     """The verdicts of a table as a section of a page."""
-    head, *body = rows
-    columns = "".join(f"<th scope=col>{escape(text)}</th>" for text in head)
-    lines = "".join(
-        f"<tr><th scope=row>{escape(first)}</th>{''.join(f'<td>{escape(text)}</td>' for text in rest)}</tr>"
-        for first, *rest in body
-    )
-    table = f"<table class=verdicts><thead><tr>{columns}</tr></thead><tbody>{lines}</tbody></table>"
-    return Section(title=f"{title}: verdicts", body=f"<div class=scroll>{table}</div>")
+    return Section(title=f"{title}: verdicts", body=html_table(rows))
 
 
 def _figure(curves: Sequence[Curve], x: str, y: str, salt: str, scale: str) -> str:

@@ -30,6 +30,7 @@ COMMANDS: Commands = {
         (show.report, "crossflow-eval report runs/demo/* --format html --out runs/demo/report.html"),
         (show.compare, "crossflow-eval compare RUN_A RUN_B"),
         (show.check, "crossflow-eval check runs/demo/t2i"),
+        (show.verify, "crossflow-eval verify runs/demo/t2i --out verified.html"),
         (show.list_all, "crossflow-eval list"),
     ],
     "Prepare": [

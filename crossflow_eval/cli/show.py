@@ -109,6 +109,36 @@ def check(
             raise typer.Exit(2)
 
 
+def verify(
+    run: RunFolder,
+    data: Data = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Also write a .md, or the run's page as .html with this first.", show_default=False),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compute a run's numbers again by the original packages. Exit code 1 if one disagrees, 2 if none could be."""
+    with one_sentence():
+        from crossflow.errors import CrossFlowError
+        from crossflow.files.writing import write_whole
+        from crossflow_eval.cli.progress import bar
+        from crossflow_eval.report import verification
+        from crossflow_eval.runs.verify import verify as verified
+
+        if out is not None:
+            verification.check_name(out)
+        found = verified(run, data, bar(not as_json))
+        typer.echo(json.dumps(found.plain(), indent=2) if as_json else verification.markdown(found))
+        if out is not None:
+            write_whole(out, verification.rendered(found, run, out).encode())
+            typer.echo(out, err=True)
+        if not found.verified:
+            raise CrossFlowError(f"No number of {run} could be computed again; the reasons stand above.")
+        if found.wrong:
+            raise typer.Exit(1)
+
+
 def _interval(of: Comparison) -> str:
     low, high = of.ci_low, of.ci_high
     return "none" if low is None or high is None else f"[{_signed(low)}, {_signed(high)}]"

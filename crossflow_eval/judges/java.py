@@ -17,11 +17,14 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 
 from crossflow.errors import CrossFlowError
+from crossflow_eval.judges.paraphrases import keep_pairs, phrases_in
 
 Align = Callable[[Sequence[str], Sequence[Sequence[str]]], Future[np.ndarray]]
 """Takes a tokenised candidate and its references an image; promises METEOR's statistics, float64 [n 23]."""
@@ -39,8 +42,12 @@ JAVASCRIPT = "nashorn-core"
 """The engine that later versions can be given, as a jar."""
 
 _OPTIONS = ("-Duser.language=en", "-Duser.country=US", "-Dfile.encoding=UTF-8", "-XX:+UseSerialGC")
+_QUICK = "-XX:TieredStopAtLevel=1"
+"""For programs that run for seconds, in which the second compiler takes longer than it saves."""
 _REFLECTED = ("java.lang", "java.util", "java.math", "java.net", "java.text", "java.util.concurrent")
 """Packages that SPICE's libraries reflect on, which is forbidden since Java 16 unless they are opened."""
+_MOST, _LEAST = 8, 500
+"""METEOR's programs at a time, and the fewest captions that one is started for."""
 _LINE_BREAKS = str.maketrans(dict.fromkeys("\n\r\v\f\u2028\u2029", " "))
 """What the tokeniser takes for the end of a line."""
 
@@ -110,7 +117,7 @@ def tokenize(*texts: Sequence[str]) -> list[list[str]]:
                 raise CrossFlowError(f"A caption is not valid unicode ({error}); mend it.") from error
         (folder / "files").write_text("".join(f"{number}.txt\t{number}.out\n" for number in numbers))
         program = ("edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase", "-ioFileList", "files")
-        _run("The PTB tokeniser", ["-XX:TieredStopAtLevel=1", "-cp", str(jar), *program], folder)
+        _run("The PTB tokeniser", [_QUICK, "-cp", str(jar), *program], folder)
         outputs = [(folder / f"{number}.out").read_bytes().decode() for number in numbers]
     tokenized = [[_without_punctuation(line) for line in output.split("\n")] for output in outputs]
     return [lines if captions else [] for lines, captions in zip(tokenized, texts, strict=True)]
@@ -124,32 +131,81 @@ def _without_punctuation(line: str) -> str:
 def meteor() -> Iterator[Align]:
     """METEOR 1.5's aligner: a function that aligns in the background while other work goes on.
 
-    The program takes seconds to start, so enter before the captions are tokenised, and 1 GB; captions of 10,000 words
-    may take it to 4 GB. It ends with the block, whatever happens inside. Raises CrossFlowError for no Java; what it
-    promised raises it where the program died.
+    It runs a program a core, each on a part of the captions and on those paraphrases alone that can match
+    (:mod:`crossflow_eval.judges.paraphrases`). One takes 1 GB at most; captions of 10,000 words may take it to 4 GB.
+    All end with the block, whatever happens inside. Raises CrossFlowError for no Java; what is promised raises it where
+    a program died.
     """
-    pipe = subprocess.PIPE
-    with readable_jar("meteor/meteor-1.5.jar") as jar:
-        command = [find_java(), *_OPTIONS, "-Xmx4G", "-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm"]
-        with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as process, ThreadPoolExecutor(1) as pool:
-            try:
-                yield lambda candidates, references: pool.submit(_align, process, candidates, references)
-            finally:
+    find_java()
+    programs = _Programs()
+    with readable_jar("meteor/meteor-1.5.jar") as jar, ThreadPoolExecutor(1) as pool:
+        try:
+            yield lambda candidates, references: pool.submit(_align, jar, programs, candidates, references)
+        finally:
+            programs.end()
+
+
+class _Programs:
+    """What runs, so that it can be ended; after that nothing starts."""
+
+    def __init__(self) -> None:
+        self._running: list[subprocess.Popen[bytes]] = []
+        self._lock, self._ended = Lock(), False
+
+    def end(self) -> None:
+        with self._lock:
+            self._ended = True
+            for process in self._running:
                 process.kill()
+
+    def run(self, arguments: Sequence[str], said: str) -> tuple[bytes, bytes, int]:
+        """What a Java program answers to what it is ``said``, what it says beside that, and its exit code."""
+        pipe = subprocess.PIPE
+        with self._lock:
+            if self._ended:
+                raise CrossFlowError("METEOR was stopped before it had started.")
+            process = subprocess.Popen([find_java(), *_OPTIONS, *arguments], stdin=pipe, stdout=pipe, stderr=pipe)
+            self._running.append(process)
+        with process:
+            answers, errors = process.communicate(said.encode())
+        return answers, errors, process.returncode
 
 
 def _align(
-    process: subprocess.Popen[bytes], candidates: Sequence[str], references: Sequence[Sequence[str]]
+    jar: Path, programs: _Programs, candidates: Sequence[str], references: Sequence[Sequence[str]]
 ) -> np.ndarray:
-    questions = [
-        " ||| ".join(("SCORE", *several, candidate)) + "\n"
-        for candidate, several in zip(candidates, references, strict=True)
-    ]
-    answers, said = process.communicate("".join(questions).encode())
-    done = answers.count(b"\n")
-    if process.returncode or done != len(questions):
-        raise _death(f"METEOR, after {done} of {len(questions)} captions,", process.returncode, said)
-    return np.array(answers.split(), dtype=np.float64).reshape(len(questions), -1)
+    with tempfile.TemporaryDirectory() as name:
+        table = Path(name) / "paraphrases.gz"
+        captions = list(dict.fromkeys(each for texts in (candidates, *references) for each in texts))
+        normalizer = (_QUICK, "-cp", str(jar), "edu.cmu.meteor.util.Normalizer", "en", "true")
+        answers, errors, code = programs.run(normalizer, "".join(f"{caption}\n" for caption in captions))
+        if code:
+            raise _death("METEOR", code, errors)
+        keep_pairs(jar.parent / "data" / "paraphrase-en.gz", phrases_in(answers.decode().splitlines()), table)
+        options = (_QUICK, "-Xmx4G", "-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm", "-a", str(table))
+
+        def align(part: slice) -> np.ndarray:
+            questions = [
+                " ||| ".join(("SCORE", *several, candidate)) + "\n"
+                for candidate, several in zip(candidates[part], references[part], strict=True)
+            ]
+            answers, errors, code = programs.run(options, "".join(questions))
+            done = answers.count(b"\n")
+            if code or done != len(questions):
+                raise _death(f"METEOR, after {done} of {len(questions)} captions,", code, errors)
+            return np.array(answers.split(), dtype=np.float64).reshape(len(questions), -1)
+
+        parts = _parts(len(candidates))
+        with ThreadPoolExecutor(len(parts)) as pool:
+            return np.concatenate(list(pool.map(align, parts)))
+
+
+def _parts(n: int) -> list[slice]:
+    """``n`` captions in as many parts as there are cores, but none of fewer than ``_LEAST``."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = max(1, min(cores, _MOST, n // _LEAST))
+    bounds = [n * part // count for part in range(count + 1)]
+    return [slice(*pair) for pair in pairwise(bounds)]
 
 
 def check_spice(models: Path) -> None:

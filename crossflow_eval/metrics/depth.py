@@ -304,7 +304,7 @@ class DepthErrors:
     """
 
     def __init__(self, protocol: DepthProtocol, read: Callable[[Any], tuple[np.ndarray, np.ndarray | None]]) -> None:
-        self._how, self._read = protocol, read
+        self.how, self.read = protocol, read
         self._names = [_named(crop, error) for crop in protocol.crops for error in ERRORS]
         self._scores: dict[str, list[float]] = {name: [] for name in self._names}
         self._agreements: list[float] = []
@@ -326,31 +326,31 @@ class DepthErrors:
         return [self._judge(example, output) for example, output in zip(examples, outputs, strict=True)]
 
     def _judge(self, example: Example, output: Output) -> Row:
-        target, mask = self._read(example.target)
+        target, mask = self.read(example.target)
         row: Row = {}
         try:
-            prediction = self._placed(np.asarray(output), target.shape)
-            bounded = self._how.valid(target)
-            _check_target(target, bounded, self._how)
+            prediction = self.placed(np.asarray(output), target.shape)
+            bounded = self.how.valid(target)
+            _check_target(target, bounded, self.how)
             valid = bounded if mask is None else mask
-            for name, crop in self._how.crops.items():
+            for name, crop in self.how.crops.items():
                 window = crop.window(*target.shape)
-                judged = self._how.judge(prediction[window], target[window], valid[window])
+                judged = self.how.judge(prediction[window], target[window], valid[window])
                 said = judged | {"pixels": int(np.count_nonzero(valid[window]))}
                 row |= {_named(name, key): value for key, value in said.items()}
-                if self._how.space is not None:
-                    self._agreements.append(self._how.agreement(prediction[window], target[window], valid[window]))
+                if self.how.space is not None:
+                    self._agreements.append(self.how.agreement(prediction[window], target[window], valid[window]))
         except CrossFlowError as error:
             raise CrossFlowError(f"{example.id}: {error}") from error
         for name in self._names:
             self._scores[name].append(row[name])
         return row
 
-    def _placed(self, prediction: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    def placed(self, prediction: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """The prediction at the target's size; one of KITTI's benchmark crop is put where it was cut from."""
         if prediction.shape == shape:
             return prediction
-        if prediction.shape == BENCHMARK and any(crop.benchmark for crop in self._how.crops.values()):
+        if prediction.shape == BENCHMARK and any(crop.benchmark for crop in self.how.crops.values()):
             top, left = benchmark_corner(*shape)
             whole = np.full(shape, np.nan, dtype=prediction.dtype)
             whole[top : top + BENCHMARK[0], left : left + BENCHMARK[1]] = prediction
@@ -365,9 +365,9 @@ class DepthErrors:
 
         CrossFlowError where the fits turn the predictions around: they are disparity, taken for depth, or depth for it.
         """
-        agreement = float(np.mean(self._agreements)) if self._how.space is not None else 1.0
+        agreement = float(np.mean(self._agreements)) if self.how.space is not None else 1.0
         if agreement < TURNED:
-            taken, other = ("depth", "disparity") if self._how.space == "depth" else ("disparity", "depth")
+            taken, other = ("depth", "disparity") if self.how.space == "depth" else ("disparity", "depth")
             raise CrossFlowError(
                 f"the predictions seem to be {other}, not {taken}: they fall where {taken} grows (correlation "
                 f"{agreement:.2f}), and the fit turns them around; give --space {other}."

@@ -28,14 +28,16 @@ Features = Callable[[], np.ndarray]
 class Statistic:
     """A number, or several, of the features [n d] of all outputs.
 
-    ``least``: how many outputs it needs. ``constants``: its part of the fingerprint. ``fitted``: of n outputs, how many
-    the smallest covariance is fitted to, where one is.
+    ``least``: how many outputs it needs. ``constants``: its part of the fingerprint. ``reference``: the features
+    that outputs are compared with. ``fitted``: of n outputs, how many the smallest covariance is fitted to, where one
+    is.
     """
 
     values: Callable[[np.ndarray], dict[str, Value]]
     higher_is_better: Mapping[str, bool]
     constants: Mapping[str, Any]
     least: int
+    reference: Features | None = None
     fitted: Callable[[int], int] | None = None
 
 
@@ -48,7 +50,7 @@ class FeatureMetric(OnFeatures):
 
     def __init__(self, extractor: FeatureExtractor, statistic: Statistic) -> None:
         super().__init__(extractor)
-        self._statistic = statistic
+        self.statistic = statistic
         self._features: list[np.ndarray] = []
         self.least = statistic.least
         self.higher_is_better = statistic.higher_is_better
@@ -74,10 +76,10 @@ class FeatureMetric(OnFeatures):
             raise CrossFlowError(
                 f"{', '.join(self.higher_is_better)}: {least} outputs are needed, got {n}; raise --limit."
             )
-        if self._statistic.fitted is not None:
-            warning = rank_warning("outputs", self._statistic.fitted(n), self.extractor.dim)
+        if self.statistic.fitted is not None:
+            warning = rank_warning("outputs", self.statistic.fitted(n), self.extractor.dim)
             self.protocol = {**self.protocol, **({"warning": warning} if warning else {})}
-        return self._statistic.values(np.concatenate(self._features))
+        return self.statistic.values(np.concatenate(self._features))
 
 
 def inception_score() -> Statistic:
@@ -133,6 +135,7 @@ def kid(reference: Features, name: str, *, size: int = 1000) -> Statistic:
             "interval": "none",
         },
         least=size,
+        reference=reference,
     )
 
 

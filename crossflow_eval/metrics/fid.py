@@ -105,6 +105,8 @@ class FID(OnFeatures):
     features when first needed. The value, called ``name``, is of all outputs, and so is its n: reports print ``FID@n``.
     It has an interval up to ``KEPT`` numbers. Where a covariance is singular, ``compute`` adds a ``warning`` to the
     protocol.
+
+    ``reference()`` gives the moments that outputs are compared with, and of how many features they are, where known.
     """
 
     def __init__(
@@ -117,7 +119,7 @@ class FID(OnFeatures):
     ) -> None:
         super().__init__(extractor)
         self._name = name
-        self._target = _target(reference, extractor.dim)
+        self.reference = _target(reference, extractor.dim)
         self._kept = KeptFeatures(extractor.dim)
         self.higher_is_better: Mapping[str, bool] = {name: False}
         self.protocol: Mapping[str, Any] = {
@@ -150,7 +152,7 @@ class FID(OnFeatures):
         """The distance, with its jackknife interval. Raises CrossFlowError for fewer than two outputs."""
         if self._kept.n < 2:
             raise CrossFlowError(f"FID needs at least two outputs, got {self._kept.n}; raise --limit.")
-        target, references = self._target()
+        target, references = self.reference()
         counts = (("outputs", self._kept.n), ("references", references))
         warnings = [warning for what, n in counts if n and (warning := rank_warning(what, n, self.extractor.dim))]
         if warnings:
@@ -239,7 +241,7 @@ class InceptionFID(FID):
         values = super().compute()
         self.protocol = {**self.protocol, "n": self._kept.n}
         if self._pairs:
-            target, _ = self._target()
+            target, _ = self.reference()
             rough, exact = (np.concatenate(each) for each in zip(*self._pairs, strict=True))
             shift = frechet_distance(Moments.of_features(rough), target)
             shift -= frechet_distance(Moments.of_features(exact), target)

@@ -109,7 +109,7 @@ class SceneCLIPScore(OnFeatures):
 
     def __init__(self, embed_images: FeatureExtractor, embed_texts: Callable[[Sequence[str]], np.ndarray]) -> None:
         super().__init__(embed_images)
-        self._embed_texts = embed_texts
+        self.embed_texts = embed_texts
         self.protocol: Mapping[str, Any] = {
             "encoder": embed_images.name,
             "weights_sha256": embed_images.weights_sha256,
@@ -124,7 +124,7 @@ class SceneCLIPScore(OnFeatures):
         """Score the outputs against their prompts."""
         images = self.features_of([image_of(output) for output in outputs], features).astype(np.float64)
         prompts = [str(example.source) for example in examples]
-        texts = in_chunks(self._embed_texts, prompts, images.shape[1], "the text encoder").astype(np.float64)
+        texts = in_chunks(self.embed_texts, prompts, images.shape[1], "the text encoder").astype(np.float64)
         length = np.linalg.norm(images, axis=1) * np.linalg.norm(texts, axis=1)
         cosine = (images * texts).sum(axis=1) / np.where(length > 0, length, 1.0)
         scores = np.maximum(cosine, 0.0).tolist()
@@ -152,7 +152,7 @@ class SceneInceptionScore(OnFeatures):
         self, extractor: FeatureExtractor, classify: Callable[[np.ndarray], np.ndarray], *, classes: str
     ) -> None:
         super().__init__(extractor)
-        self._classify = classify
+        self.classify = classify
         self._probabilities: list[np.ndarray] = []
         self.protocol: Mapping[str, Any] = {
             "classifier": f"{extractor.name}, not Inception",
@@ -168,7 +168,7 @@ class SceneInceptionScore(OnFeatures):
     ) -> None:
         """Take the outputs' classes; an output alone has no score, so there are no rows."""
         found = self.features_of([image_of(output) for output in outputs], features)
-        self._probabilities.append(self._classify(found))
+        self._probabilities.append(self.classify(found))
 
     def compute(self) -> dict[str, Value]:
         """The mean over the parts."""

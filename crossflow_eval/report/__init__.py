@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from crossflow.errors import CrossFlowError
 from crossflow_eval.report.entry import Entry, load
-from crossflow_eval.report.grid import build_grid, plain_table
+from crossflow_eval.report.grid import Grid, build_grid, plain_table
 from crossflow_eval.report.text import latex, markdown, tidy
 from crossflow_eval.tables import Table, table_of_suite
+
+if TYPE_CHECKING:
+    from crossflow_eval.report.page import Section
 
 __all__ = ["FORMATS", "Entry", "Format", "load", "render"]
 
@@ -25,26 +28,32 @@ def render(
     table: Table | None = None,
     allow_mixed: bool = False,
     beside: Path | None = None,
+    sections: Sequence[Section] = (),
 ) -> str:
     """The report of ``entries`` as text. The same entries give the same bytes.
 
     With ``table`` all entries go into it, and none are needed to see what is published; without one each suite gets its
-    own table, in the order of the entries. HTML links the original outputs where it is to lie in the folder ``beside``.
-    CrossFlowError for neither table nor entries, an unknown format, and a
-    column that mixes what may not be compared (with ``allow_mixed`` a footnote says so instead).
+    own table, in the order of the entries. HTML has further ``sections``, and links the original outputs where it is to
+    lie in the folder ``beside``. CrossFlowError for neither table nor entries, an unknown format, and a column that
+    mixes what may not be compared (with ``allow_mixed`` a footnote says so instead).
     """
     if format not in FORMATS:
         raise CrossFlowError(f"There is no format {format!r}. Available: {', '.join(FORMATS)}.")
     if not entries and table is None:
         raise CrossFlowError("A report needs at least one run, or --table.")
-    grids = [build_grid(group, of, allow_mixed=allow_mixed) for group, of in _tables(entries, table)]
+    grids = grids_of(entries, table, allow_mixed=allow_mixed)
     if format == "csv":
         return tidy(grids)
     if format == "html":
         from crossflow_eval.report.page import page
 
-        return page(grids, entries, beside=beside)
+        return page(grids, entries, beside=beside, sections=sections)
     return "\n".join(map(markdown if format == "md" else latex, grids))
+
+
+def grids_of(entries: Sequence[Entry], table: Table | None = None, *, allow_mixed: bool = False) -> list[Grid]:
+    """The tables of a report: the given one, or one a suite. Raises CrossFlowError as :func:`render`."""
+    return [build_grid(group, of, allow_mixed=allow_mixed) for group, of in _tables(entries, table)]
 
 
 def _tables(entries: Sequence[Entry], table: Table | None) -> list[tuple[Sequence[Entry], Table]]:

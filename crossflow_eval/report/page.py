@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,24 @@ MARKS = "Bold is the best of the models; underlined is one whose interval holds 
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A part of a page made elsewhere: HTML under a title, below the tables or in a ``tab`` of its own."""
+    """A part of a page made elsewhere: HTML under a title, below the tables, ``first``, or in a ``tab`` of its own."""
 
     title: str
     body: str
     tab: str = ""
+    first: bool = False
+
+
+def html_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of text as a table for a section, the first its heading."""
+    head, *body = rows
+    columns = "".join(f"<th scope=col>{escape(text)}</th>" for text in head)
+    lines = "".join(
+        f"<tr><th scope=row>{escape(first)}</th>{''.join(f'<td>{escape(text)}</td>' for text in rest)}</tr>"
+        for first, *rest in body
+    )
+    table = f"<table class=verdicts><thead><tr>{columns}</tr></thead><tbody>{lines}</tbody></table>"
+    return f"<div class=scroll>{table}</div>"
 
 
 def page(
@@ -59,7 +73,8 @@ def page(
         script=Markup(script),
         tables=[_table(grid) for grid in grids],
         drawings=[(grid.table.title, Markup(drawing)) for grid in grids if (drawing := task_figure(grid))],
-        below=[(section.title, Markup(section.body)) for section in sections if not section.tab],
+        above=[(section.title, Markup(section.body)) for section in sections if section.first],
+        below=[(section.title, Markup(section.body)) for section in sections if not section.tab and not section.first],
         tabs={
             tab: [(section.title, Markup(section.body)) for section in sections if section.tab == tab]
             for tab in dict.fromkeys(section.tab for section in sections if section.tab)

@@ -6,6 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from crossflow.errors import one_line
 from crossflow_eval.report.grid import Cell, Grid
@@ -118,9 +119,9 @@ def markdown(grid: Grid) -> str:
 
     Where intervals do not fit beside their values, they are a second table.
     """
-    tables = fitting(grid, WIDEST - 1, _pipe_width, _escape_markdown, lambda each: _escape_markdown(cell_text(each)))
-    notes = "".join(f"\n{_escape_markdown(note)}\n" for note in (*grid.footnotes, INTERVALS))
-    return f"**{_escape_markdown(grid.table.title)}**\n\n" + "\n".join(map(pipes, tables)) + notes
+    tables = fitting(grid, WIDEST - 1, _pipe_width, markdown_text, lambda each: markdown_text(cell_text(each)))
+    notes = "".join(f"\n{markdown_text(note)}\n" for note in (*grid.footnotes, INTERVALS))
+    return f"**{markdown_text(grid.table.title)}**\n\n" + "\n".join(map(pipes, tables)) + notes
 
 
 def _pipe_width(column: Sequence[str]) -> float:
@@ -140,7 +141,8 @@ def _pipes(row: Sequence[str], widths: Sequence[int]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _escape_markdown(text: str) -> str:
+def markdown_text(text: str) -> str:
+    """Text that Markdown shows as it is, in one line."""
     return re.sub(r"([\\|<>*`])", r"\\\1", one_line(text))
 
 
@@ -190,11 +192,9 @@ def _escape_latex(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in one_line(text))
 
 
-def tidy(grids: Sequence[Grid]) -> str:
-    """One CSV line a cell with full digits, for a program to read; empty fields where there is no number."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(CSV_HEADER)
+def cell_records(grids: Sequence[Grid]) -> list[dict[str, Any]]:
+    """One record a cell, by CSV_HEADER: what CSV files and data frames are made of; None where there is no number."""
+    found: list[dict[str, Any]] = []
     for grid in grids:
         for line in grid.lines:
             for heading, cell in zip(grid.headings, line.cells, strict=True):
@@ -202,6 +202,15 @@ def tidy(grids: Sequence[Grid]) -> str:
                 numbers = (value.mean, value.ci_low, value.ci_high, value.n) if value else (None,) * 4
                 run = (settings.suite, settings.model, settings.digest) if settings else (None,) * 3
                 place = (grid.table.name, line.label, line.role, heading, cell.column.value)
-                row = (*place, *numbers, cell.published, *run)
-                writer.writerow([one_line(cell) if isinstance(cell, str) else cell for cell in row])
+                found.append(dict(zip(CSV_HEADER, (*place, *numbers, cell.published, *run), strict=True)))
+    return found
+
+
+def tidy(grids: Sequence[Grid]) -> str:
+    """One CSV line a cell with full digits, for a program to read; empty fields where there is no number."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, CSV_HEADER, lineterminator="\n")
+    writer.writeheader()
+    for record in cell_records(grids):
+        writer.writerow({key: one_line(each) if isinstance(each, str) else each for key, each in record.items()})
     return stream.getvalue()

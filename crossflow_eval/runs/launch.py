@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ from crossflow.files.processes import workers
 from crossflow.files.seeds import check_seed
 from crossflow_eval import models, records
 from crossflow_eval.judges.features import keep_features
+from crossflow_eval.metrics import of_torchmetrics
 from crossflow_eval.request import Request
 from crossflow_eval.runs import run
 from crossflow_eval.runs.store import Examples, Store, adopt, place
 from crossflow_eval.suites import depth, load_suite
 from crossflow_eval.tables import REFERENCES
-from crossflow_eval.types import Lookup, Model, Result, Suite
+from crossflow_eval.types import Lookup, Model, Result, Settings, Suite
 
 __all__ = ["Request", "build_model", "evaluate", "score_again"]
 
@@ -55,6 +57,7 @@ def _evaluate(request: Request, track: run.Track) -> tuple[Result | None, Path]:
     model = build_model(request, suite)
     if suite.fitted is not None:
         suite = suite.fitted(model)
+    suite = with_metrics(suite, of_torchmetrics.asked(request.also or ""))
     known = run.list_examples(suite, root)
     chosen = known if request.ids is None else run.listed_examples(known, request.ids)
     if request.shuffle_seed is not None:
@@ -88,6 +91,21 @@ def _evaluate(request: Request, track: run.Track) -> tuple[Result | None, Path]:
         made = sum(1 for _ in there.iterdir()) if there.is_dir() else 0
         raise Stopped(f"{made:,} of {outputs:,} outputs are kept in {there}.") from error
     return result, records.part(home, len(examples))
+
+
+def with_metrics(suite: Suite, names: Iterable[str]) -> Suite:
+    """The suite with further metrics, each called ``torchmetrics:NAME``."""
+    more = {name: partial(of_torchmetrics.load, name, suite.real) for name in names}
+    return dataclasses.replace(suite, metrics={**suite.metrics, **more}) if more else suite
+
+
+def _added(store: Store) -> list[str]:
+    """The metrics of a run that its suite has not; none where the result cannot be read."""
+    try:
+        result = store.result()
+    except CrossFlowError:  # damaged: it is about to be made anew, or refused
+        return []
+    return [name for name in (result.protocol if result else {}) if name.startswith(of_torchmetrics.PREFIX)]
 
 
 def _name(request: Request) -> str | None:
@@ -190,25 +208,38 @@ def score_again(folder: Path, track: run.Track = run.untracked, data: Path | Non
     with store.locked():
         adopt(store.home)
     store = Store(records.run_in(folder))
-    settings = store.settings()
+    suite, settings, examples = suite_of(store.path, data, again="generate the run again")
     store.check_before_scoring()
-    suite = load_suite(settings.suite, data)
-    if suite.version != settings.suite_version:
-        raise CrossFlowError(
-            f"{folder} was made with version {settings.suite_version} of the suite {suite.name}, this is version "
-            f"{suite.version}; generate the run again."
-        )
-    if suite.outputs_per_example != settings.outputs_per_example:
-        raise CrossFlowError(
-            f"{folder} has {settings.outputs_per_example} outputs an example, and the suite {suite.name} "
-            f"{suite.outputs_per_example}; generate the run again."
-        )
-    if suite.fitted is not None:
-        suite = dataclasses.replace(suite, examples=lambda _: store.examples())
-    known = {example.id: example for example in run.list_examples(suite, data)}
-    examples = Examples([known[name] for name in records.read_ids(store.path) if name in known])
     with store.locked():
         store.open(settings, examples)
         metrics = run.make_metrics(suite)
         caches = keep_features(metrics, store.home / "features", 0)
         return run.score(suite, settings, examples, store, metrics, caches, again=True, track=track)
+
+
+def suite_of(folder: Path, data: Path | None = None, *, again: str) -> tuple[Suite, Settings, Examples]:
+    """What the run in ``folder`` was made of: its suite as this version has it, its settings, and its examples.
+
+    The suite has the metrics that were added to it (``--also``).
+
+    ``data`` is the data root, which no run records. Raises CrossFlowError for a run of another version of its suite,
+    with what to do ``again``, and where the examples cannot be read.
+    """
+    store = Store(folder)
+    settings = store.settings()
+    suite = load_suite(settings.suite, data)
+    if suite.version != settings.suite_version:
+        raise CrossFlowError(
+            f"{folder} was made with version {settings.suite_version} of the suite {suite.name}, this is version "
+            f"{suite.version}; {again}."
+        )
+    if suite.outputs_per_example != settings.outputs_per_example:
+        raise CrossFlowError(
+            f"{folder} has {settings.outputs_per_example} outputs an example, and the suite {suite.name} "
+            f"{suite.outputs_per_example}; {again}."
+        )
+    if suite.fitted is not None:
+        suite = dataclasses.replace(suite, examples=lambda _: store.examples())
+    suite = with_metrics(suite, _added(store))
+    known = {example.id: example for example in run.list_examples(suite, data)}
+    return suite, settings, Examples([known[name] for name in records.read_ids(folder) if name in known])

@@ -288,7 +288,8 @@ def score(
     data, machine = Examples.of(examples).sha256, environment()
     done = None if again else store.result()
     same = done is not None and done.data_sha256 == data and done.environment == machine and _is_clean(machine)
-    if done is not None and same and _absent(done.protocol) == _absent({k: m.protocol for k, m in metrics.items()}):
+    asked = {name: metric.protocol for name, metric in metrics.items()}
+    if done is not None and same and done.protocol.keys() == asked.keys() and _absent(done.protocol) == _absent(asked):
         return done
     rows: list[Row] = []
     scored: list[Row] = []

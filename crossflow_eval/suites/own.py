@@ -16,7 +16,7 @@ published one. What a number lacks is said by file (``Absent``), and measured by
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,12 @@ class ImageReferences:
     def pictures(self) -> Pictures:
         """The images."""
         return open_pictures(self.root)
+
+    def each(self) -> Iterable[np.ndarray]:
+        """The images, one by one. Raises CrossFlowError where the references are statistics."""
+        if self.statistics is not None:
+            raise CrossFlowError(f"{self.root} holds statistics, and images are needed; give their folder.")
+        return self.pictures.each()
 
     @property
     def sha256(self) -> str:
@@ -140,7 +146,7 @@ class _Kernel(FeatureMetric):
         """``kd_efficientnet``. Raises CrossFlowError for fewer than two outputs or references."""
         size = min(sum(map(len, self._features)), self._references.pictures.n, 1000)
         statistic = self._of(self._references, max(size, 2))
-        self._statistic, self.least = statistic, statistic.least
+        self.statistic, self.least = statistic, statistic.least
         self.protocol = {**self.protocol, **statistic.constants}
         return {"kd_efficientnet": super().compute()["kid"]}
 
@@ -178,7 +184,7 @@ def _of_several(make: Callable[[], Metric]) -> Metric:
 
 def _needed(root: Path | None, name: str) -> Path:
     if root is None:
-        raise CrossFlowError(f"The suite {name} needs its references: --references, or --data of `score`.")
+        raise CrossFlowError(f"The suite {name} needs its references: --references, or --data of `score` and `verify`.")
     return root
 
 
@@ -227,6 +233,7 @@ def images(root: Path | None, captions: Path | None = None, *, captioned: bool =
         },
         root="references",
         fitted=fitted,
+        real=None if root is None else ImageReferences(root).each,
         captioned=None if captioned else lambda file: images(root, file, captioned=True),
     )
     return suite

@@ -18,6 +18,8 @@ from crossflow.errors import CrossFlowError
 from crossflow_eval.judges import java
 
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="there is no java on the PATH")
+NORMALIZER = 'case "$*" in *Normalizer*) exec cat;; esac'
+"""What a script says in the place of METEOR's first program."""
 BARE_MESSAGE = "there is no java on the PATH; install a Java runtime of version 8 or later"
 
 
@@ -90,15 +92,14 @@ def test_a_java_that_dies_is_told_with_its_reason(script, lines, told):
     script(*lines)
     with pytest.raises(CrossFlowError, match=f"The PTB tokeniser died with exit code {told}"):
         java.tokenize(["a dog"])
-    with (
-        java.meteor() as align,
-        pytest.raises(CrossFlowError, match=f"METEOR, after 0 of 1 captions, died with exit code {told}"),
-    ):
-        align(["a dog"], [["a cat"]]).result()
+    for first, what in ((), "METEOR"), ((NORMALIZER,), "METEOR, after 0 of 1 captions,"):
+        script(*first, *lines)
+        with java.meteor() as align, pytest.raises(CrossFlowError, match=f"{what} died with exit code {told}"):
+            align(["a dog"], [["a cat"]]).result()
 
 
 def test_meteor_that_ends_half_way_gives_no_scores(script):
-    script("read line", "echo 1 2 3", "exit 0")
+    script(NORMALIZER, "read line", "echo 1 2 3", "exit 0")
     with java.meteor() as align, pytest.raises(CrossFlowError, match="METEOR, after 1 of 2 captions, died"):
         align(["a", "b"], [["a"], ["b"]]).result()
 
@@ -112,16 +113,14 @@ def test_meteor_aligns_captions_of_10000_words():
     assert counts[:, :2].tolist() == [[10_000, 6], [0, 10_000]]
 
 
-@pytest.mark.parametrize("busy", [False, True])
 @pytest.mark.parametrize("fails", [False, True])
-def test_meteor_ends_with_its_block(script, tmp_path, busy, fails):
+def test_meteor_ends_with_its_block(script, tmp_path, fails):
     """Also after an error, also in the middle of its work, and without waiting for the end of that."""
     whole = f"import time; time.sleep(30); open('{tmp_path}/whole', 'w')"
     script(f'echo $$ > {tmp_path}/pid.new; mv {tmp_path}/pid.new {tmp_path}/pid; exec {sys.executable} -c "{whole}"')
     with pytest.raises(KeyError if fails else ZeroDivisionError):
         with java.meteor() as align:
-            if busy:
-                align(["a"], [["b"]])
+            align(["a"], [["b"]])
             while not (tmp_path / "pid").exists():
                 time.sleep(0.01)
             if fails:

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections import defaultdict
 from pathlib import Path
 
@@ -201,16 +202,21 @@ def test_spice_stands_beside_the_others_where_its_models_are_given(monkeypatch, 
 
 
 def test_an_error_while_scoring_ends_meteor(monkeypatch, tmp_path):
-    """A shell script in the place of Java, of which the tokeniser fails and METEOR would run for a minute."""
+    """A shell script in the place of Java, of which METEOR would run for a minute; the error comes meanwhile."""
+
+    def fails(corpus):
+        while not (tmp_path / "pid").exists():
+            time.sleep(0.01)
+        raise KeyError
+
     place = tmp_path / "java"
-    place.write_text(
-        f'#!/bin/sh\ncase "$*" in *PTBTokenizer*) exit 1;; esac\necho $$ > {tmp_path}/pid\nexec sleep 60\n'
-    )
+    place.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/new; mv {tmp_path}/new {tmp_path}/pid\nexec sleep 60\n")
     place.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    with pytest.raises(CrossFlowError, match="The PTB tokeniser died"):
-        scored(PAIRS[:2], with_meteor=True)
-    with pytest.raises((ProcessLookupError, FileNotFoundError)):
+    monkeypatch.setattr(caption, "count_ngrams", fails)
+    with pytest.raises(KeyError):
+        scored(PAIRS[:2], with_meteor=True, tokens="words")
+    with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
 
 

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
-from torchmetrics.functional.image import structural_similarity_index_measure
 from torchmetrics.image import PeakSignalNoiseRatio
 
 from crossflow.errors import CrossFlowError
 from crossflow_eval.metrics.restoration import CHANNELS, MEASURES, Restoration, luma, psnr, ssim, uniform_ssim
+from crossflow_eval.peers.restoration import padded_ssim as torchmetrics
+from crossflow_eval.peers.restoration import ssim as scikit_image
 from crossflow_eval.types import Example, Metric
 
 VALUES = ["psnr_rgb", "psnr_y", "ssim_rgb", "ssim_y", "ssim_padded_rgb", "ssim_padded_y"]
@@ -29,23 +30,6 @@ def pair(height: int = 40, width: int = 56, seed: int = 0, noise: float = 12.0) 
     smooth = gaussian_filter(generator.normal(128, 900, size=(height, width, 3)), (3, 3, 0))
     original = smooth.clip(0, 255).astype(np.uint8)
     return (original + generator.normal(0, noise, size=original.shape)).clip(0, 255).astype(np.uint8), original
-
-
-def scikit_image(image: np.ndarray, original: np.ndarray) -> float:
-    return structural_similarity(
-        image,
-        original,
-        gaussian_weights=True,
-        sigma=1.5,
-        use_sample_covariance=False,
-        data_range=255,
-        channel_axis=2 if image.ndim == 3 else None,
-    )
-
-
-def torchmetrics(image: np.ndarray, original: np.ndarray) -> float:
-    tensors = (torch.from_numpy(np.atleast_3d(array).astype(np.float64)) for array in (image, original))
-    return float(structural_similarity_index_measure(*(t.permute(2, 0, 1)[None] for t in tensors), data_range=255.0))
 
 
 @given(st.integers(11, 40), st.integers(11, 40), st.integers(0, 1000), st.floats(0.5, 60))
