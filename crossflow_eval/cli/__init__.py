@@ -28,6 +28,7 @@ COMMANDS: Commands = {
     ],
     "Show": [
         (show.report, "crossflow-eval report runs/demo/* --format html --out runs/demo/report.html"),
+        (show.view, "crossflow-eval view runs"),
         (show.compare, "crossflow-eval compare RUN_A RUN_B"),
         (show.check, "crossflow-eval check runs/demo/t2i"),
         (show.list_all, "crossflow-eval list"),

@@ -58,6 +58,28 @@ def _finished(runs: list[Path]) -> list[Path]:
     return found or runs
 
 
+def view(
+    runs: Annotated[
+        Path, typer.Argument(help="A folder of runs and trainings, or one of them.", metavar="[RUNS]")
+    ] = Path("runs"),
+    port: Annotated[int, typer.Option(help="The port on 127.0.0.1.", show_default="any that is free")] = 0,
+) -> None:
+    """Serve the page live to this machine, while runs and trainings go on: open the address that is printed.
+
+    Rows come as they are made, and curves grow. It only reads; Ctrl-C ends it.
+    """
+    with one_sentence():
+        from crossflow.errors import CrossFlowError
+
+        try:
+            from crossflow_eval.view.server import serve
+        except ModuleNotFoundError as error:
+            raise CrossFlowError(
+                f"crossflow-eval view needs {error.name}: install starlette and uvicorn, or crossflow[view]."
+            ) from error
+        serve(runs, port, typer.echo)
+
+
 def compare(run_a: RunFolder, run_b: RunFolder, as_json: AsJson = False) -> None:
     """Compare two runs of one suite, example by example: RUN_B minus RUN_A with its 95 % interval."""
     with one_sentence():

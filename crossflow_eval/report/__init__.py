@@ -8,11 +8,11 @@ from typing import Literal, get_args
 
 from crossflow.errors import CrossFlowError
 from crossflow_eval.report.entry import Entry, load
-from crossflow_eval.report.grid import build_grid, plain_table
+from crossflow_eval.report.grid import Grid, build_grid, plain_table
 from crossflow_eval.report.text import latex, markdown, tidy
 from crossflow_eval.tables import Table, table_of_suite
 
-__all__ = ["FORMATS", "Entry", "Format", "load", "render"]
+__all__ = ["FORMATS", "Entry", "Format", "load", "render", "tables_of"]
 
 Format = Literal["md", "csv", "latex", "html"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -37,7 +37,7 @@ def render(
         raise CrossFlowError(f"There is no format {format!r}. Available: {', '.join(FORMATS)}.")
     if not entries and table is None:
         raise CrossFlowError("A report needs at least one run, or --table.")
-    grids = [build_grid(group, of, allow_mixed=allow_mixed) for group, of in _tables(entries, table)]
+    grids = tables_of(entries, table=table, allow_mixed=allow_mixed)
     if format == "csv":
         return tidy(grids)
     if format == "html":
@@ -45,6 +45,11 @@ def render(
 
         return page(grids, entries, beside=beside)
     return "\n".join(map(markdown if format == "md" else latex, grids))
+
+
+def tables_of(entries: Sequence[Entry], *, table: Table | None = None, allow_mixed: bool = False) -> list[Grid]:
+    """The tables of a report: the given one, or one a suite. Raises CrossFlowError as ``render`` does."""
+    return [build_grid(group, of, allow_mixed=allow_mixed) for group, of in _tables(entries, table)]
 
 
 def _tables(entries: Sequence[Entry], table: Table | None) -> list[tuple[Sequence[Entry], Table]]:
