@@ -63,7 +63,7 @@ class Browser:
     def plain(self) -> None:
         """Undo ``screen``."""
         self.command("Emulation.clearDeviceMetricsOverride")
-        self.command("Emulation.setEmulatedMedia", features=[])
+        self.command("Emulation.setEmulatedMedia", media="", features=[])
 
     def picture(self) -> bytes:
         """The PNG bytes of what is on the screen."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,8 @@ from crossflow_eval.report.entry import Entry
 from crossflow_eval.report.grid import Grid
 from crossflow_eval.report.plot import INK, SERIES, plain, quiet, svg_of
 
-SIZE = (8.0, 3.4)
-"""Inches, the legend included."""
+SIZE = (6.0, 3.2)
+"""Inches, without the legend."""
 POINTS = 400
 """The most points of a curve; of a longer log each is the mean of several lines."""
 SCALE = "guidance_scale"
@@ -51,9 +52,12 @@ def figure(curves: Sequence[Curve], x: str, y: str, salt: str, scale: str = "lin
         axes.set_xlabel(plain(x), color=INK)
         axes.set_ylabel(plain(y), color=INK)
         quiet(axes)
-        axes.legend(frameon=False, labelcolor=INK, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        place = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "ncols": columns}
+        axes.legend(frameon=False, labelcolor=INK, fontsize=8, **place)
 
-    return svg_of(drawn, SIZE, salt)
+    longest = max(len(curve.label) for curve in curves)
+    columns = 3 if longest < 24 else 2 if longest < 40 else 1
+    return svg_of(drawn, (SIZE[0], SIZE[1] + 0.2 * math.ceil(len(curves) / columns)), salt)
 
 
 def training(folder: Path, label: str = "") -> list[Curve]:

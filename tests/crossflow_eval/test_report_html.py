@@ -229,6 +229,21 @@ def test_a_tab_is_printed_on_at_most_four_sheets(browser: Browser, models: Path)
     assert 1 <= len(re.findall(rb"/Type /Page\b", sheets)) <= 4
 
 
+def test_on_paper_no_table_is_cut(browser: Browser, page: Path, tmp_path: Path) -> None:
+    """A4 without its margins is 718 CSS pixels wide."""
+    second = dataclasses.replace(entry("another", 0.5, ()), label="A model of a long name, on another suite")
+    settings = second.result.settings.model_copy(update={"suite": "scenes-t2i-heldout"})
+    second = dataclasses.replace(second, result=second.result.model_copy(update={"settings": settings}))
+    both = written(tmp_path, [entry("scenes-t2i", 0.5, ()), entry("c", 0.05, (), "chance"), second])
+    browser.command("Emulation.setDeviceMetricsOverride", width=718, height=1000, deviceScaleFactor=1, mobile=False)
+    browser.command("Emulation.setEmulatedMedia", media="print")
+    for each in (page, both):
+        browser.open(each)
+        wider = "return [...document.querySelectorAll('.scroll')].map(s => s.scrollWidth > s.clientWidth)"
+        assert set(browser.run(wider)) == {False}
+    browser.plain()
+
+
 def test_a_page_of_10_000_outputs_is_small_and_holds_one_page_of_them_at_a_time(
     browser: Browser, tmp_path: Path
 ) -> None:
