@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from crossflow.errors import CrossFlowError, one_sentence
+from crossflow.files.program import look_for
 from crossflow_eval.cli.options import AsJson
 from crossflow_eval.cli.progress import bar
 
@@ -70,6 +71,8 @@ def ablate(
 ) -> None:
     """Train a table of the paper: rows with several seeds, measured alike, with verdicts. Run it again to resume."""
     with one_sentence():
+        if suite.endswith(".toml"):
+            look_for(Path(suite))
         from crossflow_eval.ablate.jobs import failures, jobs_of
         from crossflow_eval.ablate.plan import make_plan
         from crossflow_eval.ablate.write import collect, results_folder, write

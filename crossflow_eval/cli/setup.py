@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from crossflow.errors import one_sentence
+from crossflow.files.program import reading
 from crossflow_eval.cli.terminal import print_table
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def _prepare() -> None:
 
 
 @prepare.command()
+@reading
 def imagenet_sr(
     images: Annotated[Path, typer.Argument(help="ImageNet's validation images.", show_default=False)],
     root: Annotated[Path, typer.Argument(help="The suites' data root to write.", show_default=False)],
