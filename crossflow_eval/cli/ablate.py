@@ -101,9 +101,10 @@ def ablate(
 
             cluster.run_all(todo, plan.out, options=_options(slurm or []))
         else:
+            from crossflow.files.progress import progress, silent
             from crossflow_eval.ablate import local
 
-            local.run_all(todo, plan.out, jobs, gpus)
+            local.run_all(todo, plan.out, jobs, gpus, silent if as_json else progress)
         where = results or results_folder(plan)
         text = write(plan, collect(plan), where)
         typer.echo((where / "results.json").read_text(encoding="utf-8") if as_json else text)

@@ -30,8 +30,8 @@ class Finding:
 def examine(data: Path | None = None) -> Iterator[Finding]:
     """Look at the machine, at every evaluator's weights, and whether every suite can run on the ``data`` root.
 
-    A suite is ready where its metrics can be built and its examples be read; one that needs no root is not given it. Whole files are read, to compare their
-    sha256.
+    A suite is ready where its metrics can be built and its examples be read; one that needs no root is not given it.
+    Whole files are read, to compare their sha256.
     """
     yield from _machine()
     for weights in PUBLISHED:
