@@ -46,6 +46,8 @@ SETTINGS, EXAMPLES, MANIFEST, ROWS, RESULT = (
 OUTPUTS = "outputs"
 PART = re.compile(r"n-([1-9][0-9]*)")
 """How a run's folder is called, by the number of its examples."""
+LOG = "log.jsonl"
+"""What a training's folder holds: its losses, a line each."""
 Record = TypeVar("Record", bound=BaseModel)
 
 LARGEST = 2**63
@@ -106,7 +108,14 @@ class _Asked(_Record):
     """A line of examples.jsonl, whatever its source is."""
 
     id: str
+    source: Any = None
     target: Any = None
+
+
+class _Step(_Record):
+    """A line of a training's log; the others of its entries are losses."""
+
+    step: Annotated[int, Field(ge=0)]
 
 
 class _Scored(_Record):
@@ -190,6 +199,74 @@ def read_target_texts(folder: Path) -> dict[str, list[str]]:
         for name, texts in targets.items()
         if isinstance(texts, list) and all(isinstance(text, str) for text in texts)
     }
+
+
+def read_outputs_so_far(folder: Path) -> tuple[list[Row], int]:
+    """What a run has made so far, a row an output in the order of its examples; and of how many."""
+    copies = read_settings(folder).outputs_per_example
+    there = {name.rpartition(".")[0]: name for name in _outputs(folder)}
+    rows: list[Row] = []
+    asked = list(_lines(folder / EXAMPLES, _Asked, "make the run anew"))
+    for line in asked:
+        source = line.get("source")
+        prompt = source if isinstance(source, str) else source.get("file") if isinstance(source, dict) else None
+        rows += [
+            {"id": line["id"], "index": index, "output": name, "prompt": prompt if isinstance(prompt, str) else ""}
+            for index in range(copies)
+            if (name := there.get(f"{line['id']}-{index}")) is not None
+        ]
+    return rows, len(asked) * copies
+
+
+def _outputs(folder: Path) -> list[str]:
+    """The names of the outputs that are there, be they of this run or of another one of its model."""
+    try:
+        with os.scandir(home_of(folder) / OUTPUTS) as entries:
+            return [each.name for each in entries if each.is_file(follow_symlinks=False) and is_file_name(each.name)]
+    except OSError:
+        return []
+
+
+def count_outputs(folder: Path) -> int:
+    """How many outputs lie where a run's do, be they of this run or of another one of its model."""
+    return len(_outputs(folder))
+
+
+def read_losses(folder: Path) -> dict[str, dict[int, float]]:
+    """The losses of the training in ``folder`` by their names and steps; none where it has no log.
+
+    A last line that is being written is left for later. Raises CrossFlowError for what is no log.
+    """
+    content = _content(folder / LOG) or b""
+    found: dict[str, dict[int, float]] = {}
+    for line in _lines_of(content[: content.rfind(b"\n") + 1], folder / LOG, _Step, "give another folder"):
+        for name, value in line.items():
+            if name != "step" and isinstance(value, int | float) and not isinstance(value, bool):
+                found.setdefault(name, {})[line["step"]] = float(value)
+    return found
+
+
+def find(root: Path) -> tuple[list[Path], list[Path]]:
+    """The runs, and the trainings, in and below a folder; in a model's folder its runs alone are looked for.
+
+    A model of which no run is there yet stands for one. Hidden folders and links are passed over. CrossFlowError where
+    there is no folder.
+    """
+    if not root.is_dir():
+        raise CrossFlowError(f"There is no folder {root}; give the folder of a run, of a training, or of many.")
+    runs: list[Path] = []
+    trainings: list[Path] = []
+    for place, folders, names in os.walk(root):
+        here = {SETTINGS, LOG} & set(names)
+        runs += _runs_of(Path(place)) if SETTINGS in here else []
+        trainings += [Path(place)] if LOG in here else []
+        folders[:] = sorted(name for name in folders if SETTINGS not in here and not name.startswith("."))
+    return runs, trainings
+
+
+def _runs_of(home: Path) -> list[Path]:
+    within = [each for each in parts(home) if not each.is_symlink() and (each / SETTINGS).is_file()]
+    return within if within and not (home / RESULT).exists() else [home]
 
 
 def read_manifest(folder: Path) -> dict[str, str]:
@@ -343,7 +420,11 @@ def _content(path: Path) -> bytes | None:
 
 def _lines(path: Path, kind: type[BaseModel], remedy: str) -> Iterator[dict[str, Any]]:
     """The records of a JSONL file, each of the ``kind``; none where there is no file."""
-    for number, line in enumerate((_content(path) or b"").split(b"\n"), start=1):
+    return _lines_of(_content(path) or b"", path, kind, remedy)
+
+
+def _lines_of(content: bytes, path: Path, kind: type[BaseModel], remedy: str) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(content.split(b"\n"), start=1):
         if line:
             _, plain = _parsed(kind, line, f"{path}, line {number} cannot be read", remedy)
             yield plain

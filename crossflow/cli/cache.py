@@ -44,6 +44,7 @@ def cache(
         from crossflow.files.devices import own_device
         from crossflow.files.locks import check_writable
         from crossflow.files.processes import rank_and_world
+        from crossflow.files.progress import progress, silent
         from crossflow.modalities.tokens import TokensConfig
         from crossflow.recipes import recipe_named
         from crossflow.training.data.cache import cache as make
@@ -75,6 +76,7 @@ def cache(
             process_index=rank,
             process_count=world,
             progress=to_stderr,
+            stage=progress if rank == 0 else silent,
         )
         if rank == 0:  # under torchrun only the main process prints
             typer.echo(out)

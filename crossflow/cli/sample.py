@@ -60,13 +60,11 @@ def sample(
         override = Override(solver=solver, steps=steps, guidance_scale=guidance_scale)
         sampling = pipeline.settings(override, weaker)
         strange: dict[str, None] = {}
-        total, made = None if count is None else count * per_prompt, 0
+        total = None if count is None else count * per_prompt
         with progress("drawing", "images") as at:
 
-            def advance(count: int) -> None:
-                nonlocal made
-                made += count
-                at(made, total)
+            def advance(drawn: int, kept: int) -> None:
+                at(drawn + kept, total, there=kept)
 
             at(0, total)
             lines = iter(prompt or ()) if prompts is None else _lines(prompts)

@@ -55,6 +55,10 @@ def train(
     autoencoder: Autoencoder = None,
     precision: Annotated[str | None, typer.Option(help="auto, bf16 or fp32.", show_default="the recipe's")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Also log for TensorBoard, into OUT/tensorboard.")
+    ] = False,
+    wandb: Annotated[bool, typer.Option("--wandb", help="Also log to Weights & Biases.")] = False,
     list_configs: Annotated[
         bool, typer.Option("--list", callback=_list_configs, is_eager=True, help="List the recipes and exit.")
     ] = False,
@@ -78,23 +82,24 @@ def train(
         from crossflow.files.progress import progress
         from crossflow.training.train import train as run
 
-        with progress("training", "steps", show=rank_and_world()[0] == 0) as at:
-            path = run(
-                recipe,
-                out,
-                data=data,
-                seed=seed,
-                init=init,
-                resume=resume,
-                precision=precision,
-                device=device,
-                shard=shard,
-                checkpointing=checkpointing,
-                text_encoder=text_encoder,
-                autoencoder=autoencoder,
-                progress=to_stderr,
-                at=at,
-            )
+        chosen = {"tensorboard": tensorboard, "wandb": wandb}
+        path = run(
+            recipe,
+            out,
+            data=data,
+            seed=seed,
+            init=init,
+            resume=resume,
+            precision=precision,
+            device=device,
+            shard=shard,
+            checkpointing=checkpointing,
+            text_encoder=text_encoder,
+            autoencoder=autoencoder,
+            progress=to_stderr,
+            stage=progress,
+            trackers=[name for name, wanted in chosen.items() if wanted],
+        )
         if rank_and_world()[0] == 0:  # under torchrun only the main process prints
             typer.echo(path)
 
@@ -114,7 +119,8 @@ def train_reader(
     with one_sentence():
         import torch
 
+        from crossflow.files.progress import progress
         from crossflow.training.train_prompt_reader import train_reader as run
 
         torch.set_num_threads(1)
-        typer.echo(run(checkpoint, out, steps=steps, seed=seed, say=to_stderr))
+        typer.echo(run(checkpoint, out, steps=steps, seed=seed, say=to_stderr, stage=progress))

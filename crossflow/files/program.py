@@ -1,5 +1,6 @@
 """What the two programs share: they print on any terminal, and what libraries say of themselves reaches no user."""
 
+import functools
 import io
 import logging
 import os
@@ -7,16 +8,19 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from crossflow.errors import Notice, one_line, one_sentence
+from crossflow.errors import CrossFlowError, Notice, one_line, one_sentence
 from crossflow.files.processes import rank_and_world
 
 Commands = Mapping[str, Sequence[tuple[Callable[..., None], str]]]
 """The commands of a program, by the group that its help shows them in: the function and an example of a call."""
+WRITTEN = ("out", "results", "root")
+"""The parameters of commands that name what is written; every other path is read."""
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error", "TORCH_CPP_LOG_LEVEL": "ERROR"}
 """Variables that keep the notices of libraries off the terminal, where the user has not set them."""
 
@@ -43,6 +47,34 @@ class Program(TyperGroup):
         with one_sentence():
             rank_and_world()
         return super().invoke(ctx)
+
+
+def reading(command: Callable[..., None]) -> Callable[..., None]:
+    """The command, once the paths that it is to read are found: before it loads what takes seconds.
+
+    CrossFlowError, as a sentence, for one that is not there.
+    """
+
+    @functools.wraps(command)
+    def found(**given: Any) -> None:
+        with one_sentence():
+            for name, value in given.items():
+                for each in value if isinstance(value, list) else [value]:
+                    if isinstance(each, Path) and name not in WRITTEN:
+                        look_for(each)
+        command(**given)
+
+    return found
+
+
+def look_for(path: Path) -> None:
+    """Raise CrossFlowError where there is nothing at a path that is to be read."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise CrossFlowError(f"There is no file or folder {path}: give one that is there.") from error
+    except (OSError, ValueError):  # whoever reads it says what is wrong with it
+        return
 
 
 class OneLine(logging.Formatter):
@@ -77,7 +109,7 @@ def new_app(name: str, says: str | None, commands: Commands, prepare: Callable[[
     app.callback()(main)
     for group, of in commands.items():
         for command, example in of:
-            app.command(example.split()[1], rich_help_panel=group, epilog=f"Example: {example}")(command)
+            app.command(example.split()[1], rich_help_panel=group, epilog=f"Example: {example}")(reading(command))
     return app
 
 

@@ -55,7 +55,7 @@ def draw_into(
     *,
     seed: int = 0,
     per_prompt: int = 1,
-    advance: Callable[[int], None] = lambda count: None,
+    advance: Callable[[int, int], None] = lambda drawn, kept: None,
 ) -> Drawn:
     """Sample every prompt into the folder ``out``: a PNG and a line of ``samples.jsonl`` per image.
 
@@ -85,7 +85,7 @@ def draw_into(
             lengths = pipeline.embedder.lengths([row["prompt"] for row in part if row["copy"] == 0])
             truncated += sum(length > pipeline.model.config.reads.shape[0] for length in lengths)
             new, kept = new + len(todo), kept + len(part) - len(todo)
-            advance(len(part))
+            advance(new, kept)
     return Drawn(new, kept, truncated)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
+from crossflow.files.progress import silent
 from crossflow.recipes.recipe import TrainConfig
 from crossflow.training.data import open_data
 from crossflow.training.data.pairs import Share, read_ahead, shares
@@ -29,7 +30,7 @@ def seconds_a_step(recipe: TrainConfig) -> float:
         few = replace(recipe, data=replace(recipe.data, count=ITEMS))
         run = Run(few, Accelerator(cpu=True, mixed_precision="no"), 0, "fp32", None, False, False)
         with tempfile.TemporaryDirectory() as folder:
-            pairs = open_data(few, None, 0).pairs(run.model, Path(folder), lambda line: None)
+            pairs = open_data(few, None, 0).pairs(run.model, Path(folder), silent)
         stages = [stage.steps for stage in few.stages] or [few.steps]
         total = 0.0
         for number, steps in enumerate(stages):

@@ -8,18 +8,22 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import ProjectConfiguration
 
-from crossflow.errors import CrossFlowError, Stopped
+from crossflow.errors import CrossFlowError, Stopped, unknown
 from crossflow.files.devices import usable_device
 from crossflow.files.locks import writing_in
 from crossflow.files.plain_json import read_json
+from crossflow.files.progress import Stage, silent
 from crossflow.files.seeds import check_seed
 from crossflow.files.writing import refuse_existing, replacing, written
 from crossflow.model.checkpoint import save_checkpoint, save_text_decoder
@@ -29,6 +33,11 @@ from crossflow.training.data import open_data
 from crossflow.training.data.pairs import read_ahead, shares
 from crossflow.training.previews import previews_of
 from crossflow.training.run_state import Run
+
+STEPS = ("training", "steps")
+"""What a training shows of itself, and in which unit."""
+TRACKERS = ("tensorboard", "wandb")
+"""What can be told the log of a training, beside its file."""
 
 
 def train(
@@ -46,7 +55,8 @@ def train(
     text_encoder: Path | None = None,
     autoencoder: Path | None = None,
     progress: Callable[[str], None] = lambda line: None,
-    at: Callable[[int, int], None] = lambda step, steps: None,
+    stage: Stage = silent,
+    trackers: Sequence[str] = (),
 ) -> Path:
     """Train ``config`` into the folder ``out`` and return the path of the sampling checkpoint, ``model.safetensors``.
 
@@ -57,8 +67,9 @@ def train(
     ours or released, whose weights the training starts from.
     ``precision`` is fp32, bf16, auto or None for the recipe's own; ``device`` is cpu, cuda or auto; for ``shard`` and
     ``checkpointing`` see ``Run``. ``text_encoder`` and ``autoencoder`` are weights that sample grids need if the
-    model's autoencoder is external (see ``PromptGrids``). ``progress`` is told every line of the log, and ``at`` every
-    step.
+    model's autoencoder is external (see ``PromptGrids``). ``progress`` is told every line of the log, and ``stage``
+    shows how far the data and the steps are. The log goes to ``trackers``, too: "tensorboard", into the folder
+    ``tensorboard``, and "wandb", each where it is installed.
 
     On Ctrl-C and SIGTERM a training of one process saves all after the step that it is at, and raises Stopped; a second
     one stops it at once. Of several processes, which are never stopped at the same step, the last saved state stays.
@@ -69,7 +80,8 @@ def train(
     """
     clock = _Clock()
     check_seed(seed)
-    accelerator = _accelerator(device)
+    accelerator = _accelerator(device, trackers, out)
+    stage = stage if accelerator.is_main_process else silent
     say = progress if accelerator.is_main_process else lambda line: None
     state = out / "state.safetensors"
     if init is not None and init.resolve().parent == out.resolve():
@@ -99,17 +111,15 @@ def train(
         say(f"{out}: {config.steps:,} steps of {config.batch_size} examples")
         record = _Record(out, run, text_encoder, autoencoder, say, clock)
         with accelerator.main_process_first():  # the first process makes the cache, the others read it
-            pairs = found.pairs(run.model, out / "cache", say)
+            pairs = found.pairs(run.model, out / "cache", stage)
         place = (accelerator.process_index, accelerator.num_processes)
         ahead = read_ahead(shares(pairs, config, seed, run.step, *place))
-        if accelerator.is_main_process:
+        with _stopping(accelerator.num_processes == 1) as stop, _tracking(run, trackers, out), stage(*STEPS) as at:
             at(run.step, config.steps)
-        with _stopping(accelerator.num_processes == 1) as stop:
             while run.step < config.steps:
                 losses = run.advance(ahead)
                 record.write(losses, last=stop.is_set())
-                if accelerator.is_main_process:
-                    at(run.step, config.steps)
+                at(run.step, config.steps)
                 if stop.is_set() and run.step < config.steps:
                     raise Stopped(f"The training is kept as it was after step {run.step:,}, in {out}.", "--resume")
         return record.model
@@ -141,10 +151,38 @@ def _stopping(wanted: bool) -> Iterator[threading.Event]:
         restore()
 
 
-def _accelerator(device: str) -> Accelerator:
+def _accelerator(device: str, trackers: Sequence[str], out: Path) -> Accelerator:
     if device not in ("auto", "cpu", "cuda"):
         raise CrossFlowError(f"device is {device!r}: it must be auto, cpu or cuda.")
-    return Accelerator(cpu=usable_device(device) == "cpu", mixed_precision="no")
+    for name in trackers:
+        if name not in TRACKERS:
+            raise unknown("tracker", name, TRACKERS)
+        if find_spec(name) is None:
+            raise CrossFlowError(f"--{name} needs {name}: install it, or crossflow[{name}].")
+    folder = None if not trackers else ProjectConfiguration(str(out), logging_dir=str(out / "tensorboard"))
+    return Accelerator(
+        cpu=usable_device(device) == "cpu", mixed_precision="no", log_with=list(trackers) or None, project_config=folder
+    )
+
+
+@contextmanager
+def _tracking(run: Run, trackers: Sequence[str], out: Path) -> Iterator[None]:
+    """Open the trackers, and close them in any case. What a stopped run had said after ``run.step`` is taken back."""
+    if not trackers:
+        yield
+        return
+    name = out.absolute().name
+    kept = {"id": f"{name}-{run.config.digest(run.seed, run.init)}", "resume": "allow"}
+    options = {
+        "tensorboard": {"purge_step": run.step + 1},
+        "wandb": {"dir": str(out), "name": name, "config": asdict(run.config), **kept},
+    }
+    run.accelerator.init_trackers("crossflow", init_kwargs={each: options[each] for each in trackers})
+    try:
+        yield
+    finally:
+        for tracker in run.accelerator.trackers:
+            tracker.finish()
 
 
 def _precision(name: str, device: torch.device) -> str:
@@ -197,7 +235,9 @@ class _Record:
         if shown and not run.finite():
             raise CrossFlowError(f"Weights are no longer finite after step {step}: use a lower learning rate.")
         if log_now and self.main:
-            self.say(self.log.write(step, config.rate(step - 1), losses))
+            line = self.log.write(step, config.rate(step - 1), losses)
+            run.accelerator.log(self.log.last, step=step)
+            self.say(line)
         average = run.average() if shown else None
         if sample_now and average is not None:
             self.previews.draw(average, self.out / "samples" / f"step-{step:06d}.png")
@@ -242,6 +282,7 @@ class _Log:
 
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
+        self.last: dict[str, float] = {}
         with written(path):
             lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
         try:
@@ -259,4 +300,5 @@ class _Log:
         row: dict[str, Any] = {"step": step, "learning_rate": rate, **values}
         with written(self.path), self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
+        self.last = {name: value for name, value in row.items() if name != "step"}
         return f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in values.items())

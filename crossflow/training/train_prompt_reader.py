@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from crossflow.errors import CrossFlowError
 from crossflow.files.hashes import file_sha256
 from crossflow.files.locks import check_writable
+from crossflow.files.progress import Stage, chunks, silent
 from crossflow.files.seeds import check_seed
 from crossflow.files.tensors import read_header
 from crossflow.files.writing import refuse_existing
@@ -38,7 +39,13 @@ CHUNK = 4096
 
 
 def train_reader(
-    checkpoint: Path, out: Path, *, steps: int = STEPS, seed: int = 0, say: Callable[[str], None] = lambda line: None
+    checkpoint: Path,
+    out: Path,
+    *,
+    steps: int = STEPS,
+    seed: int = 0,
+    say: Callable[[str], None] = lambda line: None,
+    stage: Stage = silent,
 ) -> Path:
     """Train a decoder of the source latents of the model in ``checkpoint``, write it to ``out`` and return that.
 
@@ -66,7 +73,7 @@ def train_reader(
     if cut := sum(length > limit for length in embedder.lengths(distinct)):
         say(f"{cut} of {len(distinct)} captions are longer than the {limit} tokens that the model reads")
     found = posteriors(model, embedder, distinct)
-    decoder = train(found, tokenized(distinct, config), order, config, steps, seed, say)
+    decoder = train(found, tokenized(distinct, config), order, config, steps, seed, stage)
     notes = {"captions": data.captions, "steps": steps, "seed": seed, "weights_sha256": file_sha256(checkpoint)}
     save_decoder(out, decoder, model, notes)
     return out
@@ -101,21 +108,19 @@ def train(
     config: TextDecoderConfig,
     steps: int,
     seed: int,
-    say: Callable[[str], None] = lambda line: None,
+    stage: Stage = silent,
 ) -> TextDecoder:
     """Train a decoder from samples of the posteriors ``found`` to ``words``; ``order`` has a row index per example."""
     torch.manual_seed(seed)
     shape = found.mean.shape[1:]
     decoder = TextDecoder(config, (shape[0], shape[1], shape[2]))
     optimizer = Optimizer("muon", decoder, (0.9, 0.95), 0.01)
-    for step in range(steps):
+    for step in chunks(stage, "training", "steps", steps, 1):
         picks = order[torch.randint(len(order), (BATCH,))]
         latents = Gaussian(found.mean[picks], found.log_var[picks]).sample(torch.randn(BATCH, *shape))
         loss = F.cross_entropy(decoder(latents).flatten(0, 1), words[picks].flatten())
         loss.backward()
         optimizer.step(RATE * min(1.0, (step + 1) / WARMUP) * (1.0 - step / steps))
-        if step % 100 == 0:
-            say(f"step {step} of {steps}: loss {loss.item():.4f}")
     if not all(part.isfinite().all() for part in decoder.parameters()):
         raise CrossFlowError("The decoder diverged, for some posteriors are far too wide: train the model longer.")
     return decoder.eval()

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 from PIL import Image
 
 from crossflow.errors import CrossFlowError
-from crossflow.files.plain_json import read_json
+from crossflow_eval import records
 from crossflow_eval.ablate.plan import WALK, Part, Plan, Training
-from crossflow_eval.report.page import Section, html_table
+from crossflow_eval.report.curves import Curve, figure
+from crossflow_eval.report.page import Section, html_table, plotted
 from crossflow_eval.report.pictures import address
-from crossflow_eval.report.plot import INK, SERIES, inline, plain, quiet, standalone, svg_of
+from crossflow_eval.report.plot import standalone
 from crossflow_eval.report.runs import entries
 from crossflow_eval.stats import student_mean
 
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 
 SHOWN = 12
 """Examples whose outputs are shown side by side."""
-SIZE = (6.4, 3.4)
 FIGURES, OUTPUTS = "Figures", "Outputs"
 """The tabs of a page that hold what is drawn: curves, and pictures of the rows' outputs."""
 
@@ -40,16 +38,6 @@ class Drawn:
 
     files: Mapping[str, bytes]
     sections: Sequence[Section]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Curve:
-    """A line of a figure: places, means over seeds and, where there are several seeds, their intervals."""
-
-    label: str
-    x: Sequence[float]
-    y: Sequence[float]
-    reach: Sequence[tuple[float, float]] = ()
 
 
 def draw(plan: Plan, found: Sequence[Found]) -> Drawn:
@@ -70,10 +58,9 @@ def draw(plan: Plan, found: Sequence[Found]) -> Drawn:
             ]
         for kind, what, x, y, curves, scale in figures:
             if curves:
-                svg = _figure(curves, x, y, f"{name}-{kind}", scale)
+                svg = figure(curves, x, y, f"{name}-{kind}", scale)
                 files[f"{name}-{kind}.svg"] = standalone(svg)
-                body = f'<figure class="plot">{inline(svg, what)}</figure>'
-                sections.append(Section(title=f"{title}: {what}", body=body, tab=FIGURES))
+                sections.append(Section(title=f"{title}: {what}", body=plotted(svg, what), tab=FIGURES))
         sheet = _sheet(plan, each)
         if sheet:
             files[f"{name}-samples.png"] = _joined(sheet)
@@ -87,28 +74,6 @@ def draw(plan: Plan, found: Sequence[Found]) -> Drawn:
 def verdict_section(title: str, rows: Sequence[Sequence[str]]) -> Section:
     """The verdicts of a table as a section of a page."""
     return Section(title=f"{title}: verdicts", body=html_table(rows))
-
-
-def _figure(curves: Sequence[Curve], x: str, y: str, salt: str, scale: str) -> str:
-    def drawn(figure: Figure) -> None:
-        axes = figure.add_subplot()
-        for number, curve in enumerate(curves):
-            color, dashed = SERIES[number % len(SERIES)], number >= len(SERIES)
-            if curve.reach:
-                low_high = np.abs(np.array(curve.reach).T - np.array(curve.y))
-                axes.errorbar(curve.x, curve.y, yerr=low_high, color=color, fmt="none", elinewidth=1, capsize=2)
-            marker = "o" if len(curve.x) < 20 else None
-            style = "dashed" if dashed else "solid"
-            axes.plot(
-                curve.x, curve.y, color=color, label=plain(curve.label), marker=marker, markersize=4, linestyle=style
-            )
-        axes.set_yscale(scale)
-        axes.set_xlabel(plain(x), color=INK)
-        axes.set_ylabel(plain(y), color=INK)
-        quiet(axes)
-        axes.legend(frameon=False, labelcolor=INK, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-
-    return svg_of(drawn, (SIZE[0] + 1.6, SIZE[1]), salt)
 
 
 def _training(plan: Plan, found: Found) -> list[Curve]:
@@ -136,14 +101,10 @@ def _training_of(part: Part, record: Measured) -> Training:
 
 def _log(folder: Path) -> dict[int, float]:
     """The flow loss by step; nothing where a log cannot be read."""
-    found: dict[int, float] = {}
-    path = folder / "log.jsonl"
-    with suppress(CrossFlowError, OSError, ValueError, TypeError, KeyError):
-        for line in path.read_bytes().splitlines():
-            row = read_json(line, str(path))
-            if "flow" in row:
-                found[int(row["step"])] = float(row["flow"])
-    return found
+    try:
+        return records.read_losses(folder).get("flow", {})
+    except CrossFlowError:
+        return {}
 
 
 def _guidance(found: Found) -> list[Curve]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from crossflow.errors import CrossFlowError
+from crossflow.files.progress import Stage, silent
 from crossflow_eval.ablate.jobs import Job, end, left, run_job
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,9 @@ def _gpus() -> str:
     return ",".join(str(number) for number in range(len(said.stdout.strip().splitlines())))
 
 
-def run_all(jobs: Sequence[Job], out: Path, at_a_time: int | None = None, gpus: int = 1) -> dict[str, str]:
+def run_all(
+    jobs: Sequence[Job], out: Path, at_a_time: int | None = None, gpus: int = 1, stage: Stage = silent
+) -> dict[str, str]:
     """Run what is not done yet, each job once those are done that it comes after; returns why the others failed.
 
     A job that fails stops those that come after it and none else. On Ctrl-C all are ended, and waited for. Raises
@@ -74,14 +77,23 @@ def run_all(jobs: Sequence[Job], out: Path, at_a_time: int | None = None, gpus: 
             running.pop(job.name, None)
             free.put(place)
 
-    with ThreadPoolExecutor(max_workers=len(environments)) as pool:
+    settled = len(jobs) - len(todo)
+
+    def settle(name: str) -> None:
+        nonlocal settled
+        settled += 1
+        order.done(name)
+        at(settled, len(jobs))
+
+    with stage("ablation", "jobs") as at, ThreadPoolExecutor(max_workers=len(environments)) as pool:
+        at(settled, len(jobs))
         waiting: dict[Future[str], str] = {}
         try:
             while order.is_active():
                 for name in order.get_ready():
                     if before := next((each for each in todo[name].after if each in failed), None):
                         failed[name] = failed[before]
-                        order.done(name)
+                        settle(name)
                     else:
                         waiting[pool.submit(start, todo[name])] = name
                 if waiting:
@@ -90,7 +102,7 @@ def run_all(jobs: Sequence[Job], out: Path, at_a_time: int | None = None, gpus: 
                         if reason := done.result():
                             logger.warning("The %s failed: %s.", todo[name].title, reason)
                             failed[name] = reason
-                        order.done(name)
+                        settle(name)
         finally:
             stop.set()
             for process in list(running.values()):

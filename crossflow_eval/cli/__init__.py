@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import logging
-import sys
+
+import typer
 
 from crossflow.files.program import Commands, OneLine, new_app
 from crossflow_eval.cli import ablate, fid, measure, setup, show
@@ -28,6 +29,7 @@ COMMANDS: Commands = {
     ],
     "Show": [
         (show.report, "crossflow-eval report runs/demo/* --format html --out runs/demo/report.html"),
+        (show.view, "crossflow-eval view runs"),
         (show.compare, "crossflow-eval compare RUN_A RUN_B"),
         (show.check, "crossflow-eval check runs/demo/t2i"),
         (show.verify, "crossflow-eval verify runs/demo/t2i --out verified.html"),
@@ -40,9 +42,17 @@ COMMANDS: Commands = {
 }
 
 
+class _ToStderr(logging.Handler):
+    """Says what is logged on stderr as it is at that moment, which may be above a bar of progress."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one record."""
+        typer.echo(self.format(record), err=True)
+
+
 def _speak() -> None:
     """What the package logs is said on stderr."""
-    said = logging.StreamHandler(sys.stderr)
+    said = _ToStderr()
     said.setFormatter(OneLine())
     logger = logging.getLogger("crossflow_eval")
     logger.handlers = [said]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from crossflow.errors import CrossFlowError, one_sentence
+from crossflow.files.program import look_for
 from crossflow_eval.cli.options import AsJson
 from crossflow_eval.cli.progress import bar
 
@@ -70,6 +71,8 @@ def ablate(
 ) -> None:
     """Train a table of the paper: rows with several seeds, measured alike, with verdicts. Run it again to resume."""
     with one_sentence():
+        if suite.endswith(".toml"):
+            look_for(Path(suite))
         from crossflow_eval.ablate.jobs import failures, jobs_of
         from crossflow_eval.ablate.plan import make_plan
         from crossflow_eval.ablate.write import collect, results_folder, write
@@ -98,9 +101,10 @@ def ablate(
 
             cluster.run_all(todo, plan.out, options=_options(slurm or []))
         else:
+            from crossflow.files.progress import progress, silent
             from crossflow_eval.ablate import local
 
-            local.run_all(todo, plan.out, jobs, gpus)
+            local.run_all(todo, plan.out, jobs, gpus, silent if as_json else progress)
         where = results or results_folder(plan)
         text = write(plan, collect(plan), where)
         typer.echo((where / "results.json").read_text(encoding="utf-8") if as_json else text)

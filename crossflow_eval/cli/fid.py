@@ -48,6 +48,10 @@ def fid(
     with one_sentence():
         from dataclasses import asdict
 
+        from crossflow_eval.judges.references import look_for_set
+
+        for given in (first, second):  # before what takes seconds is loaded
+            look_for_set(given)
         from crossflow.files.devices import own_device
         from crossflow.files.processes import workers
         from crossflow_eval.environment import environment

@@ -4,16 +4,17 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from crossflow.errors import one_sentence
+from crossflow.files.program import reading
+from crossflow.files.progress import At, progress
 from crossflow_eval.cli.terminal import print_table
 
 if TYPE_CHECKING:
@@ -57,8 +58,12 @@ def fetch(files: Annotated[list[str], typer.Argument(help="File names, or all.",
         from crossflow_eval.judges.fetch import fetch as fetched
 
         for each in _named(None if files == ["all"] else files):
-            with _bar(each.file) as advance:
-                typer.echo(fetched(each, advance))
+            with progress(each.file, "MB") as at:
+                typer.echo(fetched(each, partial(_megabytes, at)))
+
+
+def _megabytes(at: At, done: int, total: int | None) -> None:
+    at(done // 10**6, None if total is None else total // 10**6)
 
 
 @prepare.callback()
@@ -67,6 +72,7 @@ def _prepare() -> None:
 
 
 @prepare.command()
+@reading
 def imagenet_sr(
     images: Annotated[Path, typer.Argument(help="ImageNet's validation images.", show_default=False)],
     root: Annotated[Path, typer.Argument(help="The suites' data root to write.", show_default=False)],
@@ -141,15 +147,3 @@ def _report(findings: Iterable[Finding], as_json: bool, demanded: bool = True) -
         )
     if demanded and not all(each.ready for each in found):
         raise typer.Exit(2)
-
-
-@contextmanager
-def _bar(name: str) -> Iterator[Callable[[int, int | None], None]]:
-    """A bar of bytes on stderr, where that is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
-        task = progress.add_task(name, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -38,10 +38,12 @@ def report(
         from crossflow.files.writing import write_whole
         from crossflow_eval import report as reports
         from crossflow_eval import tables
-        from crossflow_eval.report.runs import entries
 
         chosen = None if table is None else tables.load_table(table)
-        found = entries(_finished(runs or []))
+        finished = _finished(runs or [])  # before what takes seconds is loaded
+        from crossflow_eval.report.runs import entries
+
+        found = entries(finished)
         beside = None if out is None else out.parent
         text = reports.render(found, format, table=chosen, allow_mixed=allow_mixed, beside=beside)
         if out is None:
@@ -51,14 +53,38 @@ def report(
 
 
 def _finished(runs: list[Path]) -> list[Path]:
-    """Those of the ``runs`` that are finished, the others named on stderr; all of them where none is."""
+    """Those of the ``runs`` that are finished, the others named on stderr. CrossFlowError where none of them is."""
     from crossflow_eval import records
 
     found = [run for run in runs if (records.run_in(run) / records.RESULT).is_file()]
     for run in (run for run in runs if found and run not in found):
         what = "is not finished" if (run / records.SETTINGS).is_file() else "is no run"
         typer.echo(f"{run} {what}, and is left out.", err=True)
-    return found or runs
+    if runs and not found:
+        records.check_whole(runs[0])
+    return found
+
+
+def view(
+    runs: Annotated[
+        Path, typer.Argument(help="A folder of runs and trainings, or one of them.", metavar="[RUNS]")
+    ] = Path("runs"),
+    port: Annotated[int, typer.Option(help="The port on 127.0.0.1.", show_default="any that is free")] = 0,
+) -> None:
+    """Serve the page live to this machine, while runs and trainings go on: open the address that is printed.
+
+    Rows come as they are made, and curves grow. It only reads; Ctrl-C ends it.
+    """
+    with one_sentence():
+        from crossflow.errors import CrossFlowError
+
+        try:
+            from crossflow_eval.view.server import serve
+        except ModuleNotFoundError as error:
+            raise CrossFlowError(
+                f"crossflow-eval view needs {error.name}: install starlette and uvicorn, or crossflow[view]."
+            ) from error
+        serve(runs, port, typer.echo)
 
 
 def compare(run_a: RunFolder, run_b: RunFolder, data: Data = None, as_json: AsJson = False) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from crossflow.errors import CrossFlowError, unknown
 from crossflow_eval.judges.local_weights import HOME, home
@@ -32,6 +33,15 @@ REFERENCES = {
     ),
 }
 """COCO's validation images of 2014 as U-ViT, CrossFlow and T2IBenchmark take them, and ImageNet's training images."""
+
+
+def look_for_set(given: str) -> None:
+    """Raise CrossFlowError for what names no set of images: no path that is there, and no published reference."""
+    if given not in REFERENCES and not Path(given).exists():
+        raise CrossFlowError(
+            f"{given} is no folder, no file and no published reference; give a folder of images, an .npz file, or one "
+            f"of {', '.join(REFERENCES)}."
+        )
 
 
 def read_reference(name: str, *, tap: str = "pool") -> Statistics:

@@ -145,7 +145,7 @@ class FID(OnFeatures):
 
     def by_part(self) -> Callable[[np.ndarray], float] | None:
         """What gives the distance of the outputs at some places, int [m]; None where their moments alone are kept."""
-        features, (target, _) = self._kept.features, self._target()
+        features, (target, _) = self._kept.features, self.reference()
         return None if features is None else lambda kept: frechet_distance(Moments.of_features(features[kept]), target)
 
     def compute(self) -> dict[str, Value]:

@@ -24,7 +24,7 @@ from crossflow.files.arrays import plain_arrays
 from crossflow_eval.judges import efficientnet
 from crossflow_eval.judges.features import CHUNK, FeatureExtractor, extract
 from crossflow_eval.judges.local_weights import find_weights
-from crossflow_eval.judges.references import REFERENCES, read_reference
+from crossflow_eval.judges.references import REFERENCES, look_for_set, read_reference
 from crossflow_eval.judges.resize import PROTOCOLS
 from crossflow_eval.judges.statistics_files import KEYS, Statistics, read_statistics
 from crossflow_eval.judges.weights import PUBLISHED
@@ -226,13 +226,9 @@ def read_side(given: str, protocol: str | None) -> Mapping[str, Statistics] | No
     if path.is_file():
         taps = [tap for tap, (key, _) in KEYS.items() if key in plain_arrays(path, "statistics")]
         return {tap: read_statistics(path, protocol, tap=tap) for tap in taps or ["pool"]}
-    if given in REFERENCES:
-        taps = KEYS if REFERENCES[given].protocol == "adm" else ["pool"]
-        return {tap: read_reference(given, tap=tap) for tap in taps}
-    raise CrossFlowError(
-        f"{given} is no folder, no file and no published reference; give a folder of images, an .npz file, or one of "
-        f"{', '.join(REFERENCES)}."
-    )
+    look_for_set(given)
+    taps = KEYS if REFERENCES[given].protocol == "adm" else ["pool"]
+    return {tap: read_reference(given, tap=tap) for tap in taps}
 
 
 def _holds_statistics(path: Path) -> bool:

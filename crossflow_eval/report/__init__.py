@@ -15,7 +15,7 @@ from crossflow_eval.tables import Table, table_of_suite
 if TYPE_CHECKING:
     from crossflow_eval.report.page import Section
 
-__all__ = ["FORMATS", "Entry", "Format", "load", "render"]
+__all__ = ["FORMATS", "Entry", "Format", "load", "render", "tables_of"]
 
 Format = Literal["md", "csv", "latex", "html"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -41,7 +41,7 @@ def render(
         raise CrossFlowError(f"There is no format {format!r}. Available: {', '.join(FORMATS)}.")
     if not entries and table is None:
         raise CrossFlowError("A report needs at least one run, or --table.")
-    grids = grids_of(entries, table, allow_mixed=allow_mixed)
+    grids = tables_of(entries, table=table, allow_mixed=allow_mixed)
     if format == "csv":
         return tidy(grids)
     if format == "html":
@@ -51,8 +51,8 @@ def render(
     return "\n".join(map(markdown if format == "md" else latex, grids))
 
 
-def grids_of(entries: Sequence[Entry], table: Table | None = None, *, allow_mixed: bool = False) -> list[Grid]:
-    """The tables of a report: the given one, or one a suite. Raises CrossFlowError as :func:`render`."""
+def tables_of(entries: Sequence[Entry], *, table: Table | None = None, allow_mixed: bool = False) -> list[Grid]:
+    """The tables of a report: the given one, or one a suite. Raises CrossFlowError as ``render`` does."""
     return [build_grid(group, of, allow_mixed=allow_mixed) for group, of in _tables(entries, table)]
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from crossflow.errors import CrossFlowError
 from crossflow_eval import records
 from crossflow_eval.report.pictures import thumbnail
 from crossflow_eval.types import Result, Role, Row
+
+PARTS = ("source", "output", "target")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +22,8 @@ class Entry:
 
     ``picture(row)`` gives the bytes of an image file of the output a row speaks of, or None. ``beside(row)`` those of
     what it is shown between: its ``source`` and its ``target``, each where it is a picture. ``texts`` are those that an
-    output is compared with, by the example's id, and ``folder`` the run's own, where the originals lie.
+    output is compared with, by the example's id, and ``folder`` the run's own, where the originals lie. A run that is
+    not finished has outputs, of so many ``expected``, and no values.
     """
 
     result: Result
@@ -29,11 +34,17 @@ class Entry:
     beside: Callable[[Row], Mapping[str, bytes]] = field(default=lambda row: {})
     texts: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
     folder: Path | None = None
+    expected: int | None = None
 
     @property
     def title(self) -> str:
         """The label, or the name of the model."""
         return self.label if self.label is not None else self.result.settings.model
+
+    def pictures(self, row: Row) -> dict[str, bytes]:
+        """The pictures of a row in the order in which they are shown: ``source``, ``output`` and ``target``."""
+        shown = {"output": self.picture(row), **self.beside(row)}
+        return {name: found for name in PARTS if (found := shown.get(name)) is not None}
 
     @property
     def identity(self) -> str:
@@ -56,9 +67,42 @@ def load(folder: Path, *, label: str | None = None, role: Role = "model") -> Ent
         label=label,
         role=role,
         rows=records.read_rows(folder),
-        picture=lambda row: (
-            thumbnail(records.output_path(folder, row["output"]), metres=metres) if "output" in row else None
-        ),
+        picture=_thumbnails(folder, metres),
         texts=records.read_target_texts(folder),
         folder=folder,
     )
+
+
+def load_unfinished(folder: Path, *, metres: bool = False) -> Entry:
+    """The run in ``folder`` as far as it is: its settings and the outputs that are there. Raises CrossFlowError.
+
+    Depth maps are pictures where they are in ``metres``, which the result will say.
+    """
+    rows, expected = records.read_outputs_so_far(folder)
+    for row in rows:
+        if row["output"].endswith(".txt"):
+            row["caption"] = _text(records.output_path(folder, row["output"]))
+    result = Result(
+        settings=records.read_settings(folder),
+        protocol={},
+        n=len(rows),
+        values={},
+        higher_is_better={},
+        data_sha256=hashlib.sha256((folder / records.EXAMPLES).read_bytes()).hexdigest() if rows else "",
+        environment={},
+    )
+    texts = records.read_target_texts(folder)
+    return Entry(
+        result=result, rows=rows, picture=_thumbnails(folder, metres), texts=texts, folder=folder, expected=expected
+    )
+
+
+def _thumbnails(folder: Path, metres: bool) -> Callable[[Row], bytes | None]:
+    return lambda row: thumbnail(records.output_path(folder, row["output"]), metres=metres) if "output" in row else None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CrossFlowError(f"{path} cannot be read as text; generate it again: {error}") from error

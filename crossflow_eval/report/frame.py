@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crossflow.errors import CrossFlowError
-from crossflow_eval.report import grids_of
+from crossflow_eval.report import tables_of
 from crossflow_eval.report.runs import entries
 from crossflow_eval.report.text import CSV_HEADER, cell_records
 
@@ -36,7 +36,7 @@ def frame(*runs: str | Path, outputs: bool = False, allow_mixed: bool = False) -
         raise CrossFlowError("A frame needs at least one run's folder.")
     found = entries([Path(run) for run in runs])
     if not outputs:
-        records = cell_records(grids_of(found, allow_mixed=allow_mixed))
+        records = cell_records(tables_of(found, allow_mixed=allow_mixed))
         return pandas.DataFrame(records, columns=list(CSV_HEADER)).astype(dict.fromkeys(NUMBERS, float))
     rows: list[dict[str, Any]] = []
     for entry in found:

@@ -9,23 +9,26 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
+from crossflow_eval.report.curves import figure, sweep, trainings
 from crossflow_eval.report.entry import Entry
 from crossflow_eval.report.grid import Cell, Grid, Line, flatten
-from crossflow_eval.report.plot import task_figure
-from crossflow_eval.report.samples import samples
+from crossflow_eval.report.plot import inline, task_figure
+from crossflow_eval.report.samples import Album, samples
 from crossflow_eval.report.text import DASH, INTERVALS, cell_text
 
 MARKS = "Bold is the best of the models; underlined is one whose interval holds the best value."
+CURVES = "Curves"
+"""The tab that holds what is drawn of trainings and of guidance."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,27 +53,50 @@ def html_table(rows: Sequence[Sequence[str]]) -> str:
     return f"<div class=scroll>{table}</div>"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """What is different in a page that a program serves while its runs go on.
+
+    Pictures are where the ``album`` has them. Its ``script`` takes a new page where its runs are no longer in the
+    ``state`` that the page was made of. ``says`` is a sentence under the ``title``, ``back`` the address of the list
+    that the page is of, if it is not that list.
+    """
+
+    title: str
+    says: str
+    state: str
+    album: Album
+    script: str
+    back: str = ""
+
+
 def page(
-    grids: Sequence[Grid], entries: Sequence[Entry], *, sections: Sequence[Section] = (), beside: Path | None = None
+    grids: Sequence[Grid],
+    entries: Sequence[Entry],
+    *,
+    sections: Sequence[Section] = (),
+    beside: Path | None = None,
+    served: Served | None = None,
 ) -> str:
     """The page as text, with further ``sections``; the same runs give the same bytes.
 
-    Originals are linked where the page is to lie in the folder ``beside`` and their runs' folders are known.
+    Originals are linked where the page is to lie in the folder ``beside`` and their runs' folders are known, or where
+    it is ``served``.
     """
     assets = files("crossflow_eval.report") / "assets"
-    style, script, template = (
-        (assets / name).read_text(encoding="utf-8") for name in ("page.css", "page.js", "page.html.jinja")
-    )
+    style, script = ((assets / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    scripts = [script] if served is None else [script, served.script]
     models = [entry for entry in entries if entry.role == "model"] or list(entries)
-    shown = [entry for entry in models if entry.rows]
+    shown = {number: entry for number, entry in enumerate(models) if entry.rows}
     named = list(dict.fromkeys(column.value for grid in grids for column in grid.table.columns if column.value))
-    found, pictures = samples(shown, named, beside)
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(template).render(
-        title=grids[0].table.title if len(grids) == 1 else "Evaluation report",
-        policy=f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'",
+    found, pictures = samples(list(shown.values()), named, beside, None if served is None else served.album)
+    sections = [*sections, *_curves(grids, models)]
+    return template("crossflow_eval.report", "page.html.jinja").render(
+        title=served.title if served else grids[0].table.title if len(grids) == 1 else "Evaluation report",
+        served=served,
+        policy=_policy(style, scripts, served is not None),
         style=Markup(style),
-        script=Markup(script),
+        scripts=[Markup(each) for each in scripts],
         tables=[_table(grid) for grid in grids],
         drawings=[(grid.table.title, Markup(drawing)) for grid in grids if (drawing := task_figure(grid))],
         above=[(section.title, Markup(section.body)) for section in sections if section.first],
@@ -81,7 +107,7 @@ def page(
         },
         runs=[
             {"number": number, "name": name, "summary": _summary(entry), "samples": part}
-            for number, (entry, name, part) in enumerate(zip(shown, _names(shown), found, strict=True))
+            for (number, entry), name, part in zip(shown.items(), _names(shown.values()), found, strict=True)
         ],
         compared=_compared(shown),
         pictures=pictures,
@@ -90,12 +116,53 @@ def page(
     )
 
 
+def template(package: str, name: str) -> Template:
+    """A template of a ``package``'s assets; what it is given is escaped."""
+    text = (files(package) / "assets" / name).read_text(encoding="utf-8")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(text)
+
+
+def _policy(style: str, scripts: Sequence[str], served: bool) -> str:
+    """The content security policy: this style and these scripts alone; a served page also asks where it came from."""
+    own = " 'self'" if served else ""
+    parts = {
+        "default-src": "'none'",
+        "img-src": f"data:{own}",
+        "style-src": f"'{_hash(style)}'",
+        "script-src": " ".join(f"'{_hash(script)}'" for script in scripts),
+        "connect-src": own.strip() or "'none'",
+        "form-action": own.strip() or "'none'",
+        "base-uri": "'none'",
+    }
+    return "; ".join(f"{name} {value}" for name, value in parts.items())
+
+
 def _hash(text: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
-def _names(entries: Sequence[Entry]) -> list[str]:
+def _curves(grids: Sequence[Grid], models: Sequence[Entry]) -> Iterator[Section]:
+    """How the models trained whose runs lie in their trainings' folders, and what guidance does to them."""
+    if curves := trainings(models):
+        svg = figure(curves, "step", "flow loss", "trainings", "log")
+        yield Section(title="The flow loss in training", body=plotted(svg, "The flow loss in training"), tab=CURVES)
+    for grid in grids:
+        heading, curves = sweep(grid)
+        if curves:
+            what = f"{grid.table.title}: guidance"
+            svg = figure(curves, "guidance scale", heading, f"{grid.table.name}-guidance")
+            yield Section(title=what, body=plotted(svg, what), tab=CURVES)
+
+
+def plotted(svg: str, what: str) -> str:
+    """A figure as a part of a page, ``what`` it shows said to who cannot see it."""
+    return f'<figure class="plot">{inline(svg, what)}</figure>'
+
+
+def _names(entries: Iterable[Entry]) -> list[str]:
     """What the tabs are called: the runs' titles, with what tells them apart where these do not."""
+    entries = list(entries)
     titles = [entry.title for entry in entries]
     return [
         title if titles.count(title) == 1 else f"{title}, {entry.result.settings.digest}"
@@ -103,10 +170,10 @@ def _names(entries: Sequence[Entry]) -> list[str]:
     ]
 
 
-def _compared(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+def _compared(shown: Mapping[int, Entry]) -> list[dict[str, Any]]:
     """The suites of which several models have outputs of the same examples, with the places of their runs."""
     groups: dict[tuple[str, str], list[int]] = {}
-    for number, entry in enumerate(entries):
+    for number, entry in shown.items():
         groups.setdefault((entry.result.settings.suite, entry.result.data_sha256), []).append(number)
     return [{"suite": suite, "numbers": numbers} for (suite, _), numbers in groups.items() if len(numbers) > 1]
 
@@ -115,7 +182,13 @@ def _summary(entry: Entry) -> dict[str, Any]:
     """Which model on which suite, and the names by which both can be found again."""
     settings = entry.result.settings
     weights = str(settings.identity.get("weights_sha256", ""))[:12]
-    return {"title": entry.title, "n": entry.result.n, "settings": settings, "weights": weights}
+    return {
+        "title": entry.title,
+        "n": entry.result.n,
+        "expected": entry.expected,
+        "settings": settings,
+        "weights": weights,
+    }
 
 
 def _table(grid: Grid) -> dict[str, Any]:

@@ -21,7 +21,7 @@ SMALLER = ((128, 75), (96, 70), (64, 60), (48, 40))
 
 
 class Pictures:
-    """The pictures of a page, each once; all of them together take ``room`` bytes where ``count`` are expected."""
+    """Pictures inside a page, each once; all of them together take ``room`` bytes where ``count`` are expected."""
 
     def __init__(self, room: int, count: int) -> None:
         self._share = room // max(count, 1)

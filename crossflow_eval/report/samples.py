@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 from urllib.parse import quote
 
 from crossflow_eval.outputs import KINDS
@@ -35,21 +35,60 @@ class Samples:
     metres: tuple[float, float, str] | None
 
 
-def samples(entries: Sequence[Entry], named: Sequence[str], beside: Path | None) -> tuple[list[Samples], list[str]]:
+@runtime_checkable
+class Album(Protocol):
+    """Where a page finds the pictures of outputs: among its ``addresses``."""
+
+    addresses: list[str]
+
+    def places(self, entry: Entry, row: Row) -> dict[str, int]:
+        """The places of a row's pictures, by what they are: ``source``, ``output``, ``target``."""
+        ...
+
+    def original(self, entry: Entry, row: Row) -> str | None:
+        """The address of the output's own file; None where there is none."""
+        ...
+
+
+class Inside:
+    """Pictures inside the page, small enough for ``count`` of them; originals beside it, if it lies in a folder."""
+
+    def __init__(self, count: int, beside: Path | None) -> None:
+        self._kept = Pictures(PICTURES, count)
+        self._beside = beside
+        self._links: dict[Path, str] = {}
+        self.addresses = self._kept.addresses
+
+    def places(self, entry: Entry, row: Row) -> dict[str, int]:
+        return {part: self._kept.add(content) for part, content in entry.pictures(row).items()}
+
+    def original(self, entry: Entry, row: Row) -> str | None:
+        if self._beside is None or entry.folder is None or "output" not in row:
+            return None
+        if entry.folder not in self._links:
+            outputs = os.path.relpath(home_of(entry.folder) / OUTPUTS, self._beside)
+            self._links[entry.folder] = quote(Path(outputs).as_posix())
+        return f"{self._links[entry.folder]}/{quote(row['output'])}"
+
+
+def samples(
+    entries: Sequence[Entry], named: Sequence[str], beside: Path | None, album: Album | None = None
+) -> tuple[list[Samples], list[str]]:
     """The outputs of each of the ``entries``, the first of its suite where they are many, and all their pictures.
 
-    Of a run's scores those come first that are ``named``, in that order. Originals are linked from a page in the folder
-    ``beside``.
+    Of a run's scores those come first that are ``named``, in that order. Pictures are in the page, and originals linked
+    where it is to lie in the folder ``beside``; or both are where the ``album`` has them.
     """
     most = CARDS // max(len(entries), 1)
     counts = [min(len(entry.rows), most) for entry in entries]
-    parts = [len(_pictures(entry, entry.rows[0])) if entry.rows else 0 for entry in entries]
-    kept = Pictures(PICTURES, sum(count * part for count, part in zip(counts, parts, strict=True)))
-    found = [_samples(entry, count, named, beside, kept) for entry, count in zip(entries, counts, strict=True)]
-    return found, kept.addresses
+    if album is None:
+        parts = [len(entry.pictures(entry.rows[0])) if entry.rows else 0 for entry in entries]
+        album = Inside(sum(count * part for count, part in zip(counts, parts, strict=True)), beside)
+    found = [_samples(entry, count, named, album) for entry, count in zip(entries, counts, strict=True)]
+    return found, album.addresses
 
 
-def _samples(entry: Entry, count: int, named: Sequence[str], beside: Path | None, kept: Pictures) -> Samples:
+def _samples(entry: Entry, count: int, named: Sequence[str], album: Album) -> Samples:
     scores = _scores(entry.rows) if entry.rows else []
     scores = sorted(scores, key=lambda name: named.index(name) if name in named else len(named))
     better = entry.result.higher_is_better
@@ -60,14 +99,11 @@ def _samples(entry: Entry, count: int, named: Sequence[str], beside: Path | None
     for place, name in enumerate(scores):
         end = "highest" if better.get(name) is False else "lowest"
         orders.append((f"score-{place}", f"{end} {words(name)}"))
-    link = None
-    if beside is not None and entry.folder is not None:
-        link = quote(Path(os.path.relpath(home_of(entry.folder) / OUTPUTS, beside)).as_posix())
     data = {
         "title": entry.title,
         "scores": [words(name) for name in scores],
         "falling": [better.get(name) is False for name in scores],
-        "outputs": [_output(entry, row, scores, link, kept) for row in entry.rows[:count]],
+        "outputs": [_output(entry, row, scores, album) for row in entry.rows[:count]],
     }
     return Samples(
         data=data,
@@ -103,12 +139,7 @@ def _scores(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _pictures(entry: Entry, row: Row) -> dict[str, bytes]:
-    shown = {"output": entry.picture(row), **entry.beside(row)}
-    return {name: shown[name] for name in ("source", "output", "target") if shown.get(name) is not None}  # pyright: ignore[reportReturnType]
-
-
-def _output(entry: Entry, row: Row, scores: Sequence[str], link: str | None, kept: Pictures) -> dict[str, Any]:
+def _output(entry: Entry, row: Row, scores: Sequence[str], album: Album) -> dict[str, Any]:
     """What is known of one output; what there is nothing of is left out."""
     correct, found = row.get("correct"), row.get("detections")
     known: dict[str, Any] = {
@@ -119,15 +150,15 @@ def _output(entry: Entry, row: Row, scores: Sequence[str], link: str | None, kep
         "targets": list(entry.texts.get(str(row.get("id")), ())),
         "task": words(row["task"]) if row.get("task") else None,
         "reason": str(row["reason"]) if row.get("reason") else None,
-        "scores": [float(f"{row[name]:.6g}") for name in scores],
-        "pictures": {name: kept.add(content) for name, content in _pictures(entry, row).items()},
+        "pictures": album.places(entry, row),
         "seen": [_name(each) for each in found] if isinstance(found, list) else None,
         "size": row.get("size"),
         "boxes": [each["box"] for each in found] if isinstance(found, list) and row.get("size") else None,
-        "link": f"{link}/{quote(row['output'])}" if link is not None and "output" in row else None,
+        "link": album.original(entry, row),
     }
     known = {name: value for name, value in known.items() if value is not None and value != []}
-    return known | ({"correct": correct} if isinstance(correct, bool) else {})
+    verdict = {"correct": correct} if isinstance(correct, bool) else {}
+    return known | verdict | {"scores": [float(f"{row[name]:.6g}") for name in scores]}
 
 
 def _name(found: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,6 +14,7 @@ from crossflow_eval.judges.local_weights import checked_sha256, home
 from crossflow_eval.judges.weights import PUBLISHED, EvaluatorWeights
 from crossflow_eval.runs.run import make_metrics
 from crossflow_eval.suites import load_suite, suite_names
+from crossflow_eval.types import Suite
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,22 +30,39 @@ class Finding:
 def examine(data: Path | None = None) -> Iterator[Finding]:
     """Look at the machine, at every evaluator's weights, and whether every suite can run on the ``data`` root.
 
-    A suite is ready where its metrics can be built and its examples be read. Whole files are read, to compare their
-    sha256.
+    A suite is ready where its metrics can be built and its examples be read; one that needs no root is not given it.
+    Whole files are read, to compare their sha256.
     """
     yield from _machine()
     for weights in PUBLISHED:
         yield weights_finding(weights)
     for name in suite_names():
         try:
-            suite = load_suite(name, data)
-            metrics = make_metrics(suite)
-            if suite.fitted is None or suite.root == "captions":
-                suite.examples(data)
+            metrics = _able(name, data)
         except CrossFlowError as error:
             yield Finding(kind="suite", name=name, ready=False, detail=str(error))
         else:
             yield Finding(kind="suite", name=name, ready=True, detail=", ".join(metrics))
+
+
+def _able(name: str, data: Path | None) -> Collection[str]:
+    """The metrics of a suite that can run: without ``data``, or where it cannot and reads a root of that kind, on it.
+
+    CrossFlowError with what it lacks.
+    """
+    try:
+        return _examined(load_suite(name), None)
+    except CrossFlowError:
+        if data is None or load_suite(name).root != "data":
+            raise
+    return _examined(load_suite(name, data), data)
+
+
+def _examined(suite: Suite, data: Path | None) -> Collection[str]:
+    metrics = make_metrics(suite)
+    if suite.fitted is None or suite.root == "captions":
+        suite.examples(data)
+    return metrics
 
 
 def weights_finding(weights: EvaluatorWeights) -> Finding:

@@ -23,12 +23,14 @@ UNKNOWN = "no package is known that defines it"
 def verify(folder: Path, data: Path | None = None, track: run.Track = run.untracked) -> Verification:
     """The numbers of the run in ``folder`` beside those of the packages that define them; nothing is written.
 
-    The folder proves itself first. ``data`` is the data root, which no run records.
+    ``folder`` may be a model's, of whose runs the one of the most examples is verified. It proves itself first.
+    ``data`` is the data root, which no run records.
 
     Raises:
         CrossFlowError: a run that is not finished, or not as it was scored; examples that cannot be read again, or are
             other ones.
     """
+    folder = records.run_in(folder)
     result = records.check_whole(folder)
     suite, settings, examples = launch.suite_of(folder, data, again="give a run of this version")
     if examples.sha256 != result.data_sha256:

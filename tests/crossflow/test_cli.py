@@ -102,7 +102,7 @@ def test_wrong_prompts(place):
     Path("latin.txt").write_bytes(b"a b\xe4ll\n")
     assert "holds no prompt" in refused(*SAMPLE, "--prompts", "empty.txt")
     assert "are not UTF-8 text" in refused(*SAMPLE, "--prompts", "latin.txt")
-    assert "cannot be read (No such file" in refused(*SAMPLE, "--prompts", "none.txt")
+    assert "There is no file or folder none.txt" in refused(*SAMPLE, "--prompts", "none.txt")
     assert "cannot be read (Is a directory" in refused(*SAMPLE, "--prompts", ".")
     assert "either --prompt TEXT" in refused(*SAMPLE)
     assert "either --prompt TEXT" in refused(*SAMPLE, "--prompt", "a", "--prompts", "empty.txt")
@@ -112,7 +112,7 @@ def test_wrong_prompts(place):
 def test_wrong_checkpoints_and_settings(place):
     one = ("--prompt", "a")
     here = ("sample", "--out", "out", *one, "--ckpt")
-    assert "There is no file none.safetensors" in refused(*here, "none.safetensors")
+    assert "There is no file or folder none.safetensors" in refused(*here, "none.safetensors")
     Path("cut.safetensors").write_bytes(Path("model.safetensors").read_bytes()[:-9])
     assert "not a whole safetensors file" in refused(*here, "cut.safetensors")
     assert "Unknown solver 'eular'. Did you mean 'euler'?" in refused(*SAMPLE, *one, "--solver", "eular")
@@ -131,7 +131,7 @@ def test_info_tells_what_a_checkpoint_is(place):
     assert (found["format"], found["version"], found["step"]) == ("crossflow", "2", 3)
     assert found["training"] == {"steps": 20}
     assert found["config"]["backbone"]["width"] == CONFIG.backbone.width
-    assert "There is no file none" in refused("info", "none")
+    assert "There is no file or folder none" in refused("info", "none")
     Path("text").write_text("hello")
     assert "not a whole safetensors file" in refused("info", "text")
 

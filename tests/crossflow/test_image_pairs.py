@@ -6,6 +6,7 @@ import torch
 from small_image_recipes import small
 
 from crossflow.errors import CrossFlowError
+from crossflow.files.progress import silent
 from crossflow.flow.losses import draw
 from crossflow.modalities.pixels import Pixels
 from crossflow.scenes.caption import describe
@@ -31,7 +32,7 @@ def test_descriptions_are_read_row_by_row():
 def test_pairs_are_the_worlds(tmp_path, task):
     config = small(f"scenes-{task}")
     model = config.model.build()
-    pairs = image_pairs(config, model, tmp_path, lambda line: None)
+    pairs = image_pairs(config, model, tmp_path, silent)
     scenes = [example("train", index).scene for index in range(24)]
     assert np.array_equal(pairs.sources[7], low_res(scenes[7], 64)[0] if task == "sr" else render(scenes[7]))
     if task == "caption":
@@ -41,7 +42,7 @@ def test_pairs_are_the_worlds(tmp_path, task):
         assert np.allclose(model.autoencoder.decode(pairs.targets[7:8])[0], expected, rtol=1e-5)
     else:
         assert np.array_equal(pairs.targets[7], render(scenes[7], 64))
-    again = image_pairs(config, model, tmp_path, lambda line: pytest.fail("made again"))
+    again = image_pairs(config, model, tmp_path, lambda *_: pytest.fail("made again"))
     assert torch.equal(pairs.sources, again.sources)
     assert torch.equal(pairs.targets, again.targets)
 
@@ -49,10 +50,10 @@ def test_pairs_are_the_worlds(tmp_path, task):
 def test_a_damaged_cache_is_said(tmp_path):
     config = small("scenes-depth")
     model = config.model.build()
-    image_pairs(config, model, tmp_path, lambda line: None)
+    image_pairs(config, model, tmp_path, silent)
     next(tmp_path.iterdir()).write_bytes(b"damaged")
     with pytest.raises(CrossFlowError, match="remove it, and it is made again"):
-        image_pairs(config, model, tmp_path, lambda line: None)
+        image_pairs(config, model, tmp_path, silent)
 
 
 def test_null_items_are_carried_to_their_donors():

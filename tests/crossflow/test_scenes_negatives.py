@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from crossflow.errors import CrossFlowError
+from crossflow.files.progress import silent
 from crossflow.flow.losses import draw
 from crossflow.losses import KL, Contrast
 from crossflow.modalities.tokens import TokensConfig
@@ -71,7 +72,7 @@ def test_a_recipe_trains_on_them(tmp_path):
     model = replace(tiny.model, losses=losses)
     recipe = replace(tiny, model=model, data=SceneData(count=16, negatives=2), steps=2, batch_size=4, save_every=2)
     train(recipe, tmp_path, precision="fp32", device="cpu")
-    pairs = open_data(recipe, None, 0).pairs(model.build(), tmp_path / "cache", lambda line: None)
+    pairs = open_data(recipe, None, 0).pairs(model.build(), tmp_path / "cache", silent)
     batch = pairs.load(torch.arange(4)[:, None].expand(-1, 2), draw(4, model.shape, 0.0, torch.Generator()), 0, 4)
     assert batch["negatives"].values.shape == (4, 2, 16, 384)
     embedder = TokensConfig().embedder()

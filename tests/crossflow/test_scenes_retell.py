@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 
 from crossflow.errors import CrossFlowError
+from crossflow.files.progress import silent
 from crossflow.recipes import CONFIGS
 from crossflow.recipes.recipe import PLACES, SceneData
 from crossflow.scenes.caption import TASKS, places
@@ -89,7 +90,7 @@ def test_places_name_every_shape_and_neither_colour_nor_light():
 
 def test_training_samples_places_beside_prompts(tmp_path):
     recipe = replace(CONFIGS["scenes-tiny"], data=SceneData(count=12, captions=(0, PLACES)))
-    pairs = open_data(recipe, None, 0).pairs(recipe.model.build(), tmp_path, lambda line: None)
+    pairs = open_data(recipe, None, 0).pairs(recipe.model.build(), tmp_path, silent)
     assert isinstance(pairs, TextPairs)
     table = sorted(
         {text for i in range(12) for text in (example("train", i).prompt, places(example("train", i).scene))}
@@ -100,8 +101,7 @@ def test_training_samples_places_beside_prompts(tmp_path):
 
 def test_training_reads_what_is_retold(tmp_path):
     recipe = replace(CONFIGS["scenes-tiny"], data=SceneData(count=48, retold=True))
-    said = []
-    pairs = open_data(recipe, None, 0).pairs(recipe.model.build(), tmp_path, said.append)
+    pairs = open_data(recipe, None, 0).pairs(recipe.model.build(), tmp_path, silent)
     assert isinstance(pairs, TextPairs)
     rows = pairs.captions[:, 0]
     prompts = [retold(example("train", index), 0)[0] for index in range(48)]

@@ -7,12 +7,14 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
 from crossflow.errors import CrossFlowError
@@ -149,6 +151,28 @@ def refused(*arguments: object, **options: object) -> str:
     assert "\n" not in message
     assert message.endswith(".")
     return message
+
+
+def test_the_log_goes_to_tensorboard_too_and_once_where_a_run_resumes(tmp_path, cache_folder):
+    def stopped(line: str) -> None:
+        if line.startswith("step 4"):
+            raise KeyboardInterrupt
+
+    told = partial(train, SMALL, tmp_path, device="cpu", trackers=("tensorboard",))
+    with pytest.raises(KeyboardInterrupt):
+        told(progress=stopped)
+    told(resume=True)
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "crossflow")).Reload()
+    for name in ("flow", "total", "learning_rate"):
+        written = [(each.step, each.value) for each in events.Scalars(name)]
+        assert written == [(row["step"], pytest.approx(row[name], rel=1e-6)) for row in rows(tmp_path)], name
+
+
+def test_a_tracker_that_is_not_there_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr("crossflow.training.train.find_spec", lambda name: None)
+    with pytest.raises(CrossFlowError, match=r"--wandb needs wandb: install it, or crossflow\[wandb\]"):
+        train(SMALL, tmp_path, device="cpu", trackers=("wandb",))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_run_leaves_a_model_a_log_and_samples(run):

@@ -85,8 +85,19 @@ def test_the_doctor_names_what_each_suite_lacks(place, monkeypatch):
     assert not found["net.pt"]["ready"]
 
 
+def test_a_data_root_is_for_the_suites_that_read_one(place, monkeypatch):
+    monkeypatch.setattr(doctor, "suite_names", lambda: ["scenes-sr", "own-captions", "kitti_eigen"])
+    found = {each["name"]: each for each in json.loads(called("doctor", "--data", str(place), "--json").stdout)}
+    assert found["scenes-sr"]["ready"], "it reads none"
+    assert "--references" in found["own-captions"]["detail"], "that root is no list of captions"
+    assert not found["kitti_eigen"]["ready"] and str(place) in found["kitti_eigen"]["detail"]
+
+
 def test_statistics_need_the_published_weights(place):
     done = CliRunner().invoke(main, ["stats", str(place), "out.npz"])
     assert done.exit_code == 2
     assert "inception-2015-12-05.pt" in done.stderr
-    assert "Did you mean 'clean'?" in CliRunner().invoke(main, ["stats", "x", "out.npz", "--protocol", "cleen"]).stderr
+    assert (
+        "Did you mean 'clean'?"
+        in CliRunner().invoke(main, ["stats", str(place), "out.npz", "--protocol", "cleen"]).stderr
+    )

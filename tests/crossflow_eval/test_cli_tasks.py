@@ -84,8 +84,8 @@ def test_images_in_a_folder(monkeypatch):
     assert called("sr", "--ckpt", "images")["values"]["outputs"]["mean"] == 3
 
 
-def test_suites_and_models_of_another_task():
-    done = CliRunner().invoke(app, ["depth", "--suite", "imagenet_sr", "--ckpt", "x"])
+def test_suites_and_models_of_another_task(tmp_path):
+    done = CliRunner().invoke(app, ["depth", "--suite", "imagenet_sr", "--ckpt", str(tmp_path)])
     assert "is for the task sr, not depth" in done.stderr
 
 

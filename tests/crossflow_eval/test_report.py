@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import re
@@ -18,6 +19,8 @@ from PIL import Image
 
 from crossflow.errors import CrossFlowError
 from crossflow_eval.report import Entry, render
+from crossflow_eval.report.curves import POINTS, sweep, training, trainings
+from crossflow_eval.report.grid import build_grid
 from crossflow_eval.tables import Column, Table, TableRow, load_table, parse_table, table_names
 from crossflow_eval.types import Result, Role, Row, Settings, Value
 
@@ -293,6 +296,48 @@ def test_the_page_points_nowhere() -> None:
     assert links and all(str(link).startswith(("data:", "#")) for link in links)
     policy = str(next(each["content"] for tag, each in page.tags if "http-equiv" in each))
     assert "default-src 'none'" in policy and "unsafe" not in policy
+
+
+def guided(scale: float, fid: float, folder: Path | None = None) -> Entry:
+    """A run of the one model at a guidance scale."""
+    run = entry(fid=fid)
+    identity = {**run.result.settings.identity, "guidance_scale": scale}
+    settings = run.result.settings.model_copy(update={"identity": identity})
+    return dataclasses.replace(run, result=run.result.model_copy(update={"settings": settings}), folder=folder)
+
+
+def test_runs_that_differ_in_guidance_alone_are_a_curve() -> None:
+    runs = [guided(3.0, 11.0), guided(1.0, 12.5), guided(2.0, 10.0)]
+    grid = build_grid(runs, TABLE)
+    heading, (curve,) = sweep(grid)
+    assert heading.startswith("FID@1000") and curve.label == "ours"
+    assert (curve.x, curve.y) == ([1.0, 2.0, 3.0], [12.5, 10.0, 11.0])
+    assert curve.reach == [(11.25, 13.75)] * 3
+    page = Tags(render(runs, "html", table=TABLE))
+    assert "A small table: guidance" in page.text
+    assert {"role": "img", "aria-label": "A small table: guidance"}.items() <= {
+        name: value for tag, each in page.tags if tag == "svg" for name, value in each.items()
+    }.items()
+    assert sweep(build_grid([guided(1.0, 12.5), entry("other")], TABLE)) == ("", [])
+
+
+def test_a_run_in_the_folder_of_its_training_shows_the_curve(tmp_path: Path) -> None:
+    run = guided(1.0, 12.5, tmp_path / "run")
+    assert trainings([run]) == []
+    lines = ({"step": step, "learning_rate": 1e-3, "flow": 1 / step} for step in (1, 2, 4))
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (curve,) = trainings([run, dataclasses.replace(run, folder=tmp_path / "another")])
+    assert (curve.label, curve.x, curve.y) == ("ours", [1.0, 2.0, 4.0], [1.0, 0.5, 0.25])
+    assert trainings([dataclasses.replace(run, folder=tmp_path / "run" / "n-50")]) == [curve]
+    assert "The flow loss in training" in render([run], "html", table=TABLE)
+
+
+def test_a_long_log_becomes_a_curve_of_few_points(tmp_path: Path) -> None:
+    """Each the mean of as many lines."""
+    lines = (json.dumps({"step": step, "total": float(step)}) for step in range(1, 4 * POINTS + 1))
+    (tmp_path / "log.jsonl").write_text("\n".join(lines) + "\n")
+    (curve,) = training(tmp_path)
+    assert len(curve.x) == POINTS and curve.x == curve.y and curve.x[0] == 2.5
 
 
 def test_pages_and_tables_are_byte_stable() -> None:

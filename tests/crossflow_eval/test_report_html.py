@@ -9,24 +9,17 @@ import itertools
 import json
 import os
 import re
-import shutil
-import socket
-import subprocess
-import time
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.browser import BROWSER, DRIVER, Browser
+from benchmarks.browser import browser as headless
 from crossflow_eval.report import Entry, render
 from crossflow_eval.types import Result, Role, Row, Settings, Value
-
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
-DRIVER = shutil.which("chromedriver")
 
 pytestmark = pytest.mark.skipif(
     not (BROWSER and DRIVER) and os.environ.get("CI") != "true",
@@ -35,60 +28,10 @@ pytestmark = pytest.mark.skipif(
 PROMPTS = ("a red ball", "<script>document.title='broken'</script> & a cone", "two green boxes", "a pink ring")
 
 
-class Browser:
-    """A session of the W3C WebDriver protocol, as little of it as these tests need."""
-
-    def __init__(self, driver: str) -> None:
-        self._root = driver
-        options = {
-            "binary": BROWSER,
-            "args": ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"],
-        }
-        wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"}}
-        session = self._ask("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})
-        self._root = f"{driver}/session/{session['sessionId']}"
-
-    def _ask(self, method: str, path: str, body: Any = None) -> Any:
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self._root + path, data, {"Content-Type": "application/json"}, method=method)
-        with urllib.request.urlopen(request, timeout=120) as answer:
-            return json.load(answer)["value"]
-
-    def open(self, page: Path) -> None:
-        self._ask("POST", "/url", {"url": page.as_uri()})
-
-    def run(self, script: str) -> Any:
-        return self._ask("POST", "/execute/sync", {"script": script, "args": []})
-
-    def command(self, name: str, **parameters: Any) -> Any:
-        return self._ask("POST", "/goog/cdp/execute", {"cmd": name, "params": parameters})
-
-    def log(self, kind: str) -> list[dict[str, Any]]:
-        return self._ask("POST", "/se/log", {"type": kind})
-
-    def close(self) -> None:
-        self._ask("DELETE", "")
-
-
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    assert BROWSER and DRIVER, "CI must have chromium and chromedriver"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    driver = subprocess.Popen([DRIVER, f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(100):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.1)
-        session = Browser(f"http://127.0.0.1:{port}")
+    with headless() as session:
         yield session
-        session.close()
-    finally:
-        driver.terminate()
-        driver.wait(timeout=20)
 
 
 TASKS = ("single_object", "two_object", "counting", "colors")
@@ -149,12 +92,6 @@ SHOWN = "return [...document.querySelectorAll('.tab:not([hidden]) .cards .prompt
 SCREEN = {"desktop": (1280, 800), "phone": (390, 844)}
 
 
-def go(browser: Browser, page: Path, tab: str = "scores") -> None:
-    """Open a page anew at one of its tabs."""
-    browser._ask("POST", "/url", {"url": "about:blank"})
-    browser._ask("POST", "/url", {"url": f"{page.as_uri()}#{tab}"})
-
-
 def choose(browser: Browser, name: str, value: str) -> list[str]:
     """Set one control as a reader would, and say which prompts are left."""
     browser.run(
@@ -182,7 +119,7 @@ def test_it_draws_without_an_error_and_without_the_network(browser: Browser, pag
 
 
 def test_failures_come_first_and_the_controls_work(browser: Browser, page: Path) -> None:
-    go(browser, page, "run-0")
+    browser.open(page, "run-0")
     one, two, three, four = PROMPTS
     assert browser.run(SHOWN) == [two, four, one, three]
     assert choose(browser, "verdict", "wrong") == [two, four]
@@ -222,7 +159,7 @@ def luminance(color: str) -> float:
 
 
 def test_an_output_is_looked_at_closely(browser: Browser, page: Path) -> None:
-    go(browser, page, "run-0")
+    browser.open(page, "run-0")
     browser.run("document.querySelectorAll('.cards button')[1].click()")
     said = "return document.getElementById('zoom').textContent"
     assert "a pink ring" in browser.run(said) and "seen: cone" in browser.run(said)
@@ -235,7 +172,7 @@ def test_an_output_is_looked_at_closely(browser: Browser, page: Path) -> None:
 
 
 def test_outputs_come_by_pages_of_60(browser: Browser, models: Path) -> None:
-    go(browser, models, "run-0")
+    browser.open(models, "run-0")
     sizes = [len(browser.run(SHOWN))]
     for _ in range(2):
         browser.run("document.querySelector('.tab:not([hidden]) [name=next]').click()")
@@ -245,7 +182,7 @@ def test_outputs_come_by_pages_of_60(browser: Browser, models: Path) -> None:
 
 
 def test_models_stand_side_by_side_with_differences_first(browser: Browser, models: Path) -> None:
-    go(browser, models, "side-1")
+    browser.open(models, "side-1")
     shown = browser.run(SHOWN)
     assert (len(shown), shown[:2]) == (15, ["prompt 100", PROMPTS[0]])
     named = "return [...document.querySelector('.tab:not([hidden]) figure').querySelectorAll('.between p')]"
@@ -260,7 +197,7 @@ def test_models_stand_side_by_side_with_differences_first(browser: Browser, mode
 def test_more_than_three_models_are_rows_that_a_column_sorts_and_the_best_are_marked(
     browser: Browser, models: Path
 ) -> None:
-    go(browser, models)
+    browser.open(models)
     names = "return [...document.querySelectorAll('tbody th')].map(th => th.textContent)"
     assert browser.run(names) == ["model-0", "model-1", "model-2", "model-3"]
     heads = browser.run("return [...document.querySelectorAll('thead th')].map(th => th.textContent)")
@@ -280,16 +217,31 @@ def test_a_tab_is_less_than_four_screens_high_and_not_wider_than_one(
         "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=screen == "phone"
     )
     for tab in ("scores", "side-1", "run-0"):
-        go(browser, models, tab)
+        browser.open(models, tab)
         size = browser.run("return [document.documentElement.scrollWidth, document.documentElement.scrollHeight]")
         assert size[0] == width and size[1] < 4 * height, (tab, size)
     browser.command("Emulation.clearDeviceMetricsOverride")
 
 
 def test_a_tab_is_printed_on_at_most_four_sheets(browser: Browser, models: Path) -> None:
-    go(browser, models, "run-0")
+    browser.open(models, "run-0")
     sheets = base64.b64decode(browser.command("Page.printToPDF", paperWidth=8.27, paperHeight=11.69)["data"])
     assert 1 <= len(re.findall(rb"/Type /Page\b", sheets)) <= 4
+
+
+def test_on_paper_no_table_is_cut(browser: Browser, page: Path, tmp_path: Path) -> None:
+    """A4 without its margins is 718 CSS pixels wide."""
+    second = dataclasses.replace(entry("another", 0.5, ()), label="A model of a long name, on another suite")
+    settings = second.result.settings.model_copy(update={"suite": "scenes-t2i-heldout"})
+    second = dataclasses.replace(second, result=second.result.model_copy(update={"settings": settings}))
+    both = written(tmp_path, [entry("scenes-t2i", 0.5, ()), entry("c", 0.05, (), "chance"), second])
+    browser.command("Emulation.setDeviceMetricsOverride", width=718, height=1000, deviceScaleFactor=1, mobile=False)
+    browser.command("Emulation.setEmulatedMedia", media="print")
+    for each in (page, both):
+        browser.open(each)
+        wider = "return [...document.querySelectorAll('.scroll')].map(s => s.scrollWidth > s.clientWidth)"
+        assert set(browser.run(wider)) == {False}
+    browser.plain()
 
 
 def test_a_page_of_10_000_outputs_is_small_and_holds_one_page_of_them_at_a_time(
@@ -303,7 +255,7 @@ def test_a_page_of_10_000_outputs_is_small_and_holds_one_page_of_them_at_a_time(
         [dataclasses.replace(large, picture=lambda row: noise[next(pictures)] + str(row["id"]).encode())],
     )
     assert page.stat().st_size < 30e6
-    go(browser, page, "run-0")
+    browser.open(page, "run-0")
     assert len(browser.run(SHOWN)) == 60
     spent = "return performance.getEntriesByType('navigation')[0].domComplete"
     assert browser.run(spent) < 10_000, "milliseconds: under two seconds on a machine with nothing else to do"

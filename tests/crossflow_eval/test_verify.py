@@ -84,7 +84,7 @@ def test_super_resolution_agrees_with_scikit_image_and_torchmetrics() -> None:
     found = verified("sr", "--data", "real")
     assert close(found) == RESTORED
     assert found["packages"] == {name: metadata.version(name) for name in ("scikit-image", "torchmetrics")}
-    assert found["sealed"] == json.loads(Path("sr/result.json").read_text())["proof"]["result"]
+    assert found["sealed"] == json.loads(Path("sr/n-3/result.json").read_text())["proof"]["result"]
 
 
 @pytest.mark.parametrize("suite", ["own-depth", "own-depth_affine", "own-depth_affine_disparity"])
@@ -153,7 +153,7 @@ def test_cosines_and_scores_of_the_worlds_judges_agree() -> None:
 
 def test_a_wrong_number_under_a_right_seal_is_found_and_ends_with_1(tmp_path: Path) -> None:
     call("sr", "--ckpt", "ours", "--references", "real", "--out", tmp_path / "run")
-    run = tmp_path / "run"
+    run = records.run_in(tmp_path / "run")
     result = records.read_result(run)
     assert result is not None
     value = result.values["psnr_y"]

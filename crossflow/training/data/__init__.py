@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from crossflow.errors import CrossFlowError
+from crossflow.files.progress import Stage
 from crossflow.model.config import FlowModel
 from crossflow.recipes.recipe import TrainConfig
 from crossflow.training.data.folders import SourcePairs, open_pairs
 from crossflow.training.data.pairs import Pairs
 from crossflow.training.data.scenes import image_pairs, text_pairs
-
-Say = Callable[[str], None]
 
 
 @runtime_checkable
@@ -22,7 +21,7 @@ class Data(Protocol):
     @property
     def fingerprint(self) -> str | None: ...
 
-    def pairs(self, model: FlowModel, cache: Path, say: Say) -> Pairs:
+    def pairs(self, model: FlowModel, cache: Path, stage: Stage) -> Pairs:
         """The training pairs for ``model``, whose autoencoder is fitted; what is computed is stored in ``cache``."""
         ...
 
@@ -42,8 +41,8 @@ class _Scenes:
     recipe: TrainConfig
     fingerprint: str | None = None
 
-    def pairs(self, model: FlowModel, cache: Path, say: Say) -> Pairs:
-        return _OF_SCENES[self.recipe.model.reads.kind](self.recipe, model, cache, say)
+    def pairs(self, model: FlowModel, cache: Path, stage: Stage) -> Pairs:
+        return _OF_SCENES[self.recipe.model.reads.kind](self.recipe, model, cache, stage)
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class _Folder:
     read: SourcePairs
     fingerprint: str | None
 
-    def pairs(self, model: FlowModel, cache: Path, say: Say) -> Pairs:
+    def pairs(self, model: FlowModel, cache: Path, stage: Stage) -> Pairs:
         """Items are read on demand, so there is nothing to prepare."""
         return self.read
 

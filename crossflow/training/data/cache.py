@@ -23,6 +23,7 @@ from crossflow.errors import CrossFlowError
 from crossflow.files.captions import Pair, read_pairs
 from crossflow.files.images import read_image
 from crossflow.files.locks import writing_in
+from crossflow.files.progress import Stage, chunks, silent
 from crossflow.files.tensors import read_header
 from crossflow.modalities.kl_autoencoder import center_crop
 from crossflow.modalities.modality import TextEmbedder
@@ -69,6 +70,7 @@ def cache(
     process_index: int = 0,
     process_count: int = 1,
     progress: Callable[[str], None] = lambda line: None,
+    stage: Stage = silent,
 ) -> Path:
     """Encode the captioned images below ``images`` (see ``read_pairs``) into shards in ``out``, and return ``out``.
 
@@ -97,10 +99,11 @@ def cache(
         left = _unfinished(out, plan, total)
         if (out / INDEX).exists():
             read_index(out / INDEX)
-        for number in range(process_index, total, process_count):
+        own = range(process_index, total, process_count)
+        todo = [number for number in own if number in left or not _is_whole(out / shard_name(number))]
+        for place in chunks(stage, "encoding", "shards", len(todo), 1, there=len(own) - len(todo)):
+            number = todo[place]
             path = out / shard_name(number)
-            if number not in left and _is_whole(path):
-                continue
             items, skipped = maker.items(pairs[number * per_shard : (number + 1) * per_shard])
             write_shard(path, items, {"plan": f"{plan} {number}", "recipe": recipe, "skipped": skipped})
             progress(f"shard {number + 1} of {total}: {len(items)} pairs")

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from torch import Tensor
 
+from crossflow.files.progress import Stage, chunks
 from crossflow.files.tensors import tensors_sha256
 from crossflow.flow.batch import Batch, Item
 from crossflow.flow.losses import Draws
@@ -125,17 +126,17 @@ class ImagePairs:
         return Batch(items, rows, goal)
 
 
-def text_pairs(recipe: TrainConfig, model: FlowModel, folder: Path, progress: Callable[[str], None]) -> TextPairs:
+def text_pairs(recipe: TrainConfig, model: FlowModel, folder: Path, stage: Stage) -> TextPairs:
     """The training pairs of a model that reads texts, cached in ``folder``."""
-    made = partial(_texts, recipe, model, progress)
+    made = partial(_texts, recipe, model, stage)
     found = kept(folder, _settings(recipe, model), made)
     return TextPairs(recipe.model.reads.name, recipe.model.target.name, **found)
 
 
-def image_pairs(recipe: TrainConfig, model: FlowModel, folder: Path, progress: Callable[[str], None]) -> ImagePairs:
+def image_pairs(recipe: TrainConfig, model: FlowModel, folder: Path, stage: Stage) -> ImagePairs:
     """The training pairs of a model that reads images, cached in ``folder``."""
     reads = cast(ImageConfig, recipe.model.reads)
-    found = kept(folder, _settings(recipe, model), partial(_images, recipe, model, progress))
+    found = kept(folder, _settings(recipe, model), partial(_images, recipe, model, stage))
     return ImagePairs(reads.name, recipe.model.target.name, reads.build(), model.autoencoder, **found)
 
 
@@ -152,13 +153,13 @@ def _settings(recipe: TrainConfig, model: FlowModel) -> dict[str, Any]:
     }
 
 
-def _texts(recipe: TrainConfig, model: FlowModel, progress: Callable[[str], None]) -> dict[str, Tensor]:
+def _texts(recipe: TrainConfig, model: FlowModel, stage: Stage) -> dict[str, Tensor]:
     config, data = recipe.model, cast(SceneData, recipe.data)
     embedder = cast(TokensConfig, config.reads).embedder()
     targets: list[Tensor] = []
     texts: list[list[str]] = []
     others: list[tuple[str, ...]] = []
-    for start in range(0, data.count, CHUNK):
+    for start in chunks(stage, "drawing", "scenes", data.count, CHUNK):
         examples = [example("train", i) for i in range(start, min(start + CHUNK, data.count))]
         targets.append(_prepared(model.autoencoder, [each.scene for each in examples], data, config))
         asked = [_asked(each, data) for each in examples]
@@ -167,14 +168,12 @@ def _texts(recipe: TrainConfig, model: FlowModel, progress: Callable[[str], None
             for each, (prompt, _) in zip(examples, asked, strict=True)
         )
         others.extend(untrue for _, untrue in asked)
-        progress(f"drew {len(texts)} of {data.count} scenes")
     table = {text: row for row, text in enumerate(sorted({text for item in (*texts, *others) for text in item}))}
     captions, tokens, masks = list(table), [], []
-    for start in range(0, len(captions), CHUNK):
+    for start in chunks(stage, "embedding", "captions", len(captions), CHUNK):
         part, mask = embedder.embed(captions[start : start + CHUNK], config.reads.shape[0])
         tokens.append(part.half())
         masks.append(mask)
-        progress(f"embedded {min(start + CHUNK, len(captions))} of {len(captions)} captions")
     rows, other_rows = ([[table[text] for text in item] for item in each] for each in (texts, others))
     return {
         "targets": torch.cat(targets),
@@ -190,16 +189,15 @@ def _asked(item: SceneExample, data: SceneData) -> tuple[str, tuple[str, ...]]:
     return retold(item, data.negatives, data.sides) if data.retold else (item.prompt, negatives(item, data.negatives))
 
 
-def _images(recipe: TrainConfig, model: FlowModel, progress: Callable[[str], None]) -> dict[str, Tensor]:
+def _images(recipe: TrainConfig, model: FlowModel, stage: Stage) -> dict[str, Tensor]:
     config, data = recipe.model, cast(SceneData, recipe.data)
     sources, targets = [], []
-    for start in range(0, data.count, CHUNK):
+    for start in chunks(stage, "drawing", "scenes", data.count, CHUNK):
         stop = min(start + CHUNK, data.count)
         scenes = [example("train", i).scene for i in range(start, stop)]
         of_source = OF_SCENE[config.reads.name]
         sources.append(torch.from_numpy(np.stack([of_source(scene, data.size, config) for scene in scenes])))
         targets.append(_prepared(model.autoencoder, scenes, data, config))
-        progress(f"drew {stop} of {data.count} scenes")
     return {"sources": torch.cat(sources), "targets": torch.cat(targets)}
 
 

@@ -145,15 +145,16 @@ const look = (list, at, runs) => {
   zoom.showModal();
 };
 
+const refreshed = new WeakMap();
 const start = (section) => {
-  const runs = section.dataset.runs.split(" ").map((number) => data(`data-${number}`));
-  const all = items(runs);
   const form = section.querySelector(".controls");
   const holder = section.querySelector(".cards");
   const count = section.querySelector(".count");
   const [back, next, save] = ["back", "next", "csv"].map((name) => form.elements[name]);
-  const size = Math.max(6, Math.floor(SHOWN / runs.length));
-  let list = all;
+  let runs;
+  let all;
+  let list;
+  let size;
   let from = 0;
 
   const show = () => {
@@ -167,56 +168,65 @@ const start = (section) => {
     const place = list.length > size ? `${from + 1}–${Math.min(from + size, list.length)} of ` : some;
     count.textContent = `${place}${outputs}, ${form.elements.sort.selectedOptions[0].text}`;
   };
-  const update = () => {
+  const update = (at = 0) => {
     const wanted = Object.fromEntries(new FormData(form));
     wanted.search = (wanted.search || "").trim().toLowerCase();
     wanted.words = wanted.task && form.elements.task.selectedOptions[0].text;
     const before = (a, b) => key(a, wanted.sort, runs[0]) - key(b, wanted.sort, runs[0])
       || (wanted.sort === "differences" ? b.spread - a.spread : 0) || a.order - b.order;
     list = all.filter((item) => fits(item, wanted)).sort(before);
-    from = 0;
+    from = at < list.length ? at : 0;
     show();
   };
   const turn = (by) => {
     from += by * size;
     show();
   };
-  const most = Math.max(1, ...all.slice(0, 1).map((item) => parts(item, runs).length));
-  if (most > 1) holder.classList.add("wide", `parts-${Math.min(most, 8)}`);
-  if (all.length && !all[0].outputs[0].pictures) holder.classList.add("texts");
+  const read = () => {
+    runs = section.dataset.runs.split(" ").map((number) => data(`data-${number}`));
+    all = items(runs);
+    size = Math.max(6, Math.floor(SHOWN / runs.length));
+    const most = all.length ? parts(all[0], runs).length : 1;
+    holder.className = most > 1 ? `cards wide parts-${Math.min(most, 8)}` : "cards";
+    holder.classList.toggle("texts", all.length > 0 && !all[0].outputs[0].pictures);
+    save.hidden = runs.length > 1;
+    update(from);
+  };
   form.hidden = false;
-  form.addEventListener("input", update);
+  form.addEventListener("input", () => update());
   form.addEventListener("submit", (event) => event.preventDefault());
   back.addEventListener("click", () => turn(-1));
   next.addEventListener("click", () => turn(1));
-  save.hidden = runs.length > 1;
   save.addEventListener("click", () => {
     const address = URL.createObjectURL(new Blob([csv(runs[0])], { type: "text/csv" }));
     make("a", { href: address, download: `${runs[0].title}.csv` }).click();
     URL.revokeObjectURL(address);
   });
-  update();
+  refreshed.set(section, read);
+  read();
 };
 
-const tabs = Array.from(document.querySelectorAll(".tab"));
-const links = Array.from(document.querySelectorAll("nav a"));
 const open = () => {
+  const tabs = Array.from(document.querySelectorAll(".tab"));
   const wanted = tabs.find((tab) => `#${tab.id}` === location.hash) || tabs[0];
+  if (!wanted) return;
   for (const tab of tabs) tab.hidden = tab !== wanted;
-  for (const link of links) {
+  for (const link of document.querySelectorAll("nav a")) {
     if (link.hash === `#${wanted.id}`) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
-  scrollTo(0, 0);
   for (const section of wanted.querySelectorAll(".outputs:not([data-open])")) {
     section.dataset.open = "";
     start(section);
   }
 };
-addEventListener("hashchange", open);
+addEventListener("hashchange", () => {
+  open();
+  scrollTo(0, 0);
+});
 open();
 
-for (const table of document.querySelectorAll("table.sortable")) {
+const sortable = (table) => {
   const heads = Array.from(table.tHead.rows[0].cells);
   heads.forEach((head, column) => {
     if (column === 0) return;
@@ -232,4 +242,5 @@ for (const table of document.querySelectorAll("table.sortable")) {
       table.tBodies[0].append(...Array.from(table.tBodies[0].rows).sort(before));
     });
   });
-}
+};
+document.querySelectorAll("table.sortable").forEach(sortable);

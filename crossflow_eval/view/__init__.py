@@ -1,0 +1,1 @@
+"""The page of ``report`` live, served to this machine alone while its runs go on."""
