@@ -292,7 +292,11 @@ def kinds(place: Path) -> dict[str, tuple[bytes, str, Callable[[Path], object]]]
         (records.ROWS, records.read_rows),
         (records.RESULT, records.read_result),
     ):
-        made[f"a run's {name}"] = (place / "evaluate" / name).read_bytes(), name, partial(_read_beside, read_record)
+        made[f"a run's {name}"] = (
+            (records.run_in(place / "evaluate") / name).read_bytes(),
+            name,
+            partial(_read_beside, read_record),
+        )
     made["index of shards"] = (shards / "index.json").read_bytes(), "index.json", lambda path: Shards(path.parent)
     return made
 

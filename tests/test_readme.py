@@ -104,7 +104,7 @@ def test_every_block_of_ones_own_data_runs_as_printed(tmp_path, monkeypatch):
             assert done.exit_code == 0, (line, done.output)
         else:
             subprocess.run(["bash", "-c", line], check=True)
-    assert len(list((tmp_path / "runs").glob("own-*/*/report.html"))) == 3 + has_java()
+    assert len(list((tmp_path / "runs").glob("own-*/*/*/report.html"))) == 3 + has_java()
 
 
 @pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/design.md"])

@@ -31,6 +31,8 @@ from crossflow.files.processes import file_threads
 
 _log = logging.getLogger(__name__)
 KEY_COLUMNS = ("image", "file", "id")
+AT_A_TIME = 256
+"""Files that wait for a thread at once, so that their number takes no memory."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,10 @@ def read_folder(folder: Path, by: Literal["stem", "path"] = "stem", *, say: bool
     """
     listing = list_folder(folder).all_read()
     files = listing.by_stem() if by == "stem" else listing.by_path()
+    paths = list(files.values())
     with file_threads() as pool:
-        checked = list(pool.map(_check, files.values()))
+        parts = (paths[start : start + AT_A_TIME] for start in range(0, len(paths), AT_A_TIME))
+        checked = [found for part in parts for found in pool.map(_check, part)]
     bad = [f"{name} ({found})" for name, (_, found, mode) in zip(listing.read, checked, strict=True) if not mode]
     if bad:
         raise CrossFlowError(
