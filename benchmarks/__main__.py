@@ -15,6 +15,7 @@ NAMES = (
     "ssim",
     "captions",
     "inception",
+    "distances",
     "fd_efficientnet",
     "png",
     "faults",

@@ -1,4 +1,4 @@
-"""What is written beside the code is true: the README's example runs, and commands, files and rooms named exist."""
+"""What is written beside the code is true: its blocks run as printed, and commands, files and rooms named exist."""
 
 import re
 import shlex
@@ -23,7 +23,10 @@ from crossflow_eval.tables import table_names
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 APPS = {"crossflow": get_command(crossflow), "crossflow-eval": get_command(crossflow_eval)}
-SHELL = [line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/design.md")
+BLOCK = re.compile(r"^```(bash|python)(?: (needs [a-z ]+))?\n(.*?)^```", re.DOTALL | re.MULTILINE)
+"""A block of commands or code: it runs as printed in a fresh folder, unless it says what it needs besides."""
+SHELL = [line for language, _, block in BLOCK.findall(README) if language == "bash" for line in block.splitlines()]
 PRINTED = [line.split("#")[0].strip() for line in SHELL if line.startswith("crossflow")]
 NAMED = sorted(
     {
@@ -76,38 +79,57 @@ def test_how_one_gets_the_programs_comes_before_the_first_command():
     assert README.index(".venv/bin/activate") < first
 
 
-def test_the_ten_lines_run(tmp_path):
-    """As printed, in a program of their own; the picture has three columns of images of 32 pixels, threefold."""
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
-    with Image.open(tmp_path / "grid.png") as image:
-        assert image.size == (3 * (3 * 32 + 2 * 2), 3 * (4 * 32 + 3 * 2))
-
-
-def has_java():
+def there(needs: str) -> bool:
+    """Whether what a block needs is here; weights, data and minutes are not, in a test."""
+    if needs != "needs java":
+        return not needs
     try:
         return bool(find_java())
     except CrossFlowError:
         return False
 
 
-def test_every_block_of_ones_own_data_runs_as_printed(tmp_path, monkeypatch):
-    """Line by line in one folder; captions where there is Java."""
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_block_runs_as_printed_in_a_fresh_folder(document, tmp_path, monkeypatch):
+    """The blocks of a document in their order, line by line; those that need more than a test has say so."""
     monkeypatch.chdir(tmp_path)
-    (section,) = re.findall(r"## Your own data\n(.*?)\n## ", README, re.DOTALL)
-    blocks = re.findall(r"```bash\n(.*?)```", section, re.DOTALL)
-    assert len(blocks) == 3
-    for line in "".join(block for block in blocks if has_java() or "caption --" not in block).splitlines():
+    blocks = BLOCK.findall((ROOT / document).read_text(encoding="utf-8"))
+    for language, needs, block in blocks:
+        if there(needs):
+            run_python(block) if language == "python" else run_shell(block)
+    if document == "README.md":
+        assert len(list((tmp_path / "runs").glob("own-*/*/*/report.html"))) == 2 + there("needs java")
+        assert "all agree" in (tmp_path / "verified.html").read_text()
+        with Image.open(tmp_path / "grid.png") as image:  # three columns of images of 32 pixels, threefold
+            assert image.size == (3 * (3 * 32 + 2 * 2), 3 * (4 * 32 + 3 * 2))
+
+
+def run_python(block):
+    """In a program of its own."""
+    subprocess.run([sys.executable, "-c", block], check=True)
+
+
+def run_shell(block):
+    """Our programs in this process, which has loaded what they need; everything else by bash."""
+    for line in block.splitlines():
         if line.startswith("crossflow"):
-            program, *words = shlex.split(line)
+            program, *words = shlex.split(line, comments=True)
             done = CliRunner().invoke({"crossflow": crossflow, "crossflow-eval": crossflow_eval}[program], words)
             assert done.exit_code == 0, (line, done.output)
         else:
             subprocess.run(["bash", "-c", line], check=True)
-    assert len(list((tmp_path / "runs").glob("own-*/*/*/report.html"))) == 3 + has_java()
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/design.md"])
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_block_of_commands_is_known_to_run_or_says_what_it_needs(document):
+    """No block hides in a form that is not looked for, and only few things are needed."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    assert len(re.findall(r"^ *```(?:bash|python|sh|shell|console|py)", text, re.MULTILINE)) == len(BLOCK.findall(text))
+    known = {"minutes", "data", "weights", "java", "needs", "and"}
+    assert {word for _, needs, _ in BLOCK.findall(text) for word in needs.split()} <= known
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_module_named_exists(document):
     folders = ("crossflow", "crossflow_eval", "tests", "benchmarks")
     modules = {path.relative_to(ROOT).as_posix() for folder in folders for path in (ROOT / folder).rglob("*.py")}

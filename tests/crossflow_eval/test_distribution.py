@@ -39,6 +39,21 @@ def test_kid_is_torch_fidelitys() -> None:
     assert ours.std() == pytest.approx(theirs["kernel_inception_distance_std"], abs=1e-10)
 
 
+@pytest.mark.parametrize("size", [5, 40])
+def test_kid_from_all_pairs_is_kid_from_each_subset(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To rounding; in blocks of one row and of several, for sets of two sizes."""
+    x, y = sample(90, 6, 2), sample(70, 6, 3, 0.3)
+    whole = [kid(x, y, subsets=200, size=size)]
+    for block in (1, 500):
+        monkeypatch.setattr(distribution, "_SYMMETRIC", block)
+        monkeypatch.setattr(distribution, "_BLOCK", block)
+        whole.append(kid(x, y, subsets=200, size=size))
+    few = kid(x, y, subsets=1, size=size)
+    for found in whole:
+        np.testing.assert_allclose(found, whole[0], rtol=0, atol=1e-12)
+        assert found[0] == pytest.approx(few[0], abs=1e-12)
+
+
 def test_kid_of_one_distribution_is_zero_on_average() -> None:
     """Unbiased: over 200 disjoint pairs of sets the mean is zero within four standard errors, and some are negative."""
     found = [kid(sample(20, 4, seed), sample(20, 4, seed + 1000), subsets=1, size=20)[0] for seed in range(200)]
