@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import typer
 
@@ -14,6 +14,7 @@ EVERY = 30.0
 """Seconds between two lines where stderr is no terminal."""
 
 
+@runtime_checkable
 class At(Protocol):
     """Says how much of a stage is done, and of how much, or None where that is not known."""
 
