@@ -61,10 +61,13 @@ def sample(
         sampling = pipeline.settings(override, weaker)
         strange: dict[str, None] = {}
         total = None if count is None else count * per_prompt
+        done = there = 0
         with progress("drawing", "images") as at:
 
             def advance(drawn: int, kept: int) -> None:
-                at(drawn + kept, total, there=kept)
+                nonlocal done, there
+                done, there = done + drawn + kept, there + kept
+                at(done, total, there)
 
             at(0, total)
             lines = iter(prompt or ()) if prompts is None else _lines(prompts)

@@ -63,6 +63,7 @@ def draw_into(
     interruption: images that are missing or cannot be read are drawn again, in their positions in a batch. A thread
     writes one batch while the next is sampled. CrossFlowError for a folder with samples of other prompts, settings or
     weights, or with an image that was altered, which is left unchanged; and if another process samples into it.
+    ``advance`` is told how many of each batch were drawn, and how many kept.
     """
     settings = {**pipeline.identity, "seed": seed, **asdict(sampling)}
     rows = _rows(prompts, per_prompt, seed, settings)
@@ -85,7 +86,7 @@ def draw_into(
             lengths = pipeline.embedder.lengths([row["prompt"] for row in part if row["copy"] == 0])
             truncated += sum(length > pipeline.model.config.reads.shape[0] for length in lengths)
             new, kept = new + len(todo), kept + len(part) - len(todo)
-            advance(new, kept)
+            advance(len(todo), len(part) - len(todo))
     return Drawn(new, kept, truncated)
 
 

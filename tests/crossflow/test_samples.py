@@ -234,7 +234,7 @@ def test_prompts_are_taken_as_a_stream(pipeline, tmp_path, monkeypatch):
             taken += 1
             yield f"prompt {taken}"
 
-    def stop_at_six(count: int) -> None:
+    def stop_at_six(drawn: int, kept: int) -> None:
         assert taken <= 8
         if taken >= 6:
             raise KeyboardInterrupt
@@ -276,7 +276,7 @@ def test_a_long_stream_of_prompts_takes_no_more_memory_than_a_short_one(pipeline
     grey = np.zeros((1, 1, 3), np.uint8)
     made_here = [tracemalloc.Filter(True, file) for file in (__file__, samples.__file__)]
 
-    def advance(more: int) -> None:
+    def advance(more: int, kept: int) -> None:
         nonlocal done
         done += more
         if done % (count // 3) < more:
