@@ -20,8 +20,6 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from cleanfid import inception_pytorch
-from cleanfid.fid import get_files_features
 from PIL import Image
 
 from crossflow_eval.datasets.folder import read_image
@@ -62,6 +60,9 @@ def write_images(folder: Path, n: int, side: int, rng: np.random.Generator) -> l
 
 def clean_fid(state: dict[str, torch.Tensor]) -> Callable[[list[Path]], np.ndarray]:
     """clean-fid's extraction in mode "clean", on its PyTorch network in the place of the TorchScript download."""
+    from cleanfid import inception_pytorch
+    from cleanfid.fid import get_files_features
+
     warnings.filterwarnings("ignore", category=UserWarning, module="torchvision")
     with patch.object(inception_pytorch, "load_state_dict_from_url", lambda *_, **__: state):
         network = inception_pytorch.InceptionV3(resize_input=False, normalize_input=False).eval()

@@ -8,11 +8,13 @@ through float32, and answers the two halves of guidance one after the other.
 from __future__ import annotations
 
 import copy
+import gc
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from statistics import median
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +24,9 @@ from crossflow.flow.solver import Velocity
 from crossflow.networks.dimr import Attention, DiMR
 from crossflow.networks.time_dependent import TimeRMSNorm
 from crossflow_eval.environment import hardware
+
+Side = TypeVar("Side")
+Found = TypeVar("Found")
 
 
 class PlainRMSNorm(nn.Module):
@@ -111,6 +116,28 @@ def in_turns(works: Mapping[str, Callable[[], object]], rounds: int, device: tor
             if number:
                 spent[name].append(seconds)
     return {name: median(each) for name, each in spent.items()}
+
+
+def measured(
+    compare: Callable[[Mapping[str, Side]], Mapping[str, Found]], sides: Mapping[str, Side], device: torch.device
+) -> Iterator[tuple[str, Found]]:
+    """What ``compare`` finds of each side, as soon as it is known.
+
+    On a CPU the sides take turns; on a GPU, which nobody shares, each has the memory to itself.
+    """
+    if device.type != "cuda":
+        yield from compare(sides).items()
+        return
+    for name, side in sides.items():
+        torch.cuda.reset_peak_memory_stats(device)
+        yield from compare({name: side}).items()
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """The most bytes of a GPU that tensors held at once in this side of ``measured``; None on a CPU."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
 
 def matmul_rate(dtype: torch.dtype, device: torch.device) -> float:

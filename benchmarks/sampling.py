@@ -12,7 +12,7 @@ import argparse
 import math
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.plain import as_authors, in_turns, machine, matmul_rate, plain_velocity
+from benchmarks.plain import as_authors, in_turns, machine, matmul_rate, measured, peak_memory, plain_velocity
 from crossflow.files.devices import usable_device
 from crossflow.flow.solver import euler_official
 from crossflow.model.settings import Sampling
@@ -37,15 +37,28 @@ REDUCED = DiMRConfig(
         Stage(block="convnext", width=128, hidden=256, depth=9, patch=1),
     )
 )
+OFFICIAL = "plain, autocast to bfloat16"
 EXACT = "plain, float32"
 ON_GPU = "Not measured on a GPU: `python -m benchmarks.sampling --device cuda` does, and writes sampling-cuda.md."
 
 
-class Way(NamedTuple):
-    """A way to carry latents from t = 0 to 1, and the type that it multiplies in."""
+Carry = Callable[[Tensor], Tensor]
+"""Carries latents from t = 0 to 1."""
 
-    carry: Callable[[Tensor], Tensor]
+
+class Way(NamedTuple):
+    """How to make a way to carry latents, and the type that it multiplies in."""
+
+    make: Callable[[], Carry]
     dtype: torch.dtype
+
+
+class Carried(NamedTuple):
+    """Median seconds of a batch, what a GPU held at most, and where the latents came to."""
+
+    seconds: float
+    memory: int | None
+    latents: Tensor
 
 
 def architecture(device: torch.device) -> DiMRConfig:
@@ -72,46 +85,52 @@ def counted(device: torch.device) -> tuple[int, int]:
     return sum(part.numel() for part in network.parameters()), counter.get_total_flops()
 
 
-def ways(network: DiMR, steps: int, device: torch.device, compiled: bool) -> dict[str, Way]:
-    """The plain path in both precisions, then ours; the precision that ``auto`` picks on this device comes last."""
-    plain = as_authors(network)
+def ways(network: DiMR, steps: int, compiled: torch.dtype | None = None) -> dict[str, Way]:
+    """The plain path in both precisions, then ours, also with blocks ``compiled`` where their type is given."""
     sampling = Sampling(solver="euler_official", steps=steps, guidance_scale=SCALE)
     single, half = torch.float32, torch.bfloat16
-    auto = half if device.type == "cuda" else single
+
+    def plain(autocast: bool) -> Carry:
+        return partial(euler_official, plain_velocity(as_authors(network), SCALE, autocast), steps=steps)
+
     found = {
-        "plain, autocast to bfloat16": Way(
-            partial(euler_official, plain_velocity(plain, SCALE, True), steps=steps), half
-        ),
-        EXACT: Way(partial(euler_official, plain_velocity(plain, SCALE, False), steps=steps), single),
-        "ours, bfloat16": Way(Sampler(network, sampling, dtype=half), half),
-        "ours, float32": Way(Sampler(network, sampling), single),
+        OFFICIAL: Way(partial(plain, True), half),
+        EXACT: Way(partial(plain, False), single),
+        "ours, bfloat16": Way(partial(Sampler, network, sampling, dtype=half), half),
+        "ours, float32": Way(partial(Sampler, network, sampling), single),
     }
-    if compiled:
-        name = f"ours, {str(auto).removeprefix('torch.')}, blocks compiled"
-        found[name] = Way(Sampler(network, sampling, dtype=auto, compiled=True), auto)
+    if compiled is not None:
+        name = f"ours, {str(compiled).removeprefix('torch.')}, blocks compiled"
+        found[name] = Way(partial(Sampler, network, sampling, dtype=compiled, compiled=True), compiled)
     return found
+
+
+def carried(compared: Mapping[str, Way], x0: Tensor, rounds: int) -> dict[str, Carried]:
+    """Ways that take turns."""
+    carry = {name: way.make() for name, way in compared.items()}
+    seconds = in_turns({name: partial(each, x0) for name, each in carry.items()}, rounds, x0.device)
+    return {name: Carried(seconds[name], peak_memory(x0.device), each(x0)) for name, each in carry.items()}
 
 
 def measure(steps: int, batch: int, rounds: int, device: torch.device) -> list[str]:
     """The lines: seconds an image, ratios to both plain paths, FLOP a second, share of the peak, differences."""
     network = network_of(device)
     x0 = torch.randn(batch, *SHAPE, device=device)
-    compared = ways(network, steps, device, shutil.which("gcc") is not None)
-    seconds = in_turns({name: partial(way.carry, x0) for name, way in compared.items()}, rounds, device)
-    found = {name: way.carry(x0) for name, way in compared.items()}
+    auto = torch.bfloat16 if device.type == "cuda" else torch.float32
+    compared = ways(network, steps, auto if shutil.which("gcc") else None)
+    found = dict(measured(partial(carried, x0=x0, rounds=rounds), compared, device))
     peaks = {dtype: matmul_rate(dtype, device) for dtype in (torch.float32, torch.bfloat16)}
     work = 2 * steps * counted(device)[1] * batch
-    official = next(iter(seconds.values()))
     lines = []
-    for name, spent in seconds.items():
-        rate = work / spent
-        worst, decibels = difference(found[name], found[EXACT])
+    for name, each in found.items():
+        rate = work / each.seconds
+        worst, decibels = difference(each.latents, found[EXACT].latents)
         cells = (
             name,
-            f"{spent / batch:.3f}",
-            f"{batch / spent:.2f}",
-            f"{official / spent:.2f}",
-            f"{seconds[EXACT] / spent:.2f}",
+            f"{each.seconds / batch:.3f}",
+            f"{batch / each.seconds:.2f}",
+            f"{found[OFFICIAL].seconds / each.seconds:.2f}",
+            f"{found[EXACT].seconds / each.seconds:.2f}",
             f"{rate / 1e9:,.0f}",
             f"{100 * rate / peaks[compared[name].dtype]:.0f} %",
             f"{worst:.1e}",
@@ -134,6 +153,7 @@ def report(lines: list[str], command: str, batch: int, steps: int, device: torch
     """The Markdown page."""
     parameters, flops = counted(device)
     unit = "seconds of the GPU" if device.type == "cuda" else "CPU seconds"
+    turns = "one after the other" if device.type == "cuda" else "taking turns"
     return "\n".join(
         (
             "# Sampling with DiMR",
@@ -141,7 +161,7 @@ def report(lines: list[str], command: str, batch: int, steps: int, device: torch
             f"`{command}`; {machine(device)}.",
             f"{parameters / 1e6:.0f} M parameters, random weights, {flops / 1e9:.1f} GFLOP an evaluation; latents of",
             f"256 pixels, {batch} at once, {steps} steps with guidance. Times are {unit} an image, medians, all",
-            "taking turns. Text encoder and autoencoder, the same on both sides, are left out; PNGs are in",
+            f"{turns}. Text encoder and autoencoder, the same on both sides, are left out; PNGs are in",
             "png.md. The plain path with autocast is the official sampler's. Differences are of latents, to the plain",
             "path in float32; the peak of the PSNR is the range of these latents.",
             "",

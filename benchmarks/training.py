@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import gc
 import shutil
 import sys
 from collections.abc import Callable, Mapping
@@ -23,27 +22,27 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.plain import as_authors, in_turns, machine, matmul_rate, rounding
+from benchmarks.plain import as_authors, in_turns, machine, matmul_rate, measured, peak_memory, rounding
 from benchmarks.sampling import REDUCED
 from crossflow.files.devices import usable_device
 from crossflow.flow import losses
 from crossflow.flow.batch import Batch, Item
 from crossflow.flow.losses import Draws
 from crossflow.losses import KL
-from crossflow.losses.towers import IMAGE_FEATURES
+from crossflow.losses.towers import IMAGE_FEATURES, PIXELS, SIGLIP, SIGLIP_SIDE, SIGLIP_WIDTH, FeatureTower
 from crossflow.model.crossflow import CrossFlow, FlowConfig
 from crossflow.networks.dimr import DiMR
 from crossflow.recipes import CONFIGS
+from crossflow.recipes.recipe import TrainConfig
 from crossflow.sampling.sampler import compile_blocks
 from crossflow.sources.released import ReleasedEncoderConfig
 from crossflow.training.optimizer import Optimizer
 
 RECIPE = CONFIGS["t2i-256px-clip-dimr-image-features"]
-FEATURES = 1024
-KL_TERM = cast(KL, RECIPE.model.terms[0])
+OFFICIAL = "plain, autocast to bfloat16"
 ON_GPU = "Not measured on a GPU: `python -m benchmarks.training --device cuda` does, and writes training-cuda.md."
 
 
@@ -52,30 +51,32 @@ Step = Callable[[Batch, Draws], Tensor]
 
 
 class Side(NamedTuple):
-    """How to make a model's step, and the type that it multiplies in."""
+    """How to make a step of a model and its recipe, and the type that it multiplies in."""
 
-    make: Callable[[CrossFlow], Step]
+    make: Callable[[CrossFlow, TrainConfig], Step]
     dtype: torch.dtype
 
 
-def architecture(device: torch.device) -> FlowConfig:
-    model = cast(FlowConfig, RECIPE.model)
+def sized(recipe: TrainConfig, device: torch.device) -> TrainConfig:
+    """The recipe, on a CPU with a network that is 55 times smaller than the released one."""
     if device.type == "cuda":
-        return model
+        return recipe
     encoder = ReleasedEncoderConfig(width=768, depth=1, hidden=1024)
-    return replace(model, backbone=REDUCED, source=encoder)
+    return replace(recipe, model=replace(cast(FlowConfig, recipe.model), backbone=REDUCED, source=encoder))
 
 
 def batch_of(config: FlowConfig, count: int, seed: int, device: torch.device) -> tuple[Batch, Draws]:
-    """Random pairs, and the draws of their step."""
+    """Random pairs, with features of their images and with the images, and the draws of their step."""
     generator = torch.Generator().manual_seed(seed)
+    side = (SIGLIP_SIDE, SIGLIP_SIDE, 3)
     tokens = config.reads.shape
     items = {
         config.target.name: Item(torch.randn(count, *config.shape, generator=generator)),
         config.reads.name: Item(
             torch.randn(count, *tokens, generator=generator), torch.arange(tokens[0]).expand(count, -1) < 20
         ),
-        IMAGE_FEATURES: Item(torch.randn(count, FEATURES, generator=generator)),
+        IMAGE_FEATURES: Item(torch.randn(count, SIGLIP_WIDTH, generator=generator)),
+        PIXELS: Item(torch.randint(0, 256, (count, *side), generator=torch.Generator().manual_seed(seed)).byte()),
     }
     batch = Batch(items, torch.arange(count))
     return batch.to(device), losses.draw(count, config.shape, config.guidance.null_rate, generator).to(device)
@@ -85,30 +86,55 @@ def tower_of(model: CrossFlow) -> Any:
     return model.terms["contrastive"].tower
 
 
-def plain_step(model: CrossFlow, autocast: bool) -> Step:
-    config = model.config
-    assert isinstance(model.backbone, DiMR)
-    tower = tower_of(model)
+class ImageTower(nn.Module):
+    """The authors' image tower: a SigLIP-L/16 on pixels, trained along, before the head of ``features``."""
+
+    def __init__(self, features: FeatureTower, depth: int | None) -> None:
+        super().__init__()
+        import timm
+
+        self.features = features
+        cut: dict[str, Any] = {} if depth is None else {"depth": depth}
+        self.visual: Any = timm.create_model(SIGLIP, num_classes=0, **cut)
+        self.visual.set_grad_checkpointing(True)
+
+    @property
+    def scale(self) -> Tensor:
+        return self.features.scale
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.features(self.visual(image.permute(0, 3, 1, 2).float() / 127.5 - 1))
+
+
+def plain_step(model: CrossFlow, recipe: TrainConfig, autocast: bool, pixels: bool = False) -> Step:
+    """``pixels`` trains an image tower along; on a CPU it has one block in the place of 24."""
+    config, (kl_term, _) = model.config, model.config.terms
+    assert isinstance(model.backbone, DiMR) and isinstance(kl_term, KL)
+    tower, seen_by = tower_of(model), IMAGE_FEATURES
+    if pixels:
+        device = next(model.parameters()).device
+        tower, seen_by = ImageTower(tower, None if device.type == "cuda" else 1).to(device), PIXELS
+        model.terms["contrastive"].tower = tower
     model.backbone = as_authors(model.backbone)
     model.backbone.checkpointing = True
     average = copy.deepcopy(model)
     free = [part for name, part in model.named_parameters() if "nodecay_" in name]
     rest = [part for name, part in model.named_parameters() if "nodecay_" not in name]
-    groups = [{"params": rest, "weight_decay": RECIPE.weight_decay}, {"params": free, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, RECIPE.learning_rate, RECIPE.betas)
+    groups = [{"params": rest, "weight_decay": recipe.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, recipe.learning_rate, recipe.betas)
 
     def loss(batch: Batch, draws: Draws) -> Tensor:
         target = batch[config.target.name].values
         posterior = model.encoder(*batch[config.reads.name])
         x0 = posterior.sample(draws.noise)
-        seen = tower(batch[IMAGE_FEATURES].values)
+        seen = tower(batch[seen_by].values)
         xt, velocity = model.path.sample(x0, target[draws.donor], draws.t)
         flow = losses.flow_matching(
             model.backbone.velocities(xt, draws.t, draws.conditional), velocity, config.stage_weights
         )
-        kl = losses.kl(posterior.mean, posterior.log_var, KL_TERM.form)
+        kl = losses.kl(posterior.mean, posterior.log_var, kl_term.form)
         contrast = losses.contrastive(x0, seen, tower.scale, batch.same)
-        return (flow + KL_TERM.weight * kl).mean() + contrast
+        return (flow + kl_term.weight * kl).mean() + contrast
 
     def step(batch: Batch, draws: Draws) -> Tensor:
         optimizer.zero_grad()
@@ -118,27 +144,27 @@ def plain_step(model: CrossFlow, autocast: bool) -> Step:
         optimizer.step()
         with torch.no_grad():
             for kept, weight in zip(average.parameters(), model.parameters(), strict=True):
-                kept.mul_(RECIPE.ema).add_(weight, alpha=1 - RECIPE.ema)
+                kept.mul_(recipe.ema).add_(weight, alpha=1 - recipe.ema)
         return total.detach()
 
     return step
 
 
-def our_step(model: CrossFlow, autocast: bool, compiled: bool = False) -> Step:
+def our_step(model: CrossFlow, recipe: TrainConfig, autocast: bool, compiled: bool = False) -> Step:
     if compiled:
         assert isinstance(model.backbone, DiMR)
         compile_blocks(model.backbone)
     weights: list[Tensor] = list(model.parameters())
     averages: list[Tensor] = [weight.detach().clone() for weight in weights]
-    optimizer = Optimizer("adamw", model, RECIPE.betas, RECIPE.weight_decay)
+    optimizer = Optimizer("adamw", model, recipe.betas, recipe.weight_decay)
 
     def step(batch: Batch, draws: Draws) -> Tensor:
         with rounding(batch.same.device, autocast):
             total = model(batch, draws)["total"]
         total.backward()
-        optimizer.step(RECIPE.learning_rate)
+        optimizer.step(recipe.learning_rate)
         with torch.no_grad():
-            torch._foreach_lerp_(averages, weights, 1 - RECIPE.ema)  # pyright: ignore[reportPrivateImportUsage]
+            torch._foreach_lerp_(averages, weights, 1 - recipe.ema)  # pyright: ignore[reportPrivateImportUsage]
         return total.detach()
 
     return step
@@ -148,7 +174,7 @@ def sides(device: torch.device) -> dict[str, Side]:
     """The plain step first, as the authors' program runs it; on a CPU both also in float32."""
     half, single = torch.bfloat16, torch.float32
     found = {
-        "plain, autocast to bfloat16": Side(partial(plain_step, autocast=True), half),
+        OFFICIAL: Side(partial(plain_step, autocast=True), half),
         "ours, autocast to bfloat16": Side(partial(our_step, autocast=True), half),
     }
     if device.type != "cuda":
@@ -175,39 +201,27 @@ def forward_flops(config: FlowConfig) -> int:
 
 
 class Measured(NamedTuple):
-    """Median seconds a step, and the loss of the last."""
+    """Median seconds a step, the loss of the last, and the most bytes that a GPU held at once."""
 
     seconds: float
     loss: float
+    memory: int | None
 
 
-def measure(count: int, rounds: int, seed: int, device: torch.device) -> dict[str, Measured]:
-    """All sides. On a CPU they take turns; on a GPU, which nobody shares, each has the memory to itself."""
-    compared = sides(device)
-    if device.type != "cuda":
-        return measure_together(compared, count, rounds, seed, device)
-    found: dict[str, Measured] = {}
-    for name, side in compared.items():
-        found |= measure_together({name: side}, count, rounds, seed, device)
-        gc.collect()
-        torch.cuda.empty_cache()
-    return found
-
-
-def measure_together(
-    compared: Mapping[str, Side], count: int, rounds: int, seed: int, device: torch.device
+def stepped(
+    compared: Mapping[str, Side], recipe: TrainConfig, count: int, rounds: int, seed: int, device: torch.device
 ) -> dict[str, Measured]:
-    """Sides that take turns."""
-    config = architecture(device)
+    """Sides that take turns, each with the weights and the ``rounds`` + 1 batches of ``count`` pairs of ``seed``."""
+    config = cast(FlowConfig, recipe.model)
     batches = [batch_of(config, count, seed + number, device) for number in range(rounds + 1)]
     seen: dict[str, list[Tensor]] = {name: [] for name in compared}
     works = {}
     for name, side in compared.items():
         torch.manual_seed(seed)
         with device:
-            works[name] = partial(_take, side.make(CrossFlow(config).train()), batches, seen[name])
+            works[name] = partial(_take, side.make(CrossFlow(config).train(), recipe), batches, seen[name])
     seconds = in_turns(works, rounds, device)
-    return {name: Measured(seconds[name], float(seen[name][-1])) for name in compared}
+    return {name: Measured(seconds[name], float(seen[name][-1]), peak_memory(device)) for name in compared}
 
 
 def _take(step: Step, batches: list[tuple[Batch, Draws]], seen: list[Tensor]) -> None:
@@ -216,13 +230,13 @@ def _take(step: Step, batches: list[tuple[Batch, Draws]], seen: list[Tensor]) ->
     seen.append(step(*batches[len(seen)]))
 
 
-def table(found: dict[str, Measured], count: int, device: torch.device) -> list[str]:
+def table(found: Mapping[str, Measured], count: int, device: torch.device) -> list[str]:
     """The lines: seconds a step, pairs a second, ratio to the first, FLOP a second, share of the peak, last loss."""
     peaks = {dtype: matmul_rate(dtype, device) for dtype in (torch.float32, torch.bfloat16)}
     first = next(iter(found.values())).seconds
-    work = 3 * forward_flops(architecture(device)) * count
+    work = 3 * forward_flops(cast(FlowConfig, sized(RECIPE, device).model)) * count
     lines = []
-    for name, (seconds, loss) in found.items():
+    for name, (seconds, loss, _) in found.items():
         share = work / seconds / peaks[sides(device)[name].dtype]
         cells = (
             name,
@@ -240,7 +254,7 @@ def table(found: dict[str, Measured], count: int, device: torch.device) -> list[
 
 def report(lines: list[str], command: str, count: int, rounds: int, device: torch.device) -> str:
     """The Markdown page."""
-    config = architecture(device)
+    config = cast(FlowConfig, sized(RECIPE, device).model)
     with torch.device("meta"):
         size = sum(part.numel() for part in CrossFlow(config).backbone.parameters())
     unit = "seconds of the GPU" if device.type == "cuda" else "CPU seconds"
@@ -276,7 +290,8 @@ def main() -> None:
     on_gpu = device.type == "cuda"
     count, rounds = args.batch or (24 if on_gpu else 2), args.rounds or (10 if on_gpu else 3)
     torch.set_num_threads(1)
-    lines = table(measure(count, rounds, args.seed, device), count, device)
+    compare = partial(stepped, recipe=sized(RECIPE, device), count=count, rounds=rounds, seed=args.seed, device=device)
+    lines = table(dict(measured(compare, sides(device), device)), count, device)
     command = f"python -m benchmarks.training --device {device} --batch {count} --rounds {rounds} --seed {args.seed}"
     page = report(lines, command, count, rounds, device)
     out = args.out or Path(f"results/benchmarks/training{'-cuda' if on_gpu else ''}.md")
