@@ -6,10 +6,12 @@ record of a run: a number never travels without its protocol, its n and the hash
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
@@ -120,7 +122,8 @@ class Suite:
 
     ``root`` is the option that names the data root. Where the examples depend on the outputs that are measured,
     ``fitted`` gives the suite that fits these, and a run is scored again on the examples it has kept. Where prompts may
-    be given beside the data root, ``captioned`` gives the suite with those of a captions file.
+    be given beside the data root, ``captioned`` gives the suite with those of a captions file. ``some`` gives the
+    examples of these ids, and needs the files of no others: a data set need not be whole for a run on a list of ids.
     """
 
     name: str
@@ -136,6 +139,13 @@ class Suite:
     root: Literal["data", "captions", "references"] = "data"
     fitted: Callable[[Model | Lookup], Suite] | None = None
     captioned: Callable[[Path], Suite] | None = None
+    some: Callable[[Path | None, Collection[str]], Sequence[Example]] | None = None
+
+    def of(self, ids: Collection[str] | None) -> Suite:
+        """This suite, for a run on these ids alone; None are all."""
+        if ids is None or self.some is None:
+            return self
+        return dataclasses.replace(self, examples=partial(self.some, ids=ids))
 
 
 class Settings(BaseModel):

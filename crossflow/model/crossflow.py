@@ -114,7 +114,7 @@ class CrossFlow(nn.Module):
         if counted is None or "flow" in counted:
             xt, velocity = self.path.sample(x0, x1, draws.t)
             predicted = self._field().resolutions(xt, draws.t, draws.conditional)
-            total = losses.flow_matching(predicted, velocity, config.stage_weights).mean()
+            total = losses.flow_matching(predicted, velocity, config.stage_weights, batch.measured).mean()
             parts["flow"] = total.detach()
         own = x1 if self.autoencoder.learns else own
         step = Step(batch, read, posterior, x0, own, draws.noise, self.encoder)

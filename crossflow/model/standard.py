@@ -95,7 +95,7 @@ class StandardFlow(nn.Module):
         x1, learned = self.autoencoder.reach(own, draws.target_noise)
         xt, velocity = self.path.sample(draws.noise, x1, draws.t)
         predicted = self._field(read.values, read.mask).resolutions(xt, draws.t, draws.conditional)
-        flow = losses.flow_matching(predicted, velocity, self.config.stage_weights).mean()
+        flow = losses.flow_matching(predicted, velocity, self.config.stage_weights, batch.measured).mean()
         parts = {"reconstruction": learned.detach()} if self.autoencoder.learns else {}
         return {"total": flow + learned, "flow": flow.detach(), **parts}
 

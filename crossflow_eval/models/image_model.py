@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from crossflow.errors import CrossFlowError
 from crossflow.files.devices import own_device
 from crossflow.files.folders import shipped
@@ -25,7 +27,8 @@ class CrossFlowImageModel:
     """A CrossFlow checkpoint for ``task`` (caption, depth or sr), or a baseline's; without ``checkpoint`` the shipped.
 
     ``solver``, ``steps`` and ``guidance_scale`` left None are the ones the checkpoint recommends. ``device``: "auto" (a
-    GPU where there is one), "cpu", "cuda" or "cuda:N". Raises CrossFlowError for a checkpoint of another task.
+    GPU where there is one), "cpu", "cuda" or "cuda:N". ``ensemble`` makes a depth map of so many seeds, by their median
+    at every pixel. Raises CrossFlowError for a checkpoint of another task.
     """
 
     def __init__(
@@ -38,8 +41,11 @@ class CrossFlowImageModel:
         guidance_scale: float | None = None,
         precision: str = "auto",
         device: str = "auto",
+        ensemble: int | None = None,
     ) -> None:
         check_sampling(solver, steps, guidance_scale)
+        if ensemble is not None and ensemble < 1:
+            raise CrossFlowError(f"--ensemble must be at least 1, got {ensemble}.")
         where = own_device(device)
         path = shipped(task) if checkpoint is None else checkpoint
         from crossflow.model.settings import Override
@@ -52,12 +58,23 @@ class CrossFlowImageModel:
             raise CrossFlowError(f"{path} is a checkpoint that makes {given} of {read}; give --ckpt one for {task}.")
         sampling = self._pipeline.defaults.but(self._override)
         self.name = path.stem
-        self.identity: Mapping[str, Any] = sampled(self._pipeline.identity, sampling, where)
+        self._members = ensemble or 1
+        together = {} if ensemble is None else {"ensemble": f"the median of {ensemble} seeds at every pixel"}
+        self.identity: Mapping[str, Any] = {**sampled(self._pipeline.identity, sampling, where), **together}
 
     def generate(self, sources: Sequence[str | Path], seeds: Sequence[int]) -> list[Output]:
         """Return one output an image file: a caption, float32 [h w] in metres, or uint8 [h w 3]."""
         images = [read_image(Path(source)) for source in sources]
-        return list(self._pipeline.generate(images, seeds, self._override))
+        first = list(self._pipeline.generate(images, seeds, self._override))
+        if self._members == 1:
+            return first
+        from crossflow.sampling.text_to_image import prompt_seed
+
+        others = (
+            self._pipeline.generate(images, [prompt_seed(seed, "ensemble", k) for seed in seeds], self._override)
+            for k in range(1, self._members)
+        )
+        return [np.median(np.stack(each), axis=0).astype(np.float32) for each in zip(first, *others, strict=True)]
 
 
 class CrossFlowBackward:

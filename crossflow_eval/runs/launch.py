@@ -46,6 +46,7 @@ def evaluate(request: Request, track: run.Track = run.untracked) -> tuple[Result
     model = build_model(request, suite)
     if suite.fitted is not None:
         suite = suite.fitted(model)
+    suite = suite.of(None if request.ids is None else run.read_ids(request.ids))
     known = run.list_examples(suite, root)
     chosen = known if request.ids is None else run.listed_examples(known, request.ids)
     examples = Examples(run.first_examples(chosen, request.limit))
@@ -172,7 +173,7 @@ def score_again(folder: Path, track: run.Track = run.untracked, data: Path | Non
     if suite.fitted is not None:
         suite = dataclasses.replace(suite, examples=lambda _: store.examples())
     made_of = set(records.read_ids(folder))
-    known = [example for example in run.list_examples(suite, data) if example.id in made_of]
+    known = [example for example in run.list_examples(suite.of(made_of), data) if example.id in made_of]
     examples = Examples(known[: settings.limit])
     with store.locked():
         store.open(settings, examples)
