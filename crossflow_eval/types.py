@@ -11,7 +11,6 @@ import hashlib
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
@@ -143,9 +142,10 @@ class Suite:
 
     def of(self, ids: Collection[str] | None) -> Suite:
         """This suite, for a run on these ids alone; None are all."""
-        if ids is None or self.some is None:
+        some = self.some
+        if ids is None or some is None:
             return self
-        return dataclasses.replace(self, examples=partial(self.some, ids=ids))
+        return dataclasses.replace(self, examples=lambda root: some(root, ids))
 
 
 class Settings(BaseModel):

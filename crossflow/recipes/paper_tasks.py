@@ -157,7 +157,7 @@ TASKS: Mapping[str, Task] = {
     "paper-depth-kitti": _depth(
         DepthConfig(nearest=1.0, farthest=80.0),
         (352, 1216),
-        data=SetData(layouts=("kitti",), size=(352, 1216)),
+        data=SetData(layouts=("kitti",), size=(352, 1216), benchmark=True),
         **_COSINE,
         **_in_epochs(50, KITTI, 64),
     ),
@@ -171,7 +171,7 @@ TASKS: Mapping[str, Task] = {
     "paper-depth-zeroshot": _depth(
         RelativeDepthConfig(),
         (480, 640),
-        data=SetData(layouts=("hypersim", "virtual-kitti"), size=(480, 640), crop="random", flip=0.5),
+        data=SetData(layouts=("hypersim", "virtual-kitti"), size=(480, 640), crop="random", flip=0.5, benchmark=True),
         steps=150_000,
         **_LONG,
     ),

@@ -82,8 +82,8 @@ class SetData:
     Of several data sets each lies in a subfolder of its name. What is made of an image depends on what the model gives:
     its caption, its depth, or itself for a model that reads it shrunk. Images are cut to ``size`` (h, w) after they are
     resized to just cover it or, without ``resize``, as they are; in the centre or, with the ``crop`` random, anywhere.
-    ``benchmark`` first cuts the images of KITTI and its virtual twin to KITTI's benchmark crop. ``flip`` is the share
-    of items that are mirrored. Holes in depth are filled by the rule ``holes``; the loss leaves them out.
+    ``benchmark`` first cuts images that are as wide as KITTI's, and its virtual twin's, to its benchmark crop. ``flip``
+    is the share of items that are mirrored. Holes in depth are filled by the rule ``holes``; the loss leaves them out.
 
     Of super-resolution, images whose shorter side is below ``size`` are left out, and cutting and shrinking is SR3's.
     """
@@ -93,7 +93,7 @@ class SetData:
     resize: bool = True
     crop: Literal["center", "random"] = "center"
     flip: float = 0.0
-    benchmark: bool = True
+    benchmark: bool = False
     holes: Literal["nearest"] = "nearest"
     kind: Literal["sets"] = "sets"
 

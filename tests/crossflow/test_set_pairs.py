@@ -17,7 +17,8 @@ from crossflow.modalities.depth import RelativeDepthConfig
 from crossflow.recipes.recipe import SetData
 from crossflow.training.data import open_data
 from crossflow.training.data.pairs import shares
-from crossflow.training.data.set_pairs import filled
+from crossflow.training.data.set_pairs import ends, filled
+from crossflow.training.data.sets import open_sets
 from crossflow.training.train import train
 
 ZEROSHOT = small("paper-depth-zeroshot")
@@ -161,6 +162,20 @@ def test_draws_of_a_resumed_run_are_those_of_the_whole_one(roots):
     for one, other in zip(whole[3:], rest, strict=True):
         assert torch.equal(one.batch["image"].values, other.batch["image"].values)
         assert torch.equal(one.batch["depth"].values, other.batch["depth"].values)
+
+
+def test_kitti_is_trained_on_in_its_benchmark_crop(tmp_path, monkeypatch):
+    """The bottom 352 rows and the middle 1,216 columns."""
+    recipe = small("paper-depth-kitti")
+    model = replace(recipe.model, shape=(1, 352, 1216), reads=replace(recipe.model.reads, shape=(3, 352, 1216)))
+    data = replace(recipe.data, size=(352, 1216))
+    items = open_sets(("kitti",), small_sets.small_kitti(tmp_path, monkeypatch, count=1))
+    image, depth = ends(items, 0, data, model)
+    raw = items.read(0)
+    assert np.array_equal(image, raw.image[23:, 13:1229])
+    assert np.array_equal(depth, raw.depth[23:, 13:1229], equal_nan=True)
+    image, _ = ends(items, 0, replace(data, benchmark=False, resize=False, crop="random"), model, (0, 0, 1 << 30, 0))
+    assert np.array_equal(image, raw.image[:352, :1216])
 
 
 def test_random_places_and_mirrors_are_fields(roots):

@@ -64,7 +64,7 @@ class SetPairs:
         self._epochs = Epochs(len(items), seed)
         self._readers = ThreadPoolExecutor()
         self._lock = threading.Lock()
-        self._tried: set[int] = set()
+        self._used = 0
         self._broken: set[int] = set()
 
     def pick(self, step: int, count: int, generator: torch.Generator) -> Int[Tensor, "b 5"]:
@@ -104,7 +104,8 @@ class SetPairs:
                 if not isinstance(error, TooSmall):
                     self._leave_out(place, str(error))
                 continue
-            self._tried.add(place)
+            with self._lock:
+                self._used += 1
             return found
         raise CrossFlowError(
             f"{TRIES} items in a row cannot be used, {self.items.names[index]} the first of them; of the last, {why}: "
@@ -115,12 +116,12 @@ class SetPairs:
         with self._lock:
             new = place not in self._broken
             self._broken.add(place)
-            broken, tried = len(self._broken), len(self._broken | self._tried)
+            broken, tried = len(self._broken), len(self._broken) + self._used
         if new:
             warnings.warn(Notice(f"{self.items.names[place]} is left out: {why}"), stacklevel=2)
         if broken > FEW and broken > MOST * tried:
             raise CrossFlowError(
-                f"{broken} of the {tried} items that were read cannot be used, the last one {self.items.names[place]}: "
+                f"{broken} of {tried} items that were read cannot be used, the last one {self.items.names[place]}: "
                 f"{why.rstrip('.')}; get the data set again."
             )
 
@@ -137,7 +138,7 @@ def ends(
     index: int,
     data: SetData,
     model: ModelConfig,
-    draws: Sequence[int] = (DRAWS // 2, DRAWS // 2, DRAWS, 0),
+    draws: Sequence[int] = AS_IT_IS,
 ) -> tuple[np.ndarray, Any]:
     """What a model reads of an item, uint8 RGB [h w 3], and what it is to make of it: raw data of its target.
 

@@ -54,7 +54,9 @@ def items_of(layout: str, names: Sequence[str], read: Callable[[int], Raw]) -> I
 
 
 def joined(parts: Sequence[Items]) -> Items:
-    """Several data sets as one, one after the other."""
+    """Several data sets as one, one after the other; a single one is itself."""
+    if len(parts) == 1:
+        return parts[0]
     places = [(part, index) for part in parts for index in range(len(part))]
 
     def read(index: int) -> Raw:
