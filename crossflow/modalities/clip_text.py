@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from crossflow.errors import CrossFlowError
 from crossflow.modalities.text_autoencoder import PAD, TextAutoencoder, closed_up
 from crossflow.networks.blocks import check_sizes
 
@@ -48,6 +49,8 @@ class CLIPTextConfig:
 
     def __post_init__(self) -> None:
         check_sizes(count=self.count - MARKS, width=self.width, depth=self.depth, heads=self.heads)
+        if len(set(self.known)) < len(self.known) or not set(self.known) <= set(range(TOKENS)):
+            raise CrossFlowError(f"known has tokens twice, or such as CLIP has not: give some of 0 to {TOKENS - 1}.")
 
     @property
     def vocabulary(self) -> "CLIPTokens":

@@ -208,8 +208,8 @@ class TextDecoder(nn.Module):
     def texts(self, latents: Float[Tensor, "b c h w"]) -> list[str]:
         """The most likely token at every position, up to the first padding token."""
         texts = []
-        for part in self.features(latents).split(AT_A_TIME):
-            for row in self.head(part).argmax(-1).tolist():
+        for part in latents.split(AT_A_TIME):
+            for row in self(part).argmax(-1).tolist():
                 texts.append(self.config.vocabulary.decode(row[: row.index(PAD)] if PAD in row else row))
         return texts
 

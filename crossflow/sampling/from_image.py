@@ -96,8 +96,7 @@ class FromImage:
         model = load_model(path, usable_device(device))
         weaker = weaker_of(Path(path), model.config)
         parts = {} if weaker is None else {"autoguidance_sha256": file_sha256(weaker)}
-        training = read_header(Path(path)).get("training") or {}
-        any_size = training.get("data", {}).get("kind") == "sets"
+        any_size = model.config.reads.kind == "image" and _of_data_sets(Path(path))
         return cls(model, file_sha256(path), precision, batch_size, parts, any_size)
 
     @torch.no_grad()
@@ -146,6 +145,14 @@ class FromImage:
         if outputs.is_floating_point():
             outputs = ((outputs * GRAIN).round() / GRAIN).float()
         return list(outputs.cpu().numpy())
+
+
+def _of_data_sets(checkpoint: Path) -> bool:
+    """Whether a checkpoint was trained on the images of data sets, whatever else its header may say."""
+    match read_header(checkpoint):
+        case {"training": {"data": {"kind": "sets"}}}:
+            return True
+    return False
 
 
 def check_images(images: Sequence[np.ndarray], seeds: Sequence[int], size: tuple[int, ...]) -> None:

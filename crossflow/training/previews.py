@@ -98,7 +98,9 @@ class Answers:
         self.sources, self.truths = sources, truths
 
     def draw(self, model: FlowModel, path: Path) -> None:
-        """Write the grid to ``path``, or captions to ``path`` with the suffix .txt."""
+        """Write the grid to ``path``, or captions to ``path`` with the suffix .txt; nothing where there is no image."""
+        if not self.sources:
+            return
         answers = FromImage(model).generate(self.sources, range(len(self.sources)))
         if isinstance(answers[0], str):
             lines = [f"{answer}\n    {truth}\n" for answer, truth in zip(answers, self.truths, strict=True)]

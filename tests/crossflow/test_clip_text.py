@@ -4,6 +4,7 @@ import pytest
 import torch
 from open_clip.tokenizer import SimpleTokenizer
 
+from crossflow.errors import CrossFlowError
 from crossflow.modalities.clip_text import CLIPTextConfig, CLIPTokens, clip_tokens
 from crossflow.modalities.text_autoencoder import PAD
 
@@ -37,6 +38,12 @@ def test_what_is_not_known_is_one_token_and_leaves_no_text():
     assert vocabulary.size == len(known) + 1
     assert ids.tolist()[1] == vocabulary.size
     assert vocabulary.decode(ids[ids != PAD].tolist()) == "two on a sofa."
+
+
+@pytest.mark.parametrize("known", [(5, 5), (-1,), (49_406,)])
+def test_tokens_that_clip_has_not_are_refused(known):
+    with pytest.raises(CrossFlowError, match="known has tokens twice, or such as CLIP has not"):
+        CLIPTextConfig(width=8, depth=1, heads=1, known=known)
 
 
 @pytest.fixture(scope="module")
