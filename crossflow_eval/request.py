@@ -243,6 +243,16 @@ class Request:
             "--solver", "Name of a solver.", shown="the checkpoint's", models=("crossflow",), without=ENCODED
         ),
     )
+    ensemble: int | None = field(
+        default=None,
+        metadata=_said(
+            "--ensemble",
+            "Depth maps of so many seeds, their median at every pixel.",
+            shown="1",
+            models=("crossflow",),
+            tasks=("depth",),
+        ),
+    )
     scale: float | None = field(
         default=None,
         metadata=_said(

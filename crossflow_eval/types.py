@@ -6,9 +6,10 @@ record of a run: a number never travels without its protocol, its n and the hash
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, runtime_checkable
@@ -135,8 +136,9 @@ class Suite:
 
     ``root`` is the option that names the data root. Where the examples depend on the outputs that are measured,
     ``fitted`` gives the suite that fits these, and a run is scored again on the examples it has kept. Where prompts may
-    be given beside the data root, ``captioned`` gives the suite with those of a captions file. ``real`` gives the
-    images that outputs are compared with as a set, where the examples' targets are not they.
+    be given beside the data root, ``captioned`` gives the suite with those of a captions file. ``some`` gives the
+    examples of these ids, and needs the files of no others: a data set need not be whole for a run on a list of ids.
+    ``real`` gives the images that outputs are compared with as a set, where the examples' targets are not they.
     """
 
     name: str
@@ -154,6 +156,14 @@ class Suite:
     captioned: Callable[[Path], Suite] | None = None
     one_size: bool = False
     real: Callable[[], Iterable[np.ndarray]] | None = None
+    some: Callable[[Path | None, Collection[str]], Sequence[Example]] | None = None
+
+    def of(self, ids: Collection[str] | None) -> Suite:
+        """This suite, for a run on these ids alone; None are all."""
+        some = self.some
+        if ids is None or some is None:
+            return self
+        return dataclasses.replace(self, examples=lambda root: some(root, ids))
 
 
 class Settings(BaseModel):

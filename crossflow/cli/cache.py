@@ -52,7 +52,10 @@ def cache(
 
         recipe = recipe_named(config)
         if recipe.data.kind != "folder":
-            raise CrossFlowError(f"{config} draws its own data: choose a recipe that reads pairs from a folder.")
+            how = (
+                "draws its own data" if recipe.data.kind == "scenes" else "reads its data set as it is, without a cache"
+            )
+            raise CrossFlowError(f"{config} {how}: choose a recipe that reads pairs from a folder.")
         rank, world = rank_and_world()
         if rank == 0:
             check_writable(out, "encoding")

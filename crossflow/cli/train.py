@@ -32,7 +32,8 @@ def train(
     config: Annotated[str, typer.Argument(help="Name of a recipe; see --list.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder of the run.", show_default=False)],
     data: Annotated[
-        Path | None, typer.Option(help="Folder of crossflow cache, or of the authors' features.", show_default=False)
+        Path | None,
+        typer.Option(help="Folder of crossflow cache, of the authors' features, or of a data set.", show_default=False),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the initial weights and of all sampling.")] = 0,
     init: Annotated[
@@ -65,7 +66,8 @@ def train(
 ) -> None:
     """Train a recipe into a folder and print the path of the checkpoint.
 
-    Recipes that read --data need the text encoder and the autoencoder for sample grids, and draw none without them.
+    Recipes of text to image that read --data need the text encoder and the autoencoder for sample grids, and draw none
+    without them. docs/recipes.md says how a data set is laid out.
 
     Several processes: torchrun --standalone --nproc-per-node 2 --no-python crossflow train CONFIG --out DIR
     """

@@ -11,6 +11,7 @@ import io
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageFile
 
 from crossflow.errors import CrossFlowError
@@ -79,6 +80,21 @@ def decode_image(content: bytes, formats: Iterable[str] = FORMATS) -> tuple[Imag
         text = " ".join(str(error).split()) or type(error).__name__
         cut = "truncat" in text.lower()
         raise UnreadableImage("truncated" if cut else text, "get it again" if cut else "make it again") from error
+
+
+def read_depth_png(path: Path, scale: float) -> np.ndarray:
+    """A 16-bit PNG of depth as float32 [h w]: the stored number divided by ``scale``. Raises CrossFlowError."""
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            stored = np.asarray(image)
+    except DAMAGE as error:
+        raise CrossFlowError(f"Cannot read the depth map {path}: {error}.") from error
+    if stored.dtype.itemsize < 2 or stored.ndim != 2:
+        raise CrossFlowError(
+            f"{path} holds {stored.dtype} {list(stored.shape)} where a depth map is a 16-bit PNG of one channel; "
+            "a colour-mapped picture of depth cannot be judged."
+        )
+    return (stored / scale).astype(np.float32)
 
 
 def why_unreadable(error: Exception) -> str:

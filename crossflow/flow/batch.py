@@ -25,12 +25,14 @@ class Batch(Mapping[str, Item]):
 
     ``same`` is an id of the source: equal for items that share it, such as images with the same caption. ``goal`` is
     the target that the flow is trained on: an item's own or, for null items, another's (``Draws.donor``). None means
-    that the batch is that of the whole step, so that it contains the donors.
+    that the batch is that of the whole step, so that it contains the donors. ``measured`` says where that target is
+    known, and the flow loss is taken; None is everywhere.
     """
 
     items_by_name: Mapping[str, Item]
     same: Int[Tensor, " b"]
     goal: Shaped[Tensor, "b *dims"] | None = field(default=None)
+    measured: Bool[Tensor, "b 1 h w"] | None = field(default=None)
 
     def __getitem__(self, name: str) -> Item:
         return self.items_by_name[name]
@@ -52,4 +54,5 @@ class Batch(Mapping[str, Item]):
 
     def to(self, device: torch.device) -> "Batch":
         items = {name: item.to(device) for name, item in self.items_by_name.items()}
-        return Batch(items, self.same.to(device), None if self.goal is None else self.goal.to(device))
+        goal, measured = (None if part is None else part.to(device) for part in (self.goal, self.measured))
+        return Batch(items, self.same.to(device), goal, measured)

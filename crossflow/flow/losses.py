@@ -92,18 +92,27 @@ class _Gather(torch.autograd.Function):
 
 
 def flow_matching(
-    predicted: Sequence[Float[Tensor, "b c _ _"]], velocity: Float[Tensor, "b c h w"], weights: Sequence[float]
+    predicted: Sequence[Float[Tensor, "b c _ _"]],
+    velocity: Float[Tensor, "b c h w"],
+    weights: Sequence[float],
+    measured: Bool[Tensor, "b 1 h w"] | None = None,
 ) -> Float[Tensor, " b"]:
     """Mean squared error of the velocity over the dimensions of each item, summed over resolutions with ``weights``.
 
     The target at 1/r of the resolution is r times the average over r x r windows, which preserves the variance of
-    independent noise (the authors' DiMR).
+    independent noise (the authors' DiMR). With ``measured`` the mean of an item is over the dimensions where its target
+    is known; a cell of a lower resolution counts by its known share.
     """
     total = velocity.new_zeros(len(velocity))
     for each, weight in zip(predicted, weights, strict=True):
         ratio = velocity.shape[-1] // each.shape[-1]
         target = velocity if ratio == 1 else ratio * F.avg_pool2d(velocity, ratio)
-        total = total + weight * (each - target).square().flatten(1).mean(1)
+        error = (each - target).square()
+        if measured is None:
+            total = total + weight * error.flatten(1).mean(1)
+        else:
+            known = F.avg_pool2d(measured.to(error.dtype), ratio).expand_as(error)
+            total = total + weight * (error * known).flatten(1).sum(1) / known.flatten(1).sum(1)
     return total
 
 

@@ -7,7 +7,8 @@ the frozen language models behind token embeddings are in ``text_embedders`` and
 from typing import TYPE_CHECKING, Annotated, Protocol, runtime_checkable
 
 from crossflow.files.kinds import Kinds
-from crossflow.modalities.depth import DepthConfig
+from crossflow.modalities.clip_text import CLIPTextConfig
+from crossflow.modalities.depth import DepthConfig, RelativeDepthConfig
 from crossflow.modalities.kl_autoencoder import KLConfig
 from crossflow.modalities.latents import LatentsConfig
 from crossflow.modalities.modality import Modality
@@ -24,7 +25,9 @@ TARGETS = Kinds(
     KLConfig,
     PixelsConfig,
     DepthConfig,
+    RelativeDepthConfig,
     TextAutoencoderConfig,
+    CLIPTextConfig,
 )
 
 
@@ -82,6 +85,14 @@ if TYPE_CHECKING:  # the union narrows types; at run time any registered kind is
 else:
     ReadsConfig = Annotated[Reads, READS.reader]
 if TYPE_CHECKING:  # the union narrows types; at run time any registered kind is accepted
-    TargetConfig = PatchPCAConfig | KLConfig | PixelsConfig | DepthConfig | TextAutoencoderConfig
+    TargetConfig = (
+        PatchPCAConfig
+        | KLConfig
+        | PixelsConfig
+        | DepthConfig
+        | RelativeDepthConfig
+        | TextAutoencoderConfig
+        | CLIPTextConfig
+    )
 else:
     TargetConfig = Annotated[Target, TARGETS.reader]

@@ -1,4 +1,7 @@
-"""Depth maps as latents: the logarithm of depth, without learned parameters."""
+"""Depth maps as latents, without learned parameters: the logarithm of metres, or depth relative to its own range.
+
+A depth map may have NaN where nothing was measured; its latents have it there, too.
+"""
 
 import math
 from collections.abc import Sequence
@@ -57,6 +60,53 @@ class LogDepth(Modality):
         """Depth in metres, within the range."""
         relative = (latents[:, 0].clamp(-1, 1) + 1) / 2 * math.log(self.farthest / self.nearest)
         return self.nearest * relative.exp()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelativeDepthConfig:
+    """Latents are depth up to scale and shift, as in Marigold (Ke et al. 2024).
+
+    The quantile ``tail`` of the measured depths of an image is -1, the quantile 1 - ``tail`` is 1, linearly, and what
+    lies beyond is clipped.
+    """
+
+    tail: float = 0.02
+    name: Literal["depth"] = "depth"
+    kind: Literal["relative-depth"] = "relative-depth"
+    drawn: ClassVar[bool] = False
+    external: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.tail < 0.5:
+            raise CrossFlowError(f"tail is {self.tail}; it is a share of the depths, from 0 to below a half.")
+
+    def build(self, shape: tuple[int, int, int]) -> "RelativeDepth":
+        """The modality for latents of ``shape`` (1, h, w); CrossFlowError for more channels."""
+        if shape[0] != 1:
+            raise CrossFlowError(f"The latent of a depth map has one channel, and the shape is {list(shape)}.")
+        return RelativeDepth(self)
+
+
+class RelativeDepth(Modality):
+    """Depth maps [b h w] to latents [b 1 h w], and back to relative depth: 0 is nearest, 100 is farthest."""
+
+    def __init__(self, config: RelativeDepthConfig) -> None:
+        super().__init__()
+        self.tail = config.tail
+
+    def prepare(self, raw: Sequence[np.ndarray]) -> Float[Tensor, "b 1 h w"]:
+        return torch.stack([self._normalised(torch.from_numpy(depth)) for depth in raw])
+
+    def _normalised(self, depth: Float[Tensor, "h w"]) -> Float[Tensor, "1 h w"]:
+        """2 (d - near) / (far - near) - 1, clipped; a map of one depth is 0."""
+        near, far = np.nanquantile(depth.numpy().astype(np.float64), (self.tail, 1 - self.tail)).tolist()
+        if far == near:
+            return torch.where(depth.isnan(), depth, 0.0)[None]
+        return (2 * (depth - near) / (far - near) - 1).clamp(-1, 1)[None]
+
+    def decode(self, latents: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b h w"]:
+        """Relative depth, from 0 to 100."""
+        return 50 * (latents[:, 0].clamp(-1, 1) + 1)
 
 
 def grey(depth: np.ndarray, nearest: float = 1.5, farthest: float = 80.0) -> np.ndarray:

@@ -8,7 +8,7 @@ the flow gets detached latents, because latents that the flow loss could move wo
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -24,7 +24,66 @@ from crossflow.networks.token_encoder import TokenEncoder, TokenEncoderConfig
 
 PAD = 0
 """The token id of padding; word ids start at 1."""
+AT_A_TIME = 16
+"""Texts whose logits are in memory at once: of a large vocabulary they are large."""
 _WORD = re.compile(r"\w+|[^\w\s]")
+
+
+@runtime_checkable
+class Vocabulary(Protocol):
+    """Texts to token ids and back; ids are 1 ... ``size``, and ``PAD`` is none of them."""
+
+    @property
+    def size(self) -> int:
+        """How many ids there are."""
+        ...
+
+    def encode(self, captions: Sequence[str], count: int) -> Int[Tensor, "b n"]:
+        """The token ids of texts, padded to ``count``. CrossFlowError for a text that has none."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, without padding."""
+        ...
+
+
+@runtime_checkable
+class Texts(Protocol):
+    """The config of a text decoder, whatever its vocabulary; the sizes are those of ``TextDecoderConfig``.
+
+    By the readout ``grid`` text positions attend to latent positions, as in ``TokenEncoder``; by ``flat`` one linear
+    map of the whole latent begins all of them, so that the latent's height and width mean nothing to the text.
+    """
+
+    readout: ClassVar[Literal["grid", "flat"]]
+
+    @property
+    def vocabulary(self) -> Vocabulary: ...
+    @property
+    def count(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def depth(self) -> int: ...
+    @property
+    def heads(self) -> int: ...
+
+
+@runtime_checkable
+class AutoencodedTexts(Texts, Protocol):
+    """The config of a text autoencoder; see ``TextAutoencoderConfig``.
+
+    ``counts`` says at which positions the loss is: ``all``, or those of the ``text`` and the one that ends it, the only
+    ones that are read. ``tied`` embeds tokens by the rows that predict them, so that rare ones are learnt sooner.
+    """
+
+    counts: ClassVar[Literal["all", "text"]]
+    tied: ClassVar[bool]
+
+    @property
+    def kl_weight(self) -> float | None: ...
+    @property
+    def scale(self) -> float: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +98,14 @@ class TextDecoderConfig:
     width: int
     depth: int
     heads: int
+    readout: ClassVar[Literal["grid", "flat"]] = "grid"
 
     def __post_init__(self) -> None:
         check_sizes(words=len(self.words), count=self.count, width=self.width, depth=self.depth, heads=self.heads)
+
+    @property
+    def vocabulary(self) -> "Words":
+        return Words(self.words)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +123,8 @@ class TextAutoencoderConfig(TextDecoderConfig):
     kind: Literal["text"] = "text"
     drawn: ClassVar[bool] = True
     external: ClassVar[bool] = False
+    counts: ClassVar[Literal["all", "text"]] = "all"
+    tied: ClassVar[bool] = False
 
     def build(self, shape: tuple[int, int, int]) -> "TextAutoencoder":
         """The modality for latents of ``shape`` (c, h, w)."""
@@ -70,50 +136,81 @@ def word_count(text: str) -> int:
     return len(_WORD.findall(text))
 
 
-def tokenized(captions: Sequence[str], config: TextDecoderConfig) -> Int[Tensor, "b n"]:
-    """Token ids of captions, one per word, padded with 0. CrossFlowError for unknown words or too many words."""
-    known = {word: token for token, word in enumerate(config.words, 1)}
-    tokens = torch.full((len(captions), config.count), PAD)
-    for row, caption in zip(tokens, captions, strict=True):
-        words = _WORD.findall(caption.lower())
-        if unknown := [word for word in words if word not in known]:
-            raise CrossFlowError(f"The word {unknown[0]!r} is not in this model's vocabulary of {len(known)}.")
-        if len(words) > len(row):
-            raise CrossFlowError(f"A caption has {len(words)} words, and this model's have at most {len(row)}.")
-        row[: len(words)] = torch.tensor([known[word] for word in words])
-    return tokens
+def tokenized(captions: Sequence[str], config: Texts) -> Int[Tensor, "b n"]:
+    """Token ids of captions, padded with 0; CrossFlowError for a caption that the vocabulary cannot encode."""
+    return config.vocabulary.encode(captions, config.count)
+
+
+@dataclass(frozen=True)
+class Words:
+    """A vocabulary of whole words in lower case; a punctuation mark is a word."""
+
+    words: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        return len(self.words)
+
+    def encode(self, captions: Sequence[str], count: int) -> Int[Tensor, "b n"]:
+        """One id a word. CrossFlowError for unknown words or too many words."""
+        known = {word: token for token, word in enumerate(self.words, 1)}
+        tokens = torch.full((len(captions), count), PAD)
+        for row, caption in zip(tokens, captions, strict=True):
+            words = _WORD.findall(caption.lower())
+            if unknown := [word for word in words if word not in known]:
+                raise CrossFlowError(f"The word {unknown[0]!r} is not in this model's vocabulary of {len(known)}.")
+            if len(words) > len(row):
+                raise CrossFlowError(f"A caption has {len(words)} words, and this model's have at most {len(row)}.")
+            row[: len(words)] = torch.tensor([known[word] for word in words])
+        return tokens
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return closed_up(" ".join(self.words[word - 1] for word in ids))
+
+
+def closed_up(text: str) -> str:
+    """A text of words between spaces, with no space before a punctuation mark."""
+    return re.sub(r" ([^\w\s])", r"\1", text)
 
 
 class TextDecoder(nn.Module):
     """Latents of ``shape`` -> logits [b n v] over the vocabulary at every position; column 0 is padding."""
 
-    def __init__(self, config: TextDecoderConfig, shape: tuple[int, int, int]) -> None:
+    def __init__(self, config: Texts, shape: tuple[int, int, int]) -> None:
         super().__init__()
         self.config = config
         channels, rows, columns = shape
-        self.embed = nn.Linear(channels, config.width)
-        self.position = nn.Parameter(torch.randn(1, rows * columns, config.width) * 0.02)
+        if config.readout == "grid":
+            self.embed = nn.Linear(channels, config.width)
+            self.position = nn.Parameter(torch.randn(1, rows * columns, config.width) * 0.02)
+        else:
+            self.embed = nn.Linear(channels * rows * columns, config.count * config.width)
         self.places = nn.Parameter(torch.randn(1, config.count, config.width) * 0.5)
         self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width)
-        self.head = nn.Linear(config.width, 1 + len(config.words))
+        self.head = nn.Linear(config.width, 1 + config.vocabulary.size)
         self.apply(initialise)
 
     def forward(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n v"]:
-        """Learned queries, one per text position, attend to the latent positions."""
-        places = self.places.expand(len(latents), -1, -1)
-        x = torch.cat([places, self.embed(latents.flatten(2).transpose(1, 2)) + self.position], dim=1)
+        return at_least_float32(self.head(self.features(latents)))
+
+    def features(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
+        """What the logits are linear in: learned queries, one per text position, with what they read of the latents."""
+        if self.config.readout == "grid":
+            places = self.places.expand(len(latents), -1, -1)
+            x = torch.cat([places, self.embed(latents.flatten(2).transpose(1, 2)) + self.position], dim=1)
+        else:
+            x = self.places + self.embed(latents.flatten(1)).unflatten(1, self.places.shape[1:])
         for block in self.blocks:
             x = block(x)
-        return at_least_float32(self.head(self.norm(x[:, : places.shape[1]])))
+        return self.norm(x[:, : self.places.shape[1]])
 
     def texts(self, latents: Float[Tensor, "b c h w"]) -> list[str]:
-        """The most likely word at every position, up to the first padding token."""
+        """The most likely token at every position, up to the first padding token."""
         texts = []
-        for row in self(latents).argmax(-1).tolist():
-            words = row[: row.index(PAD)] if PAD in row else row
-            text = " ".join(self.config.words[word - 1] for word in words)
-            texts.append(re.sub(r" ([^\w\s])", r"\1", text))
+        for part in latents.split(AT_A_TIME):
+            for row in self(part).argmax(-1).tolist():
+                texts.append(self.config.vocabulary.decode(row[: row.index(PAD)] if PAD in row else row))
         return texts
 
 
@@ -122,14 +219,16 @@ class TextAutoencoder(Modality):
 
     learns = True
 
-    def __init__(self, config: TextAutoencoderConfig, shape: tuple[int, int, int]) -> None:
+    def __init__(self, config: AutoencodedTexts, shape: tuple[int, int, int]) -> None:
         super().__init__()
         self.config = config
-        self.embed = nn.Embedding(1 + len(config.words), config.width)
+        self.embed = None if config.tied else nn.Embedding(1 + config.vocabulary.size, config.width)
         self.position = nn.Parameter(torch.randn(1, config.count, config.width) * 0.5)
-        own = TokenEncoderConfig(width=config.width, depth=config.depth, heads=config.heads)
+        own = TokenEncoderConfig(width=config.width, depth=config.depth, heads=config.heads, readout=config.readout)
         self.encoder = TokenEncoder(own, shape, config.count, config.width)
         self.decoder = TextDecoder(config, shape)
+        if config.tied:
+            nn.init.normal_(self.decoder.head.weight, std=config.width**-0.5)
 
     def tokenize(self, captions: Sequence[str]) -> Int[Tensor, "b n"]:
         """Token ids of captions; see ``tokenized``."""
@@ -137,7 +236,11 @@ class TextAutoencoder(Modality):
 
     def encode(self, words: Int[Tensor, "b n"]) -> Gaussian:
         """The posterior over latents of token ids."""
-        posterior = Gaussian(*self.encoder.moments(self.embed(words) + self.position, words != PAD))
+        if self.embed is not None:
+            embedded = self.embed(words)
+        else:
+            embedded = F.embedding(words, self.decoder.head.weight) * self.config.width**0.5
+        posterior = Gaussian(*self.encoder.moments(embedded + self.position, words != PAD))
         if self.config.kl_weight is None:
             posterior = Gaussian(posterior.mean, torch.full_like(posterior.mean, -torch.inf))
         return posterior
@@ -146,10 +249,16 @@ class TextAutoencoder(Modality):
         return self.tokenize(raw)
 
     def reach(self, values: Int[Tensor, "b n"], noise: Float[Tensor, "b c h w"] | None) -> Reached:
-        """Latents of token ids, and the loss: mean cross-entropy over all positions plus the weighted KL."""
+        """Latents of token ids, and the loss: mean cross-entropy over the positions that count, and the weighted KL."""
         posterior = self.encode(values)
         latents = posterior.mean if noise is None else posterior.sample(noise)
-        loss = F.cross_entropy(self.decoder(latents).flatten(0, 1), values.flatten())
+        if self.config.counts == "all":
+            loss = F.cross_entropy(self.decoder(latents).flatten(0, 1), values.flatten())
+        else:
+            real = values != PAD
+            read = torch.cat([torch.ones_like(real[:, :1]), real[:, :-1]], dim=1)
+            logits = self.decoder.head(self.decoder.features(latents)[read])
+            loss = F.cross_entropy(at_least_float32(logits), values[read])
         if self.config.kl_weight is not None:
             loss = loss + self.config.kl_weight * losses.kl(posterior.mean, posterior.log_var, "standard").mean()
         return Reached(self.config.scale * latents.detach(), loss)

@@ -116,7 +116,7 @@ class CrossFlow(nn.Module):
         if counted is None or "flow" in counted:
             xt, velocity = self.path.sample(x0, x1, draws.t)
             predicted = self._field().resolutions(xt, draws.t, draws.conditional)
-            total = losses.flow_matching(predicted, velocity, config.stage_weights)
+            total = losses.flow_matching(predicted, velocity, config.stage_weights, batch.measured)
             if config.tail:
                 total = total * losses.tail_weights(self.path.left(draws.t), config.tail)
             total = total.mean()

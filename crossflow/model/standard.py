@@ -96,7 +96,7 @@ class StandardFlow(nn.Module):
         x1, learned = self.autoencoder.reach(own, draws.target_noise)
         xt, velocity = self.path.sample(draws.noise, x1, draws.t)
         predicted = self._field(read.values, read.mask).resolutions(xt, draws.t, draws.conditional)
-        flow = losses.flow_matching(predicted, velocity, self.config.stage_weights)
+        flow = losses.flow_matching(predicted, velocity, self.config.stage_weights, batch.measured)
         if self.config.tail:
             flow = flow * losses.tail_weights(self.path.left(draws.t), self.config.tail)
         flow = flow.mean()

@@ -1,7 +1,7 @@
 """Recipes by name: ``CONFIGS[name]`` is a model config, its training data and its training hyperparameters.
 
-``scenes`` has the recipes of the embedded world, ``authors`` those of the authors' code, ``paper`` those of the paper,
-``ablations`` the rows of its tables.
+``scenes`` has the recipes of the embedded world, ``authors`` those of the authors' code, ``paper`` those of the paper's
+text to image and ``paper_tasks`` of its other tasks, ``ablations`` the rows of its tables.
 """
 
 from dataclasses import replace
@@ -11,6 +11,7 @@ from crossflow.errors import named
 from crossflow.recipes.ablations import ABLATIONS
 from crossflow.recipes.authors import AUTHORS, TINY
 from crossflow.recipes.paper import PAPER
+from crossflow.recipes.paper_tasks import PAPER_TASKS
 from crossflow.recipes.recipe import TrainConfig
 from crossflow.recipes.scenes import SCENES
 
@@ -27,12 +28,14 @@ CONFIGS: dict[str, TrainConfig] = {
     "t2i-tiny": TINY,
     **AUTHORS,
     **PAPER,
+    **PAPER_TASKS,
     **ABLATIONS,
     **{f"{name}-image-features": _with_image_features(recipe) for name, recipe in {**AUTHORS, **PAPER}.items()},
 }
 """Recipe name -> recipe.
 
-``t2i-*`` are of the authors' code, ``paper-*`` of the paper; either with ``-image-features`` is a different recipe.
+``t2i-*`` are of the authors' code, ``paper-*`` of the paper; of text to image either with ``-image-features`` is a
+different recipe.
 
 The two ``scenes-table1-*`` differ in the source and in how the text enters; they have the same number of steps, and
 parameter counts, encoder included, within 5 %. ``scenes-tiny`` and, for pairs in a folder, ``t2i-tiny`` are for tests

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass, replace
 from typing import Any, Literal, cast
@@ -75,6 +76,50 @@ class PairData:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SetData:
+    """Training pairs made of the images of data sets in their own ``layouts``, in a folder given at training time.
+
+    Of several data sets each lies in a subfolder of its name. What is made of an image depends on what the model gives:
+    its caption, its depth, or itself for a model that reads it shrunk. Images are cut to ``size`` (h, w) after they are
+    resized to just cover it or, without ``resize``, as they are; in the centre or, with the ``crop`` random, anywhere.
+    ``benchmark`` first cuts images that are as wide as KITTI's, and its virtual twin's, to its benchmark crop. ``flip``
+    is the share of items that are mirrored. Holes in depth are filled by the rule ``holes``; the loss leaves them out.
+
+    Of super-resolution, images whose shorter side is below ``size`` are left out, and cutting and shrinking is SR3's.
+    """
+
+    layouts: tuple[str, ...]
+    size: tuple[int, int]
+    resize: bool = True
+    crop: Literal["center", "random"] = "center"
+    flip: float = 0.0
+    benchmark: bool = False
+    holes: Literal["nearest"] = "nearest"
+    kind: Literal["sets"] = "sets"
+
+    def __post_init__(self) -> None:
+        check_sizes(layouts=len(self.layouts), height=self.size[0], width=self.size[1])
+        if not 0 <= self.flip <= 1:
+            raise CrossFlowError(f"flip is {self.flip}; it is a share from 0 to 1 of the items.")
+
+    def check(self, model: ModelConfig) -> None:
+        """CrossFlowError for a model that reads no image, or another size, or gives what no data set has."""
+        if model.reads.kind != "image" or model.target.external or model.target.name not in ("text", "depth", "image"):
+            raise CrossFlowError(
+                "Of the images of data sets captions, depth or larger images are made: change the ends."
+            )
+        sizes = {} if model.target.name == "image" else {"read": model.reads.shape[1:]}
+        sizes |= {} if model.target.name == "text" else {"given": model.shape[1:]}
+        for what, size in sizes.items():
+            if size != self.size:
+                raise CrossFlowError(f"The images that are {what} are {size}, and the data are cut to {self.size}.")
+        if model.target.name == "image" and self.size[0] != self.size[1]:
+            raise CrossFlowError(f"Super-resolution is trained on squares, and size is {self.size}.")
+        if model.beside:
+            raise CrossFlowError(f"A term of the loss reads {model.beside[0]}, which data sets do not have.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stage:
     """A stage of training: ``steps`` that train ``all``, the ``source`` with the loss terms' networks, or the ``flow``.
 
@@ -105,14 +150,16 @@ class TrainConfig:
     """A recipe. ``batch_size`` is that of one optimiser step, over all processes and accumulated micro-batches.
 
     ``stages`` divide the ``steps``; empty is one stage that trains everything. In each stage the learning rate rises
-    over ``warmup`` steps, then decays linearly to the fraction ``final_learning_rate`` of its peak; 1 is a constant
-    rate. ``clip`` is the largest gradient norm, None for no clipping. ``ema`` is the decay of the moving average, which
+    over ``warmup`` steps and decays, ``linear`` or by half a ``cosine``, to the fraction ``final_learning_rate`` of its
+    peak; 1 is a constant rate. A recipe in ``epochs``, with a warm-up of ``warmup_epochs``, has the steps that these
+    are on the items that it is given (see ``on``); ``steps`` and ``warmup`` are then those on the whole data set.
+    ``clip`` is the largest gradient norm, None for no clipping. ``ema`` is the decay of the moving average, which
     starts anew with each stage. ``precision`` auto is bf16 where the hardware supports it, which small networks gain
     nothing from on a CPU. The checkpoints of the steps in ``keep_at`` are kept besides the last.
     """
 
     model: ModelConfig
-    data: SceneData | PairData
+    data: SceneData | PairData | SetData
     steps: int
     stages: tuple[Stage, ...] = ()
     batch_size: int = 64
@@ -130,6 +177,9 @@ class TrainConfig:
     save_every: int = 500
     sample_every: int = 2000
     keep_at: tuple[int, ...] = ()
+    epochs: int | None = None
+    warmup_epochs: int = 0
+    decay: Literal["linear", "cosine"] = "linear"
 
     def __post_init__(self) -> None:
         check_sizes(accumulate=self.accumulate)
@@ -147,15 +197,28 @@ class TrainConfig:
             raise CrossFlowError(f"A stage counts the loss {unknown[0]!r}; the model has {', '.join(sorted(known))}.")
         if any(not 1 <= step <= self.steps for step in self.keep_at):
             raise CrossFlowError(f"keep_at is {list(self.keep_at)}; there are steps 1 to {self.steps}.")
+        if self.epochs is not None and not 0 <= self.warmup_epochs <= self.epochs:
+            raise CrossFlowError(f"warmup_epochs is {self.warmup_epochs}; it is from 0 to the {self.epochs} epochs.")
+
+    def on(self, items: int) -> "TrainConfig":
+        """The recipe on a data set of ``items``: one in ``epochs`` in the steps that they take, any other as it is."""
+        if self.epochs is None:
+            return self
+        steps = max(1, round(self.epochs * items / self.batch_size))
+        warmup = max(1, round(self.warmup_epochs * items / self.batch_size))
+        return replace(self.in_steps(steps), epochs=self.epochs, warmup_epochs=self.warmup_epochs, warmup=warmup)
 
     def in_steps(self, steps: int) -> "TrainConfig":
-        """The same recipe in another number of steps: stages and kept checkpoints keep their shares of the whole."""
+        """The same recipe in another number of steps: stages and kept checkpoints keep their shares of the whole.
+
+        One in epochs is then in steps, with the warm-up that it had.
+        """
         ends = [round(steps * end / self.steps) for end in itertools.accumulate(stage.steps for stage in self.stages)]
         stages = tuple(
             replace(stage, steps=end - start) for stage, start, end in zip(self.stages, [0, *ends], ends, strict=False)
         )
         kept = tuple(max(1, round(steps * step / self.steps)) for step in self.keep_at)
-        return replace(self, steps=steps, stages=stages, keep_at=kept)
+        return replace(self, steps=steps, stages=stages, keep_at=kept, epochs=None, warmup_epochs=0)
 
     def stage(self, step: int) -> Stage:
         """The stage of optimiser step ``step``, counted from 0."""
@@ -166,13 +229,18 @@ class TrainConfig:
         return self._place(step)[1]
 
     def rate(self, step: int) -> float:
-        """The learning rate of optimiser step ``step``: linear warm-up, and linear decay to the final fraction.
+        """The learning rate of optimiser step ``step``: linear warm-up, times the decay to the final fraction.
 
-        The first step has 1 / ``warmup`` of the rate; in the authors' code it has 0, and so no effect.
+        The first step has 1 / ``warmup`` of the rate; in the authors' code it has 0, and so no effect. The linear decay
+        ends early where it meets the final fraction; half a cosine reaches it at the last step of the stage.
         """
         stage, since = self._place(step)
         rise = min(1.0, (since + 1) / self.warmup)
-        return self.learning_rate * rise * max(self.final_learning_rate, 1.0 - since / stage.steps)
+        final = self.final_learning_rate
+        if self.decay == "linear":
+            return self.learning_rate * rise * max(final, 1.0 - since / stage.steps)
+        left = 0.5 * (1.0 + math.cos(math.pi * since / max(1, stage.steps - 1)))
+        return self.learning_rate * rise * (final + (1.0 - final) * left)
 
     def _place(self, step: int) -> tuple[Stage, int]:
         """The stage of ``step``, and the steps since its beginning."""
@@ -195,7 +263,10 @@ class TrainConfig:
         default is what was done before; for the same reason the default of a field is never changed. ``init`` is the
         sha256 of the checkpoint that the training starts from, if any.
         """
-        whole = {"recipe": _chosen(self), "world": WORLD, "seed": seed}
+        chosen = _chosen(self)
+        if self.epochs is not None:  # the steps are those of the data, which the digest does not read
+            chosen = {name: value for name, value in chosen.items() if name not in ("steps", "warmup")}
+        whole = {"recipe": chosen, "world": WORLD, "seed": seed}
         whole |= {} if init is None else {"init": init}
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:12]
 

@@ -16,11 +16,14 @@ from torch import Tensor
 from crossflow.errors import CrossFlowError
 from crossflow.files.devices import usable_device
 from crossflow.files.hashes import file_sha256
+from crossflow.files.resizing import covering
+from crossflow.files.tensors import read_header
 from crossflow.modalities.pixels import Pixels
 from crossflow.model.checkpoint import load_model, weaker_of
 from crossflow.model.config import FlowModel
 from crossflow.model.settings import OWN, Override, Sampling
 from crossflow.networks.blocks import check_sizes
+from crossflow.sampling.sizes import RULES, tiled
 from crossflow.sampling.text_to_image import BATCH, dtype_named, seeded_noise
 
 GRAIN = 1024
@@ -41,6 +44,10 @@ class FromImage:
     ``precision`` is float64 (auto) or float32. In float64 an output depends on its own image and seed alone: rounding
     differences between batch sizes are far too small to show. In float32 this holds up to rounding.
 
+    With ``any_size``, as where a checkpoint was trained on data sets, it takes images of any size by one of
+    ``sizes.RULES``: depth maps and larger images are made in tiles (``sizes.tiled``), and a caption is of the middle of
+    the image, resized to just cover what the model reads. Without it, an image has the size that the model reads.
+
     ``identity`` is everything here that can change an output, as plain JSON; ``parts`` are further entries for it.
     """
 
@@ -51,6 +58,7 @@ class FromImage:
         precision: str = "auto",
         batch_size: int | None = None,
         parts: Mapping[str, str] | None = None,
+        any_size: bool = False,
     ) -> None:
         reads = model.config.reads
         if reads.kind != "image":
@@ -69,18 +77,27 @@ class FromImage:
             "weights_sha256": weights_sha256,
             "precision": str(self.dtype).removeprefix("torch."),
             **(parts or {}),
+            **({"sizes": RULES[self.ends[1]]} if any_size else {}),
         }
+        self.any_size = any_size
         self.defaults: Sampling = model.config.sampling
 
     @classmethod
     def from_checkpoint(
-        cls, path: str | Path, device: str = "cpu", precision: str = "auto", batch_size: int | None = None
+        cls,
+        path: str | Path,
+        device: str = "cpu",
+        precision: str = "auto",
+        batch_size: int | None = None,
+        *,
+        any_size: bool = False,
     ) -> "FromImage":
         """Load a checkpoint onto auto, cpu, cuda or cuda:N; CrossFlowError if it or the device cannot be used."""
         model = load_model(path, usable_device(device))
         weaker = weaker_of(Path(path), model.config)
         parts = {} if weaker is None else {"autoguidance_sha256": file_sha256(weaker)}
-        return cls(model, file_sha256(path), precision, batch_size, parts)
+        any_size = any_size or (model.config.reads.kind == "image" and _of_data_sets(Path(path)))
+        return cls(model, file_sha256(path), precision, batch_size, parts, any_size)
 
     @torch.no_grad()
     def generate(
@@ -89,12 +106,26 @@ class FromImage:
         seeds: Sequence[int],
         override: Override = OWN,
     ) -> list[str] | list[np.ndarray]:
-        """One output per image; images are uint8 RGB [h w 3] of the size that the model was trained on.
+        """One output per image; images are uint8 RGB [h w 3], of the size that the model reads unless ``any_size``.
 
         A caption is a str, a depth map float32 [h w] in metres, a larger image uint8 RGB [h w 3].
         """
-        check_images(images, seeds, self.size)
         sampling = self.defaults.but(override)
+        if not self.any_size:
+            return self._of_own_size(images, seeds, sampling)
+        size = (self.size[0], self.size[1])
+        if self.ends[1] == "text":
+            return self._of_own_size([covering(image, size) for image in images], seeds, sampling)
+
+        def generate(parts: Sequence[np.ndarray], seeds: Sequence[int]) -> list[np.ndarray]:
+            return cast(list[np.ndarray], self._of_own_size(parts, seeds, sampling))
+
+        return tiled(generate, images, seeds, size, resize=self.ends[1] == "depth")
+
+    def _of_own_size(
+        self, images: Sequence[np.ndarray], seeds: Sequence[int], sampling: Sampling
+    ) -> list[str] | list[np.ndarray]:
+        check_images(images, seeds, self.size)
         outputs = []
         for start in range(0, len(images), self.batch_size):
             part = slice(start, start + self.batch_size)
@@ -114,6 +145,14 @@ class FromImage:
         if outputs.is_floating_point():
             outputs = ((outputs * GRAIN).round() / GRAIN).float()
         return list(outputs.cpu().numpy())
+
+
+def _of_data_sets(checkpoint: Path) -> bool:
+    """Whether a checkpoint was trained on the images of data sets, whatever else its header may say."""
+    match read_header(checkpoint):
+        case {"training": {"data": {"kind": "sets"}}}:
+            return True
+    return False
 
 
 def check_images(images: Sequence[np.ndarray], seeds: Sequence[int], size: tuple[int, ...]) -> None:

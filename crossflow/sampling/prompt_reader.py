@@ -8,7 +8,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -99,7 +99,7 @@ def encoder_sha256(model: FlowModel) -> str:
 
 def save_decoder(path: Path, decoder: TextDecoder, model: FlowModel, notes: Mapping[str, Any]) -> None:
     """Write a decoder of the source latents of ``model``; ``notes``, plain JSON values, go into the header."""
-    header = {"format": FORMAT, "version": VERSION, "config": asdict(decoder.config)}
+    header = {"format": FORMAT, "version": VERSION, "config": asdict(cast(TextDecoderConfig, decoder.config))}
     write_tensors(path, decoder.state_dict(), {**notes, **header, "encoder_sha256": encoder_sha256(model)})
 
 

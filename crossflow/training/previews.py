@@ -19,8 +19,6 @@ from crossflow.recipes.recipe import TrainConfig
 from crossflow.sampling.from_image import FromImage
 from crossflow.sampling.samples import grid
 from crossflow.sampling.text_to_image import AUTOENCODER, TextToImage
-from crossflow.scenes.splits import example
-from crossflow.training.data.scenes import OF_SCENE
 
 SCENE_PROMPTS = (
     "a photo of a ball",
@@ -90,21 +88,20 @@ class PromptGrids:
             grid(images, COLUMNS, scale=max(1, 96 // images[0].shape[0])).save(temporary, format="PNG")
 
 
-class SceneAnswers:
-    """A model's outputs for the first eight scenes of the validation split.
+class Answers:
+    """A model's outputs for a few fixed images, ``sources``, beside the ``truths``.
 
     Images and depth maps become a grid of three rows: inputs, outputs, ground truth. Captions become a text file.
     """
 
-    def __init__(self, config: TrainConfig) -> None:
-        scenes = [example("val", index).scene for index in range(COLUMNS)]
-        size, model = config.data.size, config.model
-        self.sources: list[np.ndarray] = [OF_SCENE[model.reads.name](scene, size, model) for scene in scenes]
-        self.truths: list[Any] = [OF_SCENE[model.target.name](scene, size, model) for scene in scenes]
+    def __init__(self, sources: list[np.ndarray], truths: list[Any]) -> None:
+        self.sources, self.truths = sources, truths
 
     def draw(self, model: FlowModel, path: Path) -> None:
-        """Write the grid to ``path``, or captions to ``path`` with the suffix .txt."""
-        answers = FromImage(model).generate(self.sources, range(COLUMNS))
+        """Write the grid to ``path``, or captions to ``path`` with the suffix .txt; nothing where there is no image."""
+        if not self.sources:
+            return
+        answers = FromImage(model).generate(self.sources, range(len(self.sources)))
         if isinstance(answers[0], str):
             lines = [f"{answer}\n    {truth}\n" for answer, truth in zip(answers, self.truths, strict=True)]
             with replacing(path.with_suffix(".txt")) as temporary:
@@ -112,28 +109,30 @@ class SceneAnswers:
             return
         shown = [_shown(each, answers[0].shape[0]) for each in [*self.sources, *answers, *self.truths]]
         with replacing(path) as temporary:
-            grid(shown, COLUMNS, scale=max(1, 96 // shown[0].shape[0])).save(temporary, format="PNG")
+            columns = len(self.sources)
+            grid(shown, columns, scale=max(1, 96 // shown[0].shape[0])).save(temporary, format="PNG")
 
 
 def _shown(picture: np.ndarray | str, side: int) -> np.ndarray:
     """An image or a depth map as an image of ``side`` pixels, by nearest-neighbour upsampling."""
     image = cast(np.ndarray, picture)
-    image = grey(image) if image.ndim == 2 else image
+    image = grey(np.nan_to_num(image, nan=np.inf)) if image.ndim == 2 else image
     times = side // image.shape[0]
     return image.repeat(times, axis=0).repeat(times, axis=1)
 
 
-Previews = PromptGrids | SceneAnswers
+Previews = PromptGrids | Answers
 
 
 def previews_of(
     config: TrainConfig,
+    examples: tuple[list[np.ndarray], list[Any]] | None,
     text_encoder: Path | None,
     autoencoder: Path | None,
     device: torch.device,
     say: Callable[[str], None],
 ) -> Previews:
-    """The previews for ``config``; the arguments are those of ``PromptGrids``."""
-    if config.model.reads.name == "text":
+    """The previews for ``config``; ``examples`` are those of ``Data``, the other arguments those of ``PromptGrids``."""
+    if examples is None:
         return PromptGrids(config, text_encoder, autoencoder, device, say)
-    return SceneAnswers(config)
+    return Answers(*examples)

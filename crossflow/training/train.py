@@ -29,7 +29,7 @@ from crossflow.files.writing import refuse_existing, replacing, written
 from crossflow.model.checkpoint import save_checkpoint, save_text_decoder
 from crossflow.model.settings import Losses
 from crossflow.recipes.recipe import TrainConfig
-from crossflow.training.data import open_data
+from crossflow.training.data import Data, open_data
 from crossflow.training.data.pairs import read_ahead, shares
 from crossflow.training.previews import previews_of
 from crossflow.training.run_state import Run
@@ -89,6 +89,7 @@ def train(
     if state.exists() and not resume:
         raise CrossFlowError(f"{out} already holds a training run: add --resume to go on, or choose another --out.")
     found = open_data(config, data, seed)
+    config = config.on(found.count)
     with writing_in(out, "training", rank=accelerator.process_index):
         if accelerator.is_main_process and not (state.exists() or (out / "log.jsonl").exists()):  # a run's first file
             refuse_existing(out / name for name in ("model.safetensors", "timing.jsonl", "samples"))
@@ -109,7 +110,7 @@ def train(
             anew = f"; these losses' networks start anew: {', '.join(run.started_anew)}" if run.started_anew else ""
             say(f"starting from {init}{anew}")
         say(f"{out}: {config.steps:,} steps of {config.batch_size} examples")
-        record = _Record(out, run, text_encoder, autoencoder, say, clock)
+        record = _Record(out, run, found, text_encoder, autoencoder, say, clock)
         with accelerator.main_process_first():  # the first process makes the cache, the others read it
             pairs = found.pairs(run.model, out / "cache", stage)
         place = (accelerator.process_index, accelerator.num_processes)
@@ -203,6 +204,7 @@ class _Record:
         self,
         out: Path,
         run: Run,
+        data: Data,
         text_encoder: Path | None,
         autoencoder: Path | None,
         say: Callable[[str], None],
@@ -214,7 +216,8 @@ class _Record:
         self.main = run.accelerator.is_main_process
         if self.main:
             self.log = _Log(out / "log.jsonl", run.step)
-            self.previews = previews_of(run.config, text_encoder, autoencoder, run.accelerator.device, say)
+            shown = data.examples()
+            self.previews = previews_of(run.config, shown, text_encoder, autoencoder, run.accelerator.device, say)
 
     def write(self, losses: Losses, last: bool = False) -> None:
         """Write what is due after a step, and what a training goes on from if it is the ``last`` of this process.

@@ -9,19 +9,19 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image
 
 from crossflow.errors import CrossFlowError, first_few
 from crossflow.files.arrays import plain_arrays
-from crossflow.files.images import DAMAGE
+from crossflow.files.images import read_depth_png
 from crossflow.files.listing import Listing, list_folder
+from crossflow.files.lists import read_list
 from crossflow.files.names import composed
 from crossflow.files.processes import file_threads
 from crossflow_eval.datasets.folder import ImageFolder
@@ -53,8 +53,10 @@ class DepthSet:
     png_scale: float
     origin: str
 
-    def examples(self, root: Path | None) -> list[Example]:
+    def examples(self, root: Path | None, ids: Collection[str] | None = None) -> list[Example]:
         """One example a usable line of the list: source the image, target the depth map, or depth map and mask.
+
+        With ``ids`` they are these, and no other files need be there.
 
         Raises:
             CrossFlowError: no root, a list that is not the published one, missing files (counted, first ones named).
@@ -63,6 +65,7 @@ class DepthSet:
             got = "none was given" if root is None else f"{root} is no folder (unpack archives first)"
             raise CrossFlowError(f"The data set {self.name} needs its root folder and {got}. {self.origin}")
         rows = [row[: self.files] for row in read_list(LISTS / f"{self.name}.txt", self.sha256) if row[1] != "None"]
+        rows = rows if ids is None else [row for row in rows if self._id(row[0]) in ids]
         found = {listed: self._find(root, listed) for row in rows for listed in row}
         missing = [listed for listed, path in found.items() if path is None]
         if missing:
@@ -79,11 +82,14 @@ class DepthSet:
     def _find(self, root: Path, listed: str) -> Path | None:
         return next((path for place in self.places(listed) for path in root.glob(place)), None)
 
-    def _example(self, listed: str, paths: Sequence[Path]) -> Example:
+    def _id(self, listed: str) -> str:
         parts = PurePosixPath(listed).with_suffix("").parts
+        return "_".join(parts[part] for part in self.id_parts)
+
+    def _example(self, listed: str, paths: Sequence[Path]) -> Example:
         image, *targets = paths
         return Example(
-            id="_".join(parts[part] for part in self.id_parts),
+            id=self._id(listed),
             source=image,
             target=targets[0] if len(targets) == 1 else tuple(targets),
             tags={"data_set": self.name, "list_sha256": self.sha256},
@@ -119,38 +125,6 @@ class OwnDepth:
         return read_prediction(target, self.png_scale), None
 
 
-def read_list(path: Path, sha256: str) -> list[list[str]]:
-    """The words of every line of a file list. Raises CrossFlowError where its content is not the published one."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise CrossFlowError(
-            f"Cannot read the file list {path}: {error.strerror}; install the package again."
-        ) from error
-    found = hashlib.sha256(content).hexdigest()
-    if found != sha256:
-        raise CrossFlowError(
-            f"The file list {path} has the sha256 {found[:12]}… and not {sha256[:12]}…: it is not the published list; "
-            "restore it, or scores would be of other images."
-        )
-    return [line.split() for line in content.decode().splitlines() if line]
-
-
-def read_png(path: Path, scale: float) -> np.ndarray:
-    """A 16-bit PNG of depth as float32 [h w]: the stored number divided by ``scale``. Raises CrossFlowError."""
-    try:
-        with Image.open(path, formats=("PNG",)) as image:
-            stored = np.asarray(image)
-    except DAMAGE as error:
-        raise CrossFlowError(f"Cannot read the depth map {path}: {error}.") from error
-    if stored.dtype.itemsize < 2 or stored.ndim != 2:
-        raise CrossFlowError(
-            f"{path} holds {stored.dtype} {list(stored.shape)} where a depth map is a 16-bit PNG of one channel; "
-            "a colour-mapped picture of depth cannot be judged."
-        )
-    return (stored / scale).astype(np.float32)
-
-
 def read_array(path: Path) -> np.ndarray:
     """The one array of an .npy or .npz file, without axes of length 1. Raises CrossFlowError for anything else."""
     arrays = list(plain_arrays(path, "depth map").values())
@@ -166,7 +140,7 @@ def read_prediction(path: Path, png_scale: float) -> np.ndarray:
     Raises CrossFlowError, also for an array of integers, whose unit is not known.
     """
     if path.suffix.lower() == ".png":
-        return read_png(path, png_scale)
+        return read_depth_png(path, png_scale)
     array = read_array(path)
     if not np.issubdtype(array.dtype, np.floating):
         raise CrossFlowError(
@@ -217,7 +191,7 @@ def _check(path: Path, png_scale: float) -> tuple[str, str]:
 
 
 def _png_target(scale: float, path: Path) -> Measured:
-    return read_png(path, scale), None
+    return read_depth_png(path, scale), None
 
 
 def _eth3d_target(path: Path) -> Measured:

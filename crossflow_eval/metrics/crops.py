@@ -11,9 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from crossflow.errors import CrossFlowError
-
-BENCHMARK = (352, 1216)
-"""Height and width of KITTI's benchmark crop: the bottom rows and the middle columns of an image."""
+from crossflow.files.resizing import BENCHMARK, benchmark_corner
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,14 +52,6 @@ KB_EIGEN = Crop(rows=(0.3324324, 0.91351351), columns=(0.0359477, 0.96405229), b
 """D. Eigen, C. Puhrsch and R. Fergus, 2014."""
 NYU_EIGEN = Crop(rows=(45.0, 471.0), columns=(41.0, 601.0), size=(480, 640))
 WHOLE = Crop()
-
-
-def benchmark_corner(height: int, width: int) -> tuple[int, int]:
-    """Top and left of KITTI's benchmark crop in an image. Raises CrossFlowError for an image that is smaller."""
-    top, left = height - BENCHMARK[0], (width - BENCHMARK[1]) // 2
-    if top < 0 or left < 0:
-        raise CrossFlowError(f"the target is {height} x {width} px, too small for KITTI's benchmark crop {BENCHMARK}.")
-    return top, left
 
 
 def kept_columns(height: int, width: int, *, side: int | None) -> np.ndarray | None:

@@ -23,7 +23,8 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 
 from crossflow.errors import CrossFlowError, unknown
-from crossflow_eval.metrics.crops import BENCHMARK, Crop, benchmark_corner, kept_columns
+from crossflow.files.resizing import BENCHMARK, benchmark_corner
+from crossflow_eval.metrics.crops import Crop, kept_columns
 from crossflow_eval.stats import BOOTSTRAP, bootstrap_mean
 from crossflow_eval.types import Example, Output, Row, Value
 

@@ -11,13 +11,13 @@ from importlib import metadata
 from pathlib import Path
 
 from crossflow.errors import unknown
-from crossflow_eval.models import other, sizes
+from crossflow_eval.models import other
 from crossflow_eval.models.arithmetic import CrossFlowArithmetic
 from crossflow_eval.models.compression import CrossFlowCompression
 from crossflow_eval.models.crossflow import CrossFlowModel
 from crossflow_eval.models.depth_folder import DepthFolderModel
 from crossflow_eval.models.folder import FolderModel
-from crossflow_eval.models.image_model import CrossFlowImageModel, captioner
+from crossflow_eval.models.image_model import ENDS, CrossFlowImageModel, captioner
 from crossflow_eval.models.predictions import PredictedCaptions
 from crossflow_eval.types import MadeElsewhere, Model
 
@@ -35,7 +35,7 @@ OURS: Mapping[str, Callable[..., Model]] = {
 }
 """What a checkpoint of ours is built as, by the task of the suite."""
 
-ANY_SIZE = tuple(sizes.RULES)
+ANY_SIZE = tuple(ENDS)
 """The tasks whose models read images, of any size where a suite's have not one."""
 
 READERS: Mapping[str, tuple[str, Callable[[Path], MadeElsewhere]]] = {

@@ -17,7 +17,6 @@ from crossflow.errors import CrossFlowError, first_few
 from crossflow.files.devices import own_device
 from crossflow.files.folders import shipped
 from crossflow_eval.datasets.folder import read_image
-from crossflow_eval.models import sizes
 from crossflow_eval.models.crossflow import check_sampling, sampled
 from crossflow_eval.types import Output
 
@@ -29,9 +28,10 @@ class CrossFlowImageModel:
     """A CrossFlow checkpoint for ``task`` (caption, depth or sr), or a baseline's; without ``checkpoint`` the shipped.
 
     ``solver``, ``steps`` and ``guidance_scale`` left None are the ones the checkpoint recommends. ``device``: "auto" (a
-    GPU where there is one), "cpu", "cuda" or "cuda:N". Images of ``any_size`` are fitted to the model by a rule of
-    ``models.sizes``, which is part of the identity; ``of_originals``: they are to be shrunk first. Raises
-    CrossFlowError for a checkpoint of another task.
+    GPU where there is one), "cpu", "cuda" or "cuda:N". Images of ``any_size`` are fitted to the model by a rule that is
+    part of the identity (``crossflow.sampling.sizes``); ``of_originals``: they are to be shrunk first. ``ensemble``
+    makes a depth map of so many seeds, by their median at every pixel. Raises CrossFlowError for a checkpoint of
+    another task.
     """
 
     def __init__(
@@ -46,26 +46,29 @@ class CrossFlowImageModel:
         device: str = "auto",
         any_size: bool = False,
         of_originals: bool = False,
+        ensemble: int | None = None,
     ) -> None:
         check_sampling(solver, steps, guidance_scale)
+        if ensemble is not None and ensemble < 1:
+            raise CrossFlowError(f"--ensemble must be at least 1, got {ensemble}.")
         where = own_device(device)
         path = shipped(task) if checkpoint is None else checkpoint
         from crossflow.model.settings import Override
         from crossflow.sampling.from_image import FromImage
+        from crossflow.sampling.sizes import SHRUNK
 
-        self._pipeline = FromImage.from_checkpoint(path, where, precision)
+        self._pipeline = FromImage.from_checkpoint(path, where, precision, any_size=any_size)
         self._override = Override(solver=solver, steps=steps, guidance_scale=guidance_scale)
         if self._pipeline.ends != ENDS[task]:
             read, given = self._pipeline.ends
             raise CrossFlowError(f"{path} is a checkpoint that makes {given} of {read}; give --ckpt one for {task}.")
         sampling = self._pipeline.defaults.but(self._override)
         self.name = path.stem
-        self._task, self._any_size = task, any_size
+        self._members = ensemble or 1
         self._shrinks = of_originals and task == "sr"
-        height, width = self._pipeline.size
-        rule = {"sizes": sizes.RULES[task].format(h=height, w=width)} if any_size else {}
-        rule |= {"small_images": sizes.SHRUNK} if self._shrinks else {}
-        self.identity: Mapping[str, Any] = {**sampled(self._pipeline.identity, sampling, where), **rule}
+        more = {} if ensemble is None else {"ensemble": f"the median of {ensemble} seeds at every pixel"}
+        more |= {"small_images": SHRUNK} if self._shrinks else {}
+        self.identity: Mapping[str, Any] = {**sampled(self._pipeline.identity, sampling, where), **more}
 
     def generate(self, sources: Sequence[str | Path], seeds: Sequence[int]) -> list[Output]:
         """Return one output an image file: a caption, float32 [h w] in metres, or uint8 [h w 3].
@@ -78,40 +81,35 @@ class CrossFlowImageModel:
                 "reference, under the same name."
             )
         images = [read_image(Path(source)) for source in sources]
-        if not self._any_size:
-            return self._answer(images, seeds)
-        if self._task == "sr":
-            return [self._enlarged(image, seed) for image, seed in zip(images, seeds, strict=True)]
-        answers = self._answer([sizes.resized(image, self._size) for image in images], seeds)
-        if self._task == "caption":
-            return answers
-        return [
-            sizes.depth_resized(np.asarray(depth), image.shape[:2])
-            for depth, image in zip(answers, images, strict=True)
-        ]
+        if self._shrinks:
+            return self._restored(images, seeds)
+        first = self._answer(images, seeds)
+        if self._members == 1:
+            return first
+        from crossflow.sampling.text_to_image import prompt_seed
 
-    @property
-    def _size(self) -> sizes.Size:
-        height, width = self._pipeline.size
-        return height, width
+        others = (
+            self._answer(images, [prompt_seed(seed, "ensemble", k) for seed in seeds]) for k in range(1, self._members)
+        )
+        return [np.median(np.stack(each), axis=0).astype(np.float32) for each in zip(first, *others, strict=True)]
 
     def _answer(self, images: Sequence[np.ndarray], seeds: Sequence[int]) -> list[Output]:
         return list(self._pipeline.generate(images, seeds, self._override))
 
+    def _restored(self, originals: Sequence[np.ndarray], seeds: Sequence[int]) -> list[Output]:
+        """Originals, shrunk and enlarged to their size."""
+        from crossflow.sampling.sizes import shrunk
+
+        enlarged = self._answer([shrunk(each, self._factor) for each in originals], seeds)
+        return [
+            np.asarray(large)[: each.shape[0], : each.shape[1]] for large, each in zip(enlarged, originals, strict=True)
+        ]
+
     @cached_property
     def _factor(self) -> int:
         """How often the model enlarges: as it does an empty image."""
-        return np.asarray(self._answer([np.zeros((*self._size, 3), np.uint8)], [0])[0]).shape[0] // self._size[0]
-
-    def _enlarged(self, image: np.ndarray, seed: int) -> np.ndarray:
-        """An image of any size, enlarged in tiles of one seed; an original first shrunk, and the answer of its size."""
-        small = sizes.shrunk(image, self._factor) if self._shrinks else image
-
-        def enlarge(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
-            return [np.asarray(each) for each in self._answer(parts, [seed] * len(parts))]
-
-        large = sizes.tiled(small, self._size, enlarge)
-        return large[: image.shape[0], : image.shape[1]] if self._shrinks else large
+        height, width = self._pipeline.size
+        return np.asarray(self._answer([np.zeros((height, width, 3), np.uint8)], [0])[0]).shape[0] // height
 
 
 class CrossFlowBackward:

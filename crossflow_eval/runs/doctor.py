@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from crossflow.errors import CrossFlowError
+from crossflow_eval.datasets.published import PUBLISHED_SETS
 from crossflow_eval.environment import environment, hardware
 from crossflow_eval.judges.java import find_java
 from crossflow_eval.judges.local_weights import checked_sha256, home
@@ -21,21 +22,27 @@ from crossflow_eval.types import Suite
 class Finding:
     """One thing that was looked for. ``detail`` says what it is, or what is missing and how to get it."""
 
-    kind: Literal["machine", "weights", "suite"]
+    kind: Literal["machine", "weights", "data", "suite"]
     name: str
     ready: bool
     detail: str
 
 
 def examine(data: Path | None = None) -> Iterator[Finding]:
-    """Look at the machine, at every evaluator's weights, and whether every suite can run on the ``data`` root.
+    """Look at the machine, every evaluator's weights and the data sets, and whether every suite can run on ``data``.
 
-    A suite is ready where its metrics can be built and its examples be read; one that needs no root is not given it.
+    A data set is ready where the ``data`` root, or a subfolder of its name, shows its layout; training reads more. A
+    suite is ready where its metrics can be built and its examples be read; one that needs no root is not given it.
     Whole files are read, to compare their sha256.
     """
     yield from _machine()
     for weights in PUBLISHED:
         yield weights_finding(weights)
+    for each in PUBLISHED_SETS:
+        place = each.found(data)
+        yield Finding(
+            kind="data", name=each.name, ready=place is not None, detail=each.said if place is None else str(place)
+        )
     for name in suite_names():
         try:
             metrics = _able(name, data)

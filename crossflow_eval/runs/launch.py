@@ -58,6 +58,7 @@ def _evaluate(request: Request, track: run.Track) -> tuple[Result | None, Path]:
     if suite.fitted is not None:
         suite = suite.fitted(model)
     suite = with_metrics(suite, of_torchmetrics.asked(request.also or ""))
+    suite = suite.of(None if request.ids is None else run.read_ids(request.ids))
     known = run.list_examples(suite, root)
     chosen = known if request.ids is None else run.listed_examples(known, request.ids)
     if request.shuffle_seed is not None:
@@ -241,5 +242,6 @@ def suite_of(folder: Path, data: Path | None = None, *, again: str) -> tuple[Sui
     if suite.fitted is not None:
         suite = dataclasses.replace(suite, examples=lambda _: store.examples())
     suite = with_metrics(suite, _added(store))
-    known = {example.id: example for example in run.list_examples(suite, data)}
-    return suite, settings, Examples([known[name] for name in records.read_ids(folder) if name in known])
+    asked = records.read_ids(folder)
+    known = {example.id: example for example in run.list_examples(suite.of(asked), data)}
+    return suite, settings, Examples([known[name] for name in asked if name in known])

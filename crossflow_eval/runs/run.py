@@ -102,19 +102,25 @@ def shuffled_examples(examples: Sequence[Example], seed: int) -> list[Example]:
     return sorted(examples, key=lambda example: hashlib.sha256(f"{seed}\0{example.id}".encode()).digest())
 
 
-def listed_examples(examples: Sequence[Example], file: Path) -> list[Example]:
-    """Those of the examples whose ids a text file lists, one a line, in the examples' own order.
-
-    Raises CrossFlowError for a file that cannot be read or lists none, and for ids of no example.
-    """
+def read_ids(file: Path) -> set[str]:
+    """The ids that a text file lists, one a line. Raises CrossFlowError where it cannot be read, or lists none."""
     try:
         ids = {line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()} - {""}
     except (OSError, UnicodeDecodeError) as error:
         raise CrossFlowError(f"The list of ids {file} cannot be read ({error}): give a text file.") from error
-    if foreign := sorted(ids - {example.id for example in examples}):
-        raise CrossFlowError(f"{len(foreign)} of {len(ids)} ids in {file} are of no example: {first_few(foreign)}.")
     if not ids:
         raise CrossFlowError(f"{file} lists no ids; write one on each line.")
+    return ids
+
+
+def listed_examples(examples: Sequence[Example], file: Path) -> list[Example]:
+    """Those of the examples whose ids a text file lists, one a line, in the examples' own order.
+
+    Raises CrossFlowError as ``read_ids`` does, and for ids of no example.
+    """
+    ids = read_ids(file)
+    if foreign := sorted(ids - {example.id for example in examples}):
+        raise CrossFlowError(f"{len(foreign)} of {len(ids)} ids in {file} are of no example: {first_few(foreign)}.")
     return [example for example in examples if example.id in ids]
 
 

@@ -6,7 +6,6 @@ COCO's ``val2014`` beside it. Captions made elsewhere are scored without the ima
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -14,13 +13,12 @@ from typing import Literal
 
 from crossflow.errors import CrossFlowError
 from crossflow.files.devices import own_device
-from crossflow.files.plain_json import read_json
+from crossflow.files.karpathy import ARCHIVE, read_split
 from crossflow_eval.judges.local_weights import checked_sha256, home
 from crossflow_eval.metrics.caption import CaptionScores
 from crossflow_eval.types import Example, Metric, Suite
 
 VERSION = "1"
-ARCHIVE = "caption_datasets.zip"
 SHA256 = "4cfd70132527b80933105e5829dc9034eaab9573482e2e680abbab6130244817"
 """Of the archive, as TensorFlow Datasets records it."""
 ORIGIN = "Fetch cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip."
@@ -77,15 +75,12 @@ def examples(split: str, root: Path | None, *, needs_images: bool = False) -> li
             "or choose the suite coco_karpathy, which needs none."
         )
     checked_sha256(root / ARCHIVE, SHA256)
-    with zipfile.ZipFile(root / ARCHIVE) as archive:
-        name = "dataset_coco.json"
-        listed = read_json(archive.read(name), f"{root / ARCHIVE}, {name}")["images"]
     return [
         Example(
-            id=str(each["cocoid"]),
-            source=images / each["filename"] if images.is_dir() else each["filename"],
-            target=[sentence["raw"] for sentence in each["sentences"]],
+            id=str(each.number),
+            source=images / each.file if images.is_dir() else each.file,
+            target=list(each.captions),
         )
-        for each in listed
-        if each["split"] == split
+        for each in read_split(root / ARCHIVE)
+        if each.split == split
     ]

@@ -97,5 +97,6 @@ def suite(name: str) -> Suite:
         examples=data.examples,
         metrics={"depth": partial(DepthErrors, protocol, data.read)},
         made_elsewhere=partial(DepthFolderModel, png_scale=data.png_scale),
-        root="references" if data is OWN else "data",
+        root="references" if isinstance(data, OwnDepth) else "data",
+        some=data.examples if isinstance(data, DepthSet) else None,
     )

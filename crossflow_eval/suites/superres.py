@@ -24,7 +24,6 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-import cv2
 import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ValidationError
@@ -37,6 +36,7 @@ from crossflow.files.listing import list_folder
 from crossflow.files.locks import writing_in
 from crossflow.files.names import composed
 from crossflow.files.processes import file_threads
+from crossflow.files.resizing import shrunk_pair
 from crossflow.files.writing import write_whole, written
 from crossflow_eval.judges.local_weights import home
 from crossflow_eval.judges.references import REFERENCES
@@ -218,7 +218,7 @@ class _Record:
         if pixels is None:
             _refuse(original, [place for place in places.values() if place.exists()])
             return False
-        made: dict[str, np.ndarray] = dict(zip(PARTS, make_pair(pixels), strict=True))
+        made: dict[str, np.ndarray] = dict(zip(PARTS, shrunk_pair(pixels, HIGH, LOW), strict=True))
         left = [part for part in PARTS if not _shows(places[part], made[part])]
         if known is None:
             _refuse(original, [places[part] for part in left if places[part].exists()])
@@ -262,14 +262,3 @@ def _png(image: np.ndarray) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(image).save(stream, format="PNG")
     return stream.getvalue()
-
-
-def make_pair(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Source [64 64 3] and target [256 256 3] of an image, all uint8 RGB; its shorter side is at least 256 pixels."""
-    height, width = image.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    square = np.ascontiguousarray(image[top : top + side, left : left + side])
-    high = cv2.resize(square, (HIGH, HIGH), interpolation=cv2.INTER_AREA)
-    low = np.asarray(Image.fromarray(high).resize((LOW, LOW), Image.Resampling.BICUBIC))
-    return low, high

@@ -11,7 +11,8 @@ from pydantic import TypeAdapter
 from crossflow.errors import CrossFlowError
 from crossflow.flow.guidance import Autoguidance, Indicator, NoGuidance
 from crossflow.losses import KL, Contrast, ImageReconstruction, TextContrast, TextReconstruction
-from crossflow.modalities.depth import DepthConfig
+from crossflow.modalities.clip_text import CLIPTextConfig
+from crossflow.modalities.depth import DepthConfig, RelativeDepthConfig
 from crossflow.modalities.latents import LatentsConfig
 from crossflow.modalities.patch_pca import PatchPCAConfig
 from crossflow.modalities.pixels import ImageConfig, PixelsConfig
@@ -50,6 +51,8 @@ TARGETS = (
     PixelsConfig(),
     DepthConfig(),
     TextAutoencoderConfig(words=("a", "b"), count=3, width=8, depth=1, heads=1),
+    RelativeDepthConfig(),
+    CLIPTextConfig(width=8, depth=1, heads=1, known=(320, 1929)),
 )
 LOSSES = (
     KL(weight=1e-3),

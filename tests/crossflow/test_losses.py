@@ -89,3 +89,26 @@ def test_the_loss_of_the_model_is_the_authors_and_leaves_its_batch_alone(case):
     assert case.batch["text"] is text
     assert case.batch["image"] is target
     assert case.batch.goal is None
+
+
+def test_the_loss_where_a_target_is_known_is_the_mean_over_what_is_known():
+    """At half the resolution a cell counts by its known share; where all is known it is the usual loss."""
+    generator = torch.Generator().manual_seed(0)
+    velocity = torch.randn(2, 1, 4, 4, generator=generator)
+    predicted = [torch.randn(2, 1, side, side, generator=generator) for side in (2, 4)]
+    measured = torch.rand(2, 1, 4, 4, generator=generator) < 0.4
+    whole = torch.ones_like(measured)
+    weights = (0.25, 1.0)
+    assert torch.allclose(
+        losses.flow_matching(predicted, velocity, weights, whole), losses.flow_matching(predicted, velocity, weights)
+    )
+    found = losses.flow_matching(predicted, velocity, weights, measured)
+    for item in range(2):
+        fine = (predicted[1] - velocity).square()[item][measured[item]].mean()
+        total, share = 0.0, 0.0
+        for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            window = (item, 0, slice(2 * row, 2 * row + 2), slice(2 * column, 2 * column + 2))
+            known = measured[window].float().mean()
+            total += known * (predicted[0][item, 0, row, column] - 2 * velocity[window].mean()) ** 2
+            share += known
+        assert torch.allclose(found[item], fine + 0.25 * total / share, rtol=1e-5)

@@ -188,3 +188,24 @@ def test_kinds_of_equal_fields_are_told_apart():
 
 def digest_with(source: VariationalConfig) -> str:
     return replace(SMALL, model=replace(SMALL.model, source=source)).digest(0)
+
+
+def test_a_cosine_ends_at_its_final_rate_and_is_half_way_in_the_middle():
+    cosine = replace(SMALL, steps=101, warmup=1, decay="cosine", learning_rate=1e-4, final_learning_rate=1e-4)
+    assert cosine.rate(0) == pytest.approx(1e-4, rel=1e-12)
+    assert cosine.rate(50) == pytest.approx((1e-4 + 1e-8) / 2, rel=1e-12)
+    assert cosine.rate(100) == pytest.approx(1e-8, rel=1e-9)
+    assert replace(cosine, warmup=10).rate(4) == pytest.approx(0.5 * cosine.rate(4), rel=1e-12)
+
+
+def test_epochs_are_the_steps_that_they_take_on_the_items_that_there_are():
+    recipe = replace(SMALL, steps=80, batch_size=8, epochs=10, warmup_epochs=2, keep_at=(40, 80))
+    found = recipe.on(32)
+    assert (found.steps, found.warmup, found.epochs, found.keep_at) == (40, 8, 10, (20, 40))
+    assert recipe.on(1).steps == 1
+    assert SMALL.on(10_000) == SMALL
+    short = recipe.in_steps(3)
+    assert (short.steps, short.epochs) == (3, None)
+    assert short.on(10_000) == short
+    with pytest.raises(CrossFlowError, match="warmup_epochs is 11"):
+        replace(recipe, warmup_epochs=11)

@@ -7,6 +7,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from crossflow.recipes import CONFIGS
 from crossflow_eval.cli import app as main
 from crossflow_eval.cli import setup
 from crossflow_eval.judges import fetch
@@ -91,6 +92,19 @@ def test_a_data_root_is_for_the_suites_that_read_one(place, monkeypatch):
     assert found["scenes-sr"]["ready"], "it reads none"
     assert "--references" in found["own-captions"]["detail"], "that root is no list of captions"
     assert not found["kitti_eigen"]["ready"] and str(place) in found["kitti_eigen"]["detail"]
+
+
+def test_the_doctor_knows_where_data_sets_come_from_and_sees_those_that_are_there(place, monkeypatch, tmp_path):
+    monkeypatch.setattr(doctor, "suite_names", lambda: [])
+    (tmp_path / "kitti" / "raw" / "2011_09_26").mkdir(parents=True)
+    done = called("doctor", "--data", str(tmp_path), "--json")
+    found = {each["name"]: each for each in json.loads(done.stdout) if each["kind"] == "data"}
+    read = {layout for recipe in CONFIGS.values() if recipe.data.kind == "sets" for layout in recipe.data.layouts}
+    assert found.keys() >= read
+    assert (found["kitti"]["ready"], found["kitti"]["detail"]) == (True, str(tmp_path / "kitti"))
+    assert not found["hypersim"]["ready"]
+    for part in ("for paper-depth-zeroshot", "1.9 TB", "CC BY-SA 3.0", "github.com/apple/ml-hypersim"):
+        assert part in found["hypersim"]["detail"]
 
 
 def test_statistics_need_the_published_weights(place):

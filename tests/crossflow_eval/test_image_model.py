@@ -15,7 +15,8 @@ from crossflow.modalities.text_autoencoder import TextDecoder, TextDecoderConfig
 from crossflow.model.checkpoint import save_checkpoint
 from crossflow.recipes import CONFIGS
 from crossflow.sampling.prompt_reader import READER, save_decoder
-from crossflow_eval.models import load_model, sizes
+from crossflow.sampling.sizes import RULES, shrunk
+from crossflow_eval.models import load_model
 from crossflow_eval.models.image_model import ENDS, CrossFlowBackward, CrossFlowImageModel
 from crossflow_eval.outputs import check_kind
 from crossflow_eval.request import Request
@@ -46,36 +47,6 @@ def sources(folder: Path, side: int) -> list[Path]:
     return list(scene_images.keep(folder, drawn).values())
 
 
-@pytest.mark.parametrize("side", [(16, 16), (7, 9), (40, 23), (17, 64)])
-def test_tiles_of_what_looks_at_single_pixels_are_the_whole(side):
-    """Law: an enlargement of each pixel alone does not see that it is done in tiles, whatever the image's size."""
-    image = np.random.default_rng(0).integers(0, 256, size=(*side, 3), dtype=np.uint8)
-    asked: list[tuple[int, ...]] = []
-
-    def enlarge(parts):
-        asked.extend(part.shape for part in parts)
-        return [part.repeat(4, 0).repeat(4, 1) for part in parts]
-
-    assert np.array_equal(sizes.tiled(image, (16, 16), enlarge), image.repeat(4, 0).repeat(4, 1))
-    assert set(asked) == {(16, 16, 3)}
-
-
-def test_tiles_overlap_by_half_and_weigh_most_in_their_middle():
-    """By hand on a line of three tiles, each of one grey."""
-    greys = iter((0, 90, 30))
-    made = sizes.tiled(
-        np.zeros((4, 8, 3), np.uint8), (4, 4), lambda parts: [np.full((4, 4, 3), next(greys)) for _ in parts]
-    )
-    assert made[1, :, 0].tolist() == [0, 0, 30, 60, 70, 50, 30, 30]
-
-
-def test_an_original_is_shrunk_as_pillow_shrinks_and_rounded_up():
-    image = np.random.default_rng(0).integers(0, 256, size=(32, 24, 3), dtype=np.uint8)
-    expected = np.asarray(Image.fromarray(image).resize((6, 8), Image.Resampling.BICUBIC))
-    assert np.array_equal(sizes.shrunk(image, 4), expected)
-    assert sizes.shrunk(image[:29, :23], 4).shape == (8, 6, 3)
-
-
 @pytest.mark.parametrize("task", KINDS)
 def test_images_of_the_model_s_own_size_are_answered_as_ever_and_the_rule_is_in_the_identity(
     tmp_path, checkpoints, task
@@ -85,8 +56,7 @@ def test_images_of_the_model_s_own_size_are_answered_as_ever_and_the_rule_is_in_
     files = sources(tmp_path, KINDS[task][0])
     for one, other in zip(plain.generate(files, [1, 2, 3]), fitted.generate(files, [1, 2, 3]), strict=True):
         assert np.array_equal(one, other)
-    side = KINDS[task][0]
-    assert fitted.identity == {**plain.identity, "sizes": sizes.RULES[task].format(h=side, w=side)}
+    assert fitted.identity == {**plain.identity, "sizes": RULES[ENDS[task][1]]}
 
 
 def test_a_checkpoint_is_measured_on_depth_references_of_any_size(tmp_path, checkpoints, monkeypatch):
@@ -97,7 +67,7 @@ def test_a_checkpoint_is_measured_on_depth_references_of_any_size(tmp_path, chec
         Image.new("RGB", (width, height), "grey").save(f"own/{name}.jpg")
     request = Request(task="depth", checkpoint=checkpoints["depth"], references=Path("own"), steps=1, device="cpu")
     result, folder = evaluate(request)
-    assert result.n == 2 and result.settings.identity["sizes"].startswith("images resized to 32 x 32, bicubic")
+    assert result.n == 2 and result.settings.identity["sizes"] == RULES["depth"]
     assert np.load(folder.parent / "outputs" / "b-0.npy").shape == (45, 60)
     Path("own/b.jpg").unlink()
     with pytest.raises(CrossFlowError, match=r"no image of b\.npy for the model to see: put each beside its reference"):
@@ -115,7 +85,7 @@ def test_a_checkpoint_is_measured_on_originals_of_any_size_that_it_has_shrunk(tm
     assert result.n == 2 and result.settings.identity["small_images"].startswith("the originals, shrunk")
     assert np.asarray(Image.open(folder.parent / "outputs" / "b-0.png")).shape == (90, 131, 3)
     (plain,) = CrossFlowImageModel("sr", checkpoints["sr"], steps=1, device="cpu").generate(
-        list(scene_images.keep(tmp_path, {"s": sizes.shrunk(np.asarray(Image.open("own/a.png")), 4)}).values()), [0]
+        list(scene_images.keep(tmp_path, {"s": shrunk(np.asarray(Image.open("own/a.png")), 4)}).values()), [0]
     )
     assert np.array_equal(np.asarray(Image.open(folder.parent / "outputs" / "a-0.png")), plain), "one tile, no noise"
 

@@ -174,8 +174,8 @@ def test_super_resolved_pairs_have_any_size_and_a_list_of_ids_takes_some() -> No
     [
         (("sr", "--suite", "imagenet_sr", "--references", "r"), "leave --references out"),
         (("sr", "--suite", "own-sr", "--ckpt", "r"), "takes --references"),
-        (("sr", "--references", "r", "--data", "r2"), "leave --data out"),
-        (("t2i", "--model", "folder", "--ckpt", "r", "--references", "nowhere"), "nowhere is no folder"),
+        (("sr", "--references", "r", "--data", "."), "leave --data out"),
+        (("t2i", "--model", "folder", "--ckpt", "r", "--references", "nowhere"), "There is no file or folder nowhere"),
         (("t2i", "--references", "r"), "give --captions too"),
         (("sr", "--references", "r", "--ckpt", "r", "--name", "a/b"), "names no folder"),
     ],

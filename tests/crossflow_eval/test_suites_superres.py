@@ -12,6 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from crossflow.errors import CrossFlowError
+from crossflow.files.resizing import shrunk_pair
 from crossflow_eval.cli import app
 from crossflow_eval.judges.inception import load_weights
 from crossflow_eval.metrics.fid import make_statistics
@@ -21,7 +22,7 @@ from crossflow_eval.report import load, render
 from crossflow_eval.runs import run
 from crossflow_eval.runs.run import list_examples, make_settings
 from crossflow_eval.suites import load_suite, superres
-from crossflow_eval.suites.superres import PROTOCOL, STATISTICS, make_pair, prepare
+from crossflow_eval.suites.superres import HIGH, LOW, PROTOCOL, STATISTICS, prepare
 from crossflow_eval.tables import load_table
 
 
@@ -47,18 +48,18 @@ def test_a_target_is_the_middle_square_averaged_by_area():
     """Oracle: the mean of 2 x 2 blocks, rounded, for a square of twice the side; else the very pixels."""
     image = picture(512, 601)
     image += np.random.default_rng(1).integers(0, 40, image.shape, dtype=np.uint8)
-    _, high = make_pair(image)
+    _, high = shrunk_pair(image, HIGH, LOW)
     means = image[:, 44:556].astype(np.float64).reshape(256, 2, 256, 2, 3).mean(axis=(1, 3))
     assert np.abs(high - means).max() <= 0.5
     small = picture(300, 256)
-    assert np.array_equal(make_pair(small)[1], small[22:278])
+    assert np.array_equal(shrunk_pair(small, HIGH, LOW)[1], small[22:278])
 
 
 def test_a_source_is_its_target_without_aliases():
     """Law: stripes finer than a source's pixel become flat grey; plain subsampling would keep black or white."""
     stripes = np.zeros((256, 256, 3), np.uint8)
     stripes[:, ::2] = 255
-    low, high = make_pair(stripes)
+    low, high = shrunk_pair(stripes, HIGH, LOW)
     assert low.shape == (64, 64, 3)
     assert np.array_equal(high, stripes)
     assert np.abs(low[4:-4, 4:-4].astype(int) - 127.5).max() <= 2
@@ -71,7 +72,7 @@ def test_the_examples_are_the_prepared_pairs(pairs):
     for example in examples:
         low, high = (Image.open(path) for path in (example.source, example.target))
         assert (low.size, high.size, low.mode, high.mode) == ((64, 64), (256, 256), "RGB", "RGB")
-        assert np.array_equal(np.asarray(low.convert("RGB")), make_pair(np.asarray(high))[0])
+        assert np.array_equal(np.asarray(low.convert("RGB")), shrunk_pair(np.asarray(high), HIGH, LOW)[0])
 
 
 def test_a_preparation_goes_on_where_it_was_stopped(pairs, tmp_path):

@@ -1,33 +1,48 @@
-"""Training pairs, rendered from scenes or read from folders; ``open_data`` opens either kind."""
+"""Training pairs, rendered from scenes, read from folders or made of data sets; ``open_data`` opens any kind."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
+
+import numpy as np
 
 from crossflow.errors import CrossFlowError
 from crossflow.files.progress import Stage
 from crossflow.model.config import FlowModel
-from crossflow.recipes.recipe import TrainConfig
+from crossflow.recipes.recipe import SceneData, SetData, TrainConfig
 from crossflow.training.data.folders import SourcePairs, open_pairs
 from crossflow.training.data.pairs import Pairs
-from crossflow.training.data.scenes import image_pairs, text_pairs
+from crossflow.training.data.scenes import answered_scenes, image_pairs, text_pairs
+from crossflow.training.data.set_pairs import SetPairs, first_ends
+from crossflow.training.data.sets import open_sets
+from crossflow.training.data.sets.items import Items
+
+SHOWN = 8
+"""Images of a preview."""
 
 
 @runtime_checkable
 class Data(Protocol):
-    """Training data, located and checked. ``fingerprint`` identifies data in a folder; None if none is read."""
+    """Training data, located and checked: ``count`` items. ``fingerprint`` identifies data in a folder, else None."""
 
     @property
     def fingerprint(self) -> str | None: ...
+
+    @property
+    def count(self) -> int: ...
 
     def pairs(self, model: FlowModel, cache: Path, stage: Stage) -> Pairs:
         """The training pairs for ``model``, whose autoencoder is fitted; what is computed is stored in ``cache``."""
         ...
 
+    def examples(self) -> tuple[list[np.ndarray], list[Any]] | None:
+        """Images for previews of a model that reads them, and what it is to make of each; None for other models."""
+        ...
+
 
 def open_data(recipe: TrainConfig, folder: Path | None, seed: int) -> Data:
-    """The training data of ``recipe``: those in ``folder``, or scenes.
+    """The training data of ``recipe``: those in ``folder``, or scenes; ``seed`` is that of the training.
 
     CrossFlowError if a folder is missing, given to a recipe that reads none, or not what the recipe reads.
     """
@@ -41,8 +56,16 @@ class _Scenes:
     recipe: TrainConfig
     fingerprint: str | None = None
 
+    @property
+    def count(self) -> int:
+        return cast(SceneData, self.recipe.data).count
+
     def pairs(self, model: FlowModel, cache: Path, stage: Stage) -> Pairs:
         return _OF_SCENES[self.recipe.model.reads.kind](self.recipe, model, cache, stage)
+
+    def examples(self) -> tuple[list[np.ndarray], list[Any]] | None:
+        """The first scenes of the validation split."""
+        return None if self.recipe.model.reads.name == "text" else answered_scenes(self.recipe, SHOWN)
 
 
 @dataclass(frozen=True)
@@ -52,9 +75,41 @@ class _Folder:
     read: SourcePairs
     fingerprint: str | None
 
+    @property
+    def count(self) -> int:
+        return len(self.read.source)
+
     def pairs(self, model: FlowModel, cache: Path, stage: Stage) -> Pairs:
         """Items are read on demand, so there is nothing to prepare."""
         return self.read
+
+    def examples(self) -> None:
+        return None
+
+
+@dataclass(frozen=True)
+class _Sets:
+    """Pairs made of data sets in their own layouts."""
+
+    recipe: TrainConfig
+    items: Items
+    seed: int
+
+    @property
+    def fingerprint(self) -> str:
+        return self.items.fingerprint
+
+    @property
+    def count(self) -> int:
+        return len(self.items)
+
+    def pairs(self, model: FlowModel, cache: Path, stage: Stage) -> Pairs:
+        """Items are read on demand, and no frozen network is run on them: there is nothing to cache."""
+        return SetPairs(self.items, self.recipe, model, self.seed)
+
+    def examples(self) -> tuple[list[np.ndarray], list[Any]]:
+        """The first items that can be used: what a model makes of what it was trained on."""
+        return first_ends(self.items, self.recipe, SHOWN)
 
 
 def _scenes(recipe: TrainConfig, folder: Path | None, seed: int) -> Data:
@@ -72,7 +127,18 @@ def _folder(recipe: TrainConfig, folder: Path | None, seed: int) -> Data:
     return _Folder(read, read.source.fingerprint)
 
 
-_OPEN: Mapping[str, Callable[[TrainConfig, Path | None, int], Data]] = {"scenes": _scenes, "folder": _folder}
+def _sets(recipe: TrainConfig, folder: Path | None, seed: int) -> Data:
+    layouts = cast(SetData, recipe.data).layouts
+    if folder is None:
+        raise CrossFlowError(f"This recipe reads the data set {' and '.join(layouts)}: give its folder as --data.")
+    return _Sets(recipe, open_sets(layouts, folder), seed)
+
+
+_OPEN: Mapping[str, Callable[[TrainConfig, Path | None, int], Data]] = {
+    "scenes": _scenes,
+    "folder": _folder,
+    "sets": _sets,
+}
 """How training data are opened, by the kind of a recipe's data."""
 _OF_SCENES: Mapping[str, Callable[..., Pairs]] = {"tokens": text_pairs, "image": image_pairs}
 """How pairs of scenes are made, by the kind of what a model reads."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from pathlib import Path
 from typing import Literal, cast
 
@@ -18,7 +17,7 @@ from crossflow.modalities.kl_autoencoder import KLConfig, sample_moments
 from crossflow.modalities.tokens import TokensConfig
 from crossflow.recipes.recipe import TrainConfig
 from crossflow.training.data.authors_layout import PAIRS, OfficialFeatures
-from crossflow.training.data.pairs import seed_of
+from crossflow.training.data.pairs import Epochs, seed_of
 from crossflow.training.data.shards import INDEX, KeptPair, PairSource, Shards, shard_name
 
 OFFICIAL: Mapping[str, Literal["clip", "t5"]] = {"clip-vit-l14": "clip", "t5-v1.1-xxl": "t5"}
@@ -79,25 +78,22 @@ def parts_read(config: TrainConfig) -> dict[str, tuple[int, ...]]:
 class SourcePairs:
     """The pairs of a source as training batches.
 
-    Each epoch is a permutation seeded by seed and epoch number; a batch may span two epochs. Targets are sampled from
-    the autoencoder's posterior, scale * (mean + sd * noise), with the noise of the item that the target belongs to.
-    Items with equal captions share an id. Items are read in several threads and checked: CrossFlowError if one is
-    damaged, or its shapes are not the recipe's.
+    They come in ``Epochs``. Targets are sampled from the autoencoder's posterior, scale * (mean + sd * noise), with the
+    noise of the item that the target belongs to. Items with equal captions share an id. Items are read in several
+    threads and checked: CrossFlowError if one is damaged, or its shapes are not the recipe's.
     """
 
     def __init__(self, source: PairSource, config: TrainConfig, seed: int) -> None:
-        self.source, self.seed = source, seed
+        self.source = source
         self.scale = cast(KLConfig, config.model.target).scale
         self._model, self._shapes = config.model, parts_read(config)
-        self._order = lru_cache(2)(self._permutation)
+        self._epochs = Epochs(len(source), seed)
         self._readers = ThreadPoolExecutor()
         self._item(0)
 
     def pick(self, step: int, count: int, generator: torch.Generator) -> Int[Tensor, "b 1"]:
         """The indices of a step's items, which depend on seed and step alone."""
-        places = torch.arange(step * count, (step + 1) * count)
-        epochs, within = places // len(self.source), places % len(self.source)
-        return torch.cat([self._order(epoch)[within[epochs == epoch]] for epoch in epochs.unique().tolist()])[:, None]
+        return self._epochs.rows(step, count)[:, None]
 
     def load(self, picks: Int[Tensor, "b 1"], draws: Draws, start: int, stop: int) -> Batch:
         """The items from ``start`` to ``stop``, with the targets of their donors; no other items are read."""
@@ -120,10 +116,6 @@ class SourcePairs:
             held[IMAGE_FEATURES] = Item(parts["image_features"].float())
         same = torch.tensor([seed_of(item.caption) for item in own])
         return Batch(held, same, torch.stack([target_of[row] for row in donors]))
-
-    def _permutation(self, epoch: int) -> Int[Tensor, " n"]:
-        generator = torch.Generator().manual_seed(seed_of(self.seed, "epoch", epoch))
-        return torch.randperm(len(self.source), generator=generator)
 
     def _item(self, index: int) -> KeptPair:
         item = self.source.item(index)

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
@@ -59,6 +60,27 @@ def shares(
         for part in range(config.accumulate):
             start = (part * processes + process) * size
             yield Share(start, pairs.load(picks, draws, start, start + size), draws.rows(start, start + size))
+
+
+class Epochs:
+    """The items of every step of a training in epochs, each a permutation seeded by ``seed`` and its number.
+
+    A batch may span two epochs.
+    """
+
+    def __init__(self, items: int, seed: int) -> None:
+        self.items, self.seed = items, seed
+        self._order = lru_cache(2)(self._permutation)
+
+    def rows(self, step: int, count: int) -> Int[Tensor, " b"]:
+        """The indices of the items of a step of ``count``, which depend on seed and step alone."""
+        places = torch.arange(step * count, (step + 1) * count)
+        epochs, within = places // self.items, places % self.items
+        return torch.cat([self._order(epoch)[within[epochs == epoch]] for epoch in epochs.unique().tolist()])
+
+    def _permutation(self, epoch: int) -> Int[Tensor, " n"]:
+        generator = torch.Generator().manual_seed(seed_of(self.seed, "epoch", epoch))
+        return torch.randperm(self.items, generator=generator)
 
 
 def read_ahead(values: Iterator[T]) -> Iterator[T]:

@@ -140,6 +140,16 @@ def image_pairs(recipe: TrainConfig, model: FlowModel, folder: Path, stage: Stag
     return ImagePairs(reads.name, recipe.model.target.name, reads.build(), model.autoencoder, **found)
 
 
+def answered_scenes(recipe: TrainConfig, count: int) -> tuple[list[np.ndarray], list[Any]]:
+    """The first scenes of the validation split as a model of images reads them, and what it is to make of each."""
+    scenes = [example("val", index).scene for index in range(count)]
+    size, model = cast(SceneData, recipe.data).size, recipe.model
+    sources, truths = (
+        [OF_SCENE[end.name](scene, size, model) for scene in scenes] for end in (model.reads, model.target)
+    )
+    return sources, truths
+
+
 def _settings(recipe: TrainConfig, model: FlowModel) -> dict[str, Any]:
     """Everything that determines the pairs; an autoencoder that was fitted encodes them."""
     config = recipe.model
