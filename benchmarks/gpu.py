@@ -8,6 +8,7 @@ next call begins with what is not there yet, and no call begins a part that woul
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import math
 import platform
@@ -158,6 +159,8 @@ def measure(names: Sequence[str], device: torch.device, record: Record, seconds:
             traceback.print_exception(error)
             state = f"failed: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
         record.keep(name, rows, state, monotonic() - start)
+        gc.collect()
+        torch.cuda.empty_cache()
         print(f"{name}: {state}, {monotonic() - start:.0f} s", file=sys.stderr)
     return [name for name in names if not record.whole(name)]
 

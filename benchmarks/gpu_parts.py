@@ -69,7 +69,7 @@ TRIAL = DiMRConfig(
 @cache
 def peak(dtype: torch.dtype, device: torch.device) -> float:
     """FLOP a second, measured once."""
-    return matmul_rate(dtype, device)
+    return matmul_rate(dtype, device, None if device.type == "cuda" else 512)
 
 
 def check(device: torch.device) -> Iterator[Row]:
@@ -112,7 +112,7 @@ def sample(device: torch.device, compiled: bool = False) -> Iterator[Row]:
 
 def step(device: torch.device, name: str, pairs: int, pixels: bool = False, compiled: bool = False) -> Iterator[Row]:
     """A training step of a recipe, ours against the official one, which with ``pixels`` trains an image tower along."""
-    recipe = CONFIGS[name] if device.type == "cuda" else training.reduced(CONFIGS[name], TRIAL)
+    recipe = CONFIGS[name] if device.type == "cuda" else training.reduced(CONFIGS[name], TRIAL, side=8)
     count, rounds = (pairs, 5) if device.type == "cuda" else (2, 1)
     official = training.Side(partial(training.plain_step, autocast=True, pixels=pixels), HALF)
     ours = training.Side(partial(training.our_step, autocast=True, compiled=compiled), HALF)
@@ -221,7 +221,8 @@ def _sampled_alike(device: torch.device) -> Iterator[Row]:
 
 def _trained_alike(device: torch.device) -> Iterator[Row]:
     """Loss and gradients of one step, without dropout, whose random numbers are the device's own."""
-    config = cast(FlowConfig, training.reduced(CONFIGS[LARGE], small(device)).model)
+    side = 32 if device.type == "cuda" else 8
+    config = cast(FlowConfig, training.reduced(CONFIGS[LARGE], small(device), side).model)
     torch.manual_seed(0)
     model = CrossFlow(config).eval()
     there = copy.deepcopy(model).to(device)

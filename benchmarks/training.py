@@ -62,10 +62,11 @@ def sized(recipe: TrainConfig, device: torch.device) -> TrainConfig:
     return recipe if device.type == "cuda" else reduced(recipe, REDUCED)
 
 
-def reduced(recipe: TrainConfig, backbone: DiMRConfig) -> TrainConfig:
-    """The recipe with another network, and a small source encoder."""
+def reduced(recipe: TrainConfig, backbone: DiMRConfig, side: int = 32) -> TrainConfig:
+    """The recipe with another network, a small source encoder, and latents of ``side``."""
     encoder = ReleasedEncoderConfig(width=768, depth=1, hidden=1024)
-    return replace(recipe, model=replace(cast(FlowConfig, recipe.model), backbone=backbone, source=encoder))
+    model = replace(cast(FlowConfig, recipe.model), shape=(4, side, side), backbone=backbone, source=encoder)
+    return replace(recipe, model=model, data=replace(recipe.data, size=8 * side))
 
 
 def batch_of(config: FlowConfig, count: int, seed: int, device: torch.device) -> tuple[Batch, Draws]:
