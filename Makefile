@@ -8,7 +8,9 @@ READY := .venv/.ready
 TASKS := t2i caption depth sr
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: demo test check bench constraints clean
+GPU_BUNDLE := pydantic pydantic-core annotated-types typing-inspection beartype
+
+.PHONY: demo test check bench gpu gpu-bundle constraints clean
 
 demo: export OMP_NUM_THREADS := 1
 demo: $(READY)  ## evaluate the shipped models of all four tasks; prints the tables and makes one page
@@ -29,6 +31,16 @@ check: $(READY)  ## lint, format, types, import directions
 
 bench: $(READY)  ## ours against each peer, in one run
 	$(BIN)/python -m benchmarks
+
+gpu: $(READY)  ## every number that needs a GPU, four minutes a call
+	$(BIN)/python -m benchmarks.gpu --minutes 4 $(ARGS)
+
+gpu-bundle: $(UV)  ## wheels for `benchmarks.gpu` on a machine with PyTorch on Python 3.12 that reaches no registry
+	rm -rf gpu-bundle
+	.boot/bin/python -m pip download -q --disable-pip-version-check --no-deps --only-binary=:all: --python-version 3.12 \
+		--implementation cp --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
+		-c constraints.txt -d gpu-bundle $(GPU_BUNDLE)
+	@git ls-files -z | xargs -0 cat gpu-bundle/*.whl | wc -c | awk '{ printf "%.1f MiB with the tree\n", $$1 / 2^20; exit $$1 > 2^26 }'
 
 constraints: $(UV)  ## pin every version again after a change of dependencies in pyproject.toml
 	$(UV) lock -q

@@ -140,9 +140,10 @@ def peak_memory(device: torch.device) -> int | None:
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
 
-def matmul_rate(dtype: torch.dtype, device: torch.device) -> float:
-    """FLOP a second of the best of several products of large square matrices: the peak that can be reached here."""
-    side, times = (8192, 20) if device.type == "cuda" else (2048, 3)
+def matmul_rate(dtype: torch.dtype, device: torch.device, side: int | None = None) -> float:
+    """FLOP a second of the best of several products of square matrices: of large ones, the peak that can be reached."""
+    large, times = (8192, 20) if device.type == "cuda" else (2048, 3)
+    side = side or large
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
 
     def work() -> None:

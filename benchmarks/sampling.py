@@ -66,10 +66,10 @@ def architecture(device: torch.device) -> DiMRConfig:
     return released if device.type == "cuda" and isinstance(released, DiMRConfig) else REDUCED
 
 
-def network_of(device: torch.device) -> DiMR:
+def network_of(config: DiMRConfig, device: torch.device) -> DiMR:
     """Random weights; vectors are moved off their initial values, so that time matters in every norm."""
     with device:
-        network = DiMR(architecture(device), SHAPE).eval()
+        network = DiMR(config, SHAPE).eval()
     with torch.no_grad():
         for parameter in network.parameters():
             if parameter.ndim == 1:
@@ -77,10 +77,10 @@ def network_of(device: torch.device) -> DiMR:
     return network
 
 
-def counted(device: torch.device) -> tuple[int, int]:
+def counted(config: DiMRConfig) -> tuple[int, int]:
     """Parameters, and FLOP of the velocity of one latent, where a multiplication with its addition is two."""
     with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
-        network = DiMR(architecture(device), SHAPE)
+        network = DiMR(config, SHAPE)
         network(torch.empty(1, *SHAPE), torch.empty(1), torch.ones(1, dtype=torch.bool))
     return sum(part.numel() for part in network.parameters()), counter.get_total_flops()
 
@@ -114,13 +114,13 @@ def carried(compared: Mapping[str, Way], x0: Tensor, rounds: int) -> dict[str, C
 
 def measure(steps: int, batch: int, rounds: int, device: torch.device) -> list[str]:
     """The lines: seconds an image, ratios to both plain paths, FLOP a second, share of the peak, differences."""
-    network = network_of(device)
+    network = network_of(architecture(device), device)
     x0 = torch.randn(batch, *SHAPE, device=device)
     auto = torch.bfloat16 if device.type == "cuda" else torch.float32
     compared = ways(network, steps, auto if shutil.which("gcc") else None)
     found = dict(measured(partial(carried, x0=x0, rounds=rounds), compared, device))
     peaks = {dtype: matmul_rate(dtype, device) for dtype in (torch.float32, torch.bfloat16)}
-    work = 2 * steps * counted(device)[1] * batch
+    work = 2 * steps * counted(architecture(device))[1] * batch
     lines = []
     for name, each in found.items():
         rate = work / each.seconds
@@ -151,7 +151,7 @@ def difference(found: Tensor, exact: Tensor) -> tuple[float, float]:
 
 def report(lines: list[str], command: str, batch: int, steps: int, device: torch.device) -> str:
     """The Markdown page."""
-    parameters, flops = counted(device)
+    parameters, flops = counted(architecture(device))
     unit = "seconds of the GPU" if device.type == "cuda" else "CPU seconds"
     turns = "one after the other" if device.type == "cuda" else "taking turns"
     return "\n".join(

@@ -34,7 +34,7 @@ from crossflow.flow.losses import Draws
 from crossflow.losses import KL
 from crossflow.losses.towers import IMAGE_FEATURES, PIXELS, SIGLIP, SIGLIP_SIDE, SIGLIP_WIDTH, FeatureTower
 from crossflow.model.crossflow import CrossFlow, FlowConfig
-from crossflow.networks.dimr import DiMR
+from crossflow.networks.dimr import DiMR, DiMRConfig
 from crossflow.recipes import CONFIGS
 from crossflow.recipes.recipe import TrainConfig
 from crossflow.sampling.sampler import compile_blocks
@@ -59,10 +59,14 @@ class Side(NamedTuple):
 
 def sized(recipe: TrainConfig, device: torch.device) -> TrainConfig:
     """The recipe, on a CPU with a network that is 55 times smaller than the released one."""
-    if device.type == "cuda":
-        return recipe
+    return recipe if device.type == "cuda" else reduced(recipe, REDUCED)
+
+
+def reduced(recipe: TrainConfig, backbone: DiMRConfig, side: int = 32) -> TrainConfig:
+    """The recipe with another network, a small source encoder, and latents of ``side``."""
     encoder = ReleasedEncoderConfig(width=768, depth=1, hidden=1024)
-    return replace(recipe, model=replace(cast(FlowConfig, recipe.model), backbone=REDUCED, source=encoder))
+    model = replace(cast(FlowConfig, recipe.model), shape=(4, side, side), backbone=backbone, source=encoder)
+    return replace(recipe, model=model, data=replace(recipe.data, size=8 * side))
 
 
 def batch_of(config: FlowConfig, count: int, seed: int, device: torch.device) -> tuple[Batch, Draws]:
