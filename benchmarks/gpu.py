@@ -113,8 +113,14 @@ class Record:
         return self.parts.get(name, {}).get("state") == "whole"
 
     def keep(self, name: str, rows: Sequence[Row], state: str, seconds: float) -> None:
-        """Write the rows of a part as they are now; ``state`` is whole, or what stopped it."""
-        self.parts[name] = {"state": state, "seconds": round(seconds, 1), "rows": list(rows)}
+        """Write the rows of a part as they are now; ``state`` is whole, or what stopped it.
+
+        A part that is whole stays as it is until it is whole again.
+        """
+        if self.whole(name) and state != "whole":
+            return
+        told = [{column: finite(value) for column, value in row.items()} for row in rows]
+        self.parts[name] = {"state": state, "seconds": round(seconds, 1), "rows": told}
         plain = {"machine": self.where, "parts": {each: self.parts[each] for each in PARTS if each in self.parts}}
         write_whole(self.path, (json.dumps(plain, indent=1) + "\n").encode())
         write_whole(self.path.with_suffix(".md"), page(self.where, self.parts).encode())
@@ -191,7 +197,7 @@ def reached(goal: Goal, parts: Mapping[str, Mapping[str, Any]]) -> float | None:
     """The best value that was measured; None where nothing was."""
     rows = [row for name in goal.parts for row in parts.get(name, {}).get("rows", ())]
     ours = [row.get(goal.column) for row in rows if str(next(iter(row.values()))).startswith(goal.row)]
-    return max((value for value in ours if value is not None), default=None)
+    return max((value for value in ours if isinstance(value, float)), default=None)
 
 
 def table(rows: Sequence[Row]) -> list[str]:
@@ -203,13 +209,18 @@ def table(rows: Sequence[Row]) -> list[str]:
     return [f"| {' | '.join(line)} |" for line in lines]
 
 
+def finite(value: Cell) -> Cell:
+    """The value, or the name of one that JSON has no number for."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def cell(value: Cell) -> str:
     """Four digits of a number; a dash for what was not measured."""
     if value is None or isinstance(value, str):
         return value or "—"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:.0f}" if abs(value) >= 1000 and math.isfinite(value) else f"{value:.4g}"
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def main() -> None:

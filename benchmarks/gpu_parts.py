@@ -32,6 +32,7 @@ from benchmarks import plain_fid, sampling, training
 from benchmarks.inception import random_state, write_images
 from benchmarks.plain import matmul_rate, measured, seconds_of
 from crossflow.errors import Stopped
+from crossflow.files.progress import At
 from crossflow.files.tensors import read_tensors
 from crossflow.modalities.text_embedders import EMBEDDERS
 from crossflow.model.crossflow import CrossFlow, FlowConfig
@@ -44,7 +45,7 @@ from crossflow.sampling.sampler import Sampler
 from crossflow.scenes.render import render
 from crossflow.scenes.splits import example
 from crossflow.training.data.pairs import seed_of
-from crossflow.training.train import train
+from crossflow.training.train import STEPS, train
 from crossflow_eval.judges.features import CHUNK, extract
 from crossflow_eval.judges.inception import InceptionFeatures, Weights
 from crossflow_eval.metrics.pictures import open_pictures
@@ -349,7 +350,12 @@ def trained(
 ) -> None:
     """A whole training; ``at`` is told every step. The device may be another one than that of the training before."""
     AcceleratorState._reset_state(reset_partial_state=True)
-    train(recipe, out, resume=resumed, device=device.type, at=lambda number, _: at(number))
+
+    @contextmanager
+    def stage(name: str, unit: str) -> Iterator[At]:
+        yield lambda done, total, there=0: at(done) if (name, unit) == STEPS else None
+
+    train(recipe, out, resume=resumed, device=device.type, stage=stage)
 
 
 @contextmanager

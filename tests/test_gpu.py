@@ -104,6 +104,19 @@ def test_a_cut_leaves_what_was_measured_and_the_next_call_goes_on(toy, tmp_path)
     assert [name for name in names if gpu.Record(tmp_path, "here").whole(name)] == ["sampling", "d"]
 
 
+def test_a_part_that_is_whole_stays_until_it_is_whole_again(tmp_path):
+    """A number that JSON has not is named."""
+    record = gpu.Record(tmp_path, "here")
+    record.keep("check", [{"what": "peak", "value": float("nan")}], "whole", 1.0)
+    before = (tmp_path / "gpu.json").read_bytes()
+    for state in ("cut", "failed: OSError: gone"):
+        gpu.Record(tmp_path, "here").keep("check", [], state, 2.0)
+    assert (tmp_path / "gpu.json").read_bytes() == before
+    assert "| peak | nan |" in (tmp_path / "gpu.md").read_text()
+    gpu.Record(tmp_path, "here").keep("check", [{"what": "peak", "value": 1234.5}], "whole", 3.0)
+    assert "| peak | 1234 |" in (tmp_path / "gpu.md").read_text()
+
+
 def test_a_record_of_another_machine_is_left_alone(tmp_path):
     gpu.Record(tmp_path, "there").keep("check", [], "whole", 1.0)
     before = (tmp_path / "gpu.json").read_bytes()

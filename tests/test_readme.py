@@ -80,7 +80,7 @@ def test_how_one_gets_the_programs_comes_before_the_first_command():
 
 
 def there(needs: str) -> bool:
-    """Whether what a block needs is here; weights, data and minutes are not, in a test."""
+    """Whether what a block needs is here; weights, data, a GPU and minutes are not, in a test."""
     if needs != "needs java":
         return not needs
     try:
@@ -125,7 +125,7 @@ def test_every_block_of_commands_is_known_to_run_or_says_what_it_needs(document)
     """No block hides in a form that is not looked for, and only few things are needed."""
     text = (ROOT / document).read_text(encoding="utf-8")
     assert len(re.findall(r"^ *```(?:bash|python|sh|shell|console|py)", text, re.MULTILINE)) == len(BLOCK.findall(text))
-    known = {"minutes", "data", "weights", "java", "needs", "and"}
+    known = {"minutes", "data", "weights", "gpu", "java", "needs", "and"}
     assert {word for _, needs, _ in BLOCK.findall(text) for word in needs.split()} <= known
 
 

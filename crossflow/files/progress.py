@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, runtime_checkable
 
-import typer
-
 EVERY = 30.0
 """Seconds between two lines where stderr is no terminal."""
 
@@ -51,6 +49,8 @@ def progress(stage: str, unit: str, *, show: bool = True) -> Iterator[At]:
 
             yield drawn
     else:
+        import typer
+
         last = time.monotonic()
 
         def line(done: int, total: int | None, there: int = 0) -> None:
