@@ -139,11 +139,11 @@ CHOICE, PARTS = "suite data references", "size text-encoder autoencoder weaker"
 @pytest.mark.parametrize(
     ("command", "options"),
     [
-        ("t2i", f"{COMMON} {CHOICE} {PARTS} captions"),
-        ("geneval", f"{COMMON} {PARTS}"),
+        ("t2i", f"{COMMON} {CHOICE} {PARTS} captions also"),
+        ("geneval", f"{COMMON} {PARTS} also"),
         ("caption", f"{COMMON} {CHOICE} reader"),
-        ("depth", f"{COMMON} {CHOICE} space"),
-        ("sr", f"{COMMON} {CHOICE}"),
+        ("depth", f"{COMMON} {CHOICE} space ensemble"),
+        ("sr", f"{COMMON} {CHOICE} also"),
     ],
 )
 def test_a_command_takes_the_options_of_its_task(command, options):
