@@ -183,12 +183,17 @@ class Run:
         return not self.accelerator.reduce(torch.tensor(float(broken), device=device), reduction="sum")
 
     def load(self, path: Path) -> None:
-        """Load the state in ``path``; CrossFlowError unless recipe, seed, precision, data and init are the same."""
+        """Load the state in ``path``; CrossFlowError unless recipe, seed, precision, data and init are the same.
+
+        The digest says so of recipe, seed and init: one of an earlier version lacks fields that have been added since,
+        which then have their defaults.
+        """
         header, found = read_tensors(path)
         mine = json.loads(json.dumps(self._header()))
-        for name in ("config", "training", "seed", "precision", "data", "init"):
-            if header.get(name) != mine.get(name):
-                raise CrossFlowError(f"{path} is the state of another run, its {name} differs: choose another --out.")
+        if any(header.get(name) != mine.get(name) for name in ("digest", "precision", "data")):
+            names = ("config", "training", "seed", "precision", "data", "init", "digest")
+            name = next(name for name in names if header.get(name) != mine.get(name))
+            raise CrossFlowError(f"{path} is the state of another run, its {name} differs: choose another --out.")
         held = self._tensors()
         check_tensors(path, found, held | self.optimizer.blank_state())
         with torch.no_grad():

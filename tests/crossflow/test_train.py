@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 from crossflow.errors import CrossFlowError
-from crossflow.files.tensors import read_header
+from crossflow.files.tensors import read_header, read_tensors, write_tensors
 from crossflow.modalities.minilm import MiniLM
 from crossflow.model.checkpoint import load_checkpoint
 from crossflow.model.settings import Sampling
@@ -210,6 +210,17 @@ def test_a_run_is_not_begun_again_over_another(run):
     assert "its config differs" in refused(other, run, resume=True)
     (run / "state.safetensors").write_bytes((run / "state.safetensors").read_bytes()[:-100])
     assert "not a whole safetensors file" in refused(SMALL, run, resume=True)
+
+
+def test_a_state_of_an_earlier_version_lacks_the_fields_that_came_later(tmp_path):
+    path = tmp_path / "state.safetensors"
+    train(SMALL, tmp_path)
+    header, found = read_tensors(path)
+    del header["config"]["tail"], header["config"]["backbone"]["modulated"]
+    header["training"].pop("keep_at")
+    write_tensors(path, found, header)
+    train(SMALL, tmp_path, resume=True)
+    assert "tail" in read_header(tmp_path / "model.safetensors")["config"]
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "timing.jsonl", "samples"])
