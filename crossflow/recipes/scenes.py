@@ -134,7 +134,7 @@ def _short(backbone: TransformerConfig, source: VariationalConfig | None) -> Tra
     """Text to scenes in three minutes on a CPU core: what the search found to help both methods, given to both.
 
     Small batches at a high rate, targets predicted, the tail of the path weighed down, and time in every block.
-    results/scenes/search.md says what each of them brings.
+    results/scenes/search.md is the log of the search.
     """
     recipe = _scenes(replace(backbone, modulated=True), source, steps=1_600, null_rate=0.1)
     return replace(
