@@ -34,6 +34,7 @@ def from_image(
         from crossflow.files.folders import shipped
         from crossflow.files.images import read_image
         from crossflow.files.locks import writing_in
+        from crossflow.files.progress import chunks, progress
         from crossflow.files.writing import refuse_existing, replacing
         from crossflow.model.settings import Override
         from crossflow.sampling.from_image import FromImage
@@ -47,8 +48,11 @@ def from_image(
             model = FromImage.from_checkpoint(ckpt or shipped(task), device, precision)
             refuse_existing(out / f"{file.stem}{suffix}" for file in files for suffix in SUFFIXES[model.ends[1]])
             seeds = [prompt_seed(seed, file.name) for file in files]
-            outputs = model.generate(images, seeds, Override(solver=solver, steps=steps))
-            rows = [_write(out, file, output) for file, output in zip(files, outputs, strict=True)]
+            rows: list[dict[str, str]] = []
+            for start in chunks(progress, "from-image", "images", len(files), model.batch_size):
+                part = slice(start, start + model.batch_size)
+                outputs = model.generate(images[part], seeds[part], Override(solver=solver, steps=steps))
+                rows += [_write(out, file, output) for file, output in zip(files[part], outputs, strict=True)]
             with replacing(out / "outputs.jsonl") as temporary:
                 temporary.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
         for row in rows:
