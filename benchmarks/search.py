@@ -98,7 +98,7 @@ def _binding() -> TrainConfig:
 
 
 START = _start()
-FOUND = CONFIGS["scenes-table1-crossflow"]
+FOUND = CONFIGS["scenes-t2i-short"]
 SMALL = _bare(FOUND)
 RATE = replace(SMALL, learning_rate=FOUND.learning_rate)
 TAIL = _changed(RATE, tail=FOUND.model.tail)
@@ -129,7 +129,7 @@ TRIALS: Mapping[str, Trial] = {
     ),
     "rate": Trial("small", "learning rate 5e-3", RATE),
     "tail": Trial("rate", "the last 0.35 of the path weighed down", TAIL),
-    "modulated": Trial("tail", "time modulates the blocks: the recipe scenes-table1-crossflow", FOUND),
+    "modulated": Trial("tail", "time modulates the blocks: the recipe scenes-t2i-short", FOUND),
     "described": Trial(
         "modulated",
         "half of the captions name all objects, with the light or with places",
@@ -152,7 +152,7 @@ TRIALS: Mapping[str, Trial] = {
         _binding(),
     ),
     "standard": Trial(
-        "modulated", "the baseline: the recipe scenes-table1-standard", CONFIGS["scenes-table1-standard"]
+        "modulated", "the baseline: the recipe scenes-t2i-short-standard", CONFIGS["scenes-t2i-short-standard"]
     ),
 }
 

@@ -21,6 +21,8 @@ Commands = Mapping[str, Sequence[tuple[Callable[..., None], str]]]
 """The commands of a program, by the group that its help shows them in: the function and an example of a call."""
 WRITTEN = ("out", "results", "root")
 """The parameters of commands that name what is written; every other path is read."""
+PLANNED = ("dry_run", "print_commands")
+"""The parameters by which a command only says what would be done, maybe elsewhere, where the paths are."""
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error", "TORCH_CPP_LOG_LEVEL": "ERROR"}
 """Variables that keep the notices of libraries off the terminal, where the user has not set them."""
 
@@ -58,7 +60,8 @@ def reading(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def found(**given: Any) -> None:
         with one_sentence():
-            for name, value in given.items():
+            read = {} if any(given.get(name) for name in PLANNED) else given
+            for name, value in read.items():
                 for each in value if isinstance(value, list) else [value]:
                     if isinstance(each, Path) and name not in WRITTEN:
                         look_for(each)

@@ -37,9 +37,10 @@ CONFIGS: dict[str, TrainConfig] = {
 ``t2i-*`` are of the authors' code, ``paper-*`` of the paper; of text to image either with ``-image-features`` is a
 different recipe.
 
-The two ``scenes-table1-*`` differ in the source and in how the text enters; they have the same number of steps, and
-parameter counts, encoder included, within 5 %. ``scenes-tiny`` and, for pairs in a folder, ``t2i-tiny`` are for tests
-and first tries: they run in seconds and learn nothing.
+The tables at ``tiny`` start from ``scenes-t2i-short`` and ``scenes-t2i-short-standard``. They differ in the source and
+in how the text enters; they have the same number of steps, and parameter counts, encoder included, within 5 %. So do
+the two ``scenes-table1-*``, which were in their place before. ``scenes-tiny`` and, for pairs in a folder, ``t2i-tiny``
+are for tests and first tries: they run in seconds and learn nothing.
 """
 ENTRY_POINTS = "crossflow.recipes"
 

@@ -221,7 +221,7 @@ def _smallest(recipe: TrainConfig) -> TrainConfig:
     return replace(short, data=data, batch_size=16, log_every=5, save_every=10, sample_every=20)
 
 
-_TINY = _of_scenes(SCENES["scenes-table1-crossflow"], SCENES["scenes-table1-standard"], WIDTHS)
+_TINY = _of_scenes(SCENES["scenes-t2i-short"], SCENES["scenes-t2i-short-standard"], WIDTHS)
 _SMOKE = _of_scenes(_smallest(_in_width(_TINY.crossflow, 32)), _smallest(_in_width(_TINY.standard, 32)), (32, 64))
 _IMAGES = {
     name.removeprefix("scenes-"): recipe

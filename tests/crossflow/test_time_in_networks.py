@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from crossflow.errors import CrossFlowError
+from crossflow.files.progress import silent
 from crossflow.flow.losses import draw, tail_weights
 from crossflow.flow.path import LinearPath
 from crossflow.model.crossflow import FlowConfig
@@ -44,7 +45,7 @@ def _loss(recipe: TrainConfig, time: float, tail: float, folders: pytest.TempPat
     assert isinstance(recipe.model, FlowConfig | StandardConfig)
     torch.manual_seed(0)
     model = recipe.model.build()
-    pairs = open_data(recipe, None, 0).pairs(model, folders.mktemp("cache"), lambda line: None)
+    pairs = open_data(recipe, None, 0).pairs(model, folders.mktemp("cache"), silent)
     draws = draw(4, recipe.model.shape, 0.0, torch.Generator().manual_seed(0))._replace(t=torch.full((4,), time))
     batch = pairs.load(pairs.pick(0, 4, torch.Generator().manual_seed(0)), draws, 0, 4)
     return float(model(batch, draws)["flow"])

@@ -137,7 +137,7 @@ def test_a_checkpoint_that_no_recipe_keeps_is_refused(tmp_path):
     own.write_text(
         'title = "Own"\ntask = "t2i"\nrows = [{ name = "a", label = "A", recipes = ["{scale}-crossflow"], at = [0.3] }]'
     )
-    with pytest.raises(CrossFlowError, match=r"The row a measures tiny-crossflow after 0\.3 of its 1500 steps, and"):
+    with pytest.raises(CrossFlowError, match=r"The row a measures tiny-crossflow after 0\.3 of its 1600 steps, and"):
         planned(str(own), "tiny")
 
 
@@ -181,9 +181,10 @@ def test_a_file_that_is_no_ablation_is_refused_in_one_sentence(tmp_path, text, s
         (("--suite", "table3a", "--rows", "noisy"), "Unknown row of table3a 'noisy'. Did you mean 'noise'?"),
         (("--suite", "table9"), "Table 9 is depth of real scenes by a model that was trained on Hypersim and Virtual"),
         (("--suite", "table1", "--scale", "base"), "The scale base trains on image-text pairs of yours: give their"),
-        (("--suite", "table1", "--scale", "base", "--data", "x"), "The scale base is tested on COCO: give the suite's"),
-        (("--suite", "table1", "--data", "x"), "The scale tiny draws its own data: leave --data and --test-data out"),
-        (("--suite", "nowhere.toml"), "Cannot read the ablation nowhere.toml"),
+        (("--suite", "table1", "--scale", "base", "--data", "."), "The scale base is tested on COCO: give the suite's"),
+        (("--suite", "table1", "--data", "."), "The scale tiny draws its own data: leave --data and --test-data out"),
+        (("--suite", "table1", "--data", "nowhere"), "There is no file or folder nowhere: give one that is there."),
+        (("--suite", "nowhere.toml"), "There is no file or folder nowhere.toml: give one that is there."),
     ],
 )
 def test_what_is_unknown_or_refused_ends_with_one_sentence(arguments, sentence, tmp_path, monkeypatch):

@@ -296,10 +296,10 @@ def test_a_run_is_scored_again_with_its_data_root(place, data):
     ("words", "sentence"),
     [
         (("--suite", "uvit-crossflow"), "The suite uvit-crossflow needs its data root: --data FOLDER."),
-        (("--suite", "uvit-crossflow", "--data", "nowhere"), "Cannot read nowhere/annotations/captions_val2014.json"),
-        (("--suite", "uvit-crossflow", "--captions", "x.csv"), "--captions belongs to --suite folder"),
-        (("--suite", "scenes-t2i", "--data", "x"), "The suite scenes-t2i is embedded; leave --data out."),
-        (("--suite", "folder", "--data", "x"), "takes its prompts from --captions FILE; leave --data out"),
+        (("--suite", "uvit-crossflow", "--data", "."), "Cannot read annotations/captions_val2014.json"),
+        (("--suite", "uvit-crossflow", "--captions", "."), "--captions belongs to --suite folder"),
+        (("--suite", "scenes-t2i", "--data", "."), "The suite scenes-t2i is embedded; leave --data out."),
+        (("--suite", "folder", "--data", "."), "takes its prompts from --captions FILE; leave --data out"),
     ],
 )
 def test_a_wrong_call_is_one_sentence(place, words, sentence):
