@@ -6,8 +6,8 @@ from pathlib import Path
 from crossflow.errors import CrossFlowError
 
 
-def read_list(path: Path, sha256: str, remedy: str = "install the package again") -> list[list[str]]:
-    """The words of every line of a file list. Raises CrossFlowError where its content is not the published one."""
+def read_list(path: Path, sha256: str, remedy: str) -> list[list[str]]:
+    """The words of every line of a file list. CrossFlowError, with a ``remedy``, where it is not the published one."""
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -10,9 +10,8 @@ import pytest
 from PIL import Image
 
 from crossflow.errors import CrossFlowError
-from crossflow.files.lists import read_list
 from crossflow_eval.datasets import depth as depth_data
-from crossflow_eval.datasets.depth import DIODE, ETH3D, KITTI, LISTS, NYUV2, SCANNET
+from crossflow_eval.datasets.depth import DIODE, ETH3D, KITTI, LISTS, NYUV2, SCANNET, read_list
 from crossflow_eval.runs.run import list_examples
 from crossflow_eval.types import Suite
 
