@@ -1,0 +1,33 @@
+"""Events as films: every object moves sideways towards the middle, turns back at the bounce, and ends where it began.
+
+It goes half a cell, at an even speed each way, so no object leaves the image, and no two of a row ever overlap: none
+goes farther than the middle between its cell and the next but one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from crossflow.scenes.events import FRAMES, Event
+from crossflow.scenes.render import render
+from crossflow.scenes.spec import CELLS, Object, Scene
+
+REACH = 0.5 / CELLS
+"""How far an object goes, in image sides."""
+
+
+def film(event: Event, size: int = 32) -> np.ndarray:
+    """The frames of ``event``: uint8 RGB [8 size size 3]; the first is the render of its scene."""
+    return np.stack([render(moved(event, frame), size) for frame in range(FRAMES)])
+
+
+def moved(event: Event, frame: int) -> Scene:
+    """The scene of ``event`` as it is in ``frame``."""
+    way = REACH * float(np.interp(frame, (0, event.bounce, FRAMES - 1), (0.0, 1.0, 0.0)))
+    return replace(event.scene, objects=tuple(_shifted(item, way) for item in event.scene.objects))
+
+
+def _shifted(item: Object, way: float) -> Object:
+    return replace(item, x=item.x + way if item.x < 0.5 else item.x - way)
