@@ -1,0 +1,58 @@
+"""One second of sound as a log-mel spectrogram, and back.
+
+The 32 frames are centred 500 samples apart, in the middle of 32 equal parts of the second. Magnitudes are summed into
+32 mel bands (HTK's formula, 0 to 8 kHz) by torchaudio; the way back finds by non-negative least squares the magnitudes
+that these bands may come from, and by Griffin and Lim's algorithm (1984) a wave of such magnitudes.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from scipy.optimize import nnls
+from torchaudio.transforms import GriffinLim, MelSpectrogram
+
+from crossflow.errors import CrossFlowError
+
+RATE = 16_000
+"""Samples a second; a sound lasts one second."""
+HOP, WINDOW, BANDS, FRAMES = 500, 1024, 32, 32
+SILENCE = 1e-5
+"""Smallest magnitude whose logarithm is taken."""
+SEED = 0
+"""Seed of the phases that Griffin and Lim's algorithm starts from."""
+
+
+@lru_cache
+def _mel() -> MelSpectrogram:
+    edge = (WINDOW - HOP) // 2
+    return MelSpectrogram(RATE, WINDOW, WINDOW, HOP, pad=edge, center=False, n_mels=BANDS, power=1.0)
+
+
+@lru_cache
+def _griffin_lim() -> GriffinLim:
+    return GriffinLim(WINDOW, n_iter=64, win_length=WINDOW, hop_length=HOP, power=1.0)
+
+
+def log_mel(wave: np.ndarray) -> np.ndarray:
+    """Natural logarithms of the mel magnitudes of ``wave`` (real [16000]): float32 [32 32], bands by frames."""
+    if wave.shape != (RATE,):
+        raise CrossFlowError(f"A sound has the shape {list(wave.shape)}; give {RATE} samples, one second at 16 kHz.")
+    mel = _mel()(torch.from_numpy(wave.astype(np.float32)))
+    return mel.clamp(min=SILENCE).log().numpy()
+
+
+def wave_of(log_mel: np.ndarray) -> np.ndarray:
+    """A wave, float32 [16000], whose log-mel spectrogram is near ``log_mel`` (real [32 32]); the same for the same."""
+    if log_mel.shape != (BANDS, FRAMES) or not np.isfinite(log_mel).all():
+        raise CrossFlowError(
+            f"A log-mel spectrogram is {BANDS} bands by {FRAMES} frames of finite numbers; got {list(log_mel.shape)}."
+        )
+    bands = _mel().mel_scale.fb.double().numpy().T
+    magnitudes = np.stack([nnls(bands, frame)[0] for frame in np.exp(log_mel.astype(np.float64)).T], axis=1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        wave = _griffin_lim()(torch.from_numpy(magnitudes.astype(np.float32)))
+    return np.pad(wave.numpy(), HOP // 2)
