@@ -30,7 +30,7 @@ TOLD: Mapping[str, frozenset[str]] = {
     "text-0": frozenset({"count", "shape"}),
     "text-1": _LOOKS | {"night"},
     "text-2": _LOOKS,
-    "text-3": _LOOKS | _PLACES,
+    "text-3": _LOOKS | {"column", "row"},
     "text-4": _LOOKS | {"night"},
     "image": _LOOKS | _PLACES | {"night"},
     "depth": _PLACES | {"count", "shape", "depth"},

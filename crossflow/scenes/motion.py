@@ -25,9 +25,14 @@ def film(event: Event, size: int = 32) -> np.ndarray:
 
 def moved(event: Event, frame: int) -> Scene:
     """The scene of ``event`` as it is in ``frame``."""
-    way = REACH * float(np.interp(frame, (0, event.bounce, FRAMES - 1), (0.0, 1.0, 0.0)))
-    return replace(event.scene, objects=tuple(_shifted(item, way) for item in event.scene.objects))
+    gone = way(event.bounce, frame)
+    return replace(event.scene, objects=tuple(_inward(item, gone) for item in event.scene.objects))
 
 
-def _shifted(item: Object, way: float) -> Object:
-    return replace(item, x=item.x + way if item.x < 0.5 else item.x - way)
+def way(bounce: int, frame: int) -> float:
+    """How far towards the middle an object has gone in ``frame``, in image sides."""
+    return REACH * float(np.interp(frame, (0, bounce, FRAMES - 1), (0.0, 1.0, 0.0)))
+
+
+def _inward(item: Object, gone: float) -> Object:
+    return replace(item, x=item.x + gone if item.x < 0.5 else item.x - gone)

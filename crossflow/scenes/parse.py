@@ -63,13 +63,7 @@ def read(image: np.ndarray) -> list[Found]:
     """The objects in ``image`` (uint8 RGB [h w 3]), in scanning order. ValueError for another dtype or layout."""
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"an image must be uint8 [h w 3], got {image.dtype} {list(image.shape)}")
-    pixels = image.astype(np.float64)
-    light = 1.0 if float(np.median(pixels[: max(1, len(pixels) // 4)])) > DAY_SKY else NIGHT
-    saturated = np.ptp(pixels, axis=2) > MIN_CHROMA * light
-    background = _background(pixels, saturated)[:, None, :]
-    coverage, residual = _unmix(pixels - background, PALETTE * light - background)
-    nearest = residual.argmin(axis=2)
-    solid = saturated & (np.take_along_axis(coverage, nearest[..., None], axis=2)[..., 0] > MIN_COVERAGE)
+    coverage, residual, nearest, solid = _look(image)
     found: list[Found] = []
     for core in _components(solid):
         whole = _recognise(core, solid, coverage, residual)
@@ -77,6 +71,38 @@ def read(image: np.ndarray) -> list[Found]:
         pieces = [_recognise(part, solid, coverage, residual) for part in parts] if len(parts) > 1 else []
         found += _better(whole, [piece for piece in pieces if piece is not None])
     return found
+
+
+def spots(image: np.ndarray) -> list[tuple[str, float, float]]:
+    """Colour and centroid (x, y), in image sides, of what ``read`` would take for objects, whatever their shapes."""
+    coverage, _, nearest, solid = _look(image)
+    found: list[tuple[str, float, float]] = []
+    for color, name in enumerate(COLORS):
+        for part in _components(solid & (nearest == color)):
+            share = np.where(part, coverage[..., color], 0.0)
+            y, x = (
+                (share.sum(axis=axis) @ (np.arange(n) + 0.5)) / (n * share.sum())
+                for axis, n in ((1, len(share)), (0, share.shape[1]))
+            )
+            found.append((name, float(x), float(y)))
+    return found
+
+
+def night(image: np.ndarray) -> bool:
+    """Whether ``image``, uint8 [h w 3], shows a night."""
+    return float(np.median(image[: max(1, len(image) // 4)])) <= DAY_SKY
+
+
+def _look(image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Of each pixel: coverage and residual [h w colors], its nearest colour, and whether it is part of an object."""
+    pixels = image.astype(np.float64)
+    light = NIGHT if night(image) else 1.0
+    saturated = np.ptp(pixels, axis=2) > MIN_CHROMA * light
+    background = _background(pixels, saturated)[:, None, :]
+    coverage, residual = _unmix(pixels - background, PALETTE * light - background)
+    nearest = residual.argmin(axis=2)
+    solid = saturated & (np.take_along_axis(coverage, nearest[..., None], axis=2)[..., 0] > MIN_COVERAGE)
+    return coverage, residual, nearest, solid
 
 
 def _better(whole: Found | None, pieces: list[Found]) -> list[Found]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 
 from crossflow_eval.metrics.scenes import SceneContent
@@ -12,7 +11,6 @@ GRAMMAR = (
     "an object is a shape's name with the colour that stands right before it; a number before them counts; "
     "night or dark, day or bright; other words say nothing"
 )
-LIGHT = {"night": True, "dark": True, "day": False, "bright": False}
 
 
 def read_caption(caption: str) -> SceneContent:
@@ -20,19 +18,11 @@ def read_caption(caption: str) -> SceneContent:
 
     A caption that speaks of both lights says neither.
     """
-    from crossflow.scenes.caption import NUMBERS, plural
-    from crossflow.scenes.spec import COLORS, SHAPES
+    from crossflow.scenes.readers.text import read
 
-    shapes = {name: shape for shape in SHAPES for name in (shape, plural(shape))}
-    counts = {word: number for number, word in NUMBERS.items()}
-    words = re.findall(r"\w+", caption.lower())
-    objects: Counter[tuple[str, str]] = Counter()
-    for second, first, word in zip(["", "", *words], ["", *words], words, strict=False):
-        if word in shapes:
-            color = first if first in COLORS else ""
-            objects[color, shapes[word]] += counts.get(second if color else first, 1)
-    lights = {LIGHT[word] for word in words if word in LIGHT}
-    return SceneContent(objects=objects, night=lights.pop() if len(lights) == 1 else None)
+    said = read(caption)
+    objects = Counter((thing.color or "", thing.shape or "") for thing in said.things)
+    return SceneContent(objects=objects, night=said.night)
 
 
 def look_at(example: Example) -> SceneContent:

@@ -1,0 +1,74 @@
+"""Events as raw values of each modality, and what an exact reader finds in such a value.
+
+A further modality is an entry in ``SENSES``, a reader in ``readers/``, and a line of ``TOLD`` in ``facts.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from crossflow.errors import CrossFlowError
+from crossflow.files.mel import log_mel
+from crossflow.scenes.depth import depth_map
+from crossflow.scenes.events import Event
+from crossflow.scenes.facts import Facts
+from crossflow.scenes.motion import film
+from crossflow.scenes.readers import audio, depth, image, text, video
+from crossflow.scenes.render import render
+from crossflow.scenes.sound import waveform
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sense:
+    """A modality: its value of an event and a form (of the captions; others have one), and its reader.
+
+    A value is an array of ``shape`` and ``dtype``, or a text where ``shape`` is None.
+    """
+
+    value: Callable[[Event, int], Any]
+    read: Callable[[Any], Facts]
+    shape: tuple[int, ...] | None
+    dtype: type = np.float32
+
+
+SENSES: Mapping[str, Sense] = {
+    "text": Sense(value=lambda event, form: event.captions[form], read=text.read, shape=None),
+    "image": Sense(value=lambda event, _: render(event.scene), read=image.read, shape=(32, 32, 3), dtype=np.uint8),
+    "depth": Sense(value=lambda event, _: depth_map(event.scene), read=depth.read, shape=(32, 32)),
+    "audio": Sense(value=lambda event, _: log_mel(waveform(event)), read=audio.read, shape=(32, 32)),
+    "video": Sense(value=lambda event, _: film(event), read=video.read, shape=(8, 32, 32, 3), dtype=np.uint8),
+}
+
+
+def value(event: Event, modality: str, form: int = 0) -> Any:
+    """The raw value of ``event``: a text, uint8 [32 32 3], metres or log-mel [32 32], or a film uint8 [8 32 32 3].
+
+    ``form`` chooses among the five captions. CrossFlowError for an unknown modality.
+    """
+    return _sense(modality).value(event, form)
+
+
+def read(modality: str, value: Any) -> Facts:
+    """What the exact reader of ``modality`` finds in ``value``; CrossFlowError if it is no value of that modality."""
+    sense = _sense(modality)
+    if sense.shape is None:
+        if not isinstance(value, str):
+            raise CrossFlowError(f"A {modality} must be a string, got {type(value).__name__}.")
+        return sense.read(value)
+    array = np.asarray(value)
+    if array.shape != sense.shape or array.dtype != sense.dtype or np.isnan(array).any():
+        raise CrossFlowError(
+            f"A value of {modality} must be {np.dtype(sense.dtype)} {list(sense.shape)} without NaN, "
+            f"got {array.dtype} {list(array.shape)}{' with NaN' if array.dtype.kind == 'f' else ''}."
+        )
+    return sense.read(array)
+
+
+def _sense(modality: str) -> Sense:
+    if modality not in SENSES:
+        raise CrossFlowError(f"Unknown modality {modality!r}; the modalities are {', '.join(SENSES)}.")
+    return SENSES[modality]
