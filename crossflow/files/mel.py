@@ -1,8 +1,8 @@
 """One second of sound as a log-mel spectrogram, and back.
 
 The 32 frames are centred 500 samples apart, in the middle of 32 equal parts of the second. Magnitudes are summed into
-32 mel bands (HTK's formula, 0 to 8 kHz) by torchaudio; the way back finds by non-negative least squares the magnitudes
-that these bands may come from, and by Griffin and Lim's algorithm (1984) a wave of such magnitudes.
+32 mel bands (HTK's formula, 0 to 8 kHz) by torchaudio. The way back finds by non-negative least squares which pure
+tones these bands may be the sum of, and by Griffin and Lim's algorithm (1984) a wave of such magnitudes.
 """
 
 from __future__ import annotations
@@ -32,8 +32,15 @@ def _mel() -> MelSpectrogram:
 
 
 @lru_cache
+def _tones() -> np.ndarray:
+    """Magnitudes of a pure tone at each frequency, as Hann's window spreads it to both sides: [frequencies tones]."""
+    size = WINDOW // 2 + 1
+    return np.eye(size) + 0.5 * (np.eye(size, k=1) + np.eye(size, k=-1))
+
+
+@lru_cache
 def _griffin_lim() -> GriffinLim:
-    return GriffinLim(WINDOW, n_iter=64, win_length=WINDOW, hop_length=HOP, power=1.0)
+    return GriffinLim(WINDOW, n_iter=32, win_length=WINDOW, hop_length=HOP, power=1.0)
 
 
 def log_mel(wave: np.ndarray) -> np.ndarray:
@@ -50,9 +57,9 @@ def wave_of(log_mel: np.ndarray) -> np.ndarray:
         raise CrossFlowError(
             f"A log-mel spectrogram is {BANDS} bands by {FRAMES} frames of finite numbers; got {list(log_mel.shape)}."
         )
-    bands = _mel().mel_scale.fb.double().numpy().T
-    magnitudes = np.stack([nnls(bands, frame)[0] for frame in np.exp(log_mel.astype(np.float64)).T], axis=1)
+    bands = _mel().mel_scale.get_buffer("fb").double().numpy().T @ _tones()
+    tones = np.stack([nnls(bands, frame)[0] for frame in np.exp(log_mel.astype(np.float64)).T], axis=1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        wave = _griffin_lim()(torch.from_numpy(magnitudes.astype(np.float32)))
+        wave = _griffin_lim()(torch.from_numpy((_tones() @ tones).astype(np.float32)))
     return np.pad(wave.numpy(), HOP // 2)

@@ -22,8 +22,8 @@ from crossflow.scenes.spec import CELLS, COLORS, SHAPES
 
 QUIET = 0.1
 """Power below which errors count no more."""
-FARTHEST = 24.0
-"""A note that sounds farther than this many metres is none; objects are at most half as far."""
+FARTHEST = 16.0
+"""A note that sounds farther than this many metres is none; objects are at most 12 metres away."""
 MIN_CLICK = 0.25
 """Share of its own power below which a click is none."""
 NOISES = 100

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 
 from crossflow.scenes.caption import NUMBERS, plural
 from crossflow.scenes.facts import Facts, Thing
@@ -29,7 +30,7 @@ def read(text: str) -> Facts:
     nouns = [i for i, word in enumerate(words) if word in NAMES]
     things: list[Thing] = []
     relations: list[tuple[str, str, str]] = []
-    for noun, following in zip(nouns, [*nouns[1:], len(words)], strict=True):
+    for noun, following in pairwise([*nouns, len(words)]):
         shape, rest = NAMES[words[noun]], " ".join(words[noun + 1 : following])
         color, count = _before(words[:noun])
         column, row = _place(rest)
