@@ -18,8 +18,8 @@ from crossflow.scenes.spec import CELLS, COLORS, SHAPES
 LIGHT = {"night": True, "dark": True, "day": False, "bright": False}
 NAMES = {name: shape for shape in SHAPES for name in (shape, plural(shape))}
 COUNTS = {word: number for number, word in NUMBERS.items()}
-RELATION = re.compile(r"^(left of|right of|above|below) (?:an?|the)\b")
-PLACE = re.compile(r"^(?:at the (top|bottom)? ?(left|right)?|in the (middle))\b")
+RELATION = re.compile(r"(left of|right of|above|below)\b")
+PLACE = re.compile(r"\b(?:(top|bottom)|(left|right)(?! of)|middle)\b")
 SIDES = {"top": 0, "left": 0, "bottom": CELLS - 1, "right": CELLS - 1}
 MIDDLE = (CELLS - 1) / 2
 
@@ -54,8 +54,8 @@ def _before(words: Sequence[str]) -> tuple[str | None, int]:
 
 def _place(words: str) -> tuple[float | None, float | None]:
     """The column and the row that ``words`` tell, or None of both."""
-    said = PLACE.match(words)
-    if said is None or not any(said.groups()):
+    said = [match.groups() for match in PLACE.finditer(words)]
+    if not said:
         return None, None
-    row, column, _ = said.groups()
-    return SIDES.get(column, MIDDLE), SIDES.get(row, MIDDLE)
+    row, column = (next((SIDES[side] for side in sides if side), MIDDLE) for sides in zip(*said, strict=True))
+    return column, row
