@@ -8,6 +8,7 @@ import runpy
 NAMES = (
     "frechet",
     "scenes_reader",
+    "scenes_senses",
     "scenes_latent",
     "round_trip",
     "depth",

@@ -55,8 +55,8 @@ class Thing:
 
     shape: str | None = None
     color: str | None = None
-    column: float | None = None
-    row: float | None = None
+    column: int | float | None = None
+    row: int | float | None = None
     depth: float | None = None
 
 
@@ -76,7 +76,7 @@ class Facts:
         object.__setattr__(self, "things", tuple(sorted(self.things, key=_order)))
 
 
-def _order(thing: Thing) -> tuple[float, float, str, str, float]:
+def _order(thing: Thing) -> tuple[int | float, int | float, str, str, int | float]:
     column, row, depth = (math.inf if value is None else value for value in (thing.column, thing.row, thing.depth))
     return column, row, thing.shape or "", thing.color or "", depth
 
@@ -127,7 +127,7 @@ def _roughly(thing: Thing) -> Thing:
     return replace(thing, column=_side(thing.column), row=_side(thing.row))
 
 
-def _side(cell: float | None) -> float | None:
+def _side(cell: int | float | None) -> int | float | None:
     return cell if cell in (None, 0, CELLS - 1) else (CELLS - 1) / 2
 
 
@@ -176,7 +176,7 @@ def _related(read: Facts, relation: tuple[str, str, str]) -> bool:
     one, other = ([thing for thing in read.things if thing.shape == shape] for shape in (first, second))
     if len(one) != 1 or len(other) != 1:
         return False
-    (column, row), (beside, above) = ((thing.column, thing.row) for thing in (*one, *other))
-    if column is None or row is None or beside is None or above is None:
+    (row, column), (above, beside) = ((thing.row, thing.column) for thing in (*one, *other))
+    if not (isinstance(row, int) and isinstance(column, int) and isinstance(above, int) and isinstance(beside, int)):
         return False
     return name in relations((row, column), (above, beside))

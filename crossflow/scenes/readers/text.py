@@ -52,7 +52,7 @@ def _before(words: Sequence[str]) -> tuple[str | None, int]:
     return (first, COUNTS.get(second, 1)) if first in COLORS else (None, COUNTS.get(first, 1))
 
 
-def _place(words: str) -> tuple[float | None, float | None]:
+def _place(words: str) -> tuple[int | float | None, int | float | None]:
     """The column and the row that ``words`` tell, or None of both."""
     said = [match.groups() for match in PLACE.finditer(words)]
     if not said:
