@@ -117,14 +117,16 @@ IndicatorVelocity = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(x [b ...], t [b], conditional [b] bool) -> dx/dt [b ...]"""
 
 
-def indicator(velocity_of: IndicatorVelocity, scale: float) -> Velocity:
+def indicator(velocity_of: IndicatorVelocity, scale: float | Float[Tensor, "*dims"]) -> Velocity:
     """Classifier-free guidance with an indicator (CrossFlow, section 3.4).
 
     The condition is in the source, so it cannot be dropped. Instead the network gets the flag ``conditional``: whether
     to flow to the source's own target or to any. Both are evaluated as one doubled batch, conditional half first.
-    A negative or non-finite scale raises CrossFlowError.
+    ``scale`` is one for all, or one a dimension of an item. A negative or non-finite scale raises CrossFlowError.
     """
-    check_scale(scale)
+    scales = scale.unique().tolist() if isinstance(scale, Tensor) else [scale]
+    for each in scales:
+        check_scale(each)
 
     def conditional_only(x: Float[Tensor, "b *dims"], t: Float[Tensor, " b"]) -> Float[Tensor, "b *dims"]:
         return velocity_of(x, t, torch.ones(len(x), dtype=torch.bool, device=x.device))
@@ -135,7 +137,7 @@ def indicator(velocity_of: IndicatorVelocity, scale: float) -> Velocity:
         with_condition, without = both.chunk(2)
         return without + scale * (with_condition - without)
 
-    return conditional_only if scale == 1 else guided
+    return conditional_only if scales == [1] else guided
 
 
 def autoguidance(good: Velocity, bad: Velocity, scale: float) -> Velocity:

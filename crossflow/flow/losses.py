@@ -137,17 +137,17 @@ def kl(
 
 
 def contrastive(
-    source: Float[Tensor, "b c h w"],
-    other: Float[Tensor, "b c h w"],
-    scale: Float[Tensor, ""],
+    source: Float[Tensor, "b *dims"],
+    other: Float[Tensor, "b *dims"],
+    scale: float | Float[Tensor, ""],
     caption: Int[Tensor, " b"],
-    negatives: Float[Tensor, "b k c h w"] | None = None,
+    negatives: Float[Tensor, "b k *dims"] | None = None,
 ) -> Float[Tensor, ""]:
-    """CLIP loss between source latents and image-tower latents, with negatives gathered over ranks.
+    """CLIP loss, a symmetric InfoNCE, between two latents of each item, with negatives gathered over ranks.
 
-    Items with the same ``caption`` id are positives of one another, with equal weight. ``negatives`` are source latents
-    of k hard negative captions per item, further wrong answers for its image. Autocast is off: bfloat16 rounds cosines
-    too coarsely for the scale they are multiplied by.
+    ``scale`` is one over the temperature. Items with the same ``caption`` id are positives of one another, with equal
+    weight. ``negatives`` are source latents of k hard negative captions per item, further wrong answers for its image.
+    Autocast is off: bfloat16 rounds cosines too coarsely for the scale they are multiplied by.
     """
     a, b = (gather(F.normalize(x.flatten(1), dim=-1)) for x in (source, other))
     captions = gather(caption)

@@ -34,13 +34,22 @@ class Path(Protocol):
         """
         ...
 
+    def velocity_from(
+        self, x0: Float[Tensor, "b *dims"], xt: Float[Tensor, "b *dims"], t: Float[Tensor, " b"]
+    ) -> Float[Tensor, "b *dims"]:
+        """The velocity at xt of the path that began in x0: for networks that predict the source, which is noise.
+
+        It is 0 / 0 at t = 0, so the denominator is clamped to ``NEAREST``.
+        """
+        ...
+
     def left(self, t: Float[Tensor, " *b"]) -> Float[Tensor, " *b"]:
         """How much of x0 is left in xt, from 1 at the source to about 0 at the target."""
         ...
 
 
 NEAREST = 0.05
-"""The smallest denominator of ``velocity_to``."""
+"""The smallest denominator of ``velocity_to`` and ``velocity_from``."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +79,13 @@ class LinearPath:
         t = _times(xt, x1, t)
         return (x1 - (1 - self.sigma_min) * xt) / self.left(t).clamp(min=NEAREST)
 
+    def velocity_from(
+        self, x0: Float[Tensor, "b *dims"], xt: Float[Tensor, "b *dims"], t: Float[Tensor, " b"]
+    ) -> Float[Tensor, "b *dims"]:
+        """(xt - x0) / t."""
+        t = _times(x0, xt, t)
+        return (xt - x0) / t.clamp(min=NEAREST)
+
     def left(self, t: Float[Tensor, " *b"]) -> Float[Tensor, " *b"]:
         """1 - (1 - sigma_min) t."""
         return 1 - (1 - self.sigma_min) * t
@@ -95,6 +111,13 @@ class SinCosPath:
         """pi / 2 (x1 - sin(pi t / 2) xt) / cos(pi t / 2)."""
         angle = _times(xt, x1, t) * (math.pi / 2)
         return (x1 - angle.sin() * xt) / angle.cos().clamp(min=NEAREST) * (math.pi / 2)
+
+    def velocity_from(
+        self, x0: Float[Tensor, "b *dims"], xt: Float[Tensor, "b *dims"], t: Float[Tensor, " b"]
+    ) -> Float[Tensor, "b *dims"]:
+        """pi / 2 (cos(pi t / 2) xt - x0) / sin(pi t / 2)."""
+        angle = _times(x0, xt, t) * (math.pi / 2)
+        return (angle.cos() * xt - x0) / angle.sin().clamp(min=NEAREST) * (math.pi / 2)
 
     def left(self, t: Float[Tensor, " *b"]) -> Float[Tensor, " *b"]:
         """cos(pi t / 2)."""

@@ -6,7 +6,7 @@ added to every latent token.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -151,16 +151,21 @@ class CrossAttentionTransformer(nn.Module):
         conditional: Bool[Tensor, " b"],
         source: Float[Tensor, "b n d"] | Float[Tensor, "b k i j"],
         mask: Bool[Tensor, "b n"] | None,
+        after: Sequence[Callable[[Tensor], Tensor]] = (),
     ) -> Float[Tensor, "b c h w"]:
-        """Latent tokens attend to the source where ``conditional``, to the learned token elsewhere."""
+        """Latent tokens attend to the source where ``conditional``, to the learned token elsewhere.
+
+        ``after`` are maps of the tokens [b n d], one behind each block, or none.
+        """
         time = self.time(t)[:, None]
         context = self.embed(source)
         mask = conditional.new_ones(context.shape[:2]) if mask is None else mask
         context = torch.cat([self.empty.expand(x.shape[0], -1, -1), context], dim=1)
         seen = torch.cat([~conditional[:, None], mask & conditional[:, None]], dim=1)
         hidden = torch.cat([time, self.patches.tokens(x) + time], dim=1)
-        for block, modulation in zip(self.blocks, _modulations(self, time), strict=True):
+        for i, (block, modulation) in enumerate(zip(self.blocks, _modulations(self, time), strict=True)):
             hidden = block(hidden, context=context, context_mask=seen, modulation=modulation)
+            hidden = after[i](hidden) if after else hidden
         return self.patches.maps(hidden[:, 1:])
 
 

@@ -1,0 +1,96 @@
+"""What is being generated, told to the other modalities: environment encoders V and the connections that read them.
+
+CoDi's latent alignment (arXiv 2305.11846, section 3.3). V sees the noised latents and the time, never the prompt.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from crossflow.anytoany.diffuser import DiffuserConfig, unit_variance
+from crossflow.networks.blocks import Block, PatchTokens, TimeEmbedding, at_least_float32, check_sizes, initialise
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvironmentConfig:
+    """Sizes of an environment encoder: a transformer that ends in ``tokens`` unit vectors of ``vector`` numbers.
+
+    CoDi's is one vector, which cannot say when something happens; several can.
+    """
+
+    width: int = 64
+    depth: int = 2
+    heads: int = 4
+    tokens: int = 1
+    vector: int = 64
+
+    def __post_init__(self) -> None:
+        check_sizes(width=self.width, depth=self.depth, heads=self.heads, tokens=self.tokens, vector=self.vector)
+
+    def build(self, shape: tuple[int, int, int]) -> "Environment":
+        """The encoder for latents of ``shape`` (c, h, w)."""
+        return Environment(self, shape)
+
+    def connections(self, diffuser: DiffuserConfig) -> "Connections":
+        """The connections of a diffuser to these vectors."""
+        return Connections(diffuser, self.vector)
+
+
+class Environment(nn.Module):
+    """V: noised latents of ``shape`` (c, h, w) and their times to unit vectors [b tokens vector].
+
+    Learned tokens attend to those of the latents, and each becomes a vector.
+    """
+
+    def __init__(self, config: EnvironmentConfig, shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.latents = PatchTokens(shape, 1, config.width)
+        self.time = TimeEmbedding(config.width)
+        self.readers = nn.Parameter(torch.randn(1, config.tokens, config.width) * 0.5)
+        self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(config.width)
+        self.out = nn.Linear(config.width, config.vector)
+        self.apply(initialise)
+
+    def forward(self, x: Float[Tensor, "b c h w"], t: Float[Tensor, " b"]) -> Float[Tensor, "b tokens vector"]:
+        tokens = torch.cat([self.readers.expand(len(x), -1, -1), self.latents(x)], dim=1) + self.time(t)[:, None]
+        for block in self.blocks:
+            tokens = block(tokens)
+        return F.normalize(at_least_float32(self.out(self.norm(tokens[:, : self.readers.shape[1]]))), dim=-1)
+
+
+class Connection(nn.Module):
+    """A transformer block with cross-attention to environment vectors; its change of the tokens starts at zero."""
+
+    def __init__(self, width: int, heads: int, vector: int) -> None:
+        super().__init__()
+        self.block = Block(width, heads, expansion=1, context_width=vector)
+        self.out = nn.Linear(width, width)
+        self.apply(initialise)
+        nn.init.zeros_(self.out.weight)
+
+    def forward(
+        self, tokens: Float[Tensor, "b n d"], vectors: Float[Tensor, "b k e"], mask: Bool[Tensor, "b k"] | None = None
+    ) -> Float[Tensor, "b n d"]:
+        """``mask`` is False at vectors that an item does not see."""
+        changed = self.block(tokens, context=unit_variance(vectors), context_mask=mask)
+        return tokens + self.out(changed - tokens)
+
+
+class Connections(nn.ModuleList):
+    """The connections of one diffuser, one behind each of its blocks."""
+
+    def __init__(self, diffuser: DiffuserConfig, vector: int) -> None:
+        backbone = diffuser.backbone
+        super().__init__(Connection(backbone.width, backbone.heads, vector) for _ in range(backbone.depth))
+
+    def given(
+        self, vectors: Float[Tensor, "b k e"], mask: Bool[Tensor, "b k"] | None = None
+    ) -> list[Callable[[Tensor], Tensor]]:
+        """The connections as maps of the tokens alone, ``Through`` of the diffuser."""
+        return [partial(connection, vectors=vectors, mask=mask) for connection in self]
