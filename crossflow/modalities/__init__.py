@@ -28,6 +28,7 @@ TARGETS = Kinds(
     RelativeDepthConfig,
     TextAutoencoderConfig,
     CLIPTextConfig,
+    LatentsConfig,
 )
 
 
@@ -93,6 +94,7 @@ if TYPE_CHECKING:  # the union narrows types; at run time any registered kind is
         | RelativeDepthConfig
         | TextAutoencoderConfig
         | CLIPTextConfig
+        | LatentsConfig
     )
 else:
     TargetConfig = Annotated[Target, TARGETS.reader]

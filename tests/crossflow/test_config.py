@@ -53,6 +53,7 @@ TARGETS = (
     TextAutoencoderConfig(words=("a", "b"), count=3, width=8, depth=1, heads=1),
     RelativeDepthConfig(),
     CLIPTextConfig(width=8, depth=1, heads=1, known=(320, 1929)),
+    LatentsConfig(shape=(3, 4, 4), name="audio"),
 )
 LOSSES = (
     KL(weight=1e-3),

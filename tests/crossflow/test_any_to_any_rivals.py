@@ -1,0 +1,101 @@
+"""The rivals of joint sampling, on tiny networks: what prompts what, and flows that are run both ways."""
+
+import pytest
+import torch
+
+from crossflow.anytoany.anchor import AnchorConfig, AnchorDraws
+from crossflow.anytoany.joint import mixed
+from crossflow.anytoany.rivals import along, direct, padded, sample_in_turn
+from crossflow.errors import CrossFlowError
+from crossflow.flow.batch import Batch, Item
+from crossflow.flow.losses import draw
+from crossflow.model.settings import Sampling
+from crossflow.networks import TransformerConfig
+from tests.crossflow.test_any_to_any import NAMES, SAMPLING, latents, prompts, random_part
+
+SHAPE = (2, 4, 4)
+NETWORK = TransformerConfig(width=16, depth=1, heads=2, modulated=True)
+FINE = Sampling(solver="heun", steps=16)
+
+
+def vectors_of(x: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.normalize(x.flatten(1)[:, :12].unflatten(1, (2, 6)), dim=-1)
+
+
+@pytest.mark.parametrize("remember", [True, False])
+def test_each_output_is_prompted_by_what_came_before_it(remember):
+    torch.manual_seed(0)
+    parts, noise = {name: random_part(name) for name in NAMES}, latents()
+    found = sample_in_turn(parts, prompts(), noise, SAMPLING, dict.fromkeys(NAMES, vectors_of), None, remember)
+    said = [prompts(), vectors_of(found["text"]), vectors_of(found["image"])]
+    for i, name in enumerate(NAMES):
+        seen = mixed(said[: i + 1]) if remember else said[i]
+        assert torch.equal(found[name], parts[name].diffuser.generate(seen, noise[name], SAMPLING))
+
+
+def randomised(module: torch.nn.Module) -> torch.nn.Module:
+    for weight in module.parameters():
+        torch.nn.init.normal_(weight, std=0.1)
+    return module.double()
+
+
+def test_a_direct_flow_goes_back_to_where_it_came_from():
+    """A network of random weights is a field like any other; the noise on the source stays in what comes back."""
+    torch.manual_seed(0)
+    flow = randomised(direct("audio", "video", SHAPE, NETWORK, sd=0.2).build())
+    source, noise = torch.randn(3, *SHAPE).double(), torch.randn(3, *SHAPE).double()
+    there = along([(flow, False)], source, [noise], FINE)
+    assert (there - source).abs().max() > 0.1
+    assert torch.allclose(along([(flow, True)], there, [noise], FINE), source + 0.2 * noise, atol=1e-2)
+    assert torch.allclose(
+        along([(flow, False), (flow, True)], source, [noise, noise], FINE), source + 0.2 * noise, atol=1e-3
+    )
+
+
+def test_a_direct_flow_is_trained_as_any_other():
+    model = direct("audio", "video", SHAPE, NETWORK).build()
+    items = {name: Item(torch.randn(4, *SHAPE)) for name in ("audio", "video")}
+    loss = model(Batch(items, torch.arange(4)), draw(4, SHAPE, 0.1, torch.Generator().manual_seed(0)))
+    loss["total"].backward()
+    assert all(weight.grad is not None for weight in model.parameters())
+    assert not [name for name in model.state_dict() if not name.startswith("backbone.")]
+
+
+def test_latents_are_padded_and_cut():
+    x = torch.randn(2, *SHAPE)
+    assert torch.equal(padded(padded(x, 5), 2), x) and not padded(x, 5)[:, 2:].any()
+
+
+def anchor():
+    torch.manual_seed(0)
+    return AnchorConfig(shape=SHAPE, modalities=("image", "audio", "video"), backbone=NETWORK).build()
+
+
+def test_the_shared_latent_is_that_of_what_an_item_has_and_keeps_its_variance():
+    model = anchor()
+    given = {name: 100 * torch.randn(8, *SHAPE) for name in ("image", "audio")}
+    both, one = model.shared(given), model.shared({"image": given["image"]})
+    assert not torch.allclose(both, one, atol=0.1)
+    for shared in (both, one):
+        assert torch.allclose(shared.var((0, 2, 3), unbiased=False), torch.ones(2), atol=1e-2)
+    model(given, AnchorDraws(torch.randn(8, *SHAPE), torch.rand(8)))["total"].backward()
+    for name, weight in model.named_parameters():
+        assert (weight.grad is None) == ("video" in name)
+
+
+def test_a_modality_comes_back_through_the_shared_latent():
+    model = randomised(anchor())
+    x, none = torch.randn(3, *SHAPE).double(), torch.zeros(3, *SHAPE).double()
+    back = model.translate({"audio": x}, ["audio", "image"], none, FINE)
+    assert torch.allclose(back["audio"], x, atol=1e-2)
+    assert torch.equal(back["image"], model.decode("image", model.encode("audio", x, FINE), FINE))
+    with pytest.raises(CrossFlowError, match="Unknown modality 'text'"):
+        model.translate({"audio": x}, ["text"], none, FINE)
+
+
+def test_outputs_of_an_anchor_share_one_noise():
+    model = randomised(anchor())
+    x, noise = torch.randn(3, *SHAPE).double(), torch.randn(3, *SHAPE).double()
+    found = model.translate({"audio": x}, ["image", "video"], noise, FINE)
+    shared = model.encode("audio", x, FINE) + 0.2 * noise
+    assert all(torch.equal(found[name], model.decode(name, shared, FINE)) for name in found)
