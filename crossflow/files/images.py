@@ -70,7 +70,7 @@ def decode_image(content: bytes, formats: Iterable[str] = FORMATS) -> tuple[Imag
             if kind == "PPM" and isinstance(args := image.tile[0].args, tuple) and args[-1] != 255:  # or it rounds
                 raise UnreadableImage(f"{args[-1]} as its white, not 255")
             image.load()
-            return _rgb(image), kind
+            return opaque(image), kind
     except Image.UnidentifiedImageError as error:
         raise UnreadableImage(f"not a {', '.join(formats[:-1])} or {formats[-1]} file") from error
     except Image.DecompressionBombError as error:
@@ -102,7 +102,8 @@ def why_unreadable(error: Exception) -> str:
     return (error.strerror or type(error).__name__) if isinstance(error, OSError) else str(error)
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def opaque(image: Image.Image) -> Image.Image:
+    """An image as RGB; UnreadableImage where that would lose something: transparency, another mode of colour."""
     if "transparency" in image.info and image.mode in ("1", "L", "P", "RGB"):
         image = image.convert("RGBA")
     if image.mode in ("LA", "PA", "RGBA"):
