@@ -21,10 +21,7 @@ def _list_configs(wanted: bool) -> bool:
         from crossflow.recipes import CONFIGS
 
         for name, config in CONFIGS.items():
-            model = config.model
-            ends = f"{model.reads.name} to {model.target.name}"
-            network = f"{model.kind} on {model.backbone.kind}"
-            typer.echo(f"{name}: {ends}, {network}, {config.steps:,} steps of {config.batch_size}")
+            typer.echo(f"{name}: {config.model.summary}, {config.steps:,} steps of {config.batch_size}")
     raise typer.Exit
 
 

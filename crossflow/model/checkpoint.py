@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import singledispatch
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from crossflow.files.writing import make_folder, refuse_existing
 from crossflow.flow.guidance import Autoguidance
 from crossflow.losses import TextReconstruction
 from crossflow.model import authors as released
-from crossflow.model.config import FlowModel, ModelConfig
+from crossflow.model.config import FlowModel, ModelConfig, TrainedConfig, TrainedModel
 from crossflow.model.crossflow import CrossFlow
 from crossflow.model.earlier import FIRST, migrated
 from crossflow.model.settings import Sampling
@@ -43,13 +44,13 @@ OF_TRAINING = ("digest", "step")
 """The notes that a checkpoint and its decoder have in common."""
 
 
-def save_checkpoint(path: str | Path, model: FlowModel, notes: Mapping[str, Any] | None = None) -> None:
+def save_checkpoint(path: str | Path, model: TrainedModel, notes: Mapping[str, Any] | None = None) -> None:
     """Write ``model`` to ``path`` atomically. ``notes``, plain JSON values, go into the header."""
     header = {**(notes or {}), "format": FORMAT, "version": VERSION, "config": asdict(model.config)}
-    write_tensors(Path(path), _shipped(model), header)
+    write_tensors(Path(path), shipped(model), header)
 
 
-def decoder_prefix(config: ModelConfig) -> str | None:
+def decoder_prefix(config: TrainedConfig) -> str | None:
     """Where the weights of a model's text decoder are in its state; None for a model trained without one."""
     names = [term.name for term in config.terms if isinstance(term, TextReconstruction)]
     return f"terms.{names[0]}.decoder." if names else None
@@ -184,20 +185,22 @@ def _load(path: str | Path, device: str) -> FlowModel:
     header, tensors = _tensors(Path(path))
     if "format" in header:
         model = _blank(model_config(header, path), path)
-        check_tensors(path, tensors, _shipped(model))
+        check_tensors(path, tensors, shipped(model))
     else:
         model, tensors, _ = _released(Path(path), tensors)
     model.load_state_dict(tensors, strict=False, assign=True)
     return model.to(device).eval()
 
 
-def take_weights(model: FlowModel, path: str | Path) -> list[str]:
+@singledispatch
+def take_weights(model: TrainedModel, path: str | Path) -> list[str]:
     """Give ``model``, which is to be trained, the weights of a checkpoint; returns the loss terms that keep their own.
 
+    What is no flow of its own registers how it takes them.
     CrossFlowError unless the checkpoint has exactly the tensors that sampling from ``model`` needs.
     """
-    found = _shipped(_load(path, "cpu"))
-    expected = _shipped(model)
+    found = shipped(_load(path, "cpu"))
+    expected = shipped(model)
     check_tensors(path, found, expected, "the recipe")
     model.load_state_dict(found, strict=False)
     terms = {name.split(".")[1] for name in model.state_dict().keys() - expected.keys()}
@@ -226,7 +229,7 @@ def _released(
     kept, dropped = released.split(tensors)
     config = released.infer_config(path, {name: tuple(part.shape) for name, part in kept.items()}, heads)
     model = _blank(config, path)
-    expected = {released.released_name(name): part for name, part in _shipped(model).items()}
+    expected = {released.released_name(name): part for name, part in shipped(model).items()}
     check_tensors(path, kept, expected)
     return model, {released.our_name(name): part for name, part in kept.items()}, dropped
 
@@ -274,7 +277,8 @@ def check_tensors(
             raise CrossFlowError(f"{path} holds numbers in {name} that are not finite: it was damaged, or diverged.")
 
 
-def _shipped(model: FlowModel) -> dict[str, Tensor]:
+def shipped(model: TrainedModel) -> dict[str, Tensor]:
+    """The tensors of a model that its checkpoint has."""
     return {name: part for name, part in model.state_dict().items() if not name.startswith(NOT_SHIPPED)}
 
 
@@ -287,11 +291,14 @@ def _naming_file(path: str | Path) -> Iterator[None]:
         raise CrossFlowError(f"The config in the header of {path} cannot be used: {error}") from error
 
 
-def config_from_json(text: str, path: str | Path) -> ModelConfig:
-    """A config from JSON. CrossFlowError for a field that is unknown, missing, or of the wrong type or range."""
+def config_from_json(text: str, path: str | Path, form: Any = ModelConfig) -> Any:
+    """A config of the ``form`` from JSON.
+
+    CrossFlowError for a field that is unknown, missing, or of the wrong type or range.
+    """
     try:
         with _naming_file(path):
-            config: ModelConfig = TypeAdapter(ModelConfig).validate_json(text)
+            config = TypeAdapter(form).validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the whole"

@@ -6,8 +6,10 @@ generates from what is decided by its config's ``reads`` and ``target``; the cod
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -68,6 +70,20 @@ class FlowConfig:
     def build(self, training: bool = True) -> "CrossFlow":
         """The model; with ``training`` also the networks of the loss terms."""
         return CrossFlow(self, training)
+
+    def draw(self, count: int, generator: torch.Generator) -> Draws:
+        """All random numbers of a training step for a batch of ``count``."""
+        null_rate, drawn = self.guidance.null_rate, self.target.drawn
+        return losses.draw(count, self.shape, null_rate, generator, drawn, self.times)
+
+    def after(self, init: Path | None) -> "FlowConfig":
+        """Itself: what it starts from changes weights alone."""
+        return self
+
+    @property
+    def summary(self) -> str:
+        """Its ends and its network in a few words."""
+        return f"{self.reads.name} to {self.target.name}, {self.kind} on {self.backbone.kind}"
 
     @property
     def terms(self) -> tuple[LossConfig, ...]:

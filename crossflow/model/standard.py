@@ -4,6 +4,7 @@ It has the interface of ``CrossFlow``: ``forward(batch, draws)`` and ``generate(
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -57,6 +58,20 @@ class StandardConfig:
     def build(self, training: bool = True) -> "StandardFlow":
         """The model; ``training`` makes no difference."""
         return StandardFlow(self)
+
+    def draw(self, count: int, generator: torch.Generator) -> Draws:
+        """All random numbers of a training step for a batch of ``count``."""
+        null_rate, drawn = self.guidance.null_rate, self.target.drawn
+        return losses.draw(count, self.shape, null_rate, generator, drawn, self.times)
+
+    def after(self, init: Path | None) -> "StandardConfig":
+        """Itself: what it starts from changes weights alone."""
+        return self
+
+    @property
+    def summary(self) -> str:
+        """Its ends and its network in a few words."""
+        return f"{self.reads.name} to {self.target.name}, {self.kind} on {self.backbone.kind}"
 
     @property
     def terms(self) -> tuple[LossConfig, ...]:

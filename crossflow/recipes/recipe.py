@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 
 from crossflow.errors import CrossFlowError
 from crossflow.losses.contrast import NEGATIVES
-from crossflow.model.config import ModelConfig
+from crossflow.model.config import ModelConfig, TrainedConfig
 from crossflow.networks.blocks import check_sizes
 from crossflow.scenes.negatives import MOST
 from crossflow.scenes.spec import VERSION as WORLD
@@ -158,7 +158,7 @@ class TrainConfig:
     nothing from on a CPU. The checkpoints of the steps in ``keep_at`` are kept besides the last.
     """
 
-    model: ModelConfig
+    model: TrainedConfig
     data: SceneData | PairData | SetData
     steps: int
     stages: tuple[Stage, ...] = ()

@@ -15,26 +15,20 @@ from torch.nn.parallel import DistributedDataParallel
 from crossflow.errors import CrossFlowError
 from crossflow.files.hashes import file_sha256
 from crossflow.files.tensors import read_tensors, write_tensors
-from crossflow.modalities.patch_pca import PatchPCA
-from crossflow.modalities.tokens import TokensConfig
 from crossflow.model.checkpoint import NOT_SHIPPED, check_tensors, decoder_prefix, take_weights
-from crossflow.model.config import FlowModel
+from crossflow.model.config import TrainedModel
 from crossflow.model.settings import Losses
-from crossflow.networks.whitening import Whitening
-from crossflow.recipes.recipe import SceneData, Stage, TrainConfig
+from crossflow.recipes.recipe import Stage, TrainConfig
+from crossflow.training.data import Data
 from crossflow.training.data.pairs import Share, seed_of
-from crossflow.training.data.scenes import scene_images, scene_prompts
 from crossflow.training.optimizer import Optimizer
 from crossflow.training.sharding import divide, share_like, share_of, whole
-
-PCA_IMAGES = 4000
-"""Renders that a ``PatchPCA`` is fitted to."""
 
 
 class Run:
     """One process's part of a training run, at step 0 until ``load``.
 
-    ``data`` is the fingerprint of the training data, if they are read from a folder. ``init`` is a checkpoint to start
+    What the model has that is fitted is fitted to ``data``, the training data. ``init`` is a checkpoint to start
     from: its weights, and with them its fitted autoencoder, replace the initial ones; the networks of the loss terms,
     which no checkpoint has, start anew, and ``started_anew`` names them. ``shard`` shards weights, averages
     and optimiser state over the processes; ``checkpointing`` recomputes activations in the backward pass. Both save
@@ -50,13 +44,13 @@ class Run:
         accelerator: Accelerator,
         seed: int,
         precision: str,
-        data: str | None,
+        data: Data,
         shard: bool,
         checkpointing: bool,
         init: Path | None = None,
     ) -> None:
         self.config, self.accelerator, self.seed, self.precision = config, accelerator, seed, precision
-        self.data = data
+        self.data = data.fingerprint
         self.step = 0
         processes, device = accelerator.num_processes, accelerator.device
         if config.batch_size % (config.accumulate * processes):
@@ -66,7 +60,7 @@ class Run:
             )
         if config.stages and shard and processes > 1:
             raise CrossFlowError("The weights of a recipe of several stages cannot be sharded: leave --shard out.")
-        self.model, self.started_anew = _fresh_model(config, seed, init)
+        self.model, self.started_anew = _fresh_model(config, seed, init, data)
         self.init = None if init is None else file_sha256(init)
         self.model.train()
         if checkpointing:
@@ -135,7 +129,7 @@ class Run:
             torch._foreach_lerp_(averages, weights, 1.0 - decay)  # pyright: ignore[reportPrivateImportUsage]
         self.step += 1
 
-    def average(self) -> FlowModel | None:
+    def average(self) -> TrainedModel | None:
         """The averaged model for sampling, on the main process, else None; all processes must call it."""
         held: dict[str, Tensor] = {**self.model.state_dict(), **self.averages}
         needed = {name: part for name, part in held.items() if not name.startswith(NOT_SHIPPED)}
@@ -210,31 +204,23 @@ class Run:
         return {f"{prefix}.{name}": part for prefix, tensors in parts for name, part in tensors.items()}
 
 
-def _fresh_model(config: TrainConfig, seed: int, init: Path | None) -> tuple[FlowModel, list[str]]:
+def _fresh_model(config: TrainConfig, seed: int, init: Path | None, data: Data) -> tuple[TrainedModel, list[str]]:
     """The model at step 0, and the loss terms whose networks ``init`` lacks.
 
-    Weights are initialised with ``seed``, autoencoder and whitenings are fitted, unless all are those of ``init``.
+    Weights are initialised with ``seed``, and what is fitted is fitted to ``data``, unless all are those of ``init``.
     """
     torch.manual_seed(seed)
     model = config.model.build()
     if init is not None:
         return model, take_weights(model, init)
-    if model.autoencoder.fits:
-        data = cast(SceneData, config.data)
-        cast(PatchPCA, model.autoencoder).fit(scene_images("train", min(PCA_IMAGES, data.count), data.size))
-    if whitenings := [part for part in model.modules() if isinstance(part, Whitening)]:
-        if not isinstance(config.data, SceneData):
-            raise CrossFlowError("Tokens are whitened by prompts of scenes: let whitened be False for other data.")
-        prompts = scene_prompts(config.data)
-        tokens, mask = cast(TokensConfig, config.model.reads).embedder().embed(prompts, config.model.reads.shape[0])
-        for part in whitenings:
-            part.fit(tokens, mask)
+    data.fit(model)
     return model, []
 
 
-def _checkpoint(model: FlowModel) -> None:
+def _checkpoint(model: TrainedModel) -> None:
     """Turn on activation checkpointing in the velocity network and the towers of loss terms."""
-    if not any(hasattr(module, "checkpointing") for module in model.backbone.modules()):
+    network = (module for name, module in model.named_modules() if name.startswith("backbone"))
+    if not any(hasattr(module, "checkpointing") for module in network):
         raise CrossFlowError("This recipe's network is small and keeps its activations: leave --checkpointing out.")
     for module in model.modules():
         if hasattr(module, "checkpointing"):

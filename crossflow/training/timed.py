@@ -28,9 +28,10 @@ def seconds_a_step(recipe: TrainConfig) -> float:
     torch.set_num_threads(1)
     try:
         few = replace(recipe, data=replace(recipe.data, count=ITEMS))
-        run = Run(few, Accelerator(cpu=True, mixed_precision="no"), 0, "fp32", None, False, False)
+        data = open_data(few, None, 0)
+        run = Run(few, Accelerator(cpu=True, mixed_precision="no"), 0, "fp32", data, False, False)
         with tempfile.TemporaryDirectory() as folder:
-            pairs = open_data(few, None, 0).pairs(run.model, Path(folder), silent)
+            pairs = data.pairs(run.model, Path(folder), silent)
         stages = [stage.steps for stage in few.stages] or [few.steps]
         total = 0.0
         for number, steps in enumerate(stages):

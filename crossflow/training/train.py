@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,7 @@ def train(
     if state.exists() and not resume:
         raise CrossFlowError(f"{out} already holds a training run: add --resume to go on, or choose another --out.")
     found = open_data(config, data, seed)
-    config = config.on(found.count)
+    config = replace(config.on(found.count), model=config.model.after(init))
     with writing_in(out, "training", rank=accelerator.process_index):
         if accelerator.is_main_process and not (state.exists() or (out / "log.jsonl").exists()):  # a run's first file
             refuse_existing(out / name for name in ("model.safetensors", "timing.jsonl", "samples"))
@@ -98,7 +98,7 @@ def train(
             accelerator,
             seed,
             _precision(precision or config.precision, accelerator.device),
-            found.fingerprint,
+            found,
             shard,
             checkpointing,
             init,

@@ -16,6 +16,7 @@ from crossflow.modalities.kl_autoencoder import KLAutoencoder
 from crossflow.model.settings import Sampling
 from crossflow.recipes import CONFIGS
 from crossflow.recipes.recipe import SceneData, TrainConfig
+from crossflow.sources.variational import VariationalConfig
 from crossflow.training import previews
 from crossflow.training.data.shards import KeptPair, shard_name, write_index, write_shard
 from crossflow.training.train import train
@@ -68,6 +69,13 @@ def test_data_is_given_where_it_is_read(data, tmp_path):
     assert "give it as --data" in refused(TINY, tmp_path / "run")
     assert f"draws its own data and does not read {data}" in refused(SCENES, tmp_path / "run", data=data)
     assert not (tmp_path / "run").exists()
+
+
+def test_whitening_needs_prompts_to_be_fitted_to(data, tmp_path):
+    whitened = replace(
+        TINY, model=replace(TINY.model, source=VariationalConfig(width=8, depth=1, heads=2, whitened=True))
+    )
+    assert "whitened by prompts of scenes" in refused(whitened, tmp_path / "run", data=data)
 
 
 def test_activations_computed_again_change_no_bit(data, tmp_path):

@@ -4,16 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from accelerate import Accelerator
 
-from crossflow.errors import CrossFlowError
 from crossflow.modalities.tokens import TokensConfig
 from crossflow.model.checkpoint import load_checkpoint
 from crossflow.networks.transformer import TransformerConfig
 from crossflow.networks.whitening import Whitening
 from crossflow.recipes import CONFIGS
 from crossflow.sources.variational import VariationalConfig
-from crossflow.training.run_state import Run
 from crossflow.training.train import train
 
 SHAPE = (3, 4, 4)
@@ -75,11 +72,3 @@ def test_a_training_fits_it_and_the_checkpoint_keeps_it(tmp_path):
     white = whitening(words)[mask]
     assert not torch.allclose(white, words[mask], atol=0.1)
     assert whitening.mean.abs().max() > 0
-
-
-def test_whitening_needs_prompts_to_be_fitted_to():
-    recipe = CONFIGS["t2i-tiny"]
-    whitened = VariationalConfig(width=8, depth=1, heads=2, whitened=True)
-    recipe = replace(recipe, model=replace(recipe.model, source=whitened))
-    with pytest.raises(CrossFlowError, match="whitened"):
-        Run(recipe, Accelerator(cpu=True), 0, "fp32", None, shard=False, checkpointing=False)

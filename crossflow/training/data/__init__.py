@@ -9,11 +9,12 @@ import numpy as np
 
 from crossflow.errors import CrossFlowError
 from crossflow.files.progress import Stage
-from crossflow.model.config import FlowModel
+from crossflow.model.config import TrainedModel
+from crossflow.networks.whitening import Whitening
 from crossflow.recipes.recipe import SceneData, SetData, TrainConfig
 from crossflow.training.data.folders import SourcePairs, open_pairs
 from crossflow.training.data.pairs import Pairs
-from crossflow.training.data.scenes import answered_scenes, image_pairs, text_pairs
+from crossflow.training.data.scenes import answered_scenes, fit_to_scenes, image_pairs, text_pairs
 from crossflow.training.data.set_pairs import SetPairs, first_ends
 from crossflow.training.data.sets import open_sets
 from crossflow.training.data.sets.items import Items
@@ -32,7 +33,11 @@ class Data(Protocol):
     @property
     def count(self) -> int: ...
 
-    def pairs(self, model: FlowModel, cache: Path, stage: Stage) -> Pairs:
+    def fit(self, model: TrainedModel) -> None:
+        """Fit what a model has that is fitted to data before training; CrossFlowError where these data do not serve."""
+        ...
+
+    def pairs(self, model: TrainedModel, cache: Path, stage: Stage) -> Pairs:
         """The training pairs for ``model``, whose autoencoder is fitted; what is computed is stored in ``cache``."""
         ...
 
@@ -60,7 +65,10 @@ class _Scenes:
     def count(self) -> int:
         return cast(SceneData, self.recipe.data).count
 
-    def pairs(self, model: FlowModel, cache: Path, stage: Stage) -> Pairs:
+    def fit(self, model: TrainedModel) -> None:
+        fit_to_scenes(self.recipe, model)
+
+    def pairs(self, model: TrainedModel, cache: Path, stage: Stage) -> Pairs:
         return _OF_SCENES[self.recipe.model.reads.kind](self.recipe, model, cache, stage)
 
     def examples(self) -> tuple[list[np.ndarray], list[Any]] | None:
@@ -79,7 +87,10 @@ class _Folder:
     def count(self) -> int:
         return len(self.read.source)
 
-    def pairs(self, model: FlowModel, cache: Path, stage: Stage) -> Pairs:
+    def fit(self, model: TrainedModel) -> None:
+        _refuse_whitening(model)
+
+    def pairs(self, model: TrainedModel, cache: Path, stage: Stage) -> Pairs:
         """Items are read on demand, so there is nothing to prepare."""
         return self.read
 
@@ -103,13 +114,21 @@ class _Sets:
     def count(self) -> int:
         return len(self.items)
 
-    def pairs(self, model: FlowModel, cache: Path, stage: Stage) -> Pairs:
+    def fit(self, model: TrainedModel) -> None:
+        _refuse_whitening(model)
+
+    def pairs(self, model: TrainedModel, cache: Path, stage: Stage) -> Pairs:
         """Items are read on demand, and no frozen network is run on them: there is nothing to cache."""
         return SetPairs(self.items, self.recipe, model, self.seed)
 
     def examples(self) -> tuple[list[np.ndarray], list[Any]]:
         """The first items that can be used: what a model makes of what it was trained on."""
         return first_ends(self.items, self.recipe, SHOWN)
+
+
+def _refuse_whitening(model: TrainedModel) -> None:
+    if any(isinstance(part, Whitening) for part in model.modules()):
+        raise CrossFlowError("Tokens are whitened by prompts of scenes: let whitened be False for other data.")
 
 
 def _scenes(recipe: TrainConfig, folder: Path | None, seed: int) -> Data:

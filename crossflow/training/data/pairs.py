@@ -20,7 +20,7 @@ from torch import Tensor
 from crossflow.errors import CrossFlowError
 from crossflow.files.tensors import read_tensors, write_tensors
 from crossflow.flow.batch import Batch
-from crossflow.flow.losses import Draws, draw
+from crossflow.flow.losses import Draws
 from crossflow.recipes.recipe import TrainConfig
 
 T = TypeVar("T")
@@ -51,12 +51,11 @@ def shares(
     pairs: Pairs, config: TrainConfig, seed: int, first: int = 0, process: int = 0, processes: int = 1
 ) -> Iterator[Share]:
     """One process's shares of the steps from ``first`` to the end, ``config.accumulate`` per step."""
-    size, model = config.batch_size // (config.accumulate * processes), config.model
+    size = config.batch_size // (config.accumulate * processes)
     for step in range(first, config.steps):
         generator = torch.Generator().manual_seed(seed_of(seed, step))
         picks = pairs.pick(step, config.batch_size, generator)
-        null_rate, drawn = model.guidance.null_rate, model.target.drawn
-        draws = draw(config.batch_size, model.shape, null_rate, generator, drawn, model.times)
+        draws = config.model.draw(config.batch_size, generator)
         for part in range(config.accumulate):
             start = (part * processes + process) * size
             yield Share(start, pairs.load(picks, draws, start, start + size), draws.rows(start, start + size))

@@ -21,9 +21,11 @@ from crossflow.flow.batch import Batch, Item
 from crossflow.flow.losses import Draws
 from crossflow.losses.contrast import NEGATIVES
 from crossflow.modalities.modality import Modality
+from crossflow.modalities.patch_pca import PatchPCA
 from crossflow.modalities.pixels import ImageConfig
 from crossflow.modalities.tokens import TokensConfig
 from crossflow.model.config import FlowModel, ModelConfig
+from crossflow.networks.whitening import Whitening
 from crossflow.recipes.recipe import SceneData, TrainConfig
 from crossflow.scenes.caption import describe, places
 from crossflow.scenes.depth import depth_map, low_res
@@ -37,6 +39,8 @@ from crossflow.training.data.pairs import kept
 
 CHUNK = 4096
 """Scenes or captions processed at once."""
+PCA_IMAGES = 4000
+"""Renders that a ``PatchPCA`` is fitted to."""
 PROMPT_SCENES = 2000
 """Scenes whose prompts a ``Whitening`` is fitted to."""
 
@@ -50,6 +54,17 @@ def scene_prompts(data: SceneData) -> list[str]:
     """The distinct prompts of the first scenes of ``data``, at most PROMPT_SCENES."""
     items = (example("train", i) for i in range(min(PROMPT_SCENES, data.count)))
     return sorted({_asked(item, data)[0] for item in items})
+
+
+def fit_to_scenes(recipe: TrainConfig, model: FlowModel) -> None:
+    """Fit the autoencoder of ``model`` to renders, and its whitenings to prompts, if it has any."""
+    data, reads = cast(SceneData, recipe.data), recipe.model.reads
+    if model.autoencoder.fits:
+        cast(PatchPCA, model.autoencoder).fit(scene_images("train", min(PCA_IMAGES, data.count), data.size))
+    if whitenings := [part for part in model.modules() if isinstance(part, Whitening)]:
+        tokens, mask = cast(TokensConfig, reads).embedder().embed(scene_prompts(data), reads.shape[0])
+        for part in whitenings:
+            part.fit(tokens, mask)
 
 
 def _small(scene: Scene, size: int, model: ModelConfig) -> np.ndarray:

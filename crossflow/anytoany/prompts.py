@@ -1,0 +1,183 @@
+"""Prompts of every modality as unit vectors in one space: the encoders, and the contrast that aligns them.
+
+CoDi's bridging alignment (arXiv 2305.11846, section 3.2): text is aligned with images, and then every other modality
+with the text, which is frozen by then. So two modalities that were never seen together lie in one space.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from crossflow.flow.losses import gather
+from crossflow.losses.towers import LearnedScale
+from crossflow.modalities import Target
+from crossflow.modalities.text_autoencoder import PAD, Texts
+from crossflow.networks.blocks import Block, PatchTokens, at_least_float32, check_sizes, initialise
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptConfig:
+    """Sizes of the prompt encoders, which end in ``tokens`` unit vectors of ``vector`` numbers.
+
+    CoDi's is one vector; its critics' remedy for what a mean of vectors forgets is several.
+    """
+
+    width: int = 96
+    depth: int = 2
+    heads: int = 4
+    tokens: int = 1
+    vector: int = 64
+
+    def __post_init__(self) -> None:
+        check_sizes(width=self.width, depth=self.depth, heads=self.heads, tokens=self.tokens, vector=self.vector)
+
+    def build(self, codec: Target, shape: tuple[int, int, int]) -> "WordPrompt | LatentPrompt":
+        """The encoder of a modality: of its words where the codec has a vocabulary, else of its latents of ``shape``."""
+        return WordPrompt(self, codec) if isinstance(codec, Texts) else LatentPrompt(self, shape)
+
+
+class Readout(nn.Module):
+    """Learned tokens that attend to those of an item, each of which becomes a unit vector."""
+
+    def __init__(self, config: PromptConfig) -> None:
+        super().__init__()
+        self.readers = nn.Parameter(torch.randn(1, config.tokens, config.width) * 0.5)
+        self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(config.width)
+        self.out = nn.Linear(config.width, config.vector)
+
+    def forward(
+        self, tokens: Float[Tensor, "b n w"], mask: Bool[Tensor, "b n"] | None = None
+    ) -> Float[Tensor, "b k d"]:
+        """``mask`` is False at padding."""
+        count = self.readers.shape[1]
+        x = torch.cat([self.readers.expand(len(tokens), -1, -1), tokens], dim=1)
+        seen = None if mask is None else torch.cat([mask.new_ones(len(mask), count), mask], dim=1)
+        for block in self.blocks:
+            x = block(x, seen)
+        return F.normalize(at_least_float32(self.out(self.norm(x[:, :count]))), dim=-1)
+
+
+class LatentPrompt(nn.Module):
+    """Latents of a codec, of ``shape`` (c, h, w), to k unit vectors."""
+
+    words = False
+
+    def __init__(self, config: PromptConfig, shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.latents = PatchTokens(shape, 1, config.width)
+        self.readout = Readout(config)
+        self.apply(initialise)
+
+    def forward(self, read: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k d"]:
+        return self.readout(self.latents(read))
+
+
+class WordPrompt(nn.Module):
+    """Token ids of a text, padded, to k unit vectors.
+
+    It reads the words and not the latents of a text: these say the same, but in a code that has to be broken first.
+    """
+
+    words = True
+
+    def __init__(self, config: PromptConfig, texts: Texts) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(1 + texts.vocabulary.size, config.width)
+        self.places = nn.Parameter(torch.randn(1, texts.count, config.width) * 0.5)
+        self.readout = Readout(config)
+        self.apply(initialise)
+
+    def forward(self, read: Int[Tensor, "b n"]) -> Float[Tensor, "b k d"]:
+        return self.readout(self.embed(read) + self.places, read != PAD)
+
+
+PromptEncoder = WordPrompt | LatentPrompt
+"""What a prompt encoder reads: token ids if its ``words`` is True, else latents."""
+
+
+class Contrast(nn.Module):
+    """Symmetric InfoNCE between the prompt vectors of two modalities, over a queue of earlier batches.
+
+    The queue holds the last ``length`` pairs of vectors as they were then, and their ids: what has the id of an item is
+    no wrong answer for it. It is a buffer, so that a training resumes to the same bits.
+    """
+
+    vectors: Tensor
+    ids: Tensor
+    place: Tensor
+
+    def __init__(self, config: PromptConfig, length: int) -> None:
+        super().__init__()
+        self.scaled = LearnedScale("exp")
+        self.register_buffer("vectors", torch.zeros(2, length, config.tokens * config.vector))
+        self.register_buffer("ids", torch.full((length,), -1))
+        self.register_buffer("place", torch.zeros((), dtype=torch.int64))
+
+    def forward(
+        self,
+        one: Float[Tensor, "b k d"],
+        other: Float[Tensor, "b k d"],
+        same: Int[Tensor, " b"],
+        wrong: Float[Tensor, "b n k d"] | None = None,
+    ) -> Float[Tensor, ""]:
+        """The loss of pairs, mean over both directions.
+
+        Items with one id in ``same``, at least 0, are answers to one another. ``wrong`` are n vectors of the first
+        modality a pair, which differ from it in one thing, as further wrong answers to the other modality.
+        """
+        device = one.device.type
+        with torch.autocast(device, enabled=False):
+            a, b = (gather(_flat(each).float()) for each in (one, other))
+            ids = gather(same)
+            answers = (ids[:, None] == ids[None, :]).float()
+            share = answers / answers.sum(1, keepdim=True)
+            void = (self.ids[None, :] < 0) | (self.ids[None, :] == ids[:, None])
+            to_b, to_a = (
+                torch.cat([x @ y.T, (x @ past.T).masked_fill(void, -torch.inf)], dim=1)
+                for x, y, past in ((a, b, self.vectors[1]), (b, a, self.vectors[0]))
+            )
+            if wrong is not None:
+                further = torch.einsum("bnd,bd->bn", gather(_flat(wrong).float()), b)
+                to_a = torch.cat([to_a, further], dim=1)
+            scale = self.scaled.scale
+            loss = 0.5 * sum((_cross_entropy(scale * logits, share) for logits in (to_b, to_a)), a.new_zeros(()))
+        if self.training:
+            self._enqueue(torch.stack([a, b]).detach(), ids)
+        return loss
+
+    def _enqueue(self, pairs: Float[Tensor, "2 b d"], ids: Int[Tensor, " b"]) -> None:
+        """Put the pairs over the oldest."""
+        pairs, ids = pairs[:, -len(self.ids) :], ids[-len(self.ids) :]
+        rows = (self.place + torch.arange(len(ids), device=ids.device)) % len(self.ids)
+        self.vectors[:, rows] = pairs
+        self.ids[rows] = ids
+        self.place.copy_((self.place + len(ids)) % len(self.ids))
+
+
+def _flat(vectors: Float[Tensor, "*b k d"]) -> Float[Tensor, "*b kd"]:
+    """Several unit vectors as one: the cosine of two such is the mean of those of their parts."""
+    return vectors.flatten(-2) / vectors.shape[-2] ** 0.5
+
+
+def _cross_entropy(logits: Float[Tensor, "b n"], share: Float[Tensor, "b m"]) -> Float[Tensor, ""]:
+    """The cross-entropy of the first m answers, which an item ``share``s, among n."""
+    found = logits[:, : share.shape[1]] - logits.logsumexp(1, keepdim=True)
+    return -(share * found).sum(1).mean()
+
+
+def mixed(vectors: Sequence[Float[Tensor, "b k d"]], weights: Sequence[float]) -> Float[Tensor, "b k d"]:
+    """The mean of several prompts' vectors by their weights, which sum to 1; its length is what comes out, as CoDi's."""
+    return torch.stack([weight * each for weight, each in zip(weights, vectors, strict=True)]).sum(0)
+
+
+def recall_at_1(questions: Float[Tensor, "n k d"], answers: Float[Tensor, "n k d"]) -> float:
+    """The share of ``questions`` whose own answer is the nearest of all n; one of m equally near counts 1 / m."""
+    cosines = _flat(questions) @ _flat(answers).T
+    own, best = cosines.diagonal(), cosines.max(1).values
+    ties = (cosines == best[:, None]).sum(1)
+    return float(((own == best) / ties).mean())
