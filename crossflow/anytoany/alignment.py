@@ -58,13 +58,16 @@ class Part(NamedTuple):
 class JointDraws(NamedTuple):
     """The random numbers of a step of joint training; row i belongs to item i.
 
-    One time for all modalities, and one mind about the prompt. ``seen`` says which modality (row) sees which (column).
+    An item has one time for all modalities, and keeps or loses its prompt for all. ``seen`` says which modality (row)
+    sees which (column). ``moment`` is a time that all items of the step have in common, at which their environment
+    vectors are contrasted: items of different times could be told apart by these alone.
     """
 
     noise: Mapping[str, Float[Tensor, "b c h w"]]
     t: Float[Tensor, " b"]
     conditional: Bool[Tensor, " b"]
     seen: Bool[Tensor, "b m m"]
+    moment: Float[Tensor, " b"]
 
     def of(self, modality: str) -> Draws:
         """The draws of one modality's loss."""
@@ -94,7 +97,8 @@ def draw_jointly(
     others = ~torch.eye(len(shapes), dtype=torch.bool)
     some = (torch.rand(count, len(shapes), len(shapes), generator=generator) < 0.5) & others
     seen = torch.where(some.any(2, keepdim=True), some, others)
-    return JointDraws({name: each.noise for name, each in drawn.items()}, first.t, first.conditional, seen)
+    moment = losses.draw(1, next(iter(shapes.values())), 0.0, generator, times=times).t.expand(count)
+    return JointDraws({name: each.noise for name, each in drawn.items()}, first.t, first.conditional, seen, moment)
 
 
 def joint_loss(
@@ -108,19 +112,24 @@ def joint_loss(
     """The loss of modalities that are generated together, all of them at one time: the paper's is of two.
 
     The mean of their diffusers' losses, each connected to what it sees, and the contrastive term between the
-    environment vectors of the noised latents; items with the same id in ``same`` are not told apart. Which weights
-    learn is up to the caller (``learning``).
+    environment vectors of the latents noised to one time; items with the same id in ``same`` are not told apart. Which
+    weights learn is up to the caller (``learning``).
     """
     names = list(latents)
-    noised = {name: parts[name].diffuser.path.sample(draws.noise[name], latents[name], draws.t).xt for name in names}
-    vectors = environments(parts, noised, draws.t)
+
+    def told(t: Tensor) -> dict[str, Tensor]:
+        noised = {name: parts[name].diffuser.path.sample(draws.noise[name], latents[name], t).xt for name in names}
+        return environments(parts, noised, t)
+
+    vectors, contrasted = told(draws.t), told(draws.moment)
     errors = []
     for row, name in enumerate(names):
         through = connected(parts[name], name, vectors, config, draws.seen[:, row])
         errors.append(parts[name].diffuser.errors(latents[name], prompts, draws.of(name), through).mean())
     flow = torch.stack(errors).mean()
     pairs = [
-        losses.contrastive(vectors[a], vectors[b], 1 / config.temperature, same) for a, b in combinations(names, 2)
+        losses.contrastive(contrasted[a], contrasted[b], 1 / config.temperature, same)
+        for a, b in combinations(names, 2)
     ]
     contrast = torch.stack(pairs).mean()
     own = {f"flow_{name}": error.detach() for name, error in zip(names, errors, strict=True)}

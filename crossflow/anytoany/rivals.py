@@ -38,9 +38,11 @@ def sample_in_turn(
     """
     said, latents = [prompts], dict[str, Tensor]()
     for name, x in noise.items():
+        if latents:
+            last = next(reversed(latents))
+            said = [*(said if remember else ()), encode[last](latents[last])]
         own = sampling.but(Override(guidance_scale=(scales or {}).get(name)))
         latents[name] = parts[name].diffuser.generate(mixed(said), x, own)
-        said = [*(said if remember else ()), encode[name](latents[name])]
     return latents
 
 
