@@ -4,7 +4,6 @@ CoDi's bridging alignment (arXiv 2305.11846, section 3.2): text is aligned with 
 with the text, which is frozen by then. So two modalities that were never seen together lie in one space.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,9 +13,12 @@ from torch.nn import functional as F
 
 from crossflow.flow.losses import gather
 from crossflow.losses.towers import LearnedScale
-from crossflow.modalities import Target
+from crossflow.modalities import TargetConfig
 from crossflow.modalities.text_autoencoder import PAD, Texts
 from crossflow.networks.blocks import Block, PatchTokens, at_least_float32, check_sizes, initialise
+
+ROUNDING = 1e-6
+"""Cosines that differ by less are equal: two items read alike, in other places of a batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +37,8 @@ class PromptConfig:
     def __post_init__(self) -> None:
         check_sizes(width=self.width, depth=self.depth, heads=self.heads, tokens=self.tokens, vector=self.vector)
 
-    def build(self, codec: Target, shape: tuple[int, int, int]) -> "WordPrompt | LatentPrompt":
-        """The encoder of a modality: of its words where the codec has a vocabulary, else of its latents of ``shape``."""
+    def build(self, codec: TargetConfig, shape: tuple[int, int, int]) -> "WordPrompt | LatentPrompt":
+        """The encoder of a modality: of words where the codec has a vocabulary, else of latents of ``shape``."""
         return WordPrompt(self, codec) if isinstance(codec, Texts) else LatentPrompt(self, shape)
 
 
@@ -170,14 +172,8 @@ def _cross_entropy(logits: Float[Tensor, "b n"], share: Float[Tensor, "b m"]) ->
     return -(share * found).sum(1).mean()
 
 
-def mixed(vectors: Sequence[Float[Tensor, "b k d"]], weights: Sequence[float]) -> Float[Tensor, "b k d"]:
-    """The mean of several prompts' vectors by their weights, which sum to 1; its length is what comes out, as CoDi's."""
-    return torch.stack([weight * each for weight, each in zip(weights, vectors, strict=True)]).sum(0)
-
-
 def recall_at_1(questions: Float[Tensor, "n k d"], answers: Float[Tensor, "n k d"]) -> float:
     """The share of ``questions`` whose own answer is the nearest of all n; one of m equally near counts 1 / m."""
     cosines = _flat(questions) @ _flat(answers).T
-    own, best = cosines.diagonal(), cosines.max(1).values
-    ties = (cosines == best[:, None]).sum(1)
-    return float(((own == best) / ties).mean())
+    best = cosines.max(1, keepdim=True).values - ROUNDING
+    return float(((cosines.diagonal() >= best[:, 0]) / (cosines >= best).sum(1)).mean())

@@ -277,7 +277,7 @@ def check_tensors(
             raise CrossFlowError(f"{path} holds numbers in {name} that are not finite: it was damaged, or diverged.")
 
 
-def shipped(model: TrainedModel) -> dict[str, Tensor]:
+def shipped(model: nn.Module) -> dict[str, Tensor]:
     """The tensors of a model that its checkpoint has."""
     return {name: part for name, part in model.state_dict().items() if not name.startswith(NOT_SHIPPED)}
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass, replace
 from typing import Any, Literal, cast
 
+from crossflow.anytoany.stages import Stage as AnyStage
 from crossflow.errors import CrossFlowError
 from crossflow.losses.contrast import NEGATIVES
 from crossflow.model.config import ModelConfig, TrainedConfig
@@ -119,6 +120,41 @@ class SetData:
             raise CrossFlowError(f"A term of the loss reads {model.beside[0]}, which data sets do not have.")
 
 
+PAIRS = (
+    *(("text", name) for name in ("image", "depth", "audio", "video")),
+    ("audio", "video"),
+    ("image", "depth"),
+)
+"""The pairs of modalities that are ever seen together: text is the bridge to all, two more share what no text tells.
+
+Image and audio, image and video, depth and audio, depth and video are never: what is generated of these together, or of
+one from the other, was not trained.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EventData:
+    """Pairs of modalities from ``count`` events of the split ``train``, as latents; only these ``pairs`` are read."""
+
+    count: int = 20_000
+    pairs: tuple[tuple[str, str], ...] = PAIRS
+    kind: Literal["events"] = "events"
+
+    def check(self, model: Any) -> None:
+        """CrossFlowError for a model that is no stage of an any-to-any system, or for a pair that is not paired."""
+        if not isinstance(model, AnyStage):
+            raise CrossFlowError(
+                "Latents of events are read by the stages of an any-to-any system alone: choose other data."
+            )
+        allowed = {frozenset(pair) for pair in self.pairs}
+        for pair in model.pairs:
+            if frozenset(pair) not in allowed:
+                raise CrossFlowError(
+                    f"{pair[0]} and {pair[1]} are never trained together: the pairs are "
+                    f"{', '.join(f'{one}-{other}' for one, other in self.pairs)}."
+                )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stage:
     """A stage of training: ``steps`` that train ``all``, the ``source`` with the loss terms' networks, or the ``flow``.
@@ -159,7 +195,7 @@ class TrainConfig:
     """
 
     model: TrainedConfig
-    data: SceneData | PairData | SetData
+    data: SceneData | PairData | SetData | EventData
     steps: int
     stages: tuple[Stage, ...] = ()
     batch_size: int = 64

@@ -6,11 +6,12 @@ a held-out pair of shape and colour.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from crossflow.scenes.caption import NUMBERS, specification
+from crossflow.scenes.caption import NUMBERS, captions, specification
 from crossflow.scenes.spec import COLORS, HELD_OUT, SHAPES
 from crossflow.scenes.splits import SPLITS, VERSION, SceneExample
 
@@ -39,6 +40,39 @@ def untrue(item: SceneExample, count: int) -> tuple[dict[str, Any], ...]:
         if said["prompt"] != item.prompt and not named:
             found.setdefault(said["prompt"], said)
     return tuple(found.values())[:count]
+
+
+def untrue_captions(item: SceneExample) -> tuple[str, ...]:
+    """For each caption of ``item`` one in its form that is not true of it; always the same for one item.
+
+    They are of a scene where two objects of other shapes exchanged their colours, or one has another colour or shape.
+    """
+    split, _, index = item.id.rpartition("-")
+    rng = np.random.default_rng([VERSION, SPLITS[split], int(index), 5])
+    looks = [(each.shape, each.color) for each in item.scene.objects]
+    found = [each for each in _neighbours(looks) if not set(each) & set(HELD_OUT)]
+    exchanged = [each for each in found if sorted(hue for _, hue in each) == sorted(hue for _, hue in looks)]
+    chosen = exchanged if exchanged and rng.random() < 0.5 else found
+    changed = chosen[rng.integers(len(chosen))]
+    objects = tuple(
+        replace(each, shape=shape, color=color)
+        for each, (shape, color) in zip(item.scene.objects, changed, strict=True)
+    )
+    return captions(replace(item.scene, objects=objects), negatives(item, 1)[0], rng)
+
+
+def _neighbours(looks: Looks) -> list[Looks]:
+    """All looks that differ in one thing: an object's shape, its colour, or the colours of two, exchanged."""
+    found: list[Looks] = []
+    used = {hue for _, hue in looks}
+    for i, (shape, hue) in enumerate(looks):
+        others = [(each, hue) for each in SHAPES if each != shape]
+        others += [(shape, each) for each in COLORS if each not in used]
+        found += [[*looks[:i], other, *looks[i + 1 :]] for other in others]
+        for j, (second, tone) in enumerate(looks[:i]):
+            if second != shape:
+                found.append([*looks[:j], (second, hue), *looks[j + 1 : i], (shape, tone), *looks[i + 1 :]])
+    return found
 
 
 def _changes(item: SceneExample, looks: Looks, rng: np.random.Generator) -> list[tuple[Looks, str]]:

@@ -57,6 +57,7 @@ def train(
     progress: Callable[[str], None] = lambda line: None,
     stage: Stage = silent,
     trackers: Sequence[str] = (),
+    cache: Path | None = None,
 ) -> Path:
     """Train ``config`` into the folder ``out`` and return the path of the sampling checkpoint, ``model.safetensors``.
 
@@ -69,7 +70,8 @@ def train(
     ``checkpointing`` see ``Run``. ``text_encoder`` and ``autoencoder`` are weights that sample grids need if the
     model's autoencoder is external (see ``PromptGrids``). ``progress`` is told every line of the log, and ``stage``
     shows how far the data and the steps are. The log goes to ``trackers``, too: "tensorboard", into the folder
-    ``tensorboard``, and "wandb", each where it is installed.
+    ``tensorboard``, and "wandb", each where it is installed. ``cache`` is the folder of what the data are made into,
+    which trainings may share; None is the folder ``cache`` of the run.
 
     On Ctrl-C and SIGTERM a training of one process saves all after the step that it is at, and raises Stopped; a second
     one stops it at once. Of several processes, which are never stopped at the same step, the last saved state stays.
@@ -112,7 +114,7 @@ def train(
         say(f"{out}: {config.steps:,} steps of {config.batch_size} examples")
         record = _Record(out, run, found, text_encoder, autoencoder, say, clock)
         with accelerator.main_process_first():  # the first process makes the cache, the others read it
-            pairs = found.pairs(run.model, out / "cache", stage)
+            pairs = found.pairs(run.model, cache or out / "cache", stage)
         place = (accelerator.process_index, accelerator.num_processes)
         ahead = read_ahead(shares(pairs, config, seed, run.step, *place))
         with _stopping(accelerator.num_processes == 1) as stop, _tracking(run, trackers, out), stage(*STEPS) as at:

@@ -11,7 +11,8 @@ from crossflow.errors import CrossFlowError
 from crossflow.files.progress import Stage
 from crossflow.model.config import TrainedModel
 from crossflow.networks.whitening import Whitening
-from crossflow.recipes.recipe import SceneData, SetData, TrainConfig
+from crossflow.recipes.recipe import EventData, SceneData, SetData, TrainConfig
+from crossflow.training.data.events import event_pairs, fit_to_events
 from crossflow.training.data.folders import SourcePairs, open_pairs
 from crossflow.training.data.pairs import Pairs
 from crossflow.training.data.scenes import answered_scenes, fit_to_scenes, image_pairs, text_pairs
@@ -153,10 +154,39 @@ def _sets(recipe: TrainConfig, folder: Path | None, seed: int) -> Data:
     return _Sets(recipe, open_sets(layouts, folder), seed)
 
 
+@dataclass(frozen=True)
+class _Events:
+    """Pairs of modalities of events."""
+
+    recipe: TrainConfig
+    fingerprint: str | None = None
+
+    @property
+    def count(self) -> int:
+        return cast(EventData, self.recipe.data).count
+
+    def fit(self, model: Any) -> None:
+        fit_to_events(self.recipe, model)
+
+    def pairs(self, model: Any, cache: Path, stage: Stage) -> Pairs:
+        return event_pairs(self.recipe, model, cache, stage)
+
+    def examples(self) -> tuple[list[np.ndarray], list[Any]]:
+        """None: what a stage has learnt shows in what is generated later."""
+        return [], []
+
+
+def _events(recipe: TrainConfig, folder: Path | None, seed: int) -> Data:
+    if folder is not None:
+        raise CrossFlowError(f"This recipe draws its own data and does not read {folder}: leave --data out.")
+    return _Events(recipe)
+
+
 _OPEN: Mapping[str, Callable[[TrainConfig, Path | None, int], Data]] = {
     "scenes": _scenes,
     "folder": _folder,
     "sets": _sets,
+    "events": _events,
 }
 """How training data are opened, by the kind of a recipe's data."""
 _OF_SCENES: Mapping[str, Callable[..., Pairs]] = {"tokens": text_pairs, "image": image_pairs}

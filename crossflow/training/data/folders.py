@@ -15,7 +15,7 @@ from crossflow.flow.losses import Draws
 from crossflow.losses.towers import IMAGE_FEATURES, PIXELS, SIGLIP_WIDTH
 from crossflow.modalities.kl_autoencoder import KLConfig, sample_moments
 from crossflow.modalities.tokens import TokensConfig
-from crossflow.recipes.recipe import TrainConfig
+from crossflow.recipes.recipe import PairData, TrainConfig
 from crossflow.training.data.authors_layout import PAIRS, OfficialFeatures
 from crossflow.training.data.pairs import Epochs, seed_of
 from crossflow.training.data.shards import INDEX, KeptPair, PairSource, Shards, shard_name
@@ -49,7 +49,7 @@ def open_pairs(folder: Path, config: TrainConfig) -> PairSource:
 
 def _official(folder: Path, config: TrainConfig) -> OfficialFeatures:
     reads = cast(TokensConfig, config.model.reads)
-    size, text = config.data.size, OFFICIAL.get(reads.model)
+    size, text = cast(PairData, config.data).size, OFFICIAL.get(reads.model)
     if size not in (256, 512) or text is None:
         raise CrossFlowError(
             f"{folder} is of the authors' layout, for 256 or 512 pixels and CLIP or T5, and this recipe reads "
@@ -67,7 +67,10 @@ def parts_read(config: TrainConfig) -> dict[str, tuple[int, ...]]:
     model = config.model
     channels, height, width = model.shape
     tokens = model.reads.shape
-    known = {"image": (config.data.size, config.data.size, 3), "image_features": (SIGLIP_WIDTH,)}
+    known = {
+        "image": (cast(PairData, config.data).size, cast(PairData, config.data).size, 3),
+        "image_features": (SIGLIP_WIDTH,),
+    }
     further = [OF_BATCH[name] for name in model.beside if name in OF_BATCH]
     if unknown := [name for name in model.beside if name not in OF_BATCH]:
         raise CrossFlowError(f"This recipe reads {unknown[0]}, which folders of pairs do not hold: choose another one.")
