@@ -3,7 +3,7 @@
 # Nothing heavy is imported here, so that ``--help`` is fast: each command imports what it needs.
 from __future__ import annotations
 
-from crossflow.cli import cache, checkpoints, from_image, latent_space, sample, train
+from crossflow.cli import cache, checkpoints, from_image, generate, latent_space, sample, train
 from crossflow.files.program import Commands, new_app
 
 COMMANDS: Commands = {
@@ -15,6 +15,10 @@ COMMANDS: Commands = {
     "Sample": [
         (sample.sample, 'crossflow sample --prompt "a photo of a red ball" --out images'),
         (from_image.from_image, "crossflow from-image scene.png --task caption --out answers"),
+        (
+            generate.generate,
+            'crossflow generate --from text="a red ball" --from audio=x.wav --to image,audio,video --out made',
+        ),
         (latent_space.interpolate, 'crossflow interpolate "a red ball" "a blue box" --out walk --frames 40'),
         (latent_space.arithmetic, 'crossflow arithmetic --base "a red ball" --add "a blue box" --out sum'),
     ],

@@ -6,7 +6,7 @@ The counterpart of ``TextToImage`` for models that read images. Each output has 
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -27,7 +27,8 @@ from crossflow.sampling.sizes import RULES, tiled
 from crossflow.sampling.text_to_image import BATCH, dtype_named, seeded_noise
 
 GRAIN = 1024
-"""Depth is rounded to 1 / GRAIN metres, far above rounding differences between batch sizes: outputs agree bitwise."""
+"""Depth is rounded to 1 / GRAIN metres, and other real numbers to 1 / GRAIN, far above rounding differences between
+batch sizes: outputs agree bitwise."""
 
 
 class Decoder(Protocol):
@@ -139,12 +140,16 @@ class FromImage:
         source = Pixels().encode(torch.from_numpy(np.stack(images))).to(self.device, self.dtype)
         noise = torch.stack([seeded_noise(seed, self.model.config.shape) for seed in seeds])
         latents = self.model.generate(source, None, noise.to(source), sampling)
-        outputs = cast(Decoder, self.model.autoencoder).decode(latents)
-        if isinstance(outputs, list):
-            return outputs
-        if outputs.is_floating_point():
-            outputs = ((outputs * GRAIN).round() / GRAIN).float()
-        return list(outputs.cpu().numpy())
+        return raw_values(cast(Decoder, self.model.autoencoder).decode(latents))
+
+
+def raw_values(outputs: Tensor | list[str]) -> list[Any]:
+    """Decoded outputs one by one; real numbers are rounded (``GRAIN``) to float32."""
+    if isinstance(outputs, list):
+        return outputs
+    if outputs.is_floating_point():
+        outputs = ((outputs * GRAIN).round() / GRAIN).float()
+    return list(outputs.cpu().numpy())
 
 
 def _of_data_sets(checkpoint: Path) -> bool:

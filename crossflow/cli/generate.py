@@ -1,0 +1,111 @@
+"""The command ``generate``: any outputs from any inputs, by an any-to-any system."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from crossflow.cli.console import one_sentence
+from crossflow.cli.options import Device
+
+
+def generate(
+    given: Annotated[
+        list[str],
+        typer.Option(
+            "--from",
+            help="text=WORDS, or image, depth, audio or video and a file: audio=x.wav. May be given several times.",
+            show_default=False,
+        ),
+    ],
+    to: Annotated[str, typer.Option(help="The outputs, as image,audio,video.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder for the outputs and outputs.jsonl.", show_default=False)],
+    mix: Annotated[str, typer.Option(help="Weights of the inputs, as text=2,audio=1.", show_default="all alike")] = "",
+    ckpt: Annotated[Path | None, typer.Option(help="An any-to-any system.", show_default="the shipped")] = None,
+    seed: Annotated[int, typer.Option(help="It determines the outputs.")] = 0,
+    guidance_scale: Annotated[
+        float | None, typer.Option(help="1 is no guidance.", show_default="each output's own")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Solver steps.", show_default="the system's")] = None,
+    context: Annotated[
+        Literal["others", "self", "none"] | None,
+        typer.Option(help="What outputs see of one another.", show_default="the system's"),
+    ] = None,
+    in_turn: Annotated[
+        bool, typer.Option("--in-turn", help="One output after another, each from those before.")
+    ] = False,
+    device: Device = "auto",
+) -> None:
+    """Make texts, images, depth maps, sounds and films, which belong together, from any of these."""
+    with one_sentence():
+        from crossflow.errors import Notice
+        from crossflow.files.folders import shipped
+        from crossflow.files.locks import writing_in
+        from crossflow.files.seeds import check_seed
+        from crossflow.files.writing import refuse_existing, replacing, write_whole
+        from crossflow.sampling.any_to_any import AnyToAnySampler
+        from crossflow.sampling.media import read_value, writers
+
+        check_seed(seed)
+        inputs = [_named(each, "--from", "text=WORDS or audio=FILE") for each in given]
+        wanted = [name.strip() for name in to.split(",") if name.strip()]
+        with writing_in(out, "writing"):
+            refuse_existing([out / "outputs.jsonl"])
+            refuse_existing(out / f"{name}{suffix}" for name in wanted for suffix in writers(name))
+            sampler = AnyToAnySampler.from_checkpoint(ckpt or shipped("any"), device)
+            item: dict[str, list[Any]] = {}
+            for name, value in inputs:
+                item.setdefault(name, []).append(read_value(name, value, sampler.shape(name)))
+            [outputs] = sampler.generate(
+                [item],
+                wanted,
+                [seed],
+                mix=_weights(mix.split(",")) if mix else None,
+                guidance_scale=guidance_scale,
+                steps=steps,
+                context=context,
+                in_turn=in_turn,
+            )
+            if sum(map(len, item.values())) > 1 and (cosine := sampler.agreement(item)) < 0:
+                warnings.warn(
+                    f"Two inputs contradict each other (the cosine of their prompts is {cosine:.2f}), and what is "
+                    "made lies between them: lean on one by --mix.",
+                    Notice,
+                    stacklevel=2,
+                )
+            for name in wanted:
+                for suffix, content in writers(name).items():
+                    write_whole(out / f"{name}{suffix}", content(outputs[name]))
+            row = {"from": [list(each) for each in inputs], "mix": mix, "seed": seed, **sampler.identity}
+            with replacing(out / "outputs.jsonl") as temporary:
+                temporary.write_text(f"{json.dumps(row | {'to': wanted})}\n", encoding="utf-8")
+        for name in wanted:
+            typer.echo(outputs[name] if isinstance(outputs[name], str) else out / f"{name}{next(iter(writers(name)))}")
+
+
+def _named(given: str, option: str, example: str) -> tuple[str, str]:
+    """The two sides of NAME=VALUE."""
+    from crossflow.errors import CrossFlowError
+
+    name, equals, value = given.partition("=")
+    if not (equals and name.strip() and value.strip()):
+        raise CrossFlowError(f"{option} got {given!r}: give {example}.")
+    return name.strip(), value
+
+
+def _weights(given: Sequence[str]) -> dict[str, float]:
+    """Weights by name."""
+    from crossflow.errors import CrossFlowError
+
+    weights: dict[str, float] = {}
+    for name, value in (_named(each, "--mix", "weights as text=2,audio=1") for each in given):
+        try:
+            weights[name] = float(value)
+        except ValueError as error:
+            raise CrossFlowError(f"--mix gives {name} the weight {value!r}: give a number.") from error
+    return weights

@@ -1,0 +1,97 @@
+"""Raw values of modalities in files: read by suffix, and written exactly, for people too where these need another form.
+
+A modality without an entry here is read and written as .npy.
+"""
+
+import io
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from crossflow.errors import CrossFlowError, unknown
+from crossflow.files.arrays import plain_arrays
+from crossflow.files.images import read_image
+from crossflow.files.mel import RATE, log_mel, wave_of
+from crossflow.files.names import shown
+from crossflow.files.sounds import encode_wav, read_wav
+from crossflow.files.videos import encode_gif, encode_mp4, encode_webp, read_video
+from crossflow.modalities.depth import grey
+from crossflow.sampling.samples import png
+
+Shape = tuple[int, ...]
+"""That of a modality's raw values; empty for text."""
+
+
+def read_value(modality: str, given: str, shape: Shape) -> Any:
+    """The raw value that somebody ``given`` names: a file of the modality, or the text itself unless it ends in .txt.
+
+    CrossFlowError for a suffix that the modality has not, and for a file that holds no value of ``shape``.
+    """
+    if not shape and not given.lower().endswith(".txt"):
+        return given
+    path, readers = Path(given), READERS.get(modality, {".npy": _array})
+    if path.suffix.lower() not in readers:
+        raise unknown(f"kind of file for {modality}", path.suffix or given, readers)
+    return readers[path.suffix.lower()](path, shape)
+
+
+def _array(path: Path, shape: Shape) -> np.ndarray:
+    arrays = plain_arrays(path, "array")
+    if list(arrays) != [""]:
+        raise CrossFlowError(f"{shown(path)} holds several arrays: give an .npy file of one.")
+    return arrays[""]
+
+
+def _text(path: Path, shape: Shape) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig").strip()
+    except OSError as error:
+        raise CrossFlowError(f"The text {shown(path)} cannot be read ({error.strerror}): give a text file.") from error
+    except UnicodeDecodeError as error:
+        raise CrossFlowError(f"{shown(path)} is not UTF-8 text ({error.reason}): convert the file.") from error
+
+
+def _image(path: Path, shape: Shape) -> np.ndarray:
+    return np.asarray(read_image(path))
+
+
+def _sound(path: Path, shape: Shape) -> np.ndarray:
+    return log_mel(read_wav(path, rate=RATE, samples=RATE))
+
+
+def _film(path: Path, shape: Shape) -> np.ndarray:
+    return read_video(path, frames=shape[0], size=shape[1])
+
+
+READERS: Mapping[str, Mapping[str, Callable[[Path, Shape], Any]]] = {
+    "text": {".txt": _text},
+    "image": dict.fromkeys((".png", ".jpg", ".jpeg", ".webp", ".bmp"), _image),
+    "depth": {".npy": _array},
+    "audio": {".wav": _sound, ".npy": _array},
+    "video": {**dict.fromkeys((".webp", ".gif", ".mp4"), _film), ".npy": _array},
+}
+"""By modality and suffix. Depth is in metres; a sound is read as its log-mel spectrogram."""
+
+
+def writers(modality: str) -> Mapping[str, Callable[[Any], bytes]]:
+    """How a value becomes the content of files, by their suffixes; the first is exact. MP4 only where PyAV is."""
+    own = WRITERS.get(modality, {".npy": _npy})
+    return {suffix: write for suffix, write in own.items() if suffix != ".mp4" or find_spec("av")}
+
+
+def _npy(value: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, value)
+    return stream.getvalue()
+
+
+WRITERS: Mapping[str, Mapping[str, Callable[[Any], bytes]]] = {
+    "text": {".txt": lambda text: f"{text}\n".encode()},
+    "image": {".png": png},
+    "depth": {".npy": _npy, ".png": lambda depth: png(grey(depth))},
+    "audio": {".npy": _npy, ".wav": lambda mel: encode_wav(wave_of(mel), rate=RATE)},
+    "video": {".webp": encode_webp, ".gif": encode_gif, ".mp4": encode_mp4},
+}

@@ -1,0 +1,211 @@
+"""From any inputs to any outputs: mixed prompts, a seed an item, files by suffix, and one sentence for the rest."""
+
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from crossflow.cli import app
+from crossflow.errors import CrossFlowError
+from crossflow.files.sounds import encode_wav, read_wav, write_wav
+from crossflow.files.videos import encode_gif, read_video
+from crossflow.model.checkpoint import save_checkpoint
+from crossflow.sampling.any_to_any import AnyToAnySampler
+from crossflow.sampling.media import READERS, WRITERS, read_value, writers
+from crossflow.sampling.samples import png
+from tests.crossflow.tiny_systems import RAW, tiny_system
+
+NUMBERS = np.random.default_rng(0)
+IMAGE = NUMBERS.integers(0, 256, RAW["image"], dtype=np.uint8)
+SOUND = NUMBERS.normal(size=RAW["audio"]).astype(np.float32)
+FILM = NUMBERS.integers(0, 256, RAW["video"], dtype=np.uint8)
+WAVE = (0.5 * np.sin(np.arange(16_000) / 9)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def sampler() -> AnyToAnySampler:
+    return AnyToAnySampler(tiny_system())
+
+
+def same(one, other) -> bool:
+    return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_an_item_is_its_own_inputs_and_seed_whatever_its_batch(sampler):
+    given = [{"text": ["a red ball"]}, {"image": [IMAGE], "text": ["a blue box"]}, {"audio": [SOUND, -SOUND]}]
+    whole = sampler.generate(given, ["image", "audio"], [3, 4, 5])
+    small = AnyToAnySampler(tiny_system(), batch_size=2).generate(given, ["image", "audio"], [3, 4, 5])
+    assert all(map(same, whole, small))
+    alone = sampler.generate(given[1:2], ["image", "audio"], [4])[0]
+    assert same(alone, whole[1])
+    assert not same(alone, sampler.generate(given[1:2], ["image", "audio"], [5])[0])
+    assert not same(alone, sampler.generate([{"image": [IMAGE]}], ["image", "audio"], [4])[0])
+
+
+def test_values_are_raw_and_of_the_kind_that_is_read(sampler):
+    [made] = sampler.generate([{"text": ["a ball"]}], ["image", "audio"], [0])
+    assert made["image"].dtype == np.uint8 and made["image"].shape == RAW["image"]
+    assert made["audio"].dtype == np.float32 and made["audio"].shape == RAW["audio"]
+    assert isinstance(sampler.generate([made_inputs(made)], ["text"], [0])[0]["text"], str)
+
+
+def made_inputs(made):
+    return {name: [value] for name, value in made.items()}
+
+
+def test_outputs_that_are_made_together_see_one_another_and_alone_not(sampler):
+    given, seeds = [{"text": ["a red ball"]}], [7]
+    alone = {name: sampler.generate(given, [name], seeds)[0][name] for name in ("image", "audio")}
+    together = sampler.generate(given, ["image", "audio"], seeds)[0]
+    assert not same(alone, together)
+    assert same(alone, sampler.generate(given, ["image", "audio"], seeds, context="none")[0])
+    assert not same(together, sampler.generate(given, ["image", "audio"], seeds, context="self")[0])
+
+
+def test_in_turn_the_second_is_prompted_by_the_first(sampler):
+    given, seeds = {"text": ["a red ball"]}, [7]
+    [found] = sampler.generate([given], ["image", "audio"], seeds, in_turn=True)
+    [first] = sampler.generate([given], ["image"], seeds)
+    [second] = sampler.generate([{**given, "image": [first["image"]]}], ["audio"], seeds)
+    assert same(found, {**first, **second})
+
+
+def test_weights_lean_on_an_input_and_are_shared_by_several_of_a_kind(sampler):
+    both = {"text": ["a red ball"], "audio": [SOUND]}
+    text = sampler.generate([{"text": both["text"]}], ["image"], [1])[0]
+    assert same(text, sampler.generate([both], ["image"], [1], mix={"audio": 0.0})[0])
+    assert not same(text, sampler.generate([both], ["image"], [1])[0])
+    twice = {"text": ["a red ball"] * 2, "audio": [SOUND]}
+    assert same(*(sampler.generate([item], ["image"], [1], mix={"text": 2.0})[0] for item in (both, twice)))
+
+
+def test_settings_are_the_diffusers_own_unless_given(sampler):
+    sampling, scales = sampler.settings(["image", "audio"])
+    assert (sampling.solver, sampling.steps, scales) == ("euler", 2, {"image": 2.0, "audio": 2.0})
+    sampling, scales = sampler.settings(["image"], guidance_scale=1.0, steps=5)
+    assert (sampling.steps, scales) == (5, {"image": 1.0})
+
+
+@pytest.mark.parametrize(
+    "given, wanted, settings, says",
+    [
+        ({"smell": ["x"]}, ["image"], {}, "Unknown modality 'smell'"),
+        ({"text": ["a ball"]}, ["smell"], {}, "Unknown modality 'smell'"),
+        ({"text": ["a ball"]}, ["video"], {}, "not trained to make video: it can make text, image, audio"),
+        ({"text": ["a ball"]}, ["text", "image"], {}, "text was not aligned"),
+        ({"text": ["a ball"]}, ["image", "image"], {}, "each once"),
+        ({"text": ["a ball"]}, [], {}, "at least one"),
+        ({"text": []}, ["image"], {}, "without any input"),
+        ({"text": [" "]}, ["image"], {}, "give words"),
+        ({"image": [IMAGE[:16]]}, ["audio"], {}, r"uint8 \[16, 32, 3\], and this system reads uint8 \[32, 32, 3\]"),
+        ({"audio": [SOUND * np.nan]}, ["image"], {}, "without NaN"),
+        ({"text": ["a ball"]}, ["image"], {"mix": {"text": 0.0}}, "weights of the prompts are 0"),
+        ({"text": ["a ball"]}, ["image"], {"mix": {"text": -1.0}}, "weights of the prompts are -1"),
+        ({"text": ["a ball"]}, ["image"], {"mix": {"audio": 1.0}}, "no audio among the inputs"),
+        ({"text": ["a ball"]}, ["image"], {"context": "all"}, "Unknown context 'all'"),
+        ({"text": ["a ball"]}, ["image"], {"guidance_scale": math.nan}, "guidance_scale is nan"),
+    ],
+)
+def test_what_cannot_be_made_is_refused_in_a_sentence(sampler, given, wanted, settings, says):
+    with pytest.raises(CrossFlowError, match=says) as caught:
+        sampler.generate([given], wanted, [0], **settings)
+    assert str(caught.value).endswith(".")
+
+
+def test_seeds_are_one_an_item(sampler):
+    with pytest.raises(CrossFlowError, match="1 items but 2 seeds"):
+        sampler.generate([{"text": ["a ball"]}], ["image"], [0, 1])
+
+
+@pytest.mark.parametrize("modality", WRITERS)
+def test_the_first_file_of_a_value_is_read_back_as_it_was(tmp_path, modality):
+    value = {"text": "a red ball", "image": IMAGE, "depth": SOUND, "audio": SOUND, "video": FILM}[modality]
+    suffix, write = next(iter(writers(modality).items()))
+    (tmp_path / f"x{suffix}").write_bytes(write(value))
+    shape = () if modality == "text" else value.shape
+    assert np.array_equal(read_value(modality, str(tmp_path / f"x{suffix}"), shape), value)
+
+
+def test_what_is_written_for_people_can_be_given_again():
+    assert all(
+        suffix in READERS[name] or (name, suffix) == ("depth", ".png") for name in WRITERS for suffix in writers(name)
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A system and inputs in files."""
+    folder = tmp_path_factory.mktemp("inputs")
+    save_checkpoint(folder / "system.safetensors", tiny_system())
+    write_wav(folder / "tone.wav", WAVE, rate=16_000)
+    write_wav(folder / "silence.wav", 0 * WAVE, rate=16_000)
+    (folder / "rate.wav").write_bytes(encode_wav(WAVE, rate=8_000))
+    (folder / "scene.png").write_bytes(png(IMAGE))
+    (folder / "small.png").write_bytes(png(IMAGE[:16, :16]))
+    (folder / "film.gif").write_bytes(encode_gif(FILM))
+    (folder / "still.gif").write_bytes(encode_gif(FILM[:1]))
+    (folder / "broken.mp4").write_bytes(b"not a film")
+    np.save(folder / "sound.npy", SOUND)
+    return folder
+
+
+def run(folder, out, given, to, *more):
+    options = [each for name in given for each in ("--from", name)]
+    arguments = ["generate", "--ckpt", folder / "system.safetensors", "--to", to, "--out", out, *options, *more]
+    return CliRunner().invoke(app, [str(each) for each in arguments])
+
+
+def test_the_command_makes_files_of_files(folder, tmp_path, sampler):
+    given = ["text=a red ball", f"audio={folder / 'tone.wav'}", f"video={folder / 'film.gif'}", "text=a blue box"]
+    found = run(folder, tmp_path, given, "image,audio", "--mix", "text=2,audio=1", "--seed", 5)
+    assert found.exit_code == 0, found.output
+    files = sorted(each.name for each in tmp_path.iterdir() if not each.name.startswith("."))
+    assert files == ["audio.npy", "audio.wav", "image.png", "outputs.jsonl"]
+    item = {
+        "text": ["a red ball", "a blue box"],
+        "audio": [read_value("audio", str(folder / "tone.wav"), RAW["audio"])],
+        "video": [read_video(folder / "film.gif", frames=8, size=32)],
+    }
+    [made] = sampler.generate([item], ["image", "audio"], [5], mix={"text": 2.0, "audio": 1.0})
+    assert np.array_equal(np.load(tmp_path / "audio.npy"), made["audio"])
+    assert np.array_equal(read_value("image", str(tmp_path / "image.png"), RAW["image"]), made["image"])
+    assert read_wav(tmp_path / "audio.wav", rate=16_000, samples=16_000).shape == (16_000,)
+    row = json.loads((tmp_path / "outputs.jsonl").read_text())
+    assert (row["to"], row["seed"], row["from"][0]) == (["image", "audio"], 5, ["text", "a red ball"])
+    again = run(folder, tmp_path, given, "image,audio")
+    assert again.exit_code == 2 and "is there already" in again.output
+
+
+def test_a_text_is_printed(folder, tmp_path):
+    found = run(folder, tmp_path, [f"image={folder / 'scene.png'}"], "text")
+    assert found.exit_code == 0, found.output
+    assert found.stdout.rstrip("\n") == (tmp_path / "text.txt").read_text().rstrip("\n")
+
+
+@pytest.mark.parametrize(
+    "given, to, more, says",
+    [
+        ("smell=x", "image", (), "Unknown modality 'smell'"),
+        ("text=a ball", "video", (), "was not trained to make video"),
+        ("a ball", "image", (), "--from got 'a ball'"),
+        ("text=a ball", "image", ("--mix", "text=0"), "weights of the prompts are 0"),
+        ("text=a ball", "image", ("--mix", "text=much"), "give a number"),
+        ("text=a ball", "image", ("--mix", "audio=1"), "no audio among the inputs"),
+        ("audio={}/rate.wav", "image", (), "8,000 samples a second"),
+        ("audio={}/silence.wav", "image", (), "it is silent"),
+        ("audio={}/scene.png", "image", (), "Unknown kind of file for audio '.png'"),
+        ("audio={}/nothing.wav", "image", (), "cannot be read"),
+        ("video={}/still.gif", "image", (), "is not used"),
+        ("video={}/broken.mp4", "image", (), "no whole MP4"),
+        ("image={}/small.png", "audio", (), "this system reads uint8 [32, 32, 3]"),
+        ("text={}/nothing.txt", "image", (), "cannot be read"),
+    ],
+)
+def test_the_command_refuses_in_a_sentence_and_leaves_nothing(folder, tmp_path, given, to, more, says):
+    found = run(folder, tmp_path / "out", [given.format(folder)], to, *more)
+    told = re.sub(r"\s+", " ", found.stderr)
+    assert found.exit_code == 2 and says in told and told.startswith("Error: ") and "Traceback" not in told
+    assert not [each for each in (tmp_path / "out").glob("*") if not each.name.startswith(".")]
