@@ -139,15 +139,15 @@ class Contrast(nn.Module):
             answers = (ids[:, None] == ids[None, :]).float()
             share = answers / answers.sum(1, keepdim=True)
             void = (self.ids[None, :] < 0) | (self.ids[None, :] == ids[:, None])
+            scale, past = self.scaled.scale, self.vectors.clone()  # the queue itself changes before the backward pass
             to_b, to_a = (
-                torch.cat([x @ y.T, (x @ past.T).masked_fill(void, -torch.inf)], dim=1)
-                for x, y, past in ((a, b, self.vectors[1]), (b, a, self.vectors[0]))
+                torch.cat([scale * x @ y.T, (scale * x @ earlier.T).masked_fill(void, -torch.inf)], dim=1)
+                for x, y, earlier in ((a, b, past[1]), (b, a, past[0]))
             )
             if wrong is not None:
-                further = torch.einsum("bnd,bd->bn", gather(_flat(wrong).float()), b)
+                further = torch.einsum("bnd,bd->bn", gather(_flat(wrong).float()), scale * b)
                 to_a = torch.cat([to_a, further], dim=1)
-            scale = self.scaled.scale
-            loss = 0.5 * sum((_cross_entropy(scale * logits, share) for logits in (to_b, to_a)), a.new_zeros(()))
+            loss = 0.5 * (_cross_entropy(to_b, share) + _cross_entropy(to_a, share))
         if self.training:
             self._enqueue(torch.stack([a, b]).detach(), ids)
         return loss

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
@@ -43,7 +44,8 @@ def fit_to_events(recipe: TrainConfig, system: AnyToAny) -> None:
     count = min(FITTED, cast(EventData, recipe.data).count)
     for name in system.config.names:
         if system.codec(name).fits:
-            system.codec(name).fit([target(event("train", i), name) for i in range(count)])
+            raw = np.stack([target(event("train", i), name) for i in range(count)])
+            system.codec(name).fit(torch.from_numpy(raw))
 
 
 def event_pairs(recipe: TrainConfig, system: AnyToAny, folder: Path, stage: progress.Stage) -> Pairs:
