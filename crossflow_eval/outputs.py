@@ -1,12 +1,14 @@
 """The kinds of output: as what a model must give one, how it is kept in a file, and how it is shown.
 
-``KINDS`` is the one table of them. Another package adds its own by an entry, such as ``KINDS["json"] = Kind(...)`` in
-the module of the suite that asks for it.
+``KINDS`` is the one table of them, by the end of a file's name: ``a.npy`` is a depth map, and ``a.mel.npy`` a sound.
+Another package adds its own by an entry, such as ``KINDS["json"] = Kind(...)`` in the module of the suite that asks for
+it.
 """
 
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,9 +19,13 @@ from PIL import Image
 from crossflow.errors import CrossFlowError, unknown
 from crossflow.files.arrays import plain_array
 from crossflow.files.images import decode_image
+from crossflow.files.sounds import encode_wav
+from crossflow.files.videos import decode_webp, encode_webp
 
 NEAREST, FARTHEST = 1.0, 80.0
 """Metres at the two ends of the colours of depth, which go by its logarithm; all beyond has the color of the end."""
+QUIETEST, LOUDEST = -5.0, 4.0
+"""Natural logarithms of mel magnitudes at the two ends of the colours of sound."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +36,8 @@ class Kind:
     UnreadableImage, OSError, ValueError or EOFError. ``check`` says whether something is of the kind; ``convert`` makes
     it of what means the same, which is ``wanted`` in words, or raises ValueError. ``picture`` gives a uint8 image
     [h w 3] of an output, of at most so many pixels a side; one in ``metres``, the ends of its colours, is shown only
-    where a run's outputs are in metres.
+    where a run's outputs are in metres. ``play`` gives what a page plays of what goes on in time: the bytes of a WAV
+    file, or of an animated WebP file. ``legend`` says in a sentence how such pictures are read.
     """
 
     wanted: str
@@ -40,14 +47,22 @@ class Kind:
     convert: Callable[[Any], Any] = field(default=lambda output: output)
     picture: Callable[[Any, int], np.ndarray] | None = None
     metres: tuple[float, float] | None = None
+    play: Callable[[Any], bytes] | None = None
+    legend: str = ""
+
+
+def find_kind(name: str) -> Kind | None:
+    """The kind of the file called ``name``, or that of this name: by the longest suffix that is one's."""
+    found = [suffix for suffix in KINDS if f".{name}".endswith(f".{suffix}")]
+    return KINDS[max(found, key=len)] if found else None
 
 
 def kind_of(name: str) -> Kind:
-    """The kind of the file called ``name``, by its suffix. CrossFlowError where there is none."""
-    suffix = name.rpartition(".")[2]
-    if suffix not in KINDS:
-        raise unknown("kind of output", suffix, KINDS)
-    return KINDS[suffix]
+    """What ``find_kind`` finds. CrossFlowError where there is none."""
+    kind = find_kind(name)
+    if kind is None:
+        raise unknown("kind of output", name.rpartition(".")[2], KINDS)
+    return kind
 
 
 def check_kind(model: str, output: Any, suffix: str) -> None:
@@ -62,7 +77,8 @@ def as_kind(model: str, output: Any, suffix: str) -> Any:
     """An ``output`` of ``model`` as the kind that ``suffix`` names is kept: a uint8 image, a float32 depth map, a text.
 
     Images may be PIL's, or arrays or torch tensors, uint8 or floats from 0 to 1, [h w 3] or [3 h w]; depth maps PIL's
-    of mode F, or floats [h w] or [1 h w]. Raises CrossFlowError for all else, with what was got and what was wanted.
+    of mode F, or floats [h w] or [1 h w]; films are arrays as those of images, one a frame; log-mel spectrograms are
+    floats as depth maps are. Raises CrossFlowError for all else, with what was got and what was wanted.
     """
     try:
         converted = kind_of(suffix).convert(_plain(output))
@@ -88,10 +104,15 @@ def _to_image(output: Any) -> Any:
         if output.mode not in ("1", "L", "P", "RGB"):
             raise ValueError(f"a PIL image of mode {output.mode}, which is not RGB")
         return np.asarray(output.convert("RGB"))
-    if not isinstance(output, np.ndarray) or output.ndim != 3:
+    return _to_pixels(output, axes=3)
+
+
+def _to_pixels(output: Any, *, axes: int) -> Any:
+    """An array of so many axes with channels last, as uint8; anything else as it is."""
+    if not isinstance(output, np.ndarray) or output.ndim != axes:
         return output
-    image = output.transpose(1, 2, 0) if output.shape[2] != 3 and output.shape[0] == 3 else output
-    if np.issubdtype(image.dtype, np.floating) and image.shape[2] == 3 and image.size:
+    image = np.moveaxis(output, -3, -1) if output.shape[-1] != 3 and output.shape[-3] == 3 else output
+    if np.issubdtype(image.dtype, np.floating) and image.shape[-1] == 3 and image.size:
         low, high = float(image.min()), float(image.max())
         if not (low >= 0 and high <= 1):
             raise ValueError(f"{image.dtype} {list(output.shape)} from {low:.4g} to {high:.4g}, not from 0 to 1,")
@@ -99,7 +120,7 @@ def _to_image(output: Any) -> Any:
     return np.ascontiguousarray(image)
 
 
-def _to_depth(output: Any) -> Any:
+def _to_map(output: Any) -> Any:
     """Floats [h w] as float32, of a picture of mode F too; a first axis of length 1 is left out."""
     if isinstance(output, Image.Image) and output.mode == "F":
         return np.asarray(output)
@@ -114,6 +135,16 @@ def depth_colors(depth: np.ndarray) -> np.ndarray:
 
     far = np.log(depth.clip(NEAREST, FARTHEST) / NEAREST) / np.log(FARTHEST / NEAREST)
     return colormaps["magma"](1.0 - far, bytes=True)[..., :3]
+
+
+def sound_colors(log_mel: np.ndarray) -> np.ndarray:
+    """A log-mel spectrogram, float [bands frames], as uint8 [bands frames 3]: time goes right, pitch up, loud is light.
+
+    The colours are the same for every sound.
+    """
+    from matplotlib import colormaps
+
+    return colormaps["magma"]((log_mel[::-1] - QUIETEST) / (LOUDEST - QUIETEST), bytes=True)[..., :3]
 
 
 def _is_image(output: Any) -> bool:
@@ -150,6 +181,38 @@ def _small_depth(output: np.ndarray, side: int) -> np.ndarray:
     return depth_colors(output[::step, ::step])
 
 
+def _is_sound(output: Any) -> bool:
+    is_map = isinstance(output, np.ndarray) and output.dtype == np.float32 and output.shape == (32, 32)
+    return is_map and bool(np.isfinite(output).all())
+
+
+def _small_sound(output: np.ndarray, side: int) -> np.ndarray:
+    return _small_image(sound_colors(output), side)
+
+
+def _play_sound(output: np.ndarray) -> bytes:
+    from crossflow.files.mel import RATE, wave_of
+
+    return encode_wav(wave_of(output), rate=RATE)
+
+
+def _is_film(output: Any) -> bool:
+    is_pixels = isinstance(output, np.ndarray) and output.dtype == np.uint8 and output.ndim == 4
+    return is_pixels and output.shape[3] == 3 and len(output) > 1 and output.size > 0
+
+
+def _strip(output: np.ndarray, side: int) -> np.ndarray:
+    """The frames one after another, in rows, a white pixel between them."""
+    frames, height, width, _ = output.shape
+    columns = math.ceil(math.sqrt(2 * frames))
+    rows = -(-frames // columns)
+    strip = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1, 3), 255, dtype=np.uint8)
+    for at, frame in enumerate(output):
+        top, left = at // columns * (height + 1), at % columns * (width + 1)
+        strip[top : top + height, left : left + width] = frame
+    return _small_image(strip, side)
+
+
 KINDS: dict[str, Kind] = {
     "png": Kind(
         wanted="an image: PIL's, or uint8 or floats from 0 to 1, [h w 3] or [3 h w]",
@@ -164,9 +227,29 @@ KINDS: dict[str, Kind] = {
         check=lambda output: isinstance(output, np.ndarray) and output.dtype == np.float32 and output.ndim == 2,
         encode=_encode_array,
         decode=plain_array,
-        convert=_to_depth,
+        convert=_to_map,
         picture=_small_depth,
         metres=(NEAREST, FARTHEST),
+    ),
+    "mel.npy": Kind(
+        wanted="a log-mel spectrogram, finite floats [32 32], bands by frames",
+        check=_is_sound,
+        encode=_encode_array,
+        decode=plain_array,
+        convert=_to_map,
+        picture=_small_sound,
+        play=_play_sound,
+        legend="Of a sound the log-mel spectrogram is shown: time goes right, pitch up, and loud is light.",
+    ),
+    "webp": Kind(
+        wanted="a film of at least two frames: uint8 or floats from 0 to 1, [frames h w 3] or [frames 3 h w]",
+        check=_is_film,
+        encode=encode_webp,
+        decode=decode_webp,
+        convert=lambda output: _to_pixels(output, axes=4),
+        picture=_strip,
+        play=encode_webp,
+        legend="The frames of a film go from left to right, then down.",
     ),
     "txt": Kind(
         wanted="a str",
@@ -184,4 +267,4 @@ KINDS: dict[str, Kind] = {
         decode=lambda content: np.load(io.BytesIO(content), allow_pickle=False),
     ),
 }
-"""By the suffix of the file: images, depth maps, captions, token embeddings."""
+"""By the suffix of the file: images, depth maps, sounds, films, captions, token embeddings."""

@@ -84,7 +84,7 @@ def _cells(rng: np.random.Generator, task: str, count: int) -> tuple[list[tuple[
             return cells, choices[rng.integers(len(choices))]
 
 
-def relations(cell: tuple[int, int], other: tuple[int, int]) -> list[str]:
+def relations(cell: tuple[int | float, int | float], other: tuple[int | float, int | float]) -> list[str]:
     """How ``cell``, (row, column), lies to the ``other``: one relation, two on a diagonal, none to itself."""
     down, right = cell[0] - other[0], cell[1] - other[1]
     true = [right < 0 and -right >= abs(down), right > 0 and right >= abs(down)]

@@ -10,17 +10,19 @@ from pathlib import Path
 
 from crossflow.errors import CrossFlowError
 from crossflow_eval import records
-from crossflow_eval.report.pictures import thumbnail
+from crossflow_eval.report.pictures import played, thumbnail
 from crossflow_eval.types import Result, Role, Row
 
 PARTS = ("source", "output", "target")
+PLAYED = ("sound", "film")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
     """One run in a report.
 
-    ``picture(row)`` gives the bytes of an image file of the output a row speaks of, or None. ``beside(row)`` those of
+    ``picture(row)`` gives the bytes of an image file of the output a row speaks of, or None; ``play(row)`` what is
+    played of it, by ``PLAYED``: a WAV file, an animated WebP file, or nothing. ``beside(row)`` gives the pictures of
     what it is shown between: its ``source`` and its ``target``, each where it is a picture. ``texts`` are those that an
     output is compared with, by the example's id, and ``folder`` the run's own, where the originals lie. A run that is
     not finished has outputs, of so many ``expected``, and no values.
@@ -31,6 +33,7 @@ class Entry:
     role: Role = "model"
     rows: Sequence[Row] = ()
     picture: Callable[[Row], bytes | None] = field(default=lambda row: None)
+    play: Callable[[Row], Mapping[str, bytes]] = field(default=lambda row: {})
     beside: Callable[[Row], Mapping[str, bytes]] = field(default=lambda row: {})
     texts: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
     folder: Path | None = None
@@ -68,6 +71,7 @@ def load(folder: Path, *, label: str | None = None, role: Role = "model") -> Ent
         role=role,
         rows=records.read_rows(folder),
         picture=_thumbnails(folder, metres),
+        play=_players(folder),
         texts=records.read_target_texts(folder),
         folder=folder,
     )
@@ -93,12 +97,22 @@ def load_unfinished(folder: Path, *, metres: bool = False) -> Entry:
     )
     texts = records.read_target_texts(folder)
     return Entry(
-        result=result, rows=rows, picture=_thumbnails(folder, metres), texts=texts, folder=folder, expected=expected
+        result=result,
+        rows=rows,
+        picture=_thumbnails(folder, metres),
+        play=_players(folder),
+        texts=texts,
+        folder=folder,
+        expected=expected,
     )
 
 
 def _thumbnails(folder: Path, metres: bool) -> Callable[[Row], bytes | None]:
     return lambda row: thumbnail(records.output_path(folder, row["output"]), metres=metres) if "output" in row else None
+
+
+def _players(folder: Path) -> Callable[[Row], Mapping[str, bytes]]:
+    return lambda row: played(records.output_path(folder, row["output"])) if "output" in row else {}
 
 
 def _text(path: Path) -> str:

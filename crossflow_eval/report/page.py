@@ -129,6 +129,7 @@ def _policy(style: str, scripts: Sequence[str], served: bool) -> str:
     parts = {
         "default-src": "'none'",
         "img-src": f"data:{own}",
+        "media-src": f"data:{own}",
         "style-src": f"'{_hash(style)}'",
         "script-src": " ".join(f"'{_hash(script)}'" for script in scripts),
         "connect-src": own.strip() or "'none'",

@@ -1,9 +1,10 @@
-"""Pictures for a page: outputs and what they stand beside, as the bytes of small PNG or WebP files."""
+"""Pictures for a page: outputs and what they stand beside, as the bytes of small PNG or WebP files; sounds as WAV."""
 
 from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 
 from crossflow.errors import CrossFlowError
 from crossflow.files.images import UnreadableImage
-from crossflow_eval.outputs import KINDS, depth_colors
+from crossflow_eval.outputs import KINDS, Kind, depth_colors, find_kind
 from crossflow_eval.types import Output
 
 THUMBNAIL = 192
@@ -21,10 +22,14 @@ SMALLER = ((128, 75), (96, 70), (64, 60), (48, 40))
 
 
 class Pictures:
-    """Pictures inside a page, each once; all of them together take ``room`` bytes where ``count`` are expected."""
+    """Pictures inside a page, each once; all of them together take ``room`` bytes where ``count`` are expected.
 
-    def __init__(self, room: int, count: int) -> None:
+    What is played has ``more`` bytes beside, first come, first served.
+    """
+
+    def __init__(self, room: int, count: int, more: int = 0) -> None:
         self._share = room // max(count, 1)
+        self._more = more
         self._places: dict[bytes, int] = {}
         self.addresses: list[str] = []
 
@@ -35,11 +40,29 @@ class Pictures:
             self.addresses.append(address(_within(content, self._share)))
         return self._places[content]
 
+    def add_played(self, parts: Callable[[], Mapping[str, bytes]]) -> dict[str, int]:
+        """The places of what is played, as it is, by part; none of it, nor of what comes later, once it has no room."""
+        made = parts() if self._more > 0 else {}
+        self._more -= sum(len(content) for content in made.values() if content not in self._places)
+        if self._more < 0:
+            return {}
+        for content in made.values():
+            if content not in self._places:
+                self._places[content] = len(self.addresses)
+                self.addresses.append(address(content))
+        return {part: self._places[content] for part, content in made.items()}
+
+
+def media_type(content: bytes) -> str:
+    """What the bytes of a PNG, WebP or WAV file are called."""
+    if content.startswith(b"\x89PNG"):
+        return "image/png"
+    return "audio/wav" if content[8:12] == b"WAVE" else "image/webp"
+
 
 def address(content: bytes) -> str:
-    """The data URL of a PNG or WebP file."""
-    kind = "png" if content.startswith(b"\x89PNG") else "webp"
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+    """The data URL of a PNG, WebP or WAV file."""
+    return f"data:{media_type(content)};base64,{base64.b64encode(content).decode()}"
 
 
 def thumbnail(path: Path, *, metres: bool = False) -> bytes | None:
@@ -48,16 +71,32 @@ def thumbnail(path: Path, *, metres: bool = False) -> bytes | None:
     A kind whose colours stand for metres is one where outputs are in ``metres``. Raises CrossFlowError for a file that
     cannot be read.
     """
-    kind = KINDS.get(path.suffix.removeprefix("."))
+    kind = find_kind(path.name)
     if kind is None or kind.picture is None or (kind.metres is not None and not metres):
         return None
+    content, output = _read(path, kind)
+    shown = kind.picture(output, THUMBNAIL)
+    return content if path.suffix == ".png" and shown is output else _encoded(shown)
+
+
+def played(path: Path) -> dict[str, bytes]:
+    """What a page plays of an output: a ``sound`` as a WAV file, a ``film`` as an animated WebP file, or nothing.
+
+    Raises CrossFlowError for a file that cannot be read.
+    """
+    kind = find_kind(path.name)
+    if kind is None or kind.play is None:
+        return {}
+    content = kind.play(_read(path, kind)[1])
+    return {"sound" if media_type(content).startswith("audio") else "film": content}
+
+
+def _read(path: Path, kind: Kind) -> tuple[bytes, Output]:
     try:
         content = path.read_bytes()
-        output = kind.decode(content)
-        shown = kind.picture(output, THUMBNAIL)
+        return content, kind.decode(content)
     except (OSError, ValueError, EOFError, UnreadableImage) as error:
         raise CrossFlowError(f"{path} cannot be read as a picture; generate it again: {error}") from error
-    return content if path.suffix == ".png" and shown is output else _encoded(shown)
 
 
 def picture(output: Output) -> bytes | None:

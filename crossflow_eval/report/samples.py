@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 from urllib.parse import quote
 
-from crossflow_eval.outputs import KINDS
+from crossflow_eval.outputs import find_kind
 from crossflow_eval.records import OUTPUTS, home_of
-from crossflow_eval.report.entry import Entry
+from crossflow_eval.report.entry import PLAYED, Entry
 from crossflow_eval.report.pictures import Pictures, address, scale
 from crossflow_eval.types import Row
 
 CARDS = 10_000
 PICTURES = 14_000_000
-"""How many outputs a page may show, and how many bytes their pictures may take."""
+MOVING = 2_000_000
+"""How many outputs a page may show, how many bytes their pictures may take, and how many sounds and films beside."""
 ADDRESS = ("id", "index", "output", "prompt", "task", "correct", "reason", "detections")
 Choices = list[tuple[str, str]]
 
@@ -33,6 +34,7 @@ class Samples:
     shown: int
     of: int
     metres: tuple[float, float, str] | None
+    legend: str
 
 
 @runtime_checkable
@@ -42,7 +44,7 @@ class Album(Protocol):
     addresses: list[str]
 
     def places(self, entry: Entry, row: Row) -> dict[str, int]:
-        """The places of a row's pictures, by what they are: ``source``, ``output``, ``target``."""
+        """The places of a row's pictures, by what they are: ``source``, ``output``, ``target``, ``sound``, ``film``."""
         ...
 
     def original(self, entry: Entry, row: Row) -> str | None:
@@ -54,13 +56,14 @@ class Inside:
     """Pictures inside the page, small enough for ``count`` of them; originals beside it, if it lies in a folder."""
 
     def __init__(self, count: int, beside: Path | None) -> None:
-        self._kept = Pictures(PICTURES, count)
+        self._kept = Pictures(PICTURES, count, MOVING)
         self._beside = beside
         self._links: dict[Path, str] = {}
         self.addresses = self._kept.addresses
 
     def places(self, entry: Entry, row: Row) -> dict[str, int]:
-        return {part: self._kept.add(content) for part, content in entry.pictures(row).items()}
+        places = {part: self._kept.add(content) for part, content in entry.pictures(row).items()}
+        return places | self._kept.add_played(lambda: entry.play(row))
 
     def original(self, entry: Entry, row: Row) -> str | None:
         if self._beside is None or entry.folder is None or "output" not in row:
@@ -113,6 +116,7 @@ def _samples(entry: Entry, count: int, named: Sequence[str], album: Album) -> Sa
         shown=count,
         of=len(entry.rows),
         metres=_metres(entry),
+        legend=_legend(entry, data["outputs"]),
     )
 
 
@@ -123,10 +127,19 @@ def words(name: object) -> str:
 
 def _metres(entry: Entry) -> tuple[float, float, str] | None:
     """What the colours of depth mean, where outputs are maps of it that are shown: both ends, the picture between."""
-    kind = KINDS.get(str(entry.rows[0].get("output")).rpartition(".")[2]) if entry.rows else None
+    kind = find_kind(str(entry.rows[0].get("output"))) if entry.rows else None
     if kind is None or kind.metres is None or not entry.picture(entry.rows[0]):
         return None
     return (*kind.metres, address(scale(kind.metres)))
+
+
+def _legend(entry: Entry, outputs: Sequence[Mapping[str, Any]]) -> str:
+    """How the pictures are read, and how many of the outputs can be played where not all can."""
+    kind = find_kind(str(entry.rows[0].get("output"))) if entry.rows else None
+    if kind is None or kind.play is None:
+        return ""
+    some = sum(not each.get("pictures", {}).keys().isdisjoint(PLAYED) for each in outputs)
+    return kind.legend + (f" The first {some:,} can be played here." if some < len(outputs) else "")
 
 
 def _scores(rows: Sequence[Row]) -> list[str]:

@@ -30,8 +30,10 @@ from crossflow.errors import CrossFlowError
 from crossflow_eval import records
 from crossflow_eval.report import Entry, tables_of
 from crossflow_eval.report.curves import figure, training
+from crossflow_eval.report.entry import PLAYED
 from crossflow_eval.report.grid import Grid
 from crossflow_eval.report.page import CURVES, Section, Served, page, plotted, template
+from crossflow_eval.report.pictures import media_type
 from crossflow_eval.types import Row
 from crossflow_eval.view.folder import Folder, newest, readable, training_line
 
@@ -45,7 +47,7 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
-ORIGINALS = {"png": "image/png", "txt": "text/plain; charset=utf-8"}
+ORIGINALS = {"png": "image/png", "webp": "image/webp", "txt": "text/plain; charset=utf-8"}
 """As what outputs are sent; any other kind is a file to be saved."""
 PACKAGE = "crossflow_eval.view"
 
@@ -117,17 +119,17 @@ class _Viewer:
         return JSONResponse({"state": self._state(names)})
 
     def picture(self, request: Request) -> Response:
-        """A small picture of an output, of its source or of its target."""
+        """A small picture of an output, of its source or of its target; or what is played of it."""
         with self._lock:
             entry, row = self._row(request)
             part = request.query_params.get("part", "")
             try:
-                content = entry.pictures(row).get(part)
+                content = (entry.play(row) if part in PLAYED else entry.pictures(row)).get(part)
             except CrossFlowError as error:
                 raise HTTPException(404, str(error)) from error
         if content is None:
             raise HTTPException(404)
-        return Response(content, media_type="image/png" if content.startswith(b"\x89PNG") else "image/webp")
+        return Response(content, media_type=media_type(content))
 
     def original(self, request: Request) -> Response:
         """An output's own file."""
@@ -255,7 +257,7 @@ class _Linked:
         if entry.folder is None or "output" not in row:
             return {}
         if entry.folder not in self._parts:
-            self._parts[entry.folder] = list(entry.pictures(row))
+            self._parts[entry.folder] = [*entry.pictures(row), *entry.play(row)]
         found: dict[str, int] = {}
         for part in self._parts[entry.folder]:
             found[part] = len(self.addresses)

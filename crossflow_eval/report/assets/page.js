@@ -32,6 +32,11 @@ const picture = (output, part) => {
   const image = make("img", { alt: `${kind} for: ${output.prompt}`, src: data("pictures")[output.pictures[part]] });
   return make("div", { class: "picture" }, image, part === "output" && output.boxes ? boxes(output) : undefined);
 };
+const sound = (output) => {
+  if (!output.pictures || output.pictures.sound === undefined) return undefined;
+  const src = data("pictures")[output.pictures.sound];
+  return make("audio", { controls: "", preload: "none", src, "aria-label": `Sound for: ${output.prompt}` });
+};
 const named = (content, name) => (content ? make("div", {}, content, make("p", {}, name)) : undefined);
 const badge = (output) => {
   if (output.correct === undefined) return undefined;
@@ -43,7 +48,7 @@ const parts = (item, runs) => {
   const one = item.outputs[0];
   const shown = [["source", picture(one, "source")]];
   item.outputs.forEach((output, i) => {
-    const content = picture(output, "output")
+    const content = picture(output, "film") || picture(output, "output")
       || (runs.length > 1 && output.text !== undefined ? make("div", { class: "text" }, output.text) : undefined);
     const mark = runs.length > 1 && output.correct !== undefined ? (output.correct ? "✓ " : "✗ ") : "";
     shown.push([runs.length > 1 ? mark + runs[i].title : "output", content]);
@@ -62,7 +67,7 @@ const card = (item, runs, open) => {
     line("reason", one.reason),
     one.scores.length ? line("score", `${runs[0].scores[0]} ${one.scores[0].toFixed(3)}`) : undefined,
   ];
-  return make("figure", {}, button, make("figcaption", {},
+  return make("figure", {}, button, runs.length > 1 ? undefined : sound(one), make("figcaption", {},
     line("prompt", runs.length === 1 && one.text !== undefined ? one.text : one.prompt),
     one.targets ? line("target", `reference: ${one.targets[0]}`) : undefined, ...said));
 };
@@ -74,6 +79,9 @@ const whole = (item, runs) => {
     ...item.outputs.flatMap((output, i) => [
       make("p", { class: "verdict" }, make("strong", {}, runs[i].title), " ", badge(output), ` ${output.task || ""} `,
         output.link ? make("a", { href: output.link }, "original") : undefined),
+      sound(output),
+      output.pictures && output.pictures.film !== undefined
+        ? make("div", { class: "frames" }, picture(output, "output")) : undefined,
       line("text", output.text),
       line("reason", output.reason),
       output.seen ? line("found", `seen: ${output.seen.join(", ") || "nothing"}`) : undefined,
