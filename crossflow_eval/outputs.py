@@ -19,8 +19,7 @@ from PIL import Image
 from crossflow.errors import CrossFlowError, unknown
 from crossflow.files.arrays import plain_array
 from crossflow.files.images import decode_image
-from crossflow.files.sounds import encode_wav
-from crossflow.files.videos import decode_webp, encode_webp
+from crossflow.files.recordings import Recording, decode_recording, encode_recording
 
 NEAREST, FARTHEST = 1.0, 80.0
 """Metres at the two ends of the colours of depth, which go by its logarithm; all beyond has the color of the end."""
@@ -127,6 +126,38 @@ def _to_map(output: Any) -> Any:
     if not isinstance(output, np.ndarray) or not np.issubdtype(output.dtype, np.floating):
         return output
     return (output[0] if output.ndim == 3 and len(output) == 1 else output).astype(np.float32)
+
+
+def _to_recording(output: Any) -> Any:
+    """A recording of a sound with its rate: floats [n], or [n channels] in either order, of which there are more n."""
+    if not isinstance(output, tuple) or len(output) != 2:
+        return output
+    samples, rate = _plain(output[0]), output[1]
+    if not isinstance(samples, np.ndarray) or not np.issubdtype(samples.dtype, np.floating):
+        return output
+    if samples.ndim not in (1, 2) or not samples.size:
+        return output
+    if isinstance(rate, bool) or not isinstance(rate, (int, np.integer)) or rate < 1:
+        raise ValueError(f"a sound at {rate!r} samples a second")
+    if not np.isfinite(samples).all():
+        raise ValueError("a sound with numbers that are not finite")
+    columns = samples.reshape(len(samples), -1)
+    columns = columns.T if columns.shape[0] < columns.shape[1] else columns
+    return Recording(np.ascontiguousarray(columns, dtype=np.float32), int(rate))
+
+
+def spectrogram(recording: Recording, side: int) -> np.ndarray:
+    """A picture, uint8 [h w 3], of a sound's first channel: time to the right, frequency upward, 80 dB of loudness."""
+    from matplotlib import colormaps
+    from scipy.signal import ShortTimeFFT
+
+    wave = recording.samples[:, 0].astype(np.float64)
+    width = min(1024, 2 * (len(wave) // 2) or 2)
+    transform = ShortTimeFFT(np.hanning(width), hop=max(width // 4, -(-len(wave) // side)), fs=recording.rate)
+    loudness = 20 * np.log10(np.maximum(abs(transform.stft(np.pad(wave, (0, max(0, width - len(wave)))))), 1e-9))
+    shade = ((loudness - loudness.max()) / 80 + 1).clip(0, 1)[::-1]
+    step = -(-len(shade) // side)
+    return colormaps["magma"](shade[::step, :side], bytes=True)[..., :3]
 
 
 def depth_colors(depth: np.ndarray) -> np.ndarray:
@@ -266,5 +297,13 @@ KINDS: dict[str, Kind] = {
         encode=_encode_array,
         decode=lambda content: np.load(io.BytesIO(content), allow_pickle=False),
     ),
+    "wav": Kind(
+        wanted="a sound with its rate: a pair of floats, [n] or [n channels], and the samples a second",
+        check=lambda output: isinstance(output, Recording) and output.samples.size > 0,
+        encode=encode_recording,
+        decode=decode_recording,
+        convert=_to_recording,
+        picture=spectrogram,
+    ),
 }
-"""By the suffix of the file: images, depth maps, sounds, films, captions, token embeddings."""
+"""By the suffix of the file: images, depth maps, captions, token embeddings, sounds."""

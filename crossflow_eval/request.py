@@ -124,6 +124,13 @@ COMMANDS: dict[str, Command] = {
         with_data="imagenet_sr",
         with_references="own-sr",
     ),
+    "t2a": Command(
+        task="t2a",
+        help="Measure sounds of captions. --ckpt is a folder of WAV files, of any rate.",
+        suite="audiocaps",
+        defaults={"model": "folder"},
+        says={"checkpoint": "The folder of the sounds.", "model": "folder, or package.module:factory."},
+    ),
     "arithmetic": Command(
         task="arithmetic",
         help="Measure sums of source latents: words added to a prompt and taken from it; without options the shipped "
@@ -145,6 +152,8 @@ PROMPTED = ("t2i", "arithmetic")
 """The tasks whose models make images of prompts."""
 ENCODED = ("compression",)
 """The tasks whose models encode, and carry nothing along the flow."""
+UNSAMPLED = (*ENCODED, "t2a")
+"""The tasks in which no model is sampled: the others' outputs are made elsewhere."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,11 +222,11 @@ class Request:
         default=None, metadata=_said("--name", "What tables and pages call the model.", shown="its own")
     )
     steps: int | None = field(
-        default=None, metadata=_said("--steps", "Solver steps.", shown="the model's", models=SAMPLED, without=ENCODED)
+        default=None, metadata=_said("--steps", "Solver steps.", shown="the model's", models=SAMPLED, without=UNSAMPLED)
     )
     guidance_scale: float | None = field(
         default=None,
-        metadata=_said("--guidance-scale", "1 is none.", shown="the model's", models=SAMPLED, without=ENCODED),
+        metadata=_said("--guidance-scale", "1 is none.", shown="the model's", models=SAMPLED, without=UNSAMPLED),
     )
     weaker: Path | None = field(
         default=None,
@@ -240,7 +249,7 @@ class Request:
     solver: str | None = field(
         default=None,
         metadata=_said(
-            "--solver", "Name of a solver.", shown="the checkpoint's", models=("crossflow",), without=ENCODED
+            "--solver", "Name of a solver.", shown="the checkpoint's", models=("crossflow",), without=UNSAMPLED
         ),
     )
     ensemble: int | None = field(
@@ -292,12 +301,13 @@ class Request:
     precision: str | None = field(
         default=None,
         metadata=_said(
-            "--precision", "auto, or a type such as bfloat16.", shown="auto", models=SAMPLED, without=ENCODED
+            "--precision", "auto, or a type such as bfloat16.", shown="auto", models=SAMPLED, without=UNSAMPLED
         ),
     )
     seed: int = field(default=0, metadata=_said("--seed", "Seed of the whole run.", shown=True))
     device: str | None = field(
-        default=None, metadata=_said("--device", "auto, cpu, cuda, cuda:N.", shown="auto", models=SAMPLED)
+        default=None,
+        metadata=_said("--device", "auto, cpu, cuda, cuda:N.", shown="auto", models=SAMPLED, without=("t2a",)),
     )
     batch_size: int | None = field(
         default=None,

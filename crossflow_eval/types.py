@@ -17,13 +17,15 @@ from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_serializer
 
+from crossflow.files.recordings import Recording
+
 SCHEMA_VERSION = 1
 
 CODE = "code_sha256"
 """Under what the identity of another package's model says of which code it is; None where that is not known."""
 
-Output = np.ndarray | str
-"""One output of a model, of a kind of ``crossflow_eval.outputs``: an image, a depth map or a caption."""
+Output = np.ndarray | str | Recording
+"""One output of a model, of a kind of ``crossflow_eval.outputs``: an image, a depth map, a caption, a sound."""
 
 Role = Literal["model", "chance", "trivial", "ceiling"]
 """What a run stands for: a model, the level of any real output or of the best without a model, or the best level."""

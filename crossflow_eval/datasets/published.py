@@ -106,5 +106,13 @@ PUBLISHED_SETS = (
         licence="MIT",
         sign=("val/indoors", "indoors"),
     ),
+    PublishedSet(
+        name="audiocaps",
+        used_by="audiocaps and audiocaps_caption",
+        page="github.com/cdjkim/audiocaps has the captions, AudioSet's videos on YouTube the sounds",
+        size="the test set's 975 clips of 10 s, 0.3 GB at 16 kHz",
+        licence="captions MIT, sounds under the terms of their videos",
+        sign=("test.csv",),
+    ),
 )
 """Sizes are rounded, and those of archives."""

@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from crossflow.errors import CrossFlowError
+from crossflow.files.recordings import Recording
 from crossflow_eval.types import Example, Output, Row
 
 CHUNK = 64
@@ -27,12 +28,15 @@ class FeatureExtractor(Protocol):
     weights_sha256: str
     dim: int
 
-    def __call__(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """Return the features, float32 [n dim], of n images, uint8 [h w 3]. Each depends on its own image only."""
+    def __call__(self, images: Sequence[Any]) -> np.ndarray:
+        """Return the features, float32 [n dim], of n images, uint8 [h w 3], or outputs of the kind that it reads.
+
+        Each depends on its own output only.
+        """
         ...
 
 
-def extract(extractor: FeatureExtractor, images: Sequence[np.ndarray]) -> np.ndarray:
+def extract(extractor: FeatureExtractor, images: Sequence[Any]) -> np.ndarray:
     """The features, float32 [n dim], of any number of images, in padded chunks of ``CHUNK``.
 
     Raises ValueError where the extractor answers in another shape or with a number that is not finite.
@@ -54,9 +58,7 @@ def in_chunks(embed: Callable[[Sequence[Any]], np.ndarray], items: Sequence[Any]
     return np.concatenate(chunks)
 
 
-def of_distinct(
-    forward: Callable[[Sequence[np.ndarray]], np.ndarray], images: Sequence[np.ndarray], size: int
-) -> np.ndarray:
+def of_distinct(forward: Callable[[Sequence[Any]], np.ndarray], images: Sequence[Any], size: int) -> np.ndarray:
     """``forward`` (at most ``size`` images to float32 [m dim]) of all ``images``; one given several times comes once.
 
     Chunks are padded by repeating their last image (``extract``), which costs no passes of the network so.
@@ -87,7 +89,7 @@ class FeatureCache:
         self._places: dict[bytes, tuple[np.ndarray, int]] = {}
         self._look()
 
-    def extract(self, images: Sequence[np.ndarray]) -> np.ndarray:
+    def extract(self, images: Sequence[Any]) -> np.ndarray:
         """As :func:`extract`, computing and keeping only what is not there. Raises CrossFlowError where it cannot."""
         names = [_content_sha256(image) for image in images]
         if any(name not in self._places for name in names):
@@ -148,11 +150,11 @@ class OnFeatures:
         raise NotImplementedError
 
     def update_from(self, cache: FeatureCache, examples: Sequence[Example], outputs: Sequence[Any]) -> list[Row] | None:
-        """As ``update``, with the features of the outputs, images, out of a run's ``cache``."""
+        """As ``update``, with the features of the outputs out of a run's ``cache``."""
         return self.update(examples, outputs, cache.extract(outputs))
 
-    def features_of(self, images: Sequence[np.ndarray], features: np.ndarray | None = None) -> np.ndarray:
-        """The features, float32 [n dim], of images: those given, or else extracted."""
+    def features_of(self, images: Sequence[Any], features: np.ndarray | None = None) -> np.ndarray:
+        """The features, float32 [n dim], of images, or outputs of another kind: those given, or else extracted."""
         return extract(self.extractor, images) if features is None else features
 
 
@@ -167,7 +169,8 @@ def keep_features(metrics: Mapping[str, object], folder: Path, rank: int) -> dic
     return found
 
 
-def _content_sha256(image: np.ndarray) -> bytes:
-    """The sha256 of an image's shape, type and pixels, in hexadecimal."""
-    head = f"{image.dtype.str} {image.shape} ".encode()
-    return hashlib.sha256(head + np.ascontiguousarray(image).tobytes()).hexdigest().encode()
+def _content_sha256(output: np.ndarray | Recording) -> bytes:
+    """The sha256 of an image's shape, type and pixels, in hexadecimal; of a sound's samples, with their rate."""
+    content, rate = (output.samples, f"{output.rate} ") if isinstance(output, Recording) else (output, "")
+    head = f"{rate}{content.dtype.str} {content.shape} ".encode()
+    return hashlib.sha256(head + np.ascontiguousarray(content).tobytes()).hexdigest().encode()

@@ -90,4 +90,26 @@ OTHERS = (
 )
 """What the other distances between sets of images need."""
 
-PUBLISHED = TEXT_TO_IMAGE + OTHERS
+_ZENODO = "zenodo.org/records/3987831"
+_TORCHVGGISH = "github.com/harritaylor/torchvggish"
+PANNS = EvaluatorWeights(
+    metric="FD, IS and KL of sounds",
+    file="Cnn14_16k_mAP=0.438.pth",
+    sha256="e2ee543a27919542c2ea03eabaa70b24dcd4e6c8e05621de6b67a94e4c5058e6",
+    source=_ZENODO,
+    url=f"https://{_ZENODO}/files/Cnn14_16k_mAP%3D0.438.pth?download=1",
+    size=358_668_570,
+    licence="CC BY 4.0",
+)
+VGGISH = EvaluatorWeights(
+    metric="FAD",
+    file="vggish-10086976.pth",
+    sha256="10086976",
+    source=f"{_TORCHVGGISH}, release v0.1",
+    url=f"https://{_TORCHVGGISH}/releases/download/v0.1/vggish-10086976.pth",
+    licence="Apache-2.0",
+)
+SOUND = (PANNS, VGGISH)
+"""What the metrics of sounds need; CLAP is a folder of the hub's cache, see ``judges.clap``."""
+
+PUBLISHED = TEXT_TO_IMAGE + OTHERS + SOUND

@@ -66,7 +66,8 @@ class CaptionScores:
     """How well captions fit their references, each an example's ``target``: a sequence of one or more captions.
 
     Values and columns: ``bleu_1`` to ``bleu_4``, ``rouge_l``, ``cider_d``; ``meteor``, which takes longer than the rest
-    together; and ``spice`` where ``spice_models`` names the folder of its jars. Captions are compared with each other
+    together; and ``spice`` where ``spice_models`` names the folder of its jars, and then ``spider`` too if it is asked
+    for. Captions are compared with each other
     (CIDEr-D's document frequencies), so rows are known last: ask for :meth:`rows` after :meth:`compute`.
 
     ``tokens`` is one of ``TOKENS``: "ptb" is what published numbers are made with; with "words", and without METEOR and
@@ -79,13 +80,14 @@ class CaptionScores:
         tokens: Literal["ptb", "words"] = "ptb",
         with_meteor: bool = True,
         spice_models: Path | None = None,
+        with_spider: bool = False,
     ) -> None:
         if tokens == "ptb" or with_meteor or spice_models is not None:
             find_java()
         if spice_models is not None:
             check_spice(spice_models)
         self._tokenize = tokenize if tokens == "ptb" else _words
-        self._with_meteor, self._spice_models = with_meteor, spice_models
+        self._with_meteor, self._spice_models, self._with_spider = with_meteor, spice_models, with_spider
         single = {
             "rouge_l": f"beta {BETA}, best precision and best recall over references",
             "cider_d": f"sigma {SIGMA}, document frequencies from the references scored",
@@ -94,6 +96,8 @@ class CaptionScores:
             single["meteor"] = "METEOR 1.5, English, task rank, -norm, corpus counts"
         if spice_models is not None:
             single["spice"] = "SPICE 1.0 with CoreNLP 3.6.0, F of all tuples, mean"
+        if spice_models is not None and with_spider:
+            single["spider"] = "the mean of cider_d and spice"
         self.higher_is_better: Mapping[str, bool] = dict.fromkeys((*BLEU, *single), True)
         self.protocol: Mapping[str, Any] = {
             "tokens": TOKENS[tokens],
@@ -148,10 +152,12 @@ class CaptionScores:
             scores = [
                 Scores(BLEU, bleu_statistics(corpus, counts), bleu),
                 Scores.mean("rouge_l", rouge_l(captions, references)),
-                Scores.mean("cider_d", cider_d(corpus, counts)),
+                Scores.mean("cider_d", consensus := cider_d(corpus, counts)),
             ]
             if self._spice_models is not None:
-                scores.append(Scores.mean("spice", spice(captions, references, self._spice_models)))
+                scores.append(Scores.mean("spice", graphs := spice(captions, references, self._spice_models)))
+                if self._with_spider:
+                    scores.append(Scores.mean("spider", (consensus + graphs) / 2))
             if aligned:
                 scores.append(Scores(("meteor",), meteor_statistics(aligned.result()), meteor_score))
         return scores

@@ -17,7 +17,7 @@ from crossflow_eval.types import Example
 class FolderModel:
     """Outputs made elsewhere: the images of a folder, looked up by example id (``<id>.png`` or ``<id>-<k>.png``)."""
 
-    name = "folder"
+    name, what = "folder", "image"
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -45,14 +45,14 @@ class FolderModel:
         missing = [f"{e.id}-{k}" for e in needed for k in indices if self._key(e.id, k) is None]
         if missing:
             raise CrossFlowError(
-                f"{len(missing)} of {len(needed) * outputs_per_example} images are missing in {self.folder}: "
+                f"{len(missing)} of {len(needed) * outputs_per_example} {self.what}s are missing in {self.folder}: "
                 f"{first_few(missing)}."
             )
         foreign = self.images.files.keys() - {self._key(e.id, k) for e in known for k in indices}
         if foreign:
             names = sorted(self.images.files[key].name for key in foreign)
             raise CrossFlowError(
-                f"{len(foreign)} of {len(self.images.files)} images in {self.folder} belong to no example: "
+                f"{len(foreign)} of {len(self.images.files)} {self.what}s in {self.folder} belong to no example: "
                 f"{first_few(names)}."
             )
 

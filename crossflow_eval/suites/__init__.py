@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 from crossflow.errors import CrossFlowError, unknown
-from crossflow_eval.suites import caption, coco, depth, geneval, own, superres, t2i
+from crossflow_eval.suites import audiocaps, caption, coco, depth, geneval, own, superres, t2i
 from crossflow_eval.suites.scenes import arithmetic as scene_arithmetic
 from crossflow_eval.suites.scenes import compression as scene_compression
 from crossflow_eval.suites.scenes import t2i as scenes
@@ -39,6 +39,7 @@ SUITES: dict[str, Factory] = {
     **_of(superres.suite, superres.SUITES),
     **_of(caption.suite, caption.SUITES),
     **{name: partial(coco.suite, name) for name in coco.SUITES},
+    **{name: partial(audiocaps.suite, name) for name in audiocaps.SUITES},
     "geneval": lambda root: geneval.SUITE,
 }
 
