@@ -28,7 +28,7 @@ class FeatureExtractor(Protocol):
     weights_sha256: str
     dim: int
 
-    def __call__(self, images: Sequence[Any]) -> np.ndarray:
+    def __call__(self, images: Sequence[Any], /) -> np.ndarray:
         """Return the features, float32 [n dim], of n images, uint8 [h w 3], or outputs of the kind that it reads.
 
         Each depends on its own output only.

@@ -46,8 +46,9 @@ class Cnn14(nn.Module):
         self.blocks = len({name.partition(".")[0] for name in state if name.startswith("conv_block")})
         for number in range(1, self.blocks + 1):
             self.add_module(f"conv_block{number}", _Block(state[f"conv_block{number}.conv1.weight"].shape))
-        self.fc1 = nn.Linear(*reversed(state["fc1.weight"].shape))
-        self.fc_audioset = nn.Linear(*reversed(state["fc_audioset.weight"].shape))
+        classes, hidden = state["fc_audioset.weight"].shape
+        self.fc1 = nn.Linear(state["fc1.weight"].shape[1], hidden)
+        self.fc_audioset = nn.Linear(hidden, classes)
         self.load_state_dict(dict(state))
 
     def forward(self, wave: Float[Tensor, "b n"]) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b k"]]:

@@ -35,10 +35,9 @@ def _mel(hertz: np.ndarray) -> np.ndarray:
 
 def mel_filters() -> np.ndarray:
     """The weight of each frequency in each band, float64 [257 64]: triangles on HTK's mel scale, none at 0 Hz."""
-    places, edges = (
-        _mel(np.linspace(0, RATE / 2, FFT // 2 + 1))[:, None],
-        np.linspace(*_mel(np.array([LOWEST, HIGHEST])), BANDS + 2),
-    )
+    places = _mel(np.linspace(0, RATE / 2, FFT // 2 + 1))[:, None]
+    lowest, highest = _mel(np.array([LOWEST, HIGHEST])).tolist()
+    edges = np.linspace(lowest, highest, BANDS + 2)
     low, middle, high = edges[:-2], edges[1:-1], edges[2:]
     filters = np.minimum((places - low) / (middle - low), (high - places) / (high - middle)).clip(min=0)
     filters[0] = 0
@@ -68,8 +67,9 @@ class Network(nn.Module):
                 layers.append(nn.MaxPool2d(2))
             layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
         self.features = nn.Sequential(*layers, nn.MaxPool2d(2))
-        linear = [nn.Linear(*reversed(state[f"embeddings.{place}.weight"].shape)) for place in (0, 2, 4)]
-        self.embeddings = nn.Sequential(linear[0], nn.ReLU(), linear[1], nn.ReLU(), linear[2])
+        shapes = [state[f"embeddings.{place}.weight"].shape for place in (0, 2, 4)]
+        first, second, last = (nn.Linear(inside, outside) for outside, inside in shapes)
+        self.embeddings = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), last)
         self.load_state_dict(dict(state))
 
     def forward(self, x: Float[Tensor, "k 1 96 64"]) -> Float[Tensor, "k d"]:

@@ -18,6 +18,7 @@ from crossflow_eval.metrics.geneval.score import GenEval
 from crossflow_eval.metrics.of_torchmetrics import OfPairs, OfSets
 from crossflow_eval.metrics.restoration import Restoration
 from crossflow_eval.metrics.scenes import SceneCaptions, SceneCLIPScore, SceneGenEval, SceneInceptionScore
+from crossflow_eval.metrics.sounds import ClapScore, FrechetAudioDistance, PannsScores
 from crossflow_eval.peers import captions, depth, distances, restoration
 from crossflow_eval.peers.peer import Peer
 
@@ -36,6 +37,8 @@ _RULES = "GenEval's rules are a script of its authors, in no package; tests hold
 _CLIP = "the score's definition is a script of its authors, in no package"
 _WORLD = "it is of the embedded world, and no package knows that"
 _ITSELF = "torchmetrics itself computed it"
+_SOUND = "audioldm_eval, which defines it, fetches its own weights; tests hold ours to what it made of the same ones"
+_CLAP = "transformers' ClapModel itself computed it"
 WITHOUT: dict[type, str] = {
     SceneGenEval: _RULES,
     GenEval: _RULES,
@@ -46,6 +49,9 @@ WITHOUT: dict[type, str] = {
     TokenCosine: _WORLD,
     OfPairs: _ITSELF,
     OfSets: _ITSELF,
+    PannsScores: _SOUND,
+    FrechetAudioDistance: _SOUND,
+    ClapScore: _CLAP,
 }
 """Why there is no peer, by the class of a metric."""
 
