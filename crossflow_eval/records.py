@@ -2,7 +2,7 @@
 
 ::
 
-    outputs/                one file an output, of one model
+    outputs/                one file an output, of one model; of outputs made together one a modality
     n-50/, n-1000/          a run each, of the first so many examples
         settings.json       what made the run
         outputs.jsonl       one line an output: its name and its sha256
@@ -27,14 +27,14 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from crossflow.errors import CrossFlowError, first_few
 from crossflow.files.hashes import file_sha256
 from crossflow.files.plain_json import read_json
 from crossflow.files.processes import file_threads
 from crossflow_eval.tables import REFERENCES, ROLES
-from crossflow_eval.types import Proof, Result, Role, Row, Settings
+from crossflow_eval.types import Ask, Proof, Result, Role, Row, Settings
 
 SETTINGS, EXAMPLES, MANIFEST, ROWS, RESULT = (
     "settings.json",
@@ -88,10 +88,14 @@ class _Row(_Record):
     id: str
     index: int = 0
     output: FileName = "-"
+    outputs: dict[str, FileName] = {}
     prompt: str = ""
     task: str = ""
     size: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] | None = None
     detections: list[_Detection] = []
+
+
+_ASK = TypeAdapter(Ask)
 
 
 class _Example(_Record):
@@ -209,13 +213,25 @@ def read_outputs_so_far(folder: Path) -> tuple[list[Row], int]:
     asked = list(_lines(folder / EXAMPLES, _Asked, "make the run anew"))
     for line in asked:
         source = line.get("source")
-        prompt = source if isinstance(source, str) else source.get("file") if isinstance(source, dict) else None
-        rows += [
-            {"id": line["id"], "index": index, "output": name, "prompt": prompt if isinstance(prompt, str) else ""}
-            for index in range(copies)
-            if (name := there.get(f"{line['id']}-{index}")) is not None
-        ]
+        ask = _as_ask(source)
+        prompt = str(ask) if ask else source.get("file") if isinstance(source, dict) else source
+        address = {"id": line["id"], "prompt": prompt if isinstance(prompt, str) else ""}
+        for index in range(copies):
+            name = f"{line['id']}-{index}"
+            if ask is not None:
+                several = {each: there[f"{name}.{each}"] for each in ask.wanted if f"{name}.{each}" in there}
+                rows += [{**address, "index": index, "outputs": several}] if len(several) == len(ask.wanted) else []
+            elif name in there:
+                rows.append({**address, "index": index, "output": there[name]})
     return rows, len(asked) * copies
+
+
+def _as_ask(source: Any) -> Ask | None:
+    """The ``Ask`` that an example's source is; None where it is none."""
+    try:
+        return _ASK.validate_python(source)
+    except ValidationError:
+        return None
 
 
 def _outputs(folder: Path) -> list[str]:

@@ -27,6 +27,9 @@ CODE = "code_sha256"
 Output = np.ndarray | str | Recording
 """One output of a model, of a kind of ``crossflow_eval.outputs``: an image, a depth map, a caption, a sound."""
 
+Outputs = Mapping[str, Output]
+"""What a model of any to any made together: an output of each modality that it was asked for."""
+
 Role = Literal["model", "chance", "trivial", "ceiling"]
 """What a run stands for: a model, the level of any real output or of the best without a model, or the best level."""
 
@@ -35,11 +38,39 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Ask:
+    """What a model of any to any is asked for: its inputs by modality, and the modalities to make of them together.
+
+    There may be several inputs of one modality. ``mix`` are weights of the inputs by modality, those not named equal
+    1. ``via`` are modalities that are made on the way, one after another, each of the one before alone: ``wanted`` are
+    then made of the last of them.
+    """
+
+    given: Mapping[str, Sequence[Any]]
+    wanted: Sequence[str]
+    mix: Mapping[str, float] = field(default_factory=dict[str, float])
+    via: Sequence[str] = ()
+
+    def __str__(self) -> str:
+        """In one line, with the inputs as they stand: "text: a photo of a ball + audio → image, video"."""
+        inputs = [
+            f"{name}: {'; '.join(map(str, each))}" if name == "text" else name + f" × {len(each)}" * (len(each) > 1)
+            for name, each in self.given.items()
+        ]
+        weighed = [f"{name} {weight:g}" for name, weight in self.mix.items()]
+        steps = (" + ".join(inputs) or "nothing", *self.via, ", ".join(self.wanted))
+        return " → ".join(steps) + (f" ({', '.join(weighed)})" if weighed else "")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Example:
-    """One item of a suite: what the model is given, and what its output is judged against."""
+    """One item of a suite: what the model is given, and what its output is judged against.
+
+    An ``Ask`` stands here with the names of its inputs, of which ``Suite.given`` makes the inputs themselves.
+    """
 
     id: str
-    source: str | Path
+    source: str | Path | Ask
     target: Any = None
     tags: Mapping[str, str] = field(default_factory=dict)
 
@@ -61,8 +92,11 @@ class Metric(Protocol):
     protocol: Mapping[str, Any]
     higher_is_better: Mapping[str, bool]
 
-    def update(self, examples: Sequence[Example], outputs: Sequence[Output]) -> list[Row] | None:
-        """Take the next outputs, in the suite's order. Returns one row an output where the metric is per example."""
+    def update(self, examples: Sequence[Example], outputs: Sequence[Any]) -> list[Row] | None:
+        """Take the next outputs, in the suite's order. Returns one row an output where the metric is per example.
+
+        Each is an ``Output``; ``Outputs`` where the suite's are several by modality.
+        """
         ...
 
     def compute(self) -> dict[str, Value]:
@@ -86,9 +120,10 @@ class Model(Protocol):
     name: str
     identity: Mapping[str, Any]
 
-    def generate(self, sources: Sequence[str | Path], seeds: Sequence[int]) -> list[Output]:
-        """Return one output a source, in a form that ``outputs.as_kind`` takes.
+    def generate(self, sources: Sequence[Any], seeds: Sequence[int]) -> Sequence[Any]:
+        """Return one output a source, in a form that ``outputs.as_kind`` takes; a source is a text or a path.
 
+        Where a suite's outputs are several, a source is an ``Ask``, and its output a mapping by modality.
         An output may depend on its own source and seed, and on nothing else.
         """
         ...
@@ -111,8 +146,8 @@ class Lookup(Protocol):
     name: str
     identity: Mapping[str, Any]
 
-    def read(self, example_id: str, index: int) -> Output:
-        """Return the ``index``-th output of an example."""
+    def read(self, example_id: str, index: int) -> Output | Outputs:
+        """Return the ``index``-th output of an example, or its outputs by modality."""
         ...
 
 
@@ -129,8 +164,9 @@ class MadeElsewhere(Lookup, Protocol):
 class Suite:
     """Examples and metrics as plain data, and all else that is particular to a suite.
 
-    ``output`` is the kind of file an output is kept as, a name in ``crossflow_eval.outputs.KINDS``. A run stands
-    between the ``references``. ``pictures`` gives, by an example's id, what is shown beside its output: its ``source``
+    ``output`` is the kind of file an output is kept as, a name in ``crossflow_eval.outputs.KINDS``; where outputs are
+    several, that of each modality, and an example's source is an ``Ask`` of which ``given`` makes one of the inputs
+    themselves. A run stands between the ``references``. ``pictures`` gives, by an example's id, what is shown beside its output: its ``source``
     and its ``target``, each where it is a picture. ``made_elsewhere`` reads outputs made elsewhere from a file or a
     folder; without one the usual reader of the kind does (``crossflow_eval.models.READERS``).
 
@@ -146,10 +182,11 @@ class Suite:
     name: str
     version: str
     task: str
-    output: str
+    output: str | Mapping[str, str]
     examples: Callable[[Path | None], Sequence[Example]]
     metrics: Mapping[str, Callable[[], Metric]]
     outputs_per_example: int = 1
+    given: Callable[[Ask], Ask] = field(default=lambda ask: ask)
     references: Mapping[Role, Lookup] = field(default_factory=dict)
     pictures: Callable[[str], Mapping[str, Output]] = field(default=lambda example_id: {})
     made_elsewhere: Callable[[Path], MadeElsewhere] | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,6 +26,7 @@ from crossflow_eval.outputs import as_kind
 from crossflow_eval.runs.store import Examples, Job, Store, UnreadableOutput
 from crossflow_eval.types import (
     CODE,
+    Ask,
     Batched,
     Example,
     LateRows,
@@ -32,7 +34,6 @@ from crossflow_eval.types import (
     MadeElsewhere,
     Metric,
     Model,
-    Output,
     Result,
     Row,
     Settings,
@@ -153,17 +154,16 @@ def make_settings(
 
 
 def list_jobs(suite: Suite, examples: Sequence[Example], settings: Settings) -> list[Job]:
-    """One job an output, in the order of the examples."""
-    return [
-        Job(
-            example=example,
-            index=index,
-            name=f"{example.id}-{index}.{suite.output}",
-            seed=output_seed(settings.seed, example.id, index),
-        )
-        for example in examples
-        for index in range(settings.outputs_per_example)
-    ]
+    """One job an output, in the order of the examples; outputs that are made together are of one job."""
+
+    def job(example: Example, index: int) -> Job:
+        seed, name = output_seed(settings.seed, example.id, index), f"{example.id}-{index}"
+        if isinstance(suite.output, str):
+            return Job(example, index, f"{name}.{suite.output}", seed)
+        wanted = example.source.wanted if isinstance(example.source, Ask) else ()
+        return Job(example, index, name, seed, {each: f"{name}.{each}.{suite.output[each]}" for each in wanted})
+
+    return [job(example, index) for example in examples for index in range(settings.outputs_per_example)]
 
 
 def make_metrics(suite: Suite) -> dict[str, Metric]:
@@ -247,13 +247,13 @@ def generate(
     jobs = list_jobs(suite, examples, settings)
     there = {path.name for path in store.outputs.iterdir()}
     if rank == 0:
-        store.check([job for job in jobs if job.name in there])
+        store.check([job for job in jobs if there.issuperset(job.files)])
         store.check_scored()
-        if any(job.name not in there for job in jobs):
+        if not all(there.issuperset(job.files) for job in jobs):
             store.reopen()
     size = model.batch_size if isinstance(model, Batched) else 1
     units = _batches(jobs, size)[rank::world]
-    todo = [unit for unit in units if any(job.name not in there for job in unit)]
+    todo = [unit for unit in units if not all(there.issuperset(job.files) for job in unit)]
     made, reused = sum(map(len, todo)), sum(map(len, units)) - sum(map(len, todo))
     if settings.identity.get(CODE, "") is None and reused:
         _logger.warning(
@@ -261,7 +261,10 @@ def generate(
         )
     asked = todo if size > 1 else _batches([job for unit in todo for job in unit], at_a_time or GENERATE_BATCH)
     for batch in track(asked, "generate", reused):
-        outputs = [as_kind(model.name, output, suite.output) for output in _ask(model, batch)]
+        outputs = [
+            _of_kind(model.name, each, suite.output, job)
+            for each, job in zip(_ask(suite, model, batch), batch, strict=True)
+        ]
         for cache in dict.fromkeys((caches or {}).values()):
             cache.extract(outputs)
         for job, output in zip(batch, outputs, strict=True):
@@ -302,7 +305,11 @@ def score(
     for batch in track(_batches(jobs, SCORE_BATCH), "score"):
         outputs, digests = zip(*_read(store, batch, jobs), strict=True)
         rows += _update(metrics, caches or {}, batch, outputs)
-        scored += [{**_address(job), "sha256": digest} for job, digest in zip(batch, digests, strict=True)]
+        scored += [
+            {"id": job.example.id, "index": job.index, "output": name, "sha256": digest}
+            for job, of_files in zip(batch, digests, strict=True)
+            for name, digest in of_files.items()
+        ]
     values, better = _compute(metrics)
     for name, metric in metrics.items():
         if isinstance(metric, LateRows):
@@ -321,17 +328,29 @@ def score(
     return result
 
 
-def _ask(model: Model | Lookup, batch: Sequence[Job]) -> list[Any]:
+def _ask(suite: Suite, model: Model | Lookup, batch: Sequence[Job]) -> list[Any]:
     """The model's answers, not yet checked to be of the suite's kind."""
     if isinstance(model, Lookup):
         return [model.read(job.example.id, job.index) for job in batch]
-    outputs = list(model.generate([job.example.source for job in batch], [job.seed for job in batch]))
+    sources = [job.example.source for job in batch]
+    given = [suite.given(source) if isinstance(source, Ask) else source for source in sources]
+    outputs = list(model.generate(given, [job.seed for job in batch]))
     if len(outputs) != len(batch):
         raise CrossFlowError(f"The model {model.name} gave {len(outputs)} outputs for {len(batch)} sources.")
     return outputs
 
 
-def _read(store: Store, batch: Sequence[Job], jobs: Sequence[Job]) -> list[tuple[Output, str]]:
+def _of_kind(model: str, output: Any, kind: str | Mapping[str, str], job: Job) -> Any:
+    """An ``output`` of a model as it is kept: of the suite's ``kind``, or of each modality's that the job is for."""
+    if isinstance(kind, str):
+        return as_kind(model, output, kind)
+    if not isinstance(output, Mapping) or output.keys() != job.several.keys():
+        got = f"outputs of {', '.join(map(str, output)) or 'nothing'}" if isinstance(output, Mapping) else "one output"
+        raise CrossFlowError(f"The model {model} gave {got} where {', '.join(job.several)} were asked for.")
+    return {each: as_kind(model, output[each], kind[each]) for each in job.several}
+
+
+def _read(store: Store, batch: Sequence[Job], jobs: Sequence[Job]) -> list[tuple[Any, dict[str, str]]]:
     try:
         return [store.read_output(job) for job in batch]
     except UnreadableOutput:
@@ -355,8 +374,9 @@ def _update(
 
 
 def _address(job: Job) -> Row:
-    """How records name an output."""
-    return {"id": job.example.id, "index": job.index, "output": job.name}
+    """How records name an output, or those that were made together."""
+    files = {"outputs": dict(job.several)} if job.several else {"output": job.name}
+    return {"id": job.example.id, "index": job.index, **files}
 
 
 def _merge(name: str, rows: Sequence[Row], said: Sequence[Row]) -> None:
@@ -379,8 +399,8 @@ def _compute(metrics: Mapping[str, Metric]) -> tuple[dict[str, Value], dict[str,
     return values, better
 
 
-def _shown(source: str | Path) -> str:
-    return source.name if isinstance(source, Path) else source
+def _shown(source: str | Path | Ask) -> str:
+    return source.name if isinstance(source, Path) else str(source)
 
 
 def _batches(jobs: Sequence[Job], size: int) -> list[Sequence[Job]]:
@@ -389,13 +409,14 @@ def _batches(jobs: Sequence[Job], size: int) -> list[Sequence[Job]]:
 
 def _wait(store: Store, jobs: Sequence[Job]) -> None:
     """Wait for the other ranks' outputs. Raises CrossFlowError when no new one came for ``PATIENCE`` seconds."""
-    left, last = len(jobs) + 1, time.monotonic()
-    while missing := [job.name for job in jobs if not (store.outputs / job.name).exists()]:
+    left, last = math.inf, time.monotonic()
+    files = [name for job in jobs for name in job.files]
+    while missing := [name for name in files if not (store.outputs / name).exists()]:
         if len(missing) < left:
             left, last = len(missing), time.monotonic()
         if time.monotonic() - last > PATIENCE:
             raise CrossFlowError(
-                f"{len(missing)} of {len(jobs)} outputs are missing ({first_few(missing)}) and no other process has "
+                f"{len(missing)} of {len(files)} outputs are missing ({first_few(missing)}) and no other process has "
                 f"made one for {PATIENCE:.0f} seconds. Run the same command again to make them."
             )
         time.sleep(0.5)

@@ -4,7 +4,8 @@
 
     settings.json         what made the outputs, written first
     examples.jsonl        what was asked so far, one example a line
-    outputs/<id>-<k>.*    one file an output            features/, references/   what metrics keep, what stands beside
+    outputs/<id>-<k>.*    one file an output; of those made together one a modality, <id>-<k>.<modality>.*
+    features/, references/   what metrics keep, what stands beside
     n-50/, n-1000/        a run each, of the first so many examples:
         settings.json, examples.jsonl
         per_example.jsonl, outputs.jsonl, result.json   last
@@ -20,7 +21,7 @@ import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import cache, cached_property
 from itertools import count
 from pathlib import Path
@@ -71,12 +72,22 @@ class Examples(tuple[Example, ...]):
 
 @dataclass(frozen=True)
 class Job:
-    """One output to make: the ``index``-th of ``example``, kept in ``outputs/<name>``, made from ``seed``."""
+    """One output to make: the ``index``-th of ``example``, kept in ``outputs/<name>``, made from ``seed``.
+
+    Where it is several, made together, ``several`` are the names of their files by modality, all of which begin with
+    ``name``.
+    """
 
     example: Example
     index: int
     name: str
     seed: int
+    several: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The names of all its files."""
+        return tuple(self.several.values()) or (self.name,)
 
 
 def place(where: Path, name: str, settings: Settings, end: str = "") -> Path:
@@ -190,19 +201,28 @@ class Store:
         with written(self.path / name), (self.path / name).open("a", encoding="utf-8") as file:
             file.write(canonical_json(record) + "\n")
 
-    def write_output(self, job: Job, output: Output) -> None:
-        """Keep one output; the suffix of the job's name says as what."""
-        self._write(self.outputs / job.name, kind_of(job.name).encode(output))
+    def write_output(self, job: Job, output: Any) -> None:
+        """Keep one output, or its several by modality; the suffix of a file's name says as what."""
+        parts = {name: output[modality] for modality, name in job.several.items()} or {job.name: output}
+        for name, part in parts.items():
+            self._write(self.outputs / name, kind_of(name).encode(part))
 
-    def read_output(self, job: Job) -> tuple[Output, str]:
-        """Read one output back, with the sha256 of its file. Raises UnreadableOutput."""
+    def read_output(self, job: Job) -> tuple[Any, dict[str, str]]:
+        """Read one output back, or its several by modality; with the sha256 of each file. Raises UnreadableOutput."""
+        read = {name: self._read_file(name) for name in job.files}
+        digests = {name: digest for name, (_, digest) in read.items()}
+        if job.several:
+            return {modality: read[name][0] for modality, name in job.several.items()}, digests
+        return read[job.name][0], digests
+
+    def _read_file(self, name: str) -> tuple[Output, str]:
         try:
-            content = records.output_path(self.path, job.name).read_bytes()
-            return kind_of(job.name).decode(content), hashlib.sha256(content).hexdigest()
+            content = records.output_path(self.path, name).read_bytes()
+            return kind_of(name).decode(content), hashlib.sha256(content).hexdigest()
         except FileNotFoundError as error:
-            raise UnreadableOutput(f"{job.name} (missing)") from error
+            raise UnreadableOutput(f"{name} (missing)") from error
         except (CrossFlowError, OSError, UnreadableImage, ValueError, EOFError) as error:
-            raise UnreadableOutput(f"{job.name} ({error})") from error
+            raise UnreadableOutput(f"{name} ({error})") from error
 
     def check(self, jobs: Sequence[Job]) -> None:
         """Read every output of ``jobs``. CrossFlowError with the count and the first names that cannot be read."""
