@@ -144,6 +144,13 @@ COMMANDS: dict[str, Command] = {
         "and lies beside --ckpt.",
         suite="scenes-compression",
     ),
+    "any": Command(
+        task="any",
+        help="Measure a model from any modalities to any: text, images, depth, sound and film. --limit takes the first "
+        "examples, of all tasks alike.",
+        suite="scenes-any-matrix",
+        says={"checkpoint": "A checkpoint.", "model": "crossflow, or package.module:factory."},
+    ),
 }
 
 SAMPLED = ("crossflow", "diffusers")
@@ -152,8 +159,8 @@ PROMPTED = ("t2i", "arithmetic")
 """The tasks whose models make images of prompts."""
 ENCODED = ("compression",)
 """The tasks whose models encode, and carry nothing along the flow."""
-UNSAMPLED = (*ENCODED, "t2a")
-"""The tasks in which no model is sampled: the others' outputs are made elsewhere."""
+TOGETHER = "any"
+"""The task whose models make several outputs together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,7 +256,21 @@ class Request:
     solver: str | None = field(
         default=None,
         metadata=_said(
-            "--solver", "Name of a solver.", shown="the checkpoint's", models=("crossflow",), without=UNSAMPLED
+            "--solver",
+            "Name of a solver.",
+            shown="the checkpoint's",
+            models=("crossflow",),
+            without=(*ENCODED, TOGETHER),
+        ),
+    )
+    context: str | None = field(
+        default=None,
+        metadata=_said(
+            "--context",
+            "What outputs made together see of each other: others, self or none.",
+            shown="the model's",
+            models=("crossflow",),
+            tasks=(TOGETHER,),
         ),
     )
     ensemble: int | None = field(
@@ -301,7 +322,11 @@ class Request:
     precision: str | None = field(
         default=None,
         metadata=_said(
-            "--precision", "auto, or a type such as bfloat16.", shown="auto", models=SAMPLED, without=UNSAMPLED
+            "--precision",
+            "auto, or a type such as bfloat16.",
+            shown="auto",
+            models=SAMPLED,
+            without=(*ENCODED, TOGETHER),
         ),
     )
     seed: int = field(default=0, metadata=_said("--seed", "Seed of the whole run.", shown=True))

@@ -54,7 +54,7 @@ class Ask:
     def __str__(self) -> str:
         """In one line, with the inputs as they stand: "text: a photo of a ball + audio → image, video"."""
         inputs = [
-            f"{name}: {'; '.join(map(str, each))}" if name == "text" else name + f" × {len(each)}" * (len(each) > 1)
+            f"{name}: {'; '.join(map(str, each))}" if name == "text" else name + f" ({len(each)})" * (len(each) > 1)
             for name, each in self.given.items()
         ]
         weighed = [f"{name} {weight:g}" for name, weight in self.mix.items()]
@@ -165,10 +165,11 @@ class Suite:
     """Examples and metrics as plain data, and all else that is particular to a suite.
 
     ``output`` is the kind of file an output is kept as, a name in ``crossflow_eval.outputs.KINDS``; where outputs are
-    several, that of each modality, and an example's source is an ``Ask`` of which ``given`` makes one of the inputs
-    themselves. A run stands between the ``references``. ``pictures`` gives, by an example's id, what is shown beside its output: its ``source``
-    and its ``target``, each where it is a picture. ``made_elsewhere`` reads outputs made elsewhere from a file or a
-    folder; without one the usual reader of the kind does (``crossflow_eval.models.READERS``).
+    made together, that of each modality, and an example's source is an ``Ask``, of whose names ``given`` makes the
+    inputs. A run stands between the ``references``. ``pictures`` gives, by an example's id, what is shown beside its
+    output: its ``source`` and its ``target``, each where it is a picture. ``made_elsewhere`` reads outputs made
+    elsewhere from a file or a folder; without one the usual reader of the kind does
+    (``crossflow_eval.models.READERS``).
 
     ``one_size``: its images have the size that models of it read; to other suites' ours fit themselves by a named rule.
 

@@ -18,6 +18,7 @@ EXAMPLES = {
     "geneval": "crossflow-eval geneval --ckpt t2i_256px_clip_dimr.pth",
     "arithmetic": "crossflow-eval arithmetic --limit 100",
     "compression": "crossflow-eval compression --ckpt runs/t2i/model.safetensors",
+    "any": "crossflow-eval any --ckpt runs/codi/model.safetensors --suite scenes-any-joint --limit 1000",
 }
 """How each command that measures is called."""
 COMMANDS: Commands = {

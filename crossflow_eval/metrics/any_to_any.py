@@ -27,14 +27,15 @@ SHUFFLE_SEED = 0
 class Judged(BaseModel):
     """The target of an example: what its outputs are judged by.
 
-    ``told`` are the factors, by output, that the inputs tell and the output can; they must be as in the ``event``.
-    ``untold`` are those, by two outputs as "audio+video", that both can tell and no input does: they must agree.
-    ``against``, of inputs that contradict each other, are the events that they are of, by modality.
+    ``told`` are the factors, by output, that an input tells of the ``event`` and the output can, with the name of that
+    input: they must be as it tells them. ``untold`` are those, by two outputs as "audio+video", that both can tell and
+    no input does: they must agree. ``against``, of inputs that contradict each other, are the events that they are of,
+    by their names.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     event: str
-    told: Mapping[str, tuple[str, ...]] = {}
+    told: Mapping[str, Mapping[str, str]] = {}
     untold: Mapping[str, tuple[str, ...]] = {}
     against: Mapping[str, str] = {}
 
@@ -53,14 +54,15 @@ class Judged(BaseModel):
 class World:
     """What is known of the world that outputs speak of; facts are any objects that ``right`` compares.
 
-    ``read`` gives the facts in an output of a modality, ``truth`` those of an event by its id, and ``right`` says
-    whether facts have a factor as others have it, None where these say nothing of it. ``may`` are the factors that a
-    modality need not tell, by modality: they are judged where it does, as ``said`` says. ``name`` goes into protocols.
+    ``read`` gives the facts in an output of a modality, ``tells`` those that an input of that name tells of an event,
+    by its id, and ``right`` says whether facts have a factor as others have it, None where these say nothing of it.
+    ``may`` are the factors that a modality need not tell, by modality: they are judged where it does, as ``said`` says.
+    ``bounce`` is the frame of which facts say that all turns back in it, and ``name`` goes into protocols.
     """
 
     name: str
     read: Callable[[str, Any], Any]
-    truth: Callable[[str], Any]
+    tells: Callable[[str, str], Any]
     right: Callable[[Any, Any, str], bool | None]
     said: Callable[[Any, str], bool]
     bounce: Callable[[Any], int | None]
@@ -70,9 +72,13 @@ class World:
         """What each of the outputs says."""
         return {modality: self.read(modality, output) for modality, output in outputs.items()}
 
-    def told(self, modality: str, facts: Any, true: Any, factors: Iterable[str]) -> dict[str, bool]:
-        """Whether an output's facts are true, by factor; without those that there is nothing to judge of."""
-        verdicts = {factor: self.right(facts, true, factor) for factor in factors if self._due(modality, facts, factor)}
+    def told(self, modality: str, facts: Any, event: str, factors: Mapping[str, str]) -> dict[str, bool]:
+        """Whether an output's facts are as told of the ``event``, by factor; where there is anything to judge."""
+        verdicts = {
+            factor: self.right(facts, self.tells(event, name), factor)
+            for factor, name in factors.items()
+            if self._due(modality, facts, factor)
+        }
         return {factor: verdict for factor, verdict in verdicts.items() if verdict is not None}
 
     def agreed(self, facts: Mapping[str, Any], pair: Sequence[str], factors: Iterable[str]) -> dict[str, bool]:
@@ -122,10 +128,11 @@ class ToldFactors(_OfTasks):
 
     def _judge(self, example: Example, made: Outputs) -> Row:
         task, judged = example.tags["task"], Judged.of(example)
+        if judged.against:
+            return {"task": task}
         facts = self.world.facts(made)
-        true = self.world.truth(judged.event)
         verdicts = {
-            modality: self.world.told(modality, facts[modality], true, factors)
+            modality: self.world.told(modality, facts[modality], judged.event, factors)
             for modality, factors in judged.told.items()
         }
         self._links[task] = example.tags.get("link", "")
@@ -263,8 +270,8 @@ class Synchrony(_OfTasks):
 class Conflict(_OfTasks):
     """Whose word an output takes where its inputs contradict each other, by the weight of the first of them.
 
-    Values: ``wins/<task>/<input>/<weight>``, the share of told factors that are as in that input's event, where the
-    inputs' events differ in them. Rows: wins_<input>.
+    Values: ``wins/<task>/<input>/<weight>``, the share of told factors that are as that input tells them of its own
+    event. Rows: wins_<input>.
     """
 
     higher_is_better: Mapping[str, bool] = {}
@@ -277,17 +284,17 @@ class Conflict(_OfTasks):
         return [self._judge(example, made) for example, made in zip(examples, outputs, strict=True)]
 
     def _judge(self, example: Example, made: Outputs) -> Row:
-        judged, row = Judged.of(example), {}
+        judged = Judged.of(example)
+        row: Row = {}
         facts = self.world.facts(made) if judged.against else {}
         for given, event in judged.against.items():
-            true = self.world.truth(event)
             verdicts = [
                 verdict
                 for modality, factors in judged.told.items()
-                for verdict in self.world.told(modality, facts[modality], true, factors).values()
+                for verdict in self.world.told(modality, facts[modality], event, dict.fromkeys(factors, given)).values()
             ]
             self._add(f"wins/{example.tags['task']}/{given}/{example.tags['weight']}", verdicts)
-            row[f"wins_{given}"] = float(np.mean(verdicts))
+            row |= {f"wins_{given}": float(np.mean(verdicts))} if verdicts else {}
         return row
 
     def compute(self) -> dict[str, Value]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from crossflow.errors import unknown
 from crossflow_eval.models import other
+from crossflow_eval.models.any_to_any import CrossFlowAny
 from crossflow_eval.models.arithmetic import CrossFlowArithmetic
 from crossflow_eval.models.compression import CrossFlowCompression
 from crossflow_eval.models.crossflow import CrossFlowModel
@@ -33,6 +34,7 @@ OURS: Mapping[str, Callable[..., Model]] = {
     **{task: partial(CrossFlowImageModel, task) for task in ("depth", "sr")},
     "arithmetic": CrossFlowArithmetic,
     "compression": CrossFlowCompression,
+    "any": CrossFlowAny,
 }
 """What a checkpoint of ours is built as, by the task of the suite."""
 

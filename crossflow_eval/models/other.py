@@ -19,7 +19,7 @@ from typing import Any
 from crossflow.errors import CrossFlowError, unknown
 from crossflow.files.hashes import file_sha256
 from crossflow_eval.records import is_file_name
-from crossflow_eval.types import CODE, Model, Output
+from crossflow_eval.types import CODE, Model
 
 
 class OtherModel:
@@ -30,7 +30,7 @@ class OtherModel:
         self.name = model.name
         self.identity: Mapping[str, Any] = {CODE: code_sha256, **model.identity}
 
-    def generate(self, sources: Sequence[str | Path], seeds: Sequence[int]) -> list[Output]:
+    def generate(self, sources: Sequence[Any], seeds: Sequence[int]) -> Sequence[Any]:
         """As the model itself."""
         return self._model.generate(sources, seeds)
 

@@ -170,7 +170,8 @@ def _own(request: Request, suite: Suite, _: str) -> Model:
 
 def _made_elsewhere(request: Request, suite: Suite, _: str) -> Lookup:
     """Outputs made elsewhere, in the form that the suite calls for."""
-    form, read = models.READERS.get(suite.output, ("the folder that holds the outputs", None))
+    kind = suite.output if isinstance(suite.output, str) else ""
+    form, read = models.READERS.get(kind, ("the folder that holds the outputs", None))
     read = suite.made_elsewhere or read
     if read is None:
         raise CrossFlowError(f"The suite {suite.name} reads no outputs made elsewhere; give another --model.")

@@ -13,6 +13,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -262,7 +263,7 @@ def generate(
     asked = todo if size > 1 else _batches([job for unit in todo for job in unit], at_a_time or GENERATE_BATCH)
     for batch in track(asked, "generate", reused):
         outputs = [
-            _of_kind(model.name, each, suite.output, job)
+            _of_kind(model.name, each, suite.output, list(job.several))
             for each, job in zip(_ask(suite, model, batch), batch, strict=True)
         ]
         for cache in dict.fromkeys((caches or {}).values()):
@@ -334,20 +335,33 @@ def _ask(suite: Suite, model: Model | Lookup, batch: Sequence[Job]) -> list[Any]
         return [model.read(job.example.id, job.index) for job in batch]
     sources = [job.example.source for job in batch]
     given = [suite.given(source) if isinstance(source, Ask) else source for source in sources]
-    outputs = list(model.generate(given, [job.seed for job in batch]))
+    outputs = list(model.generate(_on_the_way(suite, model, given, seeds := [job.seed for job in batch]), seeds))
     if len(outputs) != len(batch):
         raise CrossFlowError(f"The model {model.name} gave {len(outputs)} outputs for {len(batch)} sources.")
     return outputs
 
 
-def _of_kind(model: str, output: Any, kind: str | Mapping[str, str], job: Job) -> Any:
-    """An ``output`` of a model as it is kept: of the suite's ``kind``, or of each modality's that the job is for."""
+def _on_the_way(suite: Suite, model: Model, sources: Sequence[Any], seeds: Sequence[int]) -> list[Any]:
+    """The sources as they are once what they ask for on the way (``Ask.via``) is made, a modality at a time."""
+    sources = list(sources)
+    while places := [place for place, source in enumerate(sources) if isinstance(source, Ask) and source.via]:
+        steps = [replace(sources[place], wanted=sources[place].via[:1], via=()) for place in places]
+        own = [output_seed(seeds[place], "via", len(sources[place].via)) for place in places]
+        for place, made in zip(places, model.generate(steps, own), strict=True):
+            hub, *later = sources[place].via
+            kept = _of_kind(model.name, made, suite.output, [hub])
+            sources[place] = Ask(given={hub: (kept[hub],)}, wanted=sources[place].wanted, via=later)
+    return sources
+
+
+def _of_kind(model: str, output: Any, kind: str | Mapping[str, str], wanted: Sequence[str]) -> Any:
+    """An ``output`` of a model as it is kept: of the suite's ``kind``, or of each ``wanted`` modality's."""
     if isinstance(kind, str):
         return as_kind(model, output, kind)
-    if not isinstance(output, Mapping) or output.keys() != job.several.keys():
+    if not isinstance(output, Mapping) or output.keys() != set(wanted):
         got = f"outputs of {', '.join(map(str, output)) or 'nothing'}" if isinstance(output, Mapping) else "one output"
-        raise CrossFlowError(f"The model {model} gave {got} where {', '.join(job.several)} were asked for.")
-    return {each: as_kind(model, output[each], kind[each]) for each in job.several}
+        raise CrossFlowError(f"The model {model} gave {got} where {', '.join(wanted)} were asked for.")
+    return {each: as_kind(model, output[each], kind[each]) for each in wanted}
 
 
 def _read(store: Store, batch: Sequence[Job], jobs: Sequence[Job]) -> list[tuple[Any, dict[str, str]]]:

@@ -11,7 +11,8 @@ from importlib import metadata
 from pathlib import Path
 
 from crossflow.errors import CrossFlowError, unknown
-from crossflow_eval.suites import audiocaps, caption, coco, depth, geneval, own, superres, t2i
+from crossflow_eval.suites import caption, coco, depth, geneval, own, superres, t2i
+from crossflow_eval.suites.scenes import any_to_any as scene_any
 from crossflow_eval.suites.scenes import arithmetic as scene_arithmetic
 from crossflow_eval.suites.scenes import compression as scene_compression
 from crossflow_eval.suites.scenes import t2i as scenes
@@ -33,6 +34,7 @@ SUITES: dict[str, Factory] = {
     **_of(scene_tasks.suite, scene_tasks.SUITES),
     **_of(scene_arithmetic.suite, scene_arithmetic.SPLIT_OF),
     **_of(scene_compression.suite, scene_compression.SPLIT_OF),
+    **_of(scene_any.suite, scene_any.SUITES),
     "folder": lambda root: t2i.folder(),
     **own.SUITES,
     **_of(depth.suite, {**depth.SUITES, **depth.OWN_SUITES}),

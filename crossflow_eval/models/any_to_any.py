@@ -1,0 +1,76 @@
+"""Our own system of any to any, asked for several outputs together."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from crossflow.errors import CrossFlowError, unknown
+from crossflow.files.devices import own_device
+from crossflow_eval.models.crossflow import check_sampling
+from crossflow_eval.types import Ask, Outputs
+
+CONTEXTS = ("others", "self", "none")
+"""What outputs that are made together may see: each other, as the paper means it; themselves, as released; nothing."""
+
+
+class CrossFlowAny:
+    """A system of any to any. ``steps``, ``guidance_scale`` and ``context`` left None are the ones that it recommends.
+
+    ``device``: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N". Raises CrossFlowError without a
+    ``checkpoint``, and for sampling that it cannot do.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Path | None = None,
+        *,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        context: str | None = None,
+        device: str = "auto",
+    ) -> None:
+        check_sampling(None, steps, guidance_scale)
+        if context is not None and context not in CONTEXTS:
+            raise unknown("context", context, CONTEXTS)
+        if checkpoint is None:
+            raise CrossFlowError("No model of any to any is shipped: give the file of one as --ckpt.")
+        where = own_device(device)
+        from crossflow.sampling.any_to_any import AnyToAnySampler
+
+        from crossflow.files.hashes import file_sha256
+
+        self._sampler = AnyToAnySampler.from_checkpoint(checkpoint, device=where)
+        self._options = {"steps": steps, "guidance_scale": guidance_scale, "context": context}
+        self.name = checkpoint.stem
+        self.identity: Mapping[str, Any] = {
+            "weights_sha256": file_sha256(checkpoint),
+            **self._options,
+            "device": where.partition(":")[0],
+        }
+
+    def generate(self, sources: Sequence[Ask], seeds: Sequence[int]) -> list[Outputs]:
+        """Return the outputs that each asks for, raw values by modality. What is asked for alike is made together."""
+        found: list[Outputs] = [{} for _ in sources]
+        for places in alike(sources):
+            first = sources[places[0]]
+            made = self._sampler.generate(
+                [sources[place].given for place in places],
+                first.wanted,
+                [seeds[place] for place in places],
+                mix=first.mix or None,
+                **self._options,
+            )
+            for place, outputs in zip(places, made, strict=True):
+                found[place] = outputs
+        return found
+
+
+def alike(sources: Sequence[Ask]) -> list[list[int]]:
+    """The places of sources that have inputs and outputs of the same modalities and the same weights."""
+    groups: dict[Hashable, list[int]] = defaultdict(list)
+    for place, ask in enumerate(sources):
+        groups[tuple(ask.given), tuple(ask.wanted), tuple(sorted(ask.mix.items()))].append(place)
+    return list(groups.values())
