@@ -267,7 +267,17 @@ class Request:
         default=None,
         metadata=_said(
             "--context",
-            "What outputs made together see of each other: others, self or none.",
+            "What an output sees of those made with it: others, self or none; in_turn makes one after another.",
+            shown="the model's",
+            models=("crossflow",),
+            tasks=(TOGETHER,),
+        ),
+    )
+    merge: str | None = field(
+        default=None,
+        metadata=_said(
+            "--merge",
+            "How an output reads several others: mean or concat.",
             shown="the model's",
             models=("crossflow",),
             tasks=(TOGETHER,),
@@ -322,11 +332,7 @@ class Request:
     precision: str | None = field(
         default=None,
         metadata=_said(
-            "--precision",
-            "auto, or a type such as bfloat16.",
-            shown="auto",
-            models=SAMPLED,
-            without=(*ENCODED, TOGETHER),
+            "--precision", "auto, or a type such as bfloat16.", shown="auto", models=SAMPLED, without=ENCODED
         ),
     )
     seed: int = field(default=0, metadata=_said("--seed", "Seed of the whole run.", shown=True))

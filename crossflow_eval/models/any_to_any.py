@@ -12,15 +12,17 @@ from crossflow.files.devices import own_device
 from crossflow_eval.models.crossflow import check_sampling
 from crossflow_eval.types import Ask, Outputs
 
-CONTEXTS = ("others", "self", "none")
-"""What outputs that are made together may see: each other, as the paper means it; themselves, as released; nothing."""
+CONTEXTS = ("others", "self", "none", "in_turn")
+"""What an output sees of those made with it: them, as the paper means it; itself, as released; nothing; or they are not
+made together, but one after another, each of the inputs and of those before it.
+"""
 
 
 class CrossFlowAny:
-    """A system of any to any. ``steps``, ``guidance_scale`` and ``context`` left None are the ones that it recommends.
+    """A system of any to any. ``steps``, ``guidance_scale``, ``context`` and ``merge`` left None are the trained ones.
 
-    ``device``: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N". Raises CrossFlowError without a
-    ``checkpoint``, and for sampling that it cannot do.
+    ``device``: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N"; ``precision`` as of ``AnyToAnySampler``.
+    Raises CrossFlowError without a ``checkpoint``, and for sampling that it cannot do.
     """
 
     def __init__(
@@ -30,6 +32,8 @@ class CrossFlowAny:
         steps: int | None = None,
         guidance_scale: float | None = None,
         context: str | None = None,
+        merge: str | None = None,
+        precision: str = "auto",
         device: str = "auto",
     ) -> None:
         check_sampling(None, steps, guidance_scale)
@@ -40,13 +44,18 @@ class CrossFlowAny:
         where = own_device(device)
         from crossflow.sampling.any_to_any import AnyToAnySampler
 
-        from crossflow.files.hashes import file_sha256
-
-        self._sampler = AnyToAnySampler.from_checkpoint(checkpoint, device=where)
-        self._options = {"steps": steps, "guidance_scale": guidance_scale, "context": context}
+        self._sampler = AnyToAnySampler.from_checkpoint(checkpoint, where, precision)
+        in_turn = context == "in_turn"
+        self._options: Mapping[str, Any] = {
+            "steps": steps,
+            "guidance_scale": guidance_scale,
+            "context": None if in_turn else context,
+            "merge": merge,
+            "in_turn": in_turn,
+        }
         self.name = checkpoint.stem
         self.identity: Mapping[str, Any] = {
-            "weights_sha256": file_sha256(checkpoint),
+            **self._sampler.identity,
             **self._options,
             "device": where.partition(":")[0],
         }
@@ -69,8 +78,8 @@ class CrossFlowAny:
 
 
 def alike(sources: Sequence[Ask]) -> list[list[int]]:
-    """The places of sources that have inputs and outputs of the same modalities and the same weights."""
+    """The places of the sources that want the same, with the same weights."""
     groups: dict[Hashable, list[int]] = defaultdict(list)
     for place, ask in enumerate(sources):
-        groups[tuple(ask.given), tuple(ask.wanted), tuple(sorted(ask.mix.items()))].append(place)
+        groups[tuple(ask.wanted), tuple(sorted(ask.mix.items()))].append(place)
     return list(groups.values())

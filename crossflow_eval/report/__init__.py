@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from crossflow.errors import CrossFlowError
 from crossflow_eval.report.entry import Entry, load
-from crossflow_eval.report.grid import Grid, build_grid, plain_table
+from crossflow_eval.report.grid import Grid, build_grid, matrices, plain_table
 from crossflow_eval.report.text import latex, markdown, tidy
 from crossflow_eval.tables import Table, table_of_suite
 
@@ -52,8 +52,12 @@ def render(
 
 
 def tables_of(entries: Sequence[Entry], *, table: Table | None = None, allow_mixed: bool = False) -> list[Grid]:
-    """The tables of a report: the given one, or one a suite. Raises CrossFlowError as ``render`` does."""
-    return [build_grid(group, of, allow_mixed=allow_mixed) for group, of in _tables(entries, table)]
+    """The tables of a report: the given one, or one a suite, with the matrices of its runs. Raises CrossFlowError as ``render`` does."""
+    return [
+        grid
+        for group, of in _tables(entries, table)
+        for grid in (build_grid(group, of, allow_mixed=allow_mixed), *matrices(group, of))
+    ]
 
 
 def _tables(entries: Sequence[Entry], table: Table | None) -> list[tuple[Sequence[Entry], Table]]:

@@ -8,11 +8,13 @@ from typing import Any
 
 from crossflow.errors import CrossFlowError, first_few
 from crossflow_eval.report.entry import Entry
-from crossflow_eval.tables import Column, Table, TableRow
+from crossflow_eval.tables import Column, Matrix, Table, TableRow
 from crossflow_eval.types import Role, Value
 
 PUBLISHED_N = 30_000
 """The n that a distance of two distributions is published at; any other n stands in the column's label."""
+MARK = "°"
+"""What stands behind a marked value."""
 MODELS_ACROSS = 3
 """The most models that stand in columns, where a table asks for it; more of them are rows."""
 SIZED = ("fid", "sfid", "kid", "fd_dinov2", "cmmd", "fd_efficientnet", "kd_efficientnet")
@@ -21,12 +23,13 @@ SIZED = ("fid", "sfid", "kid", "fd_dinov2", "cmmd", "fd_efficientnet", "kd_effic
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One place of the table: our value and its run, or a published number, or nothing."""
+    """One place of the table: our value and its run, or a published number, or nothing; with a mark, if any."""
 
     column: Column
     entry: Entry | None = None
     value: Value | None = None
     published: float | None = None
+    mark: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,17 +44,21 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """A table with its runs in place: headings (one a column of cells), lines, and footnotes."""
+    """A table with its runs in place: headings (one a column of cells), lines, and footnotes.
+
+    Where all is ``of_one`` run, lines are no models, and none is the best.
+    """
 
     table: Table
     headings: tuple[str, ...]
     lines: tuple[Line, ...]
     footnotes: tuple[str, ...]
+    of_one: bool = False
 
     @property
     def models(self) -> tuple[Line, ...]:
         """The lines of models that were run."""
-        return tuple(line for line in self.lines if line.role == "model" and line.entries)
+        return tuple(line for line in self.lines if line.role == "model" and line.entries and not self.of_one)
 
     @property
     def turned(self) -> bool:
@@ -116,6 +123,41 @@ def build_grid(entries: Sequence[Entry], table: Table, *, allow_mixed: bool = Fa
     whole = not entries or any(column.published is not None for column in table.columns)
     kept = tuple(line for line in lines if whole or line.entries)
     return Grid(table=table, headings=tuple(headings), lines=kept, footnotes=tuple(footnotes))
+
+
+def matrices(entries: Sequence[Entry], table: Table) -> list[Grid]:
+    """The matrices of ``table``, each for every one of the ``entries`` that has values of it, models first."""
+    ordered = sorted(entries, key=lambda entry: entry.role != "model")
+    found = [_matrix(entry, matrix, table) for matrix in table.matrices for entry in ordered]
+    return [grid for grid in found if any(cell.value is not None for line in grid.lines for cell in line.cells)]
+
+
+def _matrix(entry: Entry, matrix: Matrix, table: Table) -> Grid:
+    def cell(row: str, column: Column) -> Cell:
+        name = (column.value or "").format(row=row)
+        value = entry.result.values.get(name)
+        if value is None:
+            return Cell(column=column)
+        mark = MARK if column.label in matrix.marked.get(row, ()) else ""
+        named = column.model_copy(update={"value": name})
+        return Cell(column=named, entry=entry, value=column.scaled(value), mark=mark)
+
+    lines = tuple(
+        Line(
+            label=row.replace("/", " → ").replace("+", " + "),
+            role=entry.role,
+            entries=(entry,),
+            cells=tuple(cell(row, column) for column in matrix.columns),
+        )
+        for row in matrix.rows
+    )
+    return Grid(
+        table=Table(name=table.name, title=f"{matrix.title}: {entry.title}", columns=matrix.columns),
+        headings=tuple(column.label for column in matrix.columns),
+        lines=tuple(line for line in lines if any(cell.value is not None for cell in line.cells)),
+        footnotes=(matrix.notes,) if matrix.notes else (),
+        of_one=True,
+    )
 
 
 def plain_table(entries: Sequence[Entry]) -> Table:

@@ -195,11 +195,11 @@ def _summary(entry: Entry) -> dict[str, Any]:
 def _table(grid: Grid) -> dict[str, Any]:
     """A table as rows of cells, turned where its models stand in columns; with what was measured, and the verdict."""
     marks = [grid.best(column) for column in range(len(grid.headings))]
-    rows: list[list[Any]] = [["", *map(_plain, grid.headings), _plain("n")]]
+    rows: list[list[Any]] = [["", *map(_plain, grid.headings), *([] if grid.of_one else [_plain("n")])]]
     for line in grid.lines:
         sizes = sorted({entry.result.n for entry in line.entries})
         cells = [_cell(cell, *marks[column]) for column, cell in enumerate(line.cells)]
-        rows.append([_plain(line.label), *cells, _plain("/".join(map(str, sizes)) or DASH)])
+        rows.append([_plain(line.label), *cells, *([] if grid.of_one else [_plain("/".join(map(str, sizes)) or DASH)])])
     rows = [list(row) for row in zip(*rows, strict=True)] if grid.turned else rows
     several = len(grid.models) > 1
     return {

@@ -32,6 +32,8 @@ _LATEX = {
     "↑": r"$\uparrow$",
     "↓": r"$\downarrow$",
     DASH: "---",
+    "→": r"$\rightarrow$",
+    "°": r"$^\circ$",
     **{character: f"\\{character}" for character in "&%$#_{}"},
 }
 
@@ -44,7 +46,7 @@ def cell_text(cell: Cell) -> str:
 def value_text(cell: Cell) -> str:
     """The value alone, the published number, or a dash."""
     number = cell.published if cell.value is None else cell.value.mean
-    return DASH if number is None else f"{number:.{cell.column.decimals}f}"
+    return DASH if number is None else f"{number:.{cell.column.decimals}f}{cell.mark}"
 
 
 def interval_text(cell: Cell) -> str:
@@ -62,6 +64,7 @@ def layout(
 
     ``cell`` writes a value, ``escape`` everything else.
     """
+    sizes = sizes and not grid.of_one
     rows = [["", *map(escape, grid.headings), *(["n"] if sizes else [])]]
     for line in grid.lines:
         n = "/".join(map(str, sorted({entry.result.n for entry in line.entries}))) or escape(DASH)

@@ -72,11 +72,25 @@ class TableRow(BaseModel):
         return label == self.label or role != "model" or any(fnmatchcase(model, name) for name in self.models)
 
 
+class Matrix(BaseModel):
+    """A table of one run: in each cell the value that its column names, with its row in the place of ``{row}``.
+
+    ``marked`` are the columns of a row whose cells have a mark, which the ``notes`` explain.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    title: str
+    rows: tuple[str, ...]
+    columns: tuple[Column, ...]
+    marked: dict[str, tuple[str, ...]] = {}
+    notes: str = ""
+
+
 class Table(BaseModel):
     """Rows, columns and the source of the published values. ``transpose`` writes scores down and rows across.
 
     ``paper`` names the table of the paper (``published.published``) that the columns' ``published`` and the rows'
-    ``method`` speak of; :func:`parse_table` puts its values into the rows.
+    ``method`` speak of; :func:`parse_table` puts its values into the rows. Below it stand the ``matrices`` of each run.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -89,6 +103,7 @@ class Table(BaseModel):
     transpose: bool = False
     columns: tuple[Column, ...]
     rows: tuple[TableRow, ...] = ()
+    matrices: tuple[Matrix, ...] = ()
 
 
 def table_names() -> list[str]:
