@@ -52,8 +52,17 @@ class Kind:
 
 def find_kind(name: str) -> Kind | None:
     """The kind of the file called ``name``, or that of this name: by the longest suffix that is one's."""
-    found = [suffix for suffix in KINDS if f".{name}".endswith(f".{suffix}")]
-    return KINDS[max(found, key=len)] if found else None
+    suffix = _suffix(name)
+    return KINDS[suffix] if suffix else None
+
+
+def stem(name: str) -> str:
+    """The ``name`` of a file without the suffix of its kind, where it has one."""
+    return name.removesuffix(f".{_suffix(name)}")
+
+
+def _suffix(name: str) -> str:
+    return max((suffix for suffix in KINDS if f".{name}".endswith(f".{suffix}")), key=len, default="")
 
 
 def kind_of(name: str) -> Kind:

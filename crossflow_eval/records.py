@@ -33,6 +33,7 @@ from crossflow.errors import CrossFlowError, first_few
 from crossflow.files.hashes import file_sha256
 from crossflow.files.plain_json import read_json
 from crossflow.files.processes import file_threads
+from crossflow_eval.outputs import stem
 from crossflow_eval.tables import REFERENCES, ROLES
 from crossflow_eval.types import Ask, Proof, Result, Role, Row, Settings
 
@@ -114,6 +115,7 @@ class _Asked(_Record):
     id: str
     source: Any = None
     target: Any = None
+    tags: dict[str, str] = {}
 
 
 class _Step(_Record):
@@ -208,7 +210,7 @@ def read_target_texts(folder: Path) -> dict[str, list[str]]:
 def read_outputs_so_far(folder: Path) -> tuple[list[Row], int]:
     """What a run has made so far, a row an output in the order of its examples; and of how many."""
     copies = read_settings(folder).outputs_per_example
-    there = {name.rpartition(".")[0]: name for name in _outputs(folder)}
+    there = {stem(name): name for name in _outputs(folder)}
     rows: list[Row] = []
     asked = list(_lines(folder / EXAMPLES, _Asked, "make the run anew"))
     for line in asked:
@@ -220,7 +222,8 @@ def read_outputs_so_far(folder: Path) -> tuple[list[Row], int]:
             name = f"{line['id']}-{index}"
             if ask is not None:
                 several = {each: there[f"{name}.{each}"] for each in ask.wanted if f"{name}.{each}" in there}
-                rows += [{**address, "index": index, "outputs": several}] if len(several) == len(ask.wanted) else []
+                task = {"task": line["tags"]["task"]} if "task" in line.get("tags", {}) else {}
+                rows += [{**address, **task, "index": index, "outputs": several}] * (len(several) == len(ask.wanted))
             elif name in there:
                 rows.append({**address, "index": index, "output": there[name]})
     return rows, len(asked) * copies

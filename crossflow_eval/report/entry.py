@@ -15,6 +15,7 @@ from crossflow_eval.types import Result, Role, Row
 
 PARTS = ("source", "output", "target")
 PLAYED = ("sound", "film")
+"""What is shown of a row; where outputs were made together, with the modality of each: "output image"."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +46,15 @@ class Entry:
         return self.label if self.label is not None else self.result.settings.model
 
     def pictures(self, row: Row) -> dict[str, bytes]:
-        """The pictures of a row in the order in which they are shown: ``source``, ``output`` and ``target``."""
-        shown = {"output": self.picture(row), **self.beside(row)}
-        return {name: found for name in PARTS if (found := shown.get(name)) is not None}
+        """The pictures of a row by their ``PARTS``, in the order in which they are shown."""
+        made = {_part("output", name): self.picture(each) for name, each in each_output(row).items()}
+        ordered = sorted({**made, **self.beside(row)}.items(), key=lambda each: PARTS.index(kind_of_part(each[0])))
+        return {name: found for name, found in ordered if found is not None}
+
+    def played(self, row: Row) -> dict[str, bytes]:
+        """What is played of a row, by ``PLAYED``."""
+        outputs = each_output(row).items()
+        return {_part(kind, name): found for name, each in outputs for kind, found in self.play(each).items()}
 
     @property
     def identity(self) -> str:
@@ -56,11 +63,27 @@ class Entry:
         return json.dumps([settings.model, settings.identity, settings.seed, self.label, self.role], sort_keys=True)
 
 
+def each_output(row: Row) -> dict[str, Row]:
+    """The row of each output that a row speaks of, by modality where they were made together, else the row by ""."""
+    if "outputs" not in row:
+        return {"": row}
+    return {modality: {**row, "output": name} for modality, name in row["outputs"].items()}
+
+
+def _part(kind: str, modality: str) -> str:
+    return f"{kind} {modality}".strip()
+
+
+def kind_of_part(part: str) -> str:
+    """Which of ``PARTS`` or ``PLAYED`` a part is, of whichever modality."""
+    return part.partition(" ")[0]
+
+
 def load(folder: Path, *, label: str | None = None, role: Role = "model") -> Entry:
     """Read the run in ``folder``, or of a model's that of the most examples: its result, its rows and its outputs.
 
     A row's picture is the file named by its ``output``, relative to ``outputs``; depth maps are pictures where they are
-    in metres. Raises CrossFlowError where the run is not finished, cannot be read, or is not as it was scored.
+    in metres, as those made together with other outputs are. Raises CrossFlowError where the run is not finished, cannot be read, or is not as it was scored.
     """
     folder = records.run_in(folder)
     result = records.check_whole(folder)
@@ -84,8 +107,9 @@ def load_unfinished(folder: Path, *, metres: bool = False) -> Entry:
     """
     rows, expected = records.read_outputs_so_far(folder)
     for row in rows:
-        if row["output"].endswith(".txt"):
-            row["caption"] = _text(records.output_path(folder, row["output"]))
+        for each in each_output(row).values():
+            if each["output"].endswith(".txt"):
+                row["caption"] = _text(records.output_path(folder, each["output"]))
     result = Result(
         settings=records.read_settings(folder),
         protocol={},
@@ -108,7 +132,12 @@ def load_unfinished(folder: Path, *, metres: bool = False) -> Entry:
 
 
 def _thumbnails(folder: Path, metres: bool) -> Callable[[Row], bytes | None]:
-    return lambda row: thumbnail(records.output_path(folder, row["output"]), metres=metres) if "output" in row else None
+    def of(row: Row) -> bytes | None:
+        if "output" not in row:
+            return None
+        return thumbnail(records.output_path(folder, row["output"]), metres=metres or "outputs" in row)
+
+    return of
 
 
 def _players(folder: Path) -> Callable[[Row], Mapping[str, bytes]]:

@@ -99,9 +99,9 @@ def _read(path: Path, kind: Kind) -> tuple[bytes, Output]:
         raise CrossFlowError(f"{path} cannot be read as a picture; generate it again: {error}") from error
 
 
-def picture(output: Output) -> bytes | None:
-    """The bytes of a picture of an output, of whichever kind it is, or of a source or target; depth is in metres."""
-    for kind in KINDS.values():
+def picture(output: Output, suffix: str | None = None) -> bytes | None:
+    """The bytes of a picture of an output, of the kind of ``suffix`` or of whichever it is; depth is in metres."""
+    for kind in KINDS.values() if suffix is None else (KINDS[suffix],):
         if kind.picture is not None and kind.check(output):
             return _encoded(kind.picture(output, THUMBNAIL))
     return None

@@ -57,14 +57,18 @@ def _with_pictures(entry: Entry, folder: Path) -> Entry:
     name = entry.result.settings.suite
     if name not in suite_names():  # of a package that is not here
         return entry
-    pictures = load_suite(name).pictures
+    suite = load_suite(name)
+
+    def kind(part: str) -> str | None:
+        """The kind of what is shown of a modality."""
+        return None if isinstance(suite.output, str) else suite.output[part.rpartition(" ")[2]]
 
     def beside(row: Row) -> dict[str, bytes]:
         try:
-            shown = pictures(row["id"])
+            shown = suite.pictures(row["id"])
         except (ValueError, LookupError) as error:
             raise CrossFlowError(f"{folder}: the suite {name} has no example {row['id']!r}.") from error
-        drawn = {part: picture(output) for part, output in shown.items()}
+        drawn = {part: picture(output, kind(part)) for part, output in shown.items()}
         return {part: content for part, content in drawn.items() if content is not None}
 
     return dataclasses.replace(entry, beside=beside)

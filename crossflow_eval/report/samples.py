@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from crossflow_eval.outputs import find_kind
 from crossflow_eval.records import OUTPUTS, home_of
-from crossflow_eval.report.entry import PLAYED, Entry
+from crossflow_eval.report.entry import PLAYED, Entry, each_output, kind_of_part
 from crossflow_eval.report.pictures import Pictures, address, scale
 from crossflow_eval.types import Row
 
@@ -19,7 +19,7 @@ CARDS = 10_000
 PICTURES = 14_000_000
 MOVING = 2_000_000
 """How many outputs a page may show, how many bytes their pictures may take, and how many sounds and films beside."""
-ADDRESS = ("id", "index", "output", "prompt", "task", "correct", "reason", "detections")
+ADDRESS = ("id", "index", "output", "outputs", "prompt", "task", "correct", "reason", "detections")
 Choices = list[tuple[str, str]]
 
 
@@ -63,7 +63,7 @@ class Inside:
 
     def places(self, entry: Entry, row: Row) -> dict[str, int]:
         places = {part: self._kept.add(content) for part, content in entry.pictures(row).items()}
-        return places | self._kept.add_played(lambda: entry.play(row))
+        return places | self._kept.add_played(lambda: entry.played(row))
 
     def original(self, entry: Entry, row: Row) -> str | None:
         if self._beside is None or entry.folder is None or "output" not in row:
@@ -138,7 +138,7 @@ def _legend(entry: Entry, outputs: Sequence[Mapping[str, Any]]) -> str:
     kind = find_kind(str(entry.rows[0].get("output"))) if entry.rows else None
     if kind is None or kind.play is None:
         return ""
-    some = sum(not each.get("pictures", {}).keys().isdisjoint(PLAYED) for each in outputs)
+    some = sum(any(kind_of_part(part) in PLAYED for part in each.get("pictures", {})) for each in outputs)
     return kind.legend + (f" The first {some:,} can be played here." if some < len(outputs) else "")
 
 
@@ -167,9 +167,15 @@ def _output(entry: Entry, row: Row, scores: Sequence[str], album: Album) -> dict
         "seen": [_name(each) for each in found] if isinstance(found, list) else None,
         "size": row.get("size"),
         "boxes": [each["box"] for each in found] if isinstance(found, list) and row.get("size") else None,
+        "several": True if "outputs" in row else None,
         "link": album.original(entry, row),
+        "links": {
+            name: link
+            for name, each in each_output(row).items()
+            if name and (link := album.original(entry, each)) is not None
+        },
     }
-    known = {name: value for name, value in known.items() if value is not None and value != []}
+    known = {name: value for name, value in known.items() if value is not None and value not in ([], {})}
     verdict = {"correct": correct} if isinstance(correct, bool) else {}
     return known | verdict | {"scores": [float(f"{row[name]:.6g}") for name in scores]}
 

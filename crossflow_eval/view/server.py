@@ -30,7 +30,7 @@ from crossflow.errors import CrossFlowError
 from crossflow_eval import records
 from crossflow_eval.report import Entry, tables_of
 from crossflow_eval.report.curves import figure, training
-from crossflow_eval.report.entry import PLAYED
+from crossflow_eval.report.entry import PLAYED, each_output, kind_of_part
 from crossflow_eval.report.grid import Grid
 from crossflow_eval.report.page import CURVES, Section, Served, page, plotted, template
 from crossflow_eval.report.pictures import media_type
@@ -124,7 +124,8 @@ class _Viewer:
             entry, row = self._row(request)
             part = request.query_params.get("part", "")
             try:
-                content = (entry.play(row) if part in PLAYED else entry.pictures(row)).get(part)
+                played = kind_of_part(part) in PLAYED
+                content = (entry.played(row) if played else entry.pictures(row)).get(part)
             except CrossFlowError as error:
                 raise HTTPException(404, str(error)) from error
         if content is None:
@@ -134,8 +135,8 @@ class _Viewer:
     def original(self, request: Request) -> Response:
         """An output's own file."""
         with self._lock:
-            entry, row = self._row(request)
-        name = str(row["output"])
+            entry, _ = self._row(request)
+        name = request.query_params["output"]
         try:
             content = records.output_path(entry.folder or Path(), name).read_bytes()
         except (CrossFlowError, OSError) as error:
@@ -168,7 +169,7 @@ class _Viewer:
         entries, _ = readable(runs, self._folder.entries)
         for entry in (entries[name][-1] for name in entries):
             for row in entry.rows:
-                if row.get("output") == asked.get("output", ""):
+                if any(each.get("output", "") == asked.get("output") for each in each_output(row).values()):
                     return entry, row
         raise HTTPException(404, "There is no such output.")
 
@@ -249,19 +250,21 @@ class _Linked:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._parts: dict[Path, list[str]] = {}
+        self._parts: dict[tuple[Path, str], list[str]] = {}
         self.addresses: list[str] = []
 
     def places(self, entry: Entry, row: Row) -> dict[str, int]:
-        """Every output of a run has the pictures that its first one has."""
-        if entry.folder is None or "output" not in row:
+        """Every output of a run has the pictures that its first one has; of those made together, that of its task."""
+        first = next(iter(each_output(row).values()), row)
+        if entry.folder is None or "output" not in first:
             return {}
-        if entry.folder not in self._parts:
-            self._parts[entry.folder] = [*entry.pictures(row), *entry.play(row)]
+        alike = (entry.folder, str(row["task"]) if "outputs" in row and "task" in row else "")
+        if alike not in self._parts:
+            self._parts[alike] = [*entry.pictures(row), *entry.played(row)]
         found: dict[str, int] = {}
-        for part in self._parts[entry.folder]:
+        for part in self._parts[alike]:
             found[part] = len(self.addresses)
-            self.addresses.append(self._address("picture", entry.folder, row, part=part))
+            self.addresses.append(self._address("picture", entry.folder, first, part=part))
         return found
 
     def original(self, entry: Entry, row: Row) -> str | None:

@@ -32,11 +32,13 @@ const picture = (output, part) => {
   const image = make("img", { alt: `${kind} for: ${output.prompt}`, src: data("pictures")[output.pictures[part]] });
   return make("div", { class: "picture" }, image, part === "output" && output.boxes ? boxes(output) : undefined);
 };
-const sound = (output) => {
-  if (!output.pictures || output.pictures.sound === undefined) return undefined;
-  const src = data("pictures")[output.pictures.sound];
-  return make("audio", { controls: "", preload: "none", src, "aria-label": `Sound for: ${output.prompt}` });
-};
+// Of outputs made together a part has the name of its modality behind it: "output image".
+const partsOf = (output, kind) => Object.keys(output.pictures || {}).filter((part) => part.split(" ")[0] === kind);
+const PLACES = { source: "given", output: "made", target: "real" };
+const nameOf = (part) => (part.includes(" ") ? part.replace(/^[a-z]+/, (kind) => PLACES[kind]) : part);
+const sounds = (output) => partsOf(output, "sound").map((part) => make("audio", {
+  controls: "", preload: "none", src: data("pictures")[output.pictures[part]], "aria-label": `Sound for: ${output.prompt}`,
+}));
 const named = (content, name) => (content ? make("div", {}, content, make("p", {}, name)) : undefined);
 const badge = (output) => {
   if (output.correct === undefined) return undefined;
@@ -46,14 +48,19 @@ const badge = (output) => {
 // An item is one example: an output of each of the runs that are shown.
 const parts = (item, runs) => {
   const one = item.outputs[0];
-  const shown = [["source", picture(one, "source")]];
+  const shown = partsOf(one, "source").map((part) => [nameOf(part), picture(one, part)]);
   item.outputs.forEach((output, i) => {
-    const content = picture(output, "film") || picture(output, "output")
-      || (runs.length > 1 && output.text !== undefined ? make("div", { class: "text" }, output.text) : undefined);
     const mark = runs.length > 1 && output.correct !== undefined ? (output.correct ? "✓ " : "✗ ") : "";
-    shown.push([runs.length > 1 ? mark + runs[i].title : "output", content]);
+    const title = (part) => (runs.length > 1 ? mark + runs[i].title + part.replace("output", "") : nameOf(part));
+    const made = partsOf(output, "output");
+    for (const part of made) {
+      shown.push([title(part), picture(output, part.replace("output", "film")) || picture(output, part)]);
+    }
+    if (made.length === 0 && runs.length > 1 && output.text !== undefined) {
+      shown.push([title("output"), make("div", { class: "text" }, output.text)]);
+    }
   });
-  shown.push(["target", picture(one, "target")]);
+  shown.push(...partsOf(one, "target").map((part) => [nameOf(part), picture(one, part)]));
   const there = shown.filter(([, content]) => content);
   return there.length === 1 ? [there[0][1]] : there.map(([name, content]) => named(content, name));
 };
@@ -67,8 +74,9 @@ const card = (item, runs, open) => {
     line("reason", one.reason),
     one.scores.length ? line("score", `${runs[0].scores[0]} ${one.scores[0].toFixed(3)}`) : undefined,
   ];
-  return make("figure", {}, button, runs.length > 1 ? undefined : sound(one), make("figcaption", {},
-    line("prompt", runs.length === 1 && one.text !== undefined ? one.text : one.prompt),
+  return make("figure", {}, button, ...(runs.length > 1 ? [] : sounds(one)), make("figcaption", {},
+    line("prompt", runs.length === 1 && one.text !== undefined && !one.several ? one.text : one.prompt),
+    runs.length === 1 && one.several && one.text !== undefined ? line("text", `made text: ${one.text}`) : undefined,
     one.targets ? line("target", `reference: ${one.targets[0]}`) : undefined, ...said));
 };
 const whole = (item, runs) => {
@@ -78,10 +86,11 @@ const whole = (item, runs) => {
     line("prompt", one.prompt),
     ...item.outputs.flatMap((output, i) => [
       make("p", { class: "verdict" }, make("strong", {}, runs[i].title), " ", badge(output), ` ${output.task || ""} `,
-        output.link ? make("a", { href: output.link }, "original") : undefined),
-      sound(output),
-      output.pictures && output.pictures.film !== undefined
-        ? make("div", { class: "frames" }, picture(output, "output")) : undefined,
+        output.link ? make("a", { href: output.link }, "original") : undefined,
+        ...Object.entries(output.links || {}).map(([name, href]) => make("a", { href }, `original ${name} `))),
+      ...sounds(output),
+      ...partsOf(output, "film").map((part) => make("div", { class: "frames" },
+        picture(output, part.replace("film", "output")))),
       line("text", output.text),
       line("reason", output.reason),
       output.seen ? line("found", `seen: ${output.seen.join(", ") || "nothing"}`) : undefined,
