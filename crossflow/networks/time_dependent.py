@@ -96,7 +96,7 @@ def _expanded(vector: Float[Tensor, "#b d"], x: Tensor) -> Tensor:
     return vector.reshape(-1, *[1] * (x.ndim - 2), x.shape[-1])
 
 
-def recompute(active: bool, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+def recompute(active: bool, function: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
     """Call ``function``; if ``active``, with activation checkpointing. It must draw no random numbers."""
     if not (active and torch.is_grad_enabled()):
         return function(*inputs)

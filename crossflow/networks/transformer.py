@@ -24,6 +24,7 @@ from crossflow.networks.blocks import (
     check_sizes,
     initialise,
 )
+from crossflow.networks.time_dependent import recompute
 from crossflow.networks.whitening import embedding
 
 
@@ -71,8 +72,12 @@ class TransformerConfig:
 
 
 class Transformer(nn.Module):
-    """Velocity of latents of ``shape`` (c, h, w); x may have ``beside`` more channels, which hold a condition."""
+    """Velocity of latents of ``shape`` (c, h, w); x may have ``beside`` more channels, which hold a condition.
 
+    With ``checkpointing`` activations inside blocks are recomputed in the backward pass instead of stored.
+    """
+
+    checkpointing: bool = False
     tabulates = False
 
     def __init__(self, config: TransformerConfig, shape: tuple[int, int, int], beside: int = 0) -> None:
@@ -101,16 +106,18 @@ class Transformer(nn.Module):
             lead = torch.cat([lead, self.summaries(x.flatten(1)).unflatten(1, (-1, lead.shape[2]))], dim=1)
         tokens = torch.cat([lead, self.patches.tokens(x) + time], dim=1)
         for block, modulation in zip(self.blocks, _modulations(self, time), strict=True):
-            tokens = block(tokens, modulation=modulation)
+            tokens = recompute(self.checkpointing, block, tokens, None, None, None, modulation)
         return self.patches.maps(tokens[:, lead.shape[1] :])
 
 
 class CrossAttentionTransformer(nn.Module):
     """Velocity of latents of ``shape`` (c, h, w), given token embeddings of width ``token_width``, or images.
 
-    ``source`` is the shape (k, i, j) of the images, which are cut into as many patches as the latents.
+    ``source`` is the shape (k, i, j) of the images, which are cut into as many patches as the latents; for
+    ``checkpointing`` see ``Transformer``.
     """
 
+    checkpointing: bool = False
     tabulates = False
 
     def __init__(
@@ -163,9 +170,8 @@ class CrossAttentionTransformer(nn.Module):
         context = torch.cat([self.empty.expand(x.shape[0], -1, -1), context], dim=1)
         seen = torch.cat([~conditional[:, None], mask & conditional[:, None]], dim=1)
         hidden = torch.cat([time, self.patches.tokens(x) + time], dim=1)
-        for i, (block, modulation) in enumerate(zip(self.blocks, _modulations(self, time), strict=True)):
-            hidden = block(hidden, context=context, context_mask=seen, modulation=modulation)
-            hidden = after[i](hidden) if after else hidden
+        for block, modulation in zip(self.blocks, _modulations(self, time), strict=True):
+            hidden = recompute(self.checkpointing, block, hidden, None, context, seen, modulation)
         return self.patches.maps(hidden[:, 1:])
 
 

@@ -14,6 +14,7 @@ from crossflow.files.tensors import read_header
 from crossflow.modalities import tokens
 from crossflow.modalities.kl_autoencoder import KLAutoencoder
 from crossflow.model.settings import Sampling
+from crossflow.networks.transformer import Transformer, TransformerConfig
 from crossflow.recipes import CONFIGS
 from crossflow.recipes.recipe import SceneData, TrainConfig
 from crossflow.sources.variational import VariationalConfig
@@ -25,6 +26,7 @@ TINY = CONFIGS["t2i-tiny"]
 TINY = replace(
     TINY, model=replace(TINY.model, sampling=Sampling(solver="euler_official", steps=2)), batch_size=8, steps=2
 )
+PLAIN = TransformerConfig(width=16, depth=2, heads=2)
 SCENES = replace(CONFIGS["scenes-tiny"], data=SceneData(count=32))
 
 
@@ -71,17 +73,18 @@ def test_data_is_given_where_it_is_read(data, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_whitening_needs_prompts_to_be_fitted_to(data, tmp_path):
-    whitened = replace(
-        TINY, model=replace(TINY.model, source=VariationalConfig(width=8, depth=1, heads=2, whitened=True))
-    )
-    assert "whitened by prompts of scenes" in refused(whitened, tmp_path / "run", data=data)
-
-
-def test_activations_computed_again_change_no_bit(data, tmp_path):
+@pytest.mark.parametrize("network", ["DiMR", "plain transformer"])
+def test_activations_computed_again_change_no_bit(data, tmp_path, network):
     """Nor the dropout, which is not in what is computed again."""
-    models = [trained(TINY, tmp_path / str(again), data=data, checkpointing=again) for again in (False, True)]
+    plain = replace(TINY, model=replace(TINY.model, backbone=PLAIN, stage_weights=(1.0,)))
+    recipe = TINY if network == "DiMR" else plain
+    models = [trained(recipe, tmp_path / str(again), data=data, checkpointing=again) for again in (False, True)]
     assert models[0].read_bytes() == models[1].read_bytes()
+
+
+def test_a_network_that_keeps_its_activations_is_not_asked_to_compute_them_again(tmp_path, monkeypatch):
+    """One of another package, say: one without the attribute."""
+    monkeypatch.delattr(Transformer, "checkpointing")
     assert "leave --checkpointing out" in refused(SCENES, tmp_path / "run", checkpointing=True)
 
 
