@@ -78,6 +78,10 @@ class Stage:
         """
         raise NotImplementedError
 
+    def is_in(self, found: AnyToAnyConfig) -> bool:
+        """Whether the system ``found`` has what the stage trains."""
+        raise NotImplementedError
+
     def after(self, init: Path | None) -> Any:
         """The stage on the system in the file ``init``; CrossFlowError if that cannot be."""
         if init is None:
@@ -99,6 +103,9 @@ class CodecStage(Stage):
     @property
     def left(self) -> AnyToAnyConfig:
         return replace(self.system, coded=self.system.names)
+
+    def is_in(self, found: AnyToAnyConfig) -> bool:
+        return set(self.system.names) <= set(found.coded)
 
     def after(self, init: Path | None) -> "CodecStage":
         """Itself; CrossFlowError if it is given a file, whose parts stand on codecs that would be others."""
@@ -159,9 +166,12 @@ class PromptStage(Stage):
         prompted = _among(self.system, (*self.system.prompted, *self.pair))
         return replace(self.system, prompted=prompted, trained=_noted(self.system, "prompts", self.pairs))
 
+    def is_in(self, found: AnyToAnyConfig) -> bool:
+        return set(self.pair) <= set(found.prompted)
+
     def sized(self, found: AnyToAnyConfig) -> AnyToAnyConfig:
         found.needing("coded", self.pair)
-        if all(name in found.prompted for name in self.pair):
+        if self.is_in(found):
             raise CrossFlowError(f"Prompts of {' and '.join(self.pair)} are aligned already: go on to another stage.")
         return found if found.prompted else replace(found, prompts=self.system.prompts)
 
@@ -214,10 +224,13 @@ class DiffuserStage(Stage):
         diffused = _among(self.system, (*self.system.diffused, self.modality))
         return replace(self.system, diffused=diffused, trained=_noted(self.system, "diffuser", self.pairs))
 
+    def is_in(self, found: AnyToAnyConfig) -> bool:
+        return self.modality in found.diffused
+
     def sized(self, found: AnyToAnyConfig) -> AnyToAnyConfig:
         found.needing("prompted", self.prompts)
         found.needing("coded", [self.modality])
-        if self.modality in found.diffused:
+        if self.is_in(found):
             raise CrossFlowError(f"The diffuser of {self.modality} is trained: go on to another stage.")
         return replace(found, members=tuple(self._member(member) for member in found.members))
 
@@ -270,6 +283,9 @@ class PairStage(Stage):
     def left(self) -> AnyToAnyConfig:
         aligned = _among(self.system, (*self.system.aligned, *self.pair))
         return replace(self.system, aligned=aligned, trained=_noted(self.system, "pair", self.pairs))
+
+    def is_in(self, found: AnyToAnyConfig) -> bool:
+        return set(self.pair) <= set(found.aligned)
 
     def sized(self, found: AnyToAnyConfig) -> AnyToAnyConfig:
         found.needing("diffused", self.pair)

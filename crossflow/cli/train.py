@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,7 +19,10 @@ def _list_configs(wanted: bool) -> bool:
         return wanted
     with one_sentence():
         from crossflow.recipes import CONFIGS
+        from crossflow.recipes.anytoany import IN_ORDER
 
+        for name, recipes in IN_ORDER.items():
+            typer.echo(f"{name}: {len(recipes)} recipes in order, {', '.join(recipes)}")
         for name, config in CONFIGS.items():
             typer.echo(f"{name}: {config.model.summary}, {config.steps:,} steps of {config.batch_size}")
     raise typer.Exit
@@ -63,6 +66,8 @@ def train(
 ) -> None:
     """Train a recipe into a folder and print the path of the checkpoint.
 
+    CONFIG codi trains all stages of the any-to-any system in order, each into a folder of its own inside --out.
+
     Recipes of text to image that read --data need the text encoder and the autoencoder for sample grids, and draw none
     without them. docs/recipes.md says how a data set is laid out.
 
@@ -72,33 +77,38 @@ def train(
         from dataclasses import replace
 
         from crossflow.files.processes import rank_and_world
-        from crossflow.recipes import recipe_named
+        from crossflow.recipes import recipe_named, recipes_of
 
-        recipe = recipe_named(config)
-        recipe = recipe if steps is None else recipe.in_steps(steps)
         own = {"batch_size": batch_size, "accumulate": accumulate}
-        recipe = replace(recipe, **{name: value for name, value in own.items() if value is not None})
+        recipes = {
+            name: replace(
+                recipe if steps is None else recipe.in_steps(steps),
+                **{option: value for option, value in own.items() if value is not None},
+            )
+            for name, recipe in (recipes_of(config) or {config: recipe_named(config)}).items()
+        }
         from crossflow.files.progress import progress
+        from crossflow.training.in_order import train_in_order
         from crossflow.training.train import train as run
 
         chosen = {"tensorboard": tensorboard, "wandb": wandb}
-        path = run(
-            recipe,
-            out,
-            data=data,
-            seed=seed,
-            init=init,
-            resume=resume,
-            precision=precision,
-            device=device,
-            shard=shard,
-            checkpointing=checkpointing,
-            text_encoder=text_encoder,
-            autoencoder=autoencoder,
-            progress=to_stderr,
-            stage=progress,
-            trackers=[name for name, wanted in chosen.items() if wanted],
-        )
+        options: dict[str, Any] = {
+            "data": data,
+            "seed": seed,
+            "init": init,
+            "resume": resume,
+            "precision": precision,
+            "device": device,
+            "shard": shard,
+            "checkpointing": checkpointing,
+            "text_encoder": text_encoder,
+            "autoencoder": autoencoder,
+            "progress": to_stderr,
+            "stage": progress,
+            "trackers": [name for name, wanted in chosen.items() if wanted],
+        }
+        single = recipes.get(config)
+        path = train_in_order(recipes, out, **options) if single is None else run(single, out, **options)
         if rank_and_world()[0] == 0:  # under torchrun only the main process prints
             typer.echo(path)
 

@@ -1,14 +1,17 @@
 """Recipes by name: ``CONFIGS[name]`` is a model config, its training data and its training hyperparameters.
 
 ``scenes`` has the recipes of the embedded world, ``authors`` those of the authors' code, ``paper`` those of the paper's
-text to image and ``paper_tasks`` of its other tasks, ``ablations`` the rows of its tables.
+text to image and ``paper_tasks`` of its other tasks, ``ablations`` the rows of its tables, ``anytoany`` the stages of
+the any-to-any system.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib import metadata
 
 from crossflow.errors import named
 from crossflow.recipes.ablations import ABLATIONS
+from crossflow.recipes.anytoany import ANY_TO_ANY, IN_ORDER
 from crossflow.recipes.authors import AUTHORS, TINY
 from crossflow.recipes.paper import PAPER
 from crossflow.recipes.paper_tasks import PAPER_TASKS
@@ -30,6 +33,7 @@ CONFIGS: dict[str, TrainConfig] = {
     **PAPER,
     **PAPER_TASKS,
     **ABLATIONS,
+    **ANY_TO_ANY,
     **{f"{name}-image-features": _with_image_features(recipe) for name, recipe in {**AUTHORS, **PAPER}.items()},
 }
 """Recipe name -> recipe.
@@ -43,6 +47,11 @@ the two ``scenes-table1-*``, which were in their place before. ``scenes-tiny`` a
 are for tests and first tries: they run in seconds and learn nothing.
 """
 ENTRY_POINTS = "crossflow.recipes"
+
+
+def recipes_of(name: str) -> Mapping[str, TrainConfig]:
+    """The recipes that are trained one after the other under ``name``; none where it is that of a single recipe."""
+    return IN_ORDER.get(name, {})
 
 
 def recipe_named(name: str) -> TrainConfig:

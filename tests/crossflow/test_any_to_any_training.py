@@ -1,24 +1,30 @@
-"""The stages of the any-to-any system: each trains its own parts alone, and ends at the same bits wherever it stopped."""
+"""The stages of the any-to-any system: each trains its own parts alone, and ends at the same bits wherever it stops."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from crossflow.anytoany.alignment import AlignmentConfig
 from crossflow.anytoany.environment import EnvironmentConfig
-from crossflow.anytoany.prompts import PromptConfig
-from crossflow.anytoany.system import AnyToAnyConfig, system_config
-from crossflow.errors import Stopped
-from crossflow.files.tensors import read_tensors
+from crossflow.anytoany.prompts import Contrast, PromptConfig, recall_at_1
+from crossflow.anytoany.stages import PairStage
+from crossflow.anytoany.system import AnyToAnyConfig, load_system, system_config
+from crossflow.errors import CrossFlowError, Stopped
+from crossflow.files.tensors import read_header, read_tensors, write_tensors
 from crossflow.modalities.patch_pca import PatchPCAConfig
 from crossflow.modalities.text_autoencoder import TextAutoencoderConfig
 from crossflow.networks.transformer import TransformerConfig
+from crossflow.recipes import CONFIGS
 from crossflow.recipes.anytoany import LONGEST, member, stages
 from crossflow.recipes.recipe import EventData, TrainConfig
 from crossflow.recipes.scenes import WORDS
+from crossflow.training.in_order import train_in_order
 from crossflow.training.run_state import Run
 from crossflow.training.train import train
 
@@ -53,7 +59,7 @@ def weights(path: Path) -> dict[str, Tensor]:
     return read_tensors(path)[1]
 
 
-def parts(names: Iterator[str]) -> set[str]:
+def parts(names: Iterable[str]) -> set[str]:
     return {".".join(name.split(".")[:2]) for name in names}
 
 
@@ -61,7 +67,7 @@ def test_every_stage_adds_its_own_parts_and_leaves_the_others_as_they_were(files
     found = list(files)
     assert found == ["codecs", "prompts-image", "diffuser-text", "diffuser-image", "pair-text-image"]
     added = []
-    for one, other in zip(found, found[1:], strict=False):
+    for one, other in pairwise(found):
         before, after = weights(files[one]), weights(files[other])
         assert all(torch.equal(part, after[name]) for name, part in before.items())
         added.append(parts(after.keys() - before.keys()))
@@ -103,3 +109,99 @@ def test_a_stopped_stage_ends_at_the_same_bits(files, name, tmp_path, monkeypatc
     assert path.read_bytes() == files[name].read_bytes()
     for file in ("state.safetensors", "log.jsonl"):
         assert path.with_name(file).read_bytes() == files[name].with_name(file).read_bytes()
+
+
+def test_all_stages_in_order_resume_from_anywhere_to_the_same_bits(files, tmp_path, monkeypatch):
+    options = {"precision": "fp32", "device": "cpu"}
+    advance, left = Run.advance, iter(range(16))
+
+    def stopping(self: Run, *arguments: object) -> object:
+        if next(left, None) is None:
+            raise Stopped("stopped", "--resume")
+        return advance(self, *arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(Run, "advance", stopping)
+        train_in_order(RECIPES, tmp_path, **options)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "00-codecs",
+        "01-prompts-image",
+        "02-diffuser-text",
+        "cache",
+    ]
+    with pytest.raises(CrossFlowError, match="add --resume"):
+        train_in_order(RECIPES, tmp_path, **options)
+    path = train_in_order(RECIPES, tmp_path, resume=True, **options)
+    assert path == tmp_path / "model.safetensors"
+    assert path.read_bytes() == files["pair-text-image"].read_bytes()
+    monkeypatch.setattr(Run, "advance", lambda *_: pytest.fail("a finished stage is not trained again"))
+    assert train_in_order(RECIPES, tmp_path, resume=True, **options) == path
+
+
+def test_a_further_seed_shares_what_a_file_has(files, tmp_path):
+    path = train_in_order(RECIPES, tmp_path, seed=1, init=files["diffuser-text"], precision="fp32", device="cpu")
+    assert sorted(folder.name[3:] for folder in tmp_path.glob("0*")) == ["diffuser-image", "pair-text-image"]
+    shared, found = weights(files["diffuser-text"]), weights(path)
+    assert all(torch.equal(part, found[name]) for name, part in shared.items())
+    with pytest.raises(CrossFlowError, match="nothing left to train"):
+        train_in_order(RECIPES, tmp_path / "again", init=path, precision="fp32", device="cpu")
+
+
+def test_a_stage_opens_the_files_of_its_own_modalities_alone(files, tmp_path):
+    trained(RECIPES["diffuser-image"], tmp_path / "run", files["diffuser-text"])
+    opened = {(read_header(path)["what"], read_header(path)["modality"]) for path in (tmp_path / "cache").iterdir()}
+    assert opened == {("words", "text"), ("latents", "image")}
+
+
+def test_a_pair_that_is_never_trained_is_refused():
+    with pytest.raises(CrossFlowError, match="image and audio are never trained together"):
+        replace(RECIPES["prompts-image"], model=PairStage(system=SYSTEM, pair=("image", "audio")))
+    with pytest.raises(CrossFlowError, match="choose other data"):
+        replace(CONFIGS["scenes-tiny"], data=EventData())
+
+
+def refused(*arguments: object) -> str:
+    with pytest.raises(CrossFlowError) as caught:
+        trained(*arguments)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_a_stage_says_which_one_it_goes_on_from(files, tmp_path):
+    assert "as --init" in refused(RECIPES["prompts-image"], tmp_path / "run")
+    assert "leave --init out" in refused(RECIPES["codecs"], tmp_path / "run", files["codecs"])
+    assert "no prompt encoder of image yet" in refused(RECIPES["diffuser-text"], tmp_path / "run", files["codecs"])
+    assert "no diffuser of image yet" in refused(RECIPES["pair-text-image"], tmp_path / "run", files["diffuser-text"])
+    for name in RECIPES:
+        if name != "codecs":
+            message = refused(RECIPES[name], tmp_path / "run", files["pair-text-image"])
+            assert "go on to another stage" in message or "nothing to learn" in message
+
+
+def test_a_file_that_is_no_system_is_refused(files, tmp_path):
+    state = files["codecs"].with_name("state.safetensors")
+    other = tmp_path / "other.safetensors"
+    write_tensors(other, {}, {"format": "crossflow", "config": {"kind": "crossflow"}})
+    assert "is not the file of an any-to-any system" in refused(RECIPES["prompts-image"], tmp_path / "run", other)
+    with pytest.raises(CrossFlowError, match="is not the file"):
+        load_system(state)
+
+
+def test_the_queue_holds_the_last_pairs_and_forgives_equal_ones():
+    """An item whose only rival in the queue is one of its own id has nothing to be told apart from."""
+    contrast = Contrast(PromptConfig(vector=4), length=2)
+    one, other = (F.normalize(torch.randn(1, 1, 4), dim=-1) for _ in range(2))
+    ids = [torch.tensor([each]) for each in (5, 7, 5)]
+    losses = [contrast(one, other, each).item() for each in ids]
+    assert losses[0] == 0 and losses[1] > 0
+    assert contrast.ids.tolist() == [5, 7] and int(contrast.place) == 1
+    contrast.eval()
+    assert contrast(one, other, torch.tensor([9])).item() > losses[2] > 0
+    assert contrast.ids.tolist() == [5, 7]
+
+
+def test_recall_counts_a_tie_by_its_share():
+    questions = F.normalize(torch.eye(4)[[0, 0, 1, 2]][:, None], dim=-1)
+    assert recall_at_1(questions, questions) == pytest.approx((0.5 + 0.5 + 1 + 1) / 4)
+    assert recall_at_1(questions, questions.flip(0)) == 0
