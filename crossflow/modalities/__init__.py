@@ -7,8 +7,9 @@ the frozen language models behind token embeddings are in ``text_embedders`` and
 from typing import TYPE_CHECKING, Annotated, Protocol, runtime_checkable
 
 from crossflow.files.kinds import Kinds
+from crossflow.modalities.audio import AudioConfig
 from crossflow.modalities.clip_text import CLIPTextConfig
-from crossflow.modalities.depth import DepthConfig, RelativeDepthConfig
+from crossflow.modalities.depth import DepthConfig, PatchDepthConfig, RelativeDepthConfig
 from crossflow.modalities.kl_autoencoder import KLConfig
 from crossflow.modalities.latents import LatentsConfig
 from crossflow.modalities.modality import Modality
@@ -16,6 +17,7 @@ from crossflow.modalities.patch_pca import PatchPCAConfig
 from crossflow.modalities.pixels import ImageConfig, PixelsConfig
 from crossflow.modalities.text_autoencoder import TextAutoencoderConfig
 from crossflow.modalities.tokens import TokensConfig
+from crossflow.modalities.video import VideoConfig
 
 READS = Kinds("modality to read", "crossflow.reads", TokensConfig, ImageConfig, LatentsConfig)
 TARGETS = Kinds(
@@ -26,6 +28,9 @@ TARGETS = Kinds(
     PixelsConfig,
     DepthConfig,
     RelativeDepthConfig,
+    PatchDepthConfig,
+    AudioConfig,
+    VideoConfig,
     TextAutoencoderConfig,
     CLIPTextConfig,
     LatentsConfig,
@@ -92,6 +97,9 @@ if TYPE_CHECKING:  # the union narrows types; at run time any registered kind is
         | PixelsConfig
         | DepthConfig
         | RelativeDepthConfig
+        | PatchDepthConfig
+        | AudioConfig
+        | VideoConfig
         | TextAutoencoderConfig
         | CLIPTextConfig
         | LatentsConfig

@@ -1,4 +1,4 @@
-"""Depth maps as latents, without learned parameters: the logarithm of metres, or depth relative to its own range.
+"""Depth maps as latents: the logarithm of metres, as it is or by patches, or depth relative to its own range.
 
 A depth map may have NaN where nothing was measured; its latents have it there, too.
 """
@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from crossflow.errors import CrossFlowError
+from crossflow.modalities.components import ComponentsConfig, PatchComponents
 from crossflow.modalities.modality import Modality
 
 
@@ -60,6 +61,42 @@ class LogDepth(Modality):
         """Depth in metres, within the range."""
         relative = (latents[:, 0].clamp(-1, 1) + 1) / 2 * math.log(self.farthest / self.nearest)
         return self.nearest * relative.exp()
+
+
+SKY = 0.95
+"""The latent of ``LogDepth`` from which on a decoded pixel is the sky; that of the sky itself is 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchDepthConfig(ComponentsConfig):
+    """Principal components of patches of the logarithm of depth, which is that of ``DepthConfig()``."""
+
+    components: int = 24
+    name: Literal["depth"] = "depth"
+    kind: Literal["depth-pca"] = "depth-pca"
+    channels: ClassVar[int] = 1
+
+    def build(self, shape: tuple[int, int, int]) -> "PatchDepth":
+        """The modality for latents of ``shape``; CrossFlowError if the channels are not the components."""
+        self.check(shape)
+        return PatchDepth(self)
+
+
+class PatchDepth(PatchComponents):
+    """Depth maps [b h w] in metres, inf in the sky, to latents [b c h/8 w/8] and back."""
+
+    noun = "Depth maps"
+
+    def __init__(self, config: PatchDepthConfig) -> None:
+        super().__init__(config)
+        self._logarithm = LogDepth(DepthConfig())
+
+    def planes(self, raw: Float[Tensor, "b h w"]) -> Float[Tensor, "b h w 1"]:
+        return self._logarithm.encode(raw.to(self.mean.dtype)).movedim(1, 3)
+
+    def raw(self, planes: Float[Tensor, "b h w 1"]) -> Float[Tensor, "b h w"]:
+        depth = self._logarithm.decode(planes.movedim(3, 1))
+        return depth.where(planes[..., 0] < SKY, math.inf).float()
 
 
 @dataclass(frozen=True, kw_only=True)
