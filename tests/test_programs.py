@@ -46,6 +46,8 @@ def test_python_m(package):
         ("crossflow", "from-image none --out o"), ("crossflow", "train scenes-t2i --init none --out o"),
         ("crossflow", "train t2i-256px-clip-dimr --data none --out o"), ("crossflow", "info none"),
         ("crossflow", "cache t2i-256px-clip-dimr --images none --out o"), ("crossflow", "train-reader none --out o"),
+        ("crossflow", "generate --ckpt none --from text=x --to image --out o"),
+        ("crossflow", "generate --ckpt . --from audio=none --to image --out o"),
         ("crossflow-eval", "t2i --ckpt none"), ("crossflow-eval", "depth --references none"),
         ("crossflow-eval", "fid none none"), ("crossflow-eval", "stats none o.npz"),
         ("crossflow-eval", "compare none none"), ("crossflow-eval", "score none"), ("crossflow-eval", "report none"),

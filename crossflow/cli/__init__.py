@@ -17,7 +17,7 @@ COMMANDS: Commands = {
         (from_image.from_image, "crossflow from-image scene.png --task caption --out answers"),
         (
             generate.generate,
-            'crossflow generate --from text="a red ball" --from audio=x.wav --to image,audio,video --out made',
+            'crossflow generate --from text="a red ball" --to image,audio --ckpt codi.safetensors --out made',
         ),
         (latent_space.interpolate, 'crossflow interpolate "a red ball" "a blue box" --out walk --frames 40'),
         (latent_space.arithmetic, 'crossflow arithmetic --base "a red ball" --add "a blue box" --out sum'),

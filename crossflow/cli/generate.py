@@ -12,6 +12,10 @@ import typer
 
 from crossflow.cli.console import one_sentence
 from crossflow.cli.options import Device
+from crossflow.files.program import look_for
+
+FILES = ("image", "depth", "audio", "video")
+"""Modalities whose inputs are files; a text is one if it ends in .txt."""
 
 
 def generate(
@@ -24,9 +28,9 @@ def generate(
         ),
     ],
     to: Annotated[str, typer.Option(help="The outputs, as image,audio,video.", show_default=False)],
+    ckpt: Annotated[Path, typer.Option(help="An any-to-any system.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder for the outputs and outputs.jsonl.", show_default=False)],
     mix: Annotated[str, typer.Option(help="Weights of the inputs, as text=2,audio=1.", show_default="all alike")] = "",
-    ckpt: Annotated[Path | None, typer.Option(help="An any-to-any system.", show_default="the shipped")] = None,
     seed: Annotated[int, typer.Option(help="It determines the outputs.")] = 0,
     guidance_scale: Annotated[
         float | None, typer.Option(help="1 is no guidance.", show_default="each output's own")
@@ -43,8 +47,12 @@ def generate(
 ) -> None:
     """Make texts, images, depth maps, sounds and films, which belong together, from any of these."""
     with one_sentence():
+        inputs = [_named(each, "--from", "text=WORDS or audio=FILE") for each in given]
+        for name, value in inputs:
+            if name in FILES or value.lower().endswith(".txt"):
+                look_for(Path(value))
+
         from crossflow.errors import Notice
-        from crossflow.files.folders import shipped
         from crossflow.files.locks import writing_in
         from crossflow.files.seeds import check_seed
         from crossflow.files.writing import refuse_existing, replacing, write_whole
@@ -52,12 +60,11 @@ def generate(
         from crossflow.sampling.media import read_value, writers
 
         check_seed(seed)
-        inputs = [_named(each, "--from", "text=WORDS or audio=FILE") for each in given]
         wanted = [name.strip() for name in to.split(",") if name.strip()]
         with writing_in(out, "writing"):
             refuse_existing([out / "outputs.jsonl"])
             refuse_existing(out / f"{name}{suffix}" for name in wanted for suffix in writers(name))
-            sampler = AnyToAnySampler.from_checkpoint(ckpt or shipped("any"), device)
+            sampler = AnyToAnySampler.from_checkpoint(ckpt, device)
             item: dict[str, list[Any]] = {}
             for name, value in inputs:
                 item.setdefault(name, []).append(read_value(name, value, sampler.shape(name)))

@@ -197,11 +197,11 @@ def test_a_text_is_printed(folder, tmp_path):
         ("audio={}/rate.wav", "image", (), "8,000 samples a second"),
         ("audio={}/silence.wav", "image", (), "it is silent"),
         ("audio={}/scene.png", "image", (), "Unknown kind of file for audio '.png'"),
-        ("audio={}/nothing.wav", "image", (), "cannot be read"),
+        ("audio={}/nothing.wav", "image", (), "There is no file or folder"),
         ("video={}/still.gif", "image", (), "is not used"),
         ("video={}/broken.mp4", "image", (), "no whole MP4"),
         ("image={}/small.png", "audio", (), "this system reads uint8 [32, 32, 3]"),
-        ("text={}/nothing.txt", "image", (), "cannot be read"),
+        ("text={}/nothing.txt", "image", (), "There is no file or folder"),
     ],
 )
 def test_the_command_refuses_in_a_sentence_and_leaves_nothing(folder, tmp_path, given, to, more, says):
