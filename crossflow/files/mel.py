@@ -21,6 +21,8 @@ RATE = 16_000
 HOP, WINDOW, BANDS, FRAMES = 500, 1024, 32, 32
 SILENCE = 1e-5
 """Smallest magnitude whose logarithm is taken."""
+LOUDEST = 20.0
+"""Largest logarithm that is taken as it is, e to the 20; a full-scale tone has 6."""
 SEED = 0
 """Seed of the phases that Griffin and Lim's algorithm starts from."""
 
@@ -51,14 +53,21 @@ def log_mel(wave: np.ndarray) -> np.ndarray:
     return mel.clamp(min=SILENCE).log().numpy()
 
 
+def magnitudes(log_mel: np.ndarray) -> np.ndarray:
+    """The magnitudes, float64, of which ``log_mel`` has the logarithms; those beyond ``LOUDEST`` are cut."""
+    return np.exp(np.minimum(log_mel.astype(np.float64), LOUDEST))
+
+
 def wave_of(log_mel: np.ndarray) -> np.ndarray:
     """A wave, float32 [16000], whose log-mel spectrogram is near ``log_mel`` (real [32 32]); the same for the same."""
-    if log_mel.shape != (BANDS, FRAMES) or not np.isfinite(log_mel).all():
+    finite = bool(np.isfinite(log_mel).all())
+    if log_mel.shape != (BANDS, FRAMES) or not finite:
         raise CrossFlowError(
-            f"A log-mel spectrogram is {BANDS} bands by {FRAMES} frames of finite numbers; got {list(log_mel.shape)}."
+            f"A log-mel spectrogram is {BANDS} bands by {FRAMES} frames of finite numbers; "
+            f"got {list(log_mel.shape)}{'' if finite else ', not all finite'}."
         )
     bands = _mel().mel_scale.get_buffer("fb").double().numpy().T @ _tones()
-    tones = np.stack([nnls(bands, frame)[0] for frame in np.exp(log_mel.astype(np.float64)).T], axis=1)
+    tones = np.stack([nnls(bands, frame)[0] for frame in magnitudes(log_mel).T], axis=1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         wave = _griffin_lim()(torch.from_numpy((_tones() @ tones).astype(np.float32)))

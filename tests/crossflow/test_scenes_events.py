@@ -212,6 +212,12 @@ def test_where_nothing_happens_nothing_is_read():
     assert read("depth", np.full((32, 32), np.inf, np.float32)) == Facts()
 
 
+@pytest.mark.parametrize("spread", [3.0, 100.0, np.inf])
+def test_a_spectrogram_of_anything_is_read_as_something(spread):
+    mel = np.random.default_rng(0).choice([-1.0, 0.5, 1.0], (32, 32)) * spread
+    assert read("audio", mel.astype(np.float32)).night is not None
+
+
 @pytest.mark.parametrize(
     ("modality", "given", "message"),
     [

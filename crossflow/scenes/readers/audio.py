@@ -14,7 +14,7 @@ from itertools import product
 import numpy as np
 from scipy.optimize import nnls
 
-from crossflow.files.mel import FRAMES, RATE, log_mel
+from crossflow.files.mel import FRAMES, RATE, log_mel, magnitudes
 from crossflow.scenes.events import BOUNCES
 from crossflow.scenes.facts import Facts, Thing
 from crossflow.scenes.sound import FLOOR, click, note
@@ -33,7 +33,7 @@ NOISES = 100
 
 def read(log_mel: np.ndarray) -> Facts:
     """What is heard in ``log_mel``, [32 32]."""
-    there = np.exp(log_mel.astype(np.float64)).ravel()
+    there = magnitudes(log_mel).ravel()
     templates, expected, parts = _templates(), there, np.zeros(0)
     for _ in range(FITS):
         weight = 1.0 / (expected + QUIET)
@@ -64,4 +64,4 @@ def _templates() -> np.ndarray:
 
 
 def _magnitude(wave: np.ndarray) -> np.ndarray:
-    return np.exp(log_mel(wave).astype(np.float64))
+    return magnitudes(log_mel(wave))
