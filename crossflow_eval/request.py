@@ -131,6 +131,13 @@ COMMANDS: dict[str, Command] = {
         defaults={"model": "folder"},
         says={"checkpoint": "The folder of the sounds.", "model": "folder, or package.module:factory."},
     ),
+    "t2v": Command(
+        task="t2v",
+        help="Measure films of captions. --ckpt is a folder of .webp, .gif or .mp4 files, of any size and length.",
+        suite="msrvtt",
+        defaults={"model": "folder"},
+        says={"checkpoint": "The folder of the films.", "model": "folder, or package.module:factory."},
+    ),
     "arithmetic": Command(
         task="arithmetic",
         help="Measure sums of source latents: words added to a prompt and taken from it; without options the shipped "
@@ -159,8 +166,8 @@ PROMPTED = ("t2i", "arithmetic")
 """The tasks whose models make images of prompts."""
 ENCODED = ("compression",)
 """The tasks whose models encode, and carry nothing along the flow."""
-TOGETHER = "any"
-"""The task whose models make several outputs together."""
+UNSAMPLED = (*ENCODED, "t2a", "t2v")
+"""The tasks in which no model is sampled: the others' outputs are made elsewhere."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -338,7 +345,7 @@ class Request:
     seed: int = field(default=0, metadata=_said("--seed", "Seed of the whole run.", shown=True))
     device: str | None = field(
         default=None,
-        metadata=_said("--device", "auto, cpu, cuda, cuda:N.", shown="auto", models=SAMPLED, without=("t2a",)),
+        metadata=_said("--device", "auto, cpu, cuda, cuda:N.", shown="auto", models=SAMPLED, without=("t2a", "t2v")),
     )
     batch_size: int | None = field(
         default=None,

@@ -41,21 +41,16 @@ def read_video(path: Path, *, frames: int, size: int) -> UInt8[ndarray, "frames 
     Larger squares by a whole factor become ``size`` by the mean of factor x factor pixels, rounded. CrossFlowError for
     a file that is missing or damaged, a still, and any other number of frames or size.
     """
-    suffix = path.suffix.lower()
-    if suffix not in READERS:
-        raise unknown("kind of film", suffix, READERS)
-    refuse_stand_in(path)
-    try:
-        if path.stat().st_size > LARGEST:
-            raise ValueError(f"it has more than {LARGEST >> 20} MiB")
-        return _fitted(READERS[suffix](path.read_bytes()), frames, size)
-    except OSError as error:
-        raise CrossFlowError(f"The film {shown(path)} cannot be read ({error.strerror}): give a film.") from error
-    except ValueError as error:
-        raise CrossFlowError(
-            f"The film {shown(path)} is not used: {error}; give {frames} frames of {size} x {size} pixels, or of a "
-            "whole multiple of that."
-        ) from error
+    wanted = f"{frames} frames of {size} x {size} pixels, or of a whole multiple of that"
+    return _read(path, lambda film: _fitted(film, frames, size), wanted)
+
+
+def read_film(path: Path) -> UInt8[ndarray, "frames h w 3"]:
+    """The film in a WebP, GIF or MP4 file, by its suffix, as it is.
+
+    CrossFlowError for a file that is missing or damaged, and a still.
+    """
+    return _read(path, lambda film: film, "a whole film")
 
 
 def write_video(path: Path, video: UInt8[ndarray, "frames h w 3"]) -> None:
@@ -127,6 +122,21 @@ def decode_mp4(content: bytes) -> UInt8[ndarray, "frames h w 3"]:
 READERS: Mapping[str, Callable[[bytes], np.ndarray]] = {".webp": decode_webp, ".gif": decode_gif, ".mp4": decode_mp4}
 WRITERS: Mapping[str, Callable[[np.ndarray], bytes]] = {".webp": encode_webp, ".gif": encode_gif, ".mp4": encode_mp4}
 """By suffix."""
+
+
+def _read(path: Path, fitted: Callable[[np.ndarray], np.ndarray], wanted: str) -> np.ndarray:
+    suffix = path.suffix.lower()
+    if suffix not in READERS:
+        raise unknown("kind of film", suffix, READERS)
+    refuse_stand_in(path)
+    try:
+        if path.stat().st_size > LARGEST:
+            raise ValueError(f"it has more than {LARGEST >> 20} MiB")
+        return fitted(READERS[suffix](path.read_bytes()))
+    except OSError as error:
+        raise CrossFlowError(f"The film {shown(path)} cannot be read ({error.strerror}): give a film.") from error
+    except ValueError as error:
+        raise CrossFlowError(f"The film {shown(path)} is not used: {error}; give {wanted}.") from error
 
 
 class _Room:

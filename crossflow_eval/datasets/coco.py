@@ -67,7 +67,7 @@ def one_caption_an_image(root: Path, n: int, after: int = 0) -> list[Example]:
     images = [image for image in read_val2014(root) if image.captions]
     chosen = _draw(root / ANNOTATIONS, [(image.id, image) for image in images], after + n, "images with captions")
     chosen = chosen[after:]
-    drawn = [(image, image.captions[_lot("caption", image.id) % len(image.captions)]) for image in chosen]
+    drawn = [(image, image.captions[lot("caption", image.id) % len(image.captions)]) for image in chosen]
     return [
         Example(id=str(image.id), source=caption, tags={"caption": str(number)}) for image, (number, caption) in drawn
     ]
@@ -135,7 +135,7 @@ def central_square(image: np.ndarray, side: int, resampling: Image.Resampling) -
     return np.array(square.resize((side, side), resampling))
 
 
-def _lot(what: str, number: int) -> int:
+def lot(what: str, number: int) -> int:
     """The number drawn for an id: 64 bits of sha256."""
     return int.from_bytes(hashlib.sha256(f"{SEED}\0{what}\0{number}".encode()).digest()[:8], "big")
 
@@ -144,7 +144,7 @@ def _draw(path: Path, items: Sequence[tuple[int, Any]], n: int, what: str) -> li
     """``n`` of ``items``, each given with its id, in the order of their lots."""
     if len(items) < n:
         raise CrossFlowError(f"{path} holds {len(items)} {what}, {n} are to be drawn; {COCO_ORIGIN}.")
-    return [item for _, item in sorted(items, key=lambda each: _lot("place", each[0]))[:n]]
+    return [item for _, item in sorted(items, key=lambda each: lot("place", each[0]))[:n]]
 
 
 def _refuse_other(path: Path, found: int, n: int, origin: str) -> None:

@@ -1,7 +1,7 @@
 """MSR-VTT (J. Xu et al., 2016): its clips and captions as published, and their films where they are there.
 
-    test_videodatainfo.json    videos (video_id, split) and sentences (video_id, caption, sen_id); or the whole set's
-    TestVideo/<video_id>.mp4   the films, which only a model that captions them must see
+test_videodatainfo.json    videos (video_id, split) and sentences (video_id, caption, sen_id); or the whole set's
+TestVideo/<video_id>.mp4   the films, which only a model that captions them must see
 """
 
 from __future__ import annotations

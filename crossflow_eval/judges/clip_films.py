@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from crossflow_eval.judges.clip import Clip
-from crossflow_eval.judges.features import extract
+from crossflow_eval.judges.features import CHUNK
 
 
 class ClipFilms:
@@ -31,5 +31,6 @@ class ClipFilms:
         return np.stack([seen[id(film)] for film in films])
 
     def _mean(self, film: np.ndarray) -> np.ndarray:
-        embeddings = extract(self._frames, list(film)).astype(np.float64)
+        parts = [self._frames(list(film[start : start + CHUNK])) for start in range(0, len(film), CHUNK)]
+        embeddings = np.concatenate(parts).astype(np.float64)
         return (embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)).mean(axis=0).astype(np.float32)

@@ -28,12 +28,16 @@ from crossflow_eval.metrics.distances import image_of
 from crossflow_eval.stats import BOOTSTRAP, bootstrap_mean
 from crossflow_eval.types import Example, Output, Row, Value
 
+NEGATIVE = {"pair": "0 in each pair", "mean": "0 in the mean", "none": "as they are"}
+"""What a protocol does with cosines below 0, in words."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClipProtocol:
     """A published CLIP score: ``weight`` times the cosine of image and ``prefix`` + text, on the weights ``file``.
 
-    Negative cosines count as 0: each for itself (``floor`` "pair") or only where the mean is negative ("mean").
+    Negative cosines count as 0: each for itself (``floor`` "pair") or only where the mean is negative ("mean"), or they
+    stay ("none").
     """
 
     name: str
@@ -41,7 +45,7 @@ class ClipProtocol:
     weight: float
     prefix: str = ""
     preprocessing: str = "openai"
-    floor: Literal["pair", "mean"] = "pair"
+    floor: Literal["pair", "mean", "none"] = "pair"
     tokens: str = "openai"
 
     def load(self, *, device: str = "cpu") -> Clip:
@@ -58,7 +62,7 @@ class ClipProtocol:
             **clip.images(self.preprocessing).fingerprint,
             "weight": self.weight,
             "prefix": self.prefix,
-            "negative_cosines": f"0 in each {self.floor}" if self.floor == "pair" else "0 in the mean",
+            "negative_cosines": NEGATIVE[self.floor],
             **TOKENS[self.tokens],
             "interval": BOOTSTRAP,
         }
@@ -90,7 +94,7 @@ class CLIPScore(OnFeatures):
     ) -> list[Row]:
         """Score the outputs, images, against their prompts, the examples' sources."""
         images = self.features_of([image_of(output) for output in outputs], features)
-        texts = _embed(
+        texts = embed_prompts(
             self._clip, [self._score.prefix + str(example.source) for example in examples], self._score.tokens
         )
         cosines = _cosines(images, texts)
@@ -123,8 +127,8 @@ class CaptionCLIPScore:
 
     def update(self, examples: Sequence[Example], outputs: Sequence[Output]) -> list[Row]:
         """Score the outputs, captions. Raises CrossFlowError for an example without references."""
-        captions = _embed(self._clip, [HESSEL.prefix + str(output) for output in outputs])
-        stored = [_as_stored(Path(str(example.source))) for example in examples]
+        captions = embed_prompts(self._clip, [HESSEL.prefix + str(output) for output in outputs])
+        stored = [_as_stored(Path(example.source)) for example in examples]
         images = in_chunks(self._images, stored, self._images.dim, self._images.name)
         scores = HESSEL.weight * np.maximum(_cosines(images, captions), 0.0)
         nearest = np.maximum(self._nearest_reference(examples, captions), 0.0)
@@ -142,7 +146,7 @@ class CaptionCLIPScore:
                 f"RefCLIPScore needs reference captions; {len(bare)} examples have none, such as {bare[0]}."
             )
         counts = [len(texts) for texts in references]
-        embedded = _embed(self._clip, [text for texts in references for text in texts])
+        embedded = embed_prompts(self._clip, [text for texts in references for text in texts])
         cosines = _cosines(np.repeat(captions, counts, axis=0), embedded)
         return np.maximum.reduceat(cosines, np.cumsum([0, *counts[:-1]]))
 
@@ -158,7 +162,7 @@ def _as_stored(path: Path) -> np.ndarray | Image.Image:
         return stored.copy() if stored.mode in ("1", "P", "PA") else image
 
 
-def _embed(clip: Clip, texts: Sequence[str], tokens: str = HESSEL.tokens) -> np.ndarray:
+def embed_prompts(clip: Clip, texts: Sequence[str], tokens: str = HESSEL.tokens) -> np.ndarray:
     """The embeddings, float32 [n dim], of n texts, each computed once however often it comes."""
     places = {text: index for index, text in enumerate(dict.fromkeys(texts))}
     return in_chunks(partial(clip.embed_texts, tokens=tokens), list(places), clip.dim, clip.name)[

@@ -19,7 +19,7 @@ from crossflow_eval.models.crossflow import CrossFlowModel
 from crossflow_eval.models.depth_folder import DepthFolderModel
 from crossflow_eval.models.folder import FolderModel
 from crossflow_eval.models.image_model import ENDS, CrossFlowImageModel, captioner
-from crossflow_eval.models.media_folder import recordings
+from crossflow_eval.models.media_folder import films, recordings
 from crossflow_eval.models.predictions import PredictedCaptions
 from crossflow_eval.types import MadeElsewhere, Model
 
@@ -46,6 +46,7 @@ READERS: Mapping[str, tuple[str, Callable[[Path], MadeElsewhere]]] = {
     "npy": ("the folder that holds the outputs", DepthFolderModel),
     "txt": ("the file of captions", PredictedCaptions),
     "wav": ("the folder that holds the outputs", recordings),
+    "webp": ("the folder that holds the outputs", films),
 }
 """What reads outputs made elsewhere, and what it reads in words, by the kind of output; a suite may have its own."""
 

@@ -13,6 +13,7 @@ from crossflow.files.hashes import file_sha256
 from crossflow.files.listing import list_folder
 from crossflow.files.processes import file_threads
 from crossflow.files.recordings import SUFFIXES, read_recording
+from crossflow.files.videos import READERS, read_film
 from crossflow_eval.datasets.folder import ImageFolder
 from crossflow_eval.models.folder import FolderModel
 
@@ -74,5 +75,7 @@ class MediaFolder(FolderModel):
         return ""
 
 
+films = partial(MediaFolder, what="film", suffixes=tuple(READERS), read=read_film)
+"""WebP, GIF and MP4 files."""
 recordings = partial(MediaFolder, what="sound", suffixes=SUFFIXES, read=read_recording)
 """WAV files."""

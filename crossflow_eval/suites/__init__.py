@@ -11,8 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 from crossflow.errors import CrossFlowError, unknown
-from crossflow_eval.suites import caption, coco, depth, geneval, own, superres, t2i
-from crossflow_eval.suites.scenes import any_to_any as scene_any
+from crossflow_eval.suites import audiocaps, caption, coco, depth, geneval, msrvtt, own, superres, t2i
 from crossflow_eval.suites.scenes import arithmetic as scene_arithmetic
 from crossflow_eval.suites.scenes import compression as scene_compression
 from crossflow_eval.suites.scenes import t2i as scenes
@@ -42,6 +41,7 @@ SUITES: dict[str, Factory] = {
     **_of(caption.suite, caption.SUITES),
     **{name: partial(coco.suite, name) for name in coco.SUITES},
     **{name: partial(audiocaps.suite, name) for name in audiocaps.SUITES},
+    **_of(msrvtt.suite, msrvtt.SUITES),
     "geneval": lambda root: geneval.SUITE,
 }
 
