@@ -53,7 +53,7 @@ class Command:
 
     ``with_data`` is taken instead where the data or outputs made elsewhere are given, ``with_captions`` where captions
     are, ``with_references`` where references of one's own are. A ``settled`` command has no other suite. ``defaults``
-    and ``says`` are values and words of its own, by the field of the option.
+    and ``says`` are values and words of its own, by the field of the option; what it ``needs`` has no default.
     """
 
     task: str
@@ -63,6 +63,7 @@ class Command:
     with_captions: str | None = None
     with_references: str | None = None
     settled: bool = False
+    needs: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
     says: Mapping[str, str] = field(default_factory=dict)
 
@@ -128,6 +129,7 @@ COMMANDS: dict[str, Command] = {
         task="t2a",
         help="Measure sounds of captions. --ckpt is a folder of WAV files, of any rate.",
         suite="audiocaps",
+        needs=("checkpoint", "data"),
         defaults={"model": "folder"},
         says={"checkpoint": "The folder of the sounds.", "model": "folder, or package.module:factory."},
     ),
@@ -135,6 +137,7 @@ COMMANDS: dict[str, Command] = {
         task="t2v",
         help="Measure films of captions. --ckpt is a folder of .webp, .gif or .mp4 files, of any size and length.",
         suite="msrvtt",
+        needs=("checkpoint", "data"),
         defaults={"model": "folder"},
         says={"checkpoint": "The folder of the films.", "model": "folder, or package.module:factory."},
     ),

@@ -15,6 +15,8 @@ EXAMPLES = {
     "caption": "crossflow-eval caption --limit 250",
     "depth": "crossflow-eval depth --suite nyuv2 --data NYU --ckpt FOLDER",
     "sr": "crossflow-eval sr --ckpt FOLDER --data IMAGENET_SR",
+    "t2a": "crossflow-eval t2a --ckpt FOLDER --data AUDIOCAPS",
+    "t2v": "crossflow-eval t2v --ckpt FOLDER --data MSRVTT",
     "geneval": "crossflow-eval geneval --ckpt t2i_256px_clip_dimr.pth",
     "arithmetic": "crossflow-eval arithmetic --limit 100",
     "compression": "crossflow-eval compression --ckpt runs/t2i/model.safetensors",

@@ -42,6 +42,7 @@ def _worded(option: Option, of: Command, field: Field[Any]) -> Any:
     """An option as the command says it: its default is shown where it is the command's own, else what stands for it."""
     shown = of.suites if field.name == "suite" else option.shown
     shown = True if field.name in of.defaults else shown
+    shown = False if field.name in of.needs else shown
     return typer.Option(option.flag, help=of.says.get(field.name, option.help), show_default=shown)
 
 

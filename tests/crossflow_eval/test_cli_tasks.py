@@ -131,8 +131,8 @@ def test_our_models_that_read_images_have_no_text_encoder():
         launch.build_model(launch.Request(task="sr", text_encoder=Path("t5")), three("sr", "png"))
 
 
-COMMON = "ckpt model limit shuffle-seed ids name steps guidance-scale solver precision seed batch-size workers fresh"
-COMMON += " device out json"
+UNSAMPLED = "ckpt model limit shuffle-seed ids name seed batch-size workers fresh out json"
+COMMON = f"{UNSAMPLED} steps guidance-scale solver precision device"
 CHOICE, PARTS = "suite data references", "size text-encoder autoencoder weaker"
 
 
@@ -144,6 +144,8 @@ CHOICE, PARTS = "suite data references", "size text-encoder autoencoder weaker"
         ("caption", f"{COMMON} {CHOICE} reader"),
         ("depth", f"{COMMON} {CHOICE} space ensemble"),
         ("sr", f"{COMMON} {CHOICE} also"),
+        ("t2a", f"{UNSAMPLED} suite data"),
+        ("t2v", f"{UNSAMPLED} suite data"),
     ],
 )
 def test_a_command_takes_the_options_of_its_task(command, options):
