@@ -119,7 +119,7 @@ class ToldFactors(_OfTasks):
 
     def __init__(self, world: World) -> None:
         super().__init__(world, interval=BOOTSTRAP, mean_of_tasks=WITHIN_BOUNDS)
-        self.higher_is_better: dict[str, bool] = {}
+        self.higher_is_better: Mapping[str, bool] = {}
         self._links: dict[str, str] = {}
 
     def update(self, examples: Sequence[Example], outputs: Sequence[Outputs]) -> list[Row]:
@@ -178,7 +178,7 @@ class Coherence(_OfTasks):
 
     def __init__(self, world: World) -> None:
         super().__init__(world, interval=BOOTSTRAP, mean_of_tasks=WITHIN_BOUNDS, shuffle_seed=SHUFFLE_SEED)
-        self.higher_is_better: dict[str, bool] = {}
+        self.higher_is_better: Mapping[str, bool] = {}
         self._seen: dict[str, list[tuple[Judged, dict[str, Any]]]] = defaultdict(list)
 
     def update(self, examples: Sequence[Example], outputs: Sequence[Outputs]) -> list[Row]:
@@ -235,7 +235,7 @@ class Synchrony(_OfTasks):
 
     def __init__(self, world: World, *, largest: int) -> None:
         super().__init__(world, interval=BOOTSTRAP, unreadable=largest, shuffle_seed=SHUFFLE_SEED)
-        self.higher_is_better: dict[str, bool] = {}
+        self.higher_is_better: Mapping[str, bool] = {}
         self.largest = largest
         self._seen: dict[str, list[tuple[int | None, int | None]]] = defaultdict(list)
 

@@ -52,7 +52,7 @@ def render(
 
 
 def tables_of(entries: Sequence[Entry], *, table: Table | None = None, allow_mixed: bool = False) -> list[Grid]:
-    """The tables of a report, the given one or one a suite, each with the matrices of its runs. Raises as ``render``."""
+    """The tables of a report, the given one or one a suite, with the matrices of its runs. Raises as ``render``."""
     return [
         grid
         for group, of in _tables(entries, table)

@@ -83,7 +83,8 @@ def load(folder: Path, *, label: str | None = None, role: Role = "model") -> Ent
     """Read the run in ``folder``, or of a model's that of the most examples: its result, its rows and its outputs.
 
     A row's picture is the file named by its ``output``, relative to ``outputs``; depth maps are pictures where they are
-    in metres, as those made together with other outputs are. Raises CrossFlowError where the run is not finished, cannot be read, or is not as it was scored.
+    in metres, as those made together with other outputs are. CrossFlowError where the run is not finished, cannot be
+    read, or is not as it was scored.
     """
     folder = records.run_in(folder)
     result = records.check_whole(folder)

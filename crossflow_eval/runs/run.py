@@ -360,7 +360,7 @@ def _of_kind(model: str, output: Any, kind: str | Mapping[str, str], wanted: Seq
         return as_kind(model, output, kind)
     if not isinstance(output, Mapping) or output.keys() != set(wanted):
         got = f"outputs of {', '.join(map(str, output)) or 'nothing'}" if isinstance(output, Mapping) else "one output"
-        raise CrossFlowError(f"The model {model} gave {got} where {', '.join(wanted)} were asked for.")
+        raise CrossFlowError(f"The model {model} gave {got}, and was asked for {', '.join(wanted)}.")
     return {each: as_kind(model, output[each], kind[each]) for each in wanted}
 
 

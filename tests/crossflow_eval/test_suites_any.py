@@ -1,0 +1,126 @@
+"""The suites of any to any: what is asked and judged, that every metric moves with what is true, and the page."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from crossflow.scenes.facts import TOLD
+from crossflow.scenes.sense import read
+from crossflow_eval.cli import app
+from crossflow_eval.metrics.any_to_any import Judged
+from crossflow_eval.report import render
+from crossflow_eval.report.runs import entries
+from crossflow_eval.suites import load_suite
+from crossflow_eval.suites.scenes.any_to_any import MODALITIES, SUITES, TASKS, TRAINED, WEIGHTS, inputs, unlike
+from crossflow_eval.tables import load_table
+from tests.crossflow_eval import any_oracle
+
+NAMES = ("scenes-any-matrix", "scenes-any-joint", "scenes-any-prompts", "scenes-any-trips")
+
+
+def test_the_matrix_asks_for_every_cell_of_every_event_and_marks_the_trained():
+    examples = load_suite("scenes-any-matrix").examples(None)
+    assert len(examples) == 200 * 25 and len({each.id for each in examples}) == len(examples)
+    cells = {each.tags["task"]: each.tags["link"] for each in examples[:25]}
+    assert list(cells) == [f"{one}/{other}" for one in MODALITIES for other in MODALITIES]
+    assert Counter(cells.values()) == {"same": 5, "trained": 8, "zero_shot": 12}
+    (matrix,) = load_table("scenes-any-matrix").matrices
+    marked = {f"{row}/{column}" for row, columns in matrix.marked.items() for column in columns}
+    assert marked == {cell for cell, link in cells.items() if link == "zero_shot"}
+    assert {cells[f"{one}/{other}"] for one, other in TRAINED} == {"trained"}
+
+
+def test_texts_that_are_given_take_turns_and_say_what_is_judged():
+    """Law: what an output is judged by is told by its inputs and can be told by it; what must agree is told by none."""
+    for name in NAMES:
+        for example in load_suite(name).examples(None)[:60]:
+            judged, given = Judged.of(example), set(example.source.given)
+            for output, factors in judged.told.items():
+                assert {teller.partition("-")[0] for teller in factors.values()} <= given
+                assert set(factors) <= TOLD[output]
+                assert all(factor in TOLD[teller] or teller == "text-0" for factor, teller in factors.items())
+            for pair, factors in judged.untold.items():
+                told = {factor for of in judged.told.values() for factor in of}
+                assert not told & set(factors)
+                assert all(factor in TOLD[one] for one in pair.split("+") for factor in factors)
+    captions = [example.source.given["text"][0] for example in load_suite("scenes-any-matrix").examples(None)[:125:25]]
+    assert captions[0].startswith("a photo of") and captions[2].startswith("a picture of")
+
+
+def test_an_input_stands_by_its_name_and_is_given_as_it_is():
+    example = load_suite("scenes-any-matrix-val").examples(None)[15]
+    assert (example.id, example.source.given) == ("val-000000-audio-to-text", {"audio": ("val-000000",)})
+    given = inputs(example.source)
+    assert given.given["audio"][0].dtype == np.float32 and given.wanted == ("text",)
+
+
+def test_contradicting_inputs_are_of_events_that_share_no_look():
+    examples = [
+        each for each in load_suite("scenes-any-prompts").examples(None)[:19] if each.tags["link"] == "conflict"
+    ]
+    assert [each.tags["weight"] for each in examples] == [f"{weight:.2f}" for weight in WEIGHTS] * 2
+    for each in examples:
+        assert sum(each.source.mix.values()) == pytest.approx(1)
+        assert len(set(Judged.of(each).against.values())) == 2
+    ours, other = (
+        {(thing.shape, thing.color) for thing in read("image", inputs_of).things}
+        for inputs_of in (
+            any_oracle.value(any_oracle.event("test", 0), "image"),
+            any_oracle.value(unlike("test", 0), "image"),
+        )
+    )
+    assert len(ours) == len(other) and not {part for look in ours for part in look} & {
+        p for look in other for p in look
+    }
+
+
+def measured(name: str, share: str, tmp_path: Path, limit: int) -> dict:
+    words = ["any", "--model", f"tests.crossflow_eval.any_oracle:{share}", "--suite", name, "--limit", limit]
+    done = CliRunner().invoke(app, [*map(str, words), "--out", str(tmp_path / share), "--json"])
+    assert done.exit_code == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_every_metric_of_outputs_made_together_moves_with_what_is_true(tmp_path):
+    """Law: an oracle that is right in a share of its outputs lies between shuffled and real data, which it equals."""
+    told = {share: measured("scenes-any-joint", share, tmp_path, 40) for share in ("Oracle", "Half", "Never")}
+    for value, rises in (("told", True), ("coherence", True), ("sync_error/text/audio+video", False)):
+        means = [told[share]["values"][value]["mean"] for share in ("Never", "Half", "Oracle")]
+        assert means == sorted(means, reverse=not rises) and means[0] != means[2], value
+    assert told["Oracle"]["values"]["told"]["mean"] == told["Oracle"]["values"]["coherence"]["mean"] == 1
+    assert told["Oracle"]["values"]["coherence/text/audio+video/shuffled"]["mean"] < 0.6
+    assert told["Oracle"]["values"]["sync_error/text/audio+video"]["mean"] == 0
+    for role, low, high in (("ceiling", 0.98, 1), ("chance", 0, 0.5)):
+        (result,) = (tmp_path / "Oracle" / "references" / role).rglob("result.json")
+        values = json.loads(result.read_text())["values"]
+        assert low <= values["coherence"]["mean"] <= high and low <= values["told"]["mean"] <= high
+    text = render(entries([tmp_path / "Oracle", tmp_path / "Never"]), "md")
+    assert "Made together: oracle" in text and "Made together: never" in text
+    assert "text → image + audio + video" in text and "1.00° " in text
+
+
+def test_a_round_trip_and_contradicting_inputs_are_measured(tmp_path):
+    trips = measured("scenes-any-trips", "Oracle", tmp_path / "trips", 20)["values"]
+    assert trips["told"]["mean"] == 1 and "told/text/audio/count" in trips
+    prompts = measured("scenes-any-prompts", "Oracle", tmp_path / "prompts", 19)["values"]
+    assert prompts["told/complementary"]["mean"] == 1
+    wins = [prompts[f"wins/text-2+audio/image/{of}/0.50"]["mean"] for of in ("text-2", "audio")]
+    assert wins[0] + wins[1] <= 1, "an output takes one word, or none"
+
+
+def test_every_task_stands_in_its_table():
+    for name, tasks in TASKS.items():
+        table = load_table(f"scenes-any-{name}")
+        assert set(table.suites) == {each for each, (of, _) in SUITES.items() if of == name}
+        named = {
+            column.value.format(row=row)
+            for matrix in table.matrices
+            for row in matrix.rows
+            for column in matrix.columns
+        }
+        for task in tasks:
+            assert any(f"/{task.name}" in value for value in named), task.name
