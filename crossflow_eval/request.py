@@ -336,7 +336,7 @@ class Request:
             "autoencoder_kl.pth or diffusers' folder.",
             shown="in CROSSFLOW_CACHE",
             models=("crossflow",),
-            tasks=PROMPTED,
+            tasks=(*PROMPTED, "caption"),
         ),
     )
     precision: str | None = field(

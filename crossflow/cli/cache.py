@@ -23,7 +23,10 @@ def cache(
     out: Annotated[Path, typer.Option(help="Folder for the shards.", show_default=False)],
     captions: Annotated[
         Path | None,
-        typer.Option(help=".jsonl or .csv with image and caption, or COCO's .json.", show_default="NAME.txt by NAME"),
+        typer.Option(
+            help=".jsonl or .csv with image and caption, COCO's .json, or Karpathy's archive: its training part.",
+            show_default="NAME.txt by NAME",
+        ),
     ] = None,
     text_encoder: TextEncoder = None,
     autoencoder: Autoencoder = None,

@@ -8,10 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from crossflow.cli.console import one_sentence, to_stderr
-from crossflow.cli.options import (
-    Autoencoder,
-    TextEncoder,
-)
+from crossflow.cli.options import Autoencoder, Device, TextEncoder
 
 
 def _list_configs(wanted: bool) -> bool:
@@ -114,16 +111,26 @@ def train(
 
 
 def train_reader(
-    checkpoint: Annotated[
-        Path, typer.Argument(help="A text-to-image model of crossflow train, on scenes.", show_default=False)
-    ],
+    checkpoint: Annotated[Path, typer.Argument(help="A text-to-image model, ours or released.", show_default=False)],
     out: Annotated[Path, typer.Option(help="The file of the decoder.", show_default=False)],
-    steps: Annotated[int, typer.Option(min=1, help="Number of steps.")] = 800,
+    captions: Annotated[
+        Path | None,
+        typer.Option(
+            help="What it is to read: Karpathy's caption_datasets.zip or dataset_coco.json, whose training part is "
+            "taken; .jsonl or .csv with image and caption, or COCO's .json.",
+            show_default="the scenes trained on",
+        ),
+    ] = None,
+    text_encoder: TextEncoder = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Number of steps.", show_default="800, of captions 20000")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the initial weights and of all sampling.")] = 0,
+    device: Device = "auto",
 ) -> None:
     """Train what reads captions off a text-to-image model run backward; crossflow-eval caption --reader measures it.
 
-    One thread and a few minutes; the same seed on the same machine gives the same file.
+    On scenes one thread and a few minutes. The same seed on the same machine gives the same file.
     """
     with one_sentence():
         import torch
@@ -131,5 +138,17 @@ def train_reader(
         from crossflow.files.progress import progress
         from crossflow.training.train_prompt_reader import train_reader as run
 
-        torch.set_num_threads(1)
-        typer.echo(run(checkpoint, out, steps=steps, seed=seed, say=to_stderr, stage=progress))
+        if captions is None:
+            torch.set_num_threads(1)
+        path = run(
+            checkpoint,
+            out,
+            captions=captions,
+            text_encoder=text_encoder,
+            steps=steps,
+            seed=seed,
+            device=device,
+            say=to_stderr,
+            stage=progress,
+        )
+        typer.echo(path)

@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from crossflow.errors import CrossFlowError, first_few
+from crossflow.files.karpathy import ARCHIVE, MEMBER, TRAINING, read_split
 from crossflow.files.listing import Listing, list_folder
 from crossflow.files.names import composed
 from crossflow.files.plain_json import read_json, read_json_lines
@@ -29,7 +30,7 @@ class Pair(NamedTuple):
 def read_pairs(folder: Path, captions: Path | None, say: Callable[[str], None] = lambda line: None) -> list[Pair]:
     """The captioned images below ``folder``, sorted by path; the captions of one image keep their order in the file.
 
-    ``captions`` is a file that ``read_captions`` reads; images that it does not name are left out. With None, captions
+    ``captions`` is a file that ``read_training`` reads; images that it does not name are left out. With None, captions
     come from ``<image's name>.txt`` beside each image, one per line. Paths may have backslashes and any Unicode form.
     ``say`` is told what is left out. CrossFlowError for a file that is missing or malformed, with its line; for a
     caption whose image is missing; and, with None, for an image without captions or of a kind that is not read.
@@ -63,7 +64,7 @@ def _text_of(image: str) -> str:
 def _listed(listing: Listing, captions: Path) -> list[Pair]:
     """The pairs of a captions file, each with the name of its image in the listing."""
     files, found = listing.read | listing.others, []
-    for pair in read_captions(captions):
+    for pair in read_training(captions):
         names = composed(pair.image), composed(pair.image.replace("\\", "/"))
         found.append(pair._replace(image=names[0] if names[0] in files else names[1]))
     missing = sorted({pair.image for pair in found} - files.keys())
@@ -75,6 +76,25 @@ def _listed(listing: Listing, captions: Path) -> list[Pair]:
             "write their paths as seen from that folder."
         )
     return found
+
+
+def read_training(path: Path) -> Iterator[Pair]:
+    """The images and captions to train on: those of ``read_captions``, or the training part of Karpathy's split.
+
+    That is ``caption_datasets.zip`` or ``dataset_coco.json``; its images are ``train2014/...`` and ``val2014/...``.
+    """
+    if path.name not in (ARCHIVE, MEMBER):
+        return read_captions(path)
+    images = (each for each in read_split(path) if each.split in TRAINING)
+    return _pairs(
+        path,
+        (
+            (f"image {each.number}", f"{each.folder}/{each.file}", caption)
+            for each in images
+            for caption in each.captions
+            if caption.strip()
+        ),
+    )
 
 
 def read_captions(path: Path, columns: Sequence[str] = ("image",)) -> Iterator[Pair]:

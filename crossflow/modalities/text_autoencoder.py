@@ -53,9 +53,12 @@ class Texts(Protocol):
 
     By the readout ``grid`` text positions attend to latent positions, as in ``TokenEncoder``; by ``flat`` one linear
     map of the whole latent begins all of them, so that the latent's height and width mean nothing to the text.
+    ``counts`` says at which positions the loss is: ``all``, or those of the ``text`` and the one that ends it, the only
+    ones that are read.
     """
 
     readout: ClassVar[Literal["grid", "flat"]]
+    counts: ClassVar[Literal["all", "text"]]
 
     @property
     def vocabulary(self) -> Vocabulary: ...
@@ -73,13 +76,14 @@ class Texts(Protocol):
 class AutoencodedTexts(Texts, Protocol):
     """The config of a text autoencoder; see ``TextAutoencoderConfig``.
 
-    ``counts`` says at which positions the loss is: ``all``, or those of the ``text`` and the one that ends it, the only
-    ones that are read. ``tied`` embeds tokens by the rows that predict them, so that rare ones are learnt sooner.
+    ``tied`` embeds tokens by the rows that predict them, so that rare ones are learnt sooner. ``varied`` is the share
+    of texts and of tokens that training varies (see ``vary``).
     """
 
-    counts: ClassVar[Literal["all", "text"]]
     tied: ClassVar[bool]
 
+    @property
+    def varied(self) -> float: ...
     @property
     def kl_weight(self) -> float | None: ...
     @property
@@ -99,6 +103,7 @@ class TextDecoderConfig:
     depth: int
     heads: int
     readout: ClassVar[Literal["grid", "flat"]] = "grid"
+    counts: ClassVar[Literal["all", "text"]] = "all"
 
     def __post_init__(self) -> None:
         check_sizes(words=len(self.words), count=self.count, width=self.width, depth=self.depth, heads=self.heads)
@@ -123,8 +128,8 @@ class TextAutoencoderConfig(TextDecoderConfig):
     kind: Literal["text"] = "text"
     drawn: ClassVar[bool] = True
     external: ClassVar[bool] = False
-    counts: ClassVar[Literal["all", "text"]] = "all"
     tied: ClassVar[bool] = False
+    varied: ClassVar[float] = 0.0
 
     def build(self, shape: tuple[int, int, int]) -> "TextAutoencoder":
         """The modality for latents of ``shape`` (c, h, w)."""
@@ -205,6 +210,14 @@ class TextDecoder(nn.Module):
             x = block(x)
         return self.norm(x[:, : self.places.shape[1]])
 
+    def loss(self, latents: Float[Tensor, "b c h w"], tokens: Int[Tensor, "b n"]) -> Float[Tensor, ""]:
+        """The mean cross-entropy of token ids over the positions that count."""
+        if self.config.counts == "all":
+            return F.cross_entropy(self(latents).flatten(0, 1), tokens.flatten())
+        real = tokens != PAD
+        read = torch.cat([torch.ones_like(real[:, :1]), real[:, :-1]], dim=1)
+        return F.cross_entropy(at_least_float32(self.head(self.features(latents)[read])), tokens[read])
+
     def texts(self, latents: Float[Tensor, "b c h w"]) -> list[str]:
         """The most likely token at every position, up to the first padding token."""
         texts = []
@@ -249,20 +262,39 @@ class TextAutoencoder(Modality):
         return self.tokenize(raw)
 
     def reach(self, values: Int[Tensor, "b n"], noise: Float[Tensor, "b c h w"] | None) -> Reached:
-        """Latents of token ids, and the loss: mean cross-entropy over the positions that count, and the weighted KL."""
-        posterior = self.encode(values)
-        latents = posterior.mean if noise is None else posterior.sample(noise)
-        if self.config.counts == "all":
-            loss = F.cross_entropy(self.decoder(latents).flatten(0, 1), values.flatten())
-        else:
-            real = values != PAD
-            read = torch.cat([torch.ones_like(real[:, :1]), real[:, :-1]], dim=1)
-            logits = self.decoder.head(self.decoder.features(latents)[read])
-            loss = F.cross_entropy(at_least_float32(logits), values[read])
+        """Latents of token ids, and the loss: mean cross-entropy over the positions that count, and the weighted KL.
+
+        In training the loss is of varied texts where the config says so, never the latents.
+        """
+        posterior, latents = self._sampled(values, noise)
+        texts, found = values, latents
+        if self.training and self.config.varied:
+            texts = vary(values, self.config.varied, self.config.vocabulary.size)
+            posterior, found = self._sampled(texts, noise)
+        loss = self.decoder.loss(found, texts)
         if self.config.kl_weight is not None:
             loss = loss + self.config.kl_weight * losses.kl(posterior.mean, posterior.log_var, "standard").mean()
         return Reached(self.config.scale * latents.detach(), loss)
 
+    def _sampled(
+        self, words: Int[Tensor, "b n"], noise: Float[Tensor, "b c h w"] | None
+    ) -> tuple[Gaussian, Float[Tensor, "b c h w"]]:
+        """The posterior of token ids, and a sample of it, or its mean."""
+        posterior = self.encode(words)
+        return posterior, posterior.mean if noise is None else posterior.sample(noise)
+
     def decode(self, latents: Float[Tensor, "b c h w"]) -> list[str]:
         """The texts of scaled latents, as the flow generates them."""
         return self.decoder.texts(latents / self.config.scale)
+
+
+def vary(words: Int[Tensor, "b n"], share: float, size: int) -> Int[Tensor, "b n"]:
+    """Token ids with a ``share`` of the texts continued by another, and then of the tokens replaced by any of ``size``.
+
+    So rare tokens and the places that few texts reach are learnt as well as any. It draws as dropout does.
+    """
+    place = torch.arange(words.shape[1], device=words.device) - (words != PAD).sum(1, keepdim=True)
+    continued = (place >= 0) & (torch.rand(len(words), 1, device=words.device) < share)
+    words = torch.where(continued, words.roll(1, 0).gather(1, place.clamp(min=0)), words)
+    replaced = (words != PAD) & (torch.rand(words.shape, device=words.device) < share)
+    return torch.where(replaced, torch.randint(1, size + 1, words.shape, device=words.device), words)

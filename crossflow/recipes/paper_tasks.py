@@ -28,6 +28,8 @@ COCO, KITTI, NYUV2 = 113_287, 23_158, 24_231
 """Images of the training sets: Karpathy's split, and BTS's lists."""
 ENCODER = 4
 """Blocks of the image encoder, which are as wide as those of the flow's network."""
+VARIED = 0.15
+"""The share of captions that the text autoencoder's training varies."""
 SMALL = TransformerConfig(width=384, heads=6, depth=17)
 """The network of the sisters for one GPU."""
 
@@ -137,8 +139,8 @@ _LONG = {"batch_size": 512, "learning_rate": 1e-4, "warmup": 5_000}
 TASKS: Mapping[str, Task] = {
     "paper-caption": Task(
         reads=ImageConfig(shape=(3, 256, 256)),
-        target=CLIPTextConfig(width=512, depth=4, heads=8),
-        small_target=CLIPTextConfig(width=256, depth=2, heads=4),
+        target=CLIPTextConfig(width=512, depth=4, heads=8, varied=VARIED),
+        small_target=CLIPTextConfig(width=256, depth=2, heads=4, varied=VARIED),
         shape=(2, 16, 16),
         cells=1,
         patch=16,

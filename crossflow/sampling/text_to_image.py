@@ -52,6 +52,8 @@ class TextToImage:
 
     ``compiled`` puts the blocks of released networks through torch.compile; the first batch takes a minute longer.
 
+    Without an ``embedder`` it carries latents and images alone, as ``to_source`` does.
+
     ``identity`` is everything here that can change an image, as plain JSON; ``parts`` are further entries for it, such
     as hashes of weights.
     """
@@ -59,7 +61,7 @@ class TextToImage:
     def __init__(
         self,
         model: FlowModel,
-        embedder: TextEmbedder,
+        embedder: TextEmbedder | None,
         weights_sha256: str = "",
         autoencoder: Autoencoder | None = None,
         precision: str = "auto",
@@ -77,7 +79,7 @@ class TextToImage:
         if autoencoder is None and target.external:
             raise CrossFlowError("This model has no autoencoder of its own: give the one it was trained with.")
         self.autoencoder = cast(Autoencoder, autoencoder or self.model.autoencoder)
-        self.embedder = embedder
+        self._embedder = embedder
         self.weights_sha256 = weights_sha256
         self.batch_size = _batch_size(model, self.device) if batch_size is None else batch_size
         check_sizes(batch_size=self.batch_size)
@@ -104,6 +106,7 @@ class TextToImage:
         batch_size: int | None = None,
         compiled: bool = False,
         weaker: Path | None = None,
+        prompts: bool = True,
     ) -> "TextToImage":
         """Load a checkpoint onto auto, cpu, cuda or cuda:N; CrossFlowError if it or the device cannot be used.
 
@@ -112,15 +115,15 @@ class TextToImage:
 
         Released models need further weights. ``text_encoder`` is a folder; None is the local hub cache.
         ``autoencoder`` is the authors' autoencoder_kl.pth or a diffusers folder; None is that file in the folder
-        ``CROSSFLOW_CACHE``.
+        ``CROSSFLOW_CACHE``. Without ``prompts`` no text encoder is looked for.
         """
         device = usable_device(device)
         model = load_model(path, device, weaker)
         config = model.config
         if config.reads.kind != "tokens":
             raise CrossFlowError(f"This model reads {config.reads.name}, and no texts: load it with FromImage.")
-        embedder = cast(TokensConfig, config.reads).embedder(text_encoder, device)
-        vae, parts = None, weights_of(embedder)
+        embedder = cast(TokensConfig, config.reads).embedder(text_encoder, device) if prompts else None
+        vae, parts = None, {} if embedder is None else weights_of(embedder)
         if config.target.external:
             source = autoencoder or _own_autoencoder()
             vae = cast(KLConfig, config.target).load(source, device)
@@ -128,6 +131,13 @@ class TextToImage:
         if (guiding := weaker or weaker_of(Path(path), config)) is not None:
             parts["autoguidance_sha256"] = file_sha256(guiding)
         return cls(model, embedder, file_sha256(path), vae, precision, parts, batch_size, compiled)
+
+    @property
+    def embedder(self) -> TextEmbedder:
+        """The text encoder; CrossFlowError where the pipeline was loaded without."""
+        if self._embedder is None:
+            raise CrossFlowError("This pipeline was loaded without its text encoder: load it with, to give it prompts.")
+        return self._embedder
 
     def settings(self, override: Override, weaker: Path | None = None) -> Sampling:
         """The checkpoint's sampling settings, replaced where ``override`` is not None.

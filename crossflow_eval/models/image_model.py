@@ -65,22 +65,14 @@ class CrossFlowImageModel:
         sampling = self._pipeline.defaults.but(self._override)
         self.name = path.stem
         self._members = ensemble or 1
-        self._shrinks = of_originals and task == "sr"
+        self._shrinks = of_originals
         more = {} if ensemble is None else {"ensemble": f"the median of {ensemble} seeds at every pixel"}
         more |= {"small_images": SHRUNK} if self._shrinks else {}
         self.identity: Mapping[str, Any] = {**sampled(self._pipeline.identity, sampling, where), **more}
 
     def generate(self, sources: Sequence[str | Path], seeds: Sequence[int]) -> list[Output]:
-        """Return one output an image file: a caption, float32 [h w] in metres, or uint8 [h w 3].
-
-        CrossFlowError for a source that is no file: references of one's own may have no images.
-        """
-        if unseen := [str(source) for source in sources if not isinstance(source, Path)]:
-            raise CrossFlowError(
-                f"The references hold no image of {first_few(unseen)} for the model to see: put each beside its "
-                "reference, under the same name."
-            )
-        images = [read_image(Path(source)) for source in sources]
+        """Return one output an image file: a caption, float32 [h w] in metres, or uint8 [h w 3]."""
+        images = _seen(sources)
         if self._shrinks:
             return self._restored(images, seeds)
         first = self._answer(images, seeds)
@@ -116,7 +108,8 @@ class CrossFlowBackward:
     """A text-to-image model run backward, its source latents read as captions: "CrossFlow-T2I" of the paper's Table 4.
 
     ``reader`` is a decoder that ``crossflow train-reader`` made for ``checkpoint``; without both they are the shipped.
-    The options are those of ``CrossFlowImageModel``, and a guidance scale other than 1 is refused.
+    ``autoencoder`` is the file of one that is not in the checkpoint, None for the default place. The other options are
+    those of ``CrossFlowImageModel``, and a guidance scale other than 1 is refused.
     """
 
     def __init__(
@@ -129,6 +122,8 @@ class CrossFlowBackward:
         guidance_scale: float | None = None,
         precision: str = "auto",
         device: str = "auto",
+        autoencoder: Path | None = None,
+        any_size: bool = False,
     ) -> None:
         check_sampling(solver, steps, guidance_scale)
         where = own_device(device)
@@ -136,7 +131,9 @@ class CrossFlowBackward:
         from crossflow.sampling.prompt_reader import READER, PromptReader
 
         path = shipped("t2i") if checkpoint is None else checkpoint
-        self._reader = PromptReader.from_checkpoint(reader or READER, path, where, precision)
+        self._reader = PromptReader.from_checkpoint(
+            reader or READER, path, where, precision, autoencoder=autoencoder, any_size=any_size
+        )
         self._override = Override(solver=solver, steps=steps, guidance_scale=guidance_scale)
         sampling = self._reader.settings(self._override)
         self.name = f"{path.stem}-backward"
@@ -149,17 +146,29 @@ class CrossFlowBackward:
 
     def generate(self, sources: Sequence[str | Path], seeds: Sequence[int]) -> list[Output]:
         """Return the caption that each image file is read as."""
-        images = [read_image(Path(source)) for source in sources]
+        images = _seen(sources)
         return list(self._reader.generate(images, seeds, self._override))
 
 
+def _seen(sources: Sequence[str | Path]) -> list[np.ndarray]:
+    """The images of files; CrossFlowError for a source that is no file: references may have no images."""
+    if unseen := [str(source) for source in sources if not isinstance(source, Path)]:
+        raise CrossFlowError(
+            f"The references hold no image of {first_few(unseen)} for the model to see: put each beside its "
+            "reference, under the same name."
+        )
+    return [read_image(Path(source)) for source in sources]
+
+
 def captioner(
-    checkpoint: Path | None = None, *, reader: Path | None = None, **options: Any
+    checkpoint: Path | None = None, *, reader: Path | None = None, autoencoder: Path | None = None, **options: Any
 ) -> CrossFlowImageModel | CrossFlowBackward:
     """The model of captions: one that reads images or, with a ``reader``, one from text to images run backward."""
-    if reader is None:
-        return CrossFlowImageModel("caption", checkpoint, **options)
-    return CrossFlowBackward(reader, checkpoint, **options)
+    if reader is not None:
+        return CrossFlowBackward(reader, checkpoint, autoencoder=autoencoder, **options)
+    if autoencoder is not None:
+        raise CrossFlowError("--autoencoder is for a model that is run backward: give --reader too, or leave it out.")
+    return CrossFlowImageModel("caption", checkpoint, **options)
 
 
 def backward() -> CrossFlowBackward:

@@ -163,8 +163,8 @@ def _own(request: Request, suite: Suite, _: str) -> Model:
     if suite.task not in models.OURS:
         raise unknown("task of a model of ours", suite.task, models.OURS)
     fitted: dict[str, Any] = {}
-    if suite.task in models.ANY_SIZE and not suite.one_size and request.reader is None:
-        fitted = {"any_size": True, "of_originals": suite.root == "references"}
+    if suite.task in models.ANY_SIZE and not suite.one_size:
+        fitted = {"any_size": True} | ({"of_originals": suite.root == "references"} if suite.task == "sr" else {})
     return models.OURS[suite.task](request.checkpoint, **request.of_model, **fitted)
 
 

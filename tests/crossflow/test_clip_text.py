@@ -1,12 +1,14 @@
 """Captions over CLIP's tokens: the numbers are CLIP's own, the text comes back, and only what is read is learnt."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from open_clip.tokenizer import SimpleTokenizer
 
 from crossflow.errors import CrossFlowError
 from crossflow.modalities.clip_text import CLIPTextConfig, CLIPTokens, clip_tokens
-from crossflow.modalities.text_autoencoder import PAD
+from crossflow.modalities.text_autoencoder import PAD, vary
 
 CAPTIONS = ["A man riding a wave, isn't he?", "Two dogs on a sofa.", "crème brûlée & cake"]
 
@@ -85,3 +87,39 @@ def test_a_few_captions_are_learnt_and_come_back(model):
         optimizer.step()
     found = model.decode(model.config.scale * model.encode(ids).mean)
     assert found == ["a man riding a wave, isn't he?", "two dogs on a sofa.", "crème brûlée& cake"]
+
+
+def test_a_share_of_texts_is_continued_by_another_and_of_tokens_replaced():
+    """Laws: none at 0; at 1 every text goes on with the one before and no place keeps its token but by chance."""
+    torch.manual_seed(0)
+    lengths = torch.tensor([3, 5, 0, 9])
+    words = torch.where(torch.arange(9) < lengths[:, None], torch.arange(1, 10), PAD)
+    assert torch.equal(vary(words, 0.0, 9), words)
+    varied = vary(words, 1.0, 10_000)
+    assert (varied != PAD).sum(1).tolist() == [9, 8, 5, 9]
+    assert ((varied == words) & (words != PAD)).sum() == 0
+    long = torch.ones(400, 50, dtype=torch.long)
+    long[:, 25:] = PAD
+    seen = vary(long, 0.3, 10_000)
+    continued = (seen[:, 49] != PAD).double().mean()
+    assert abs(continued - 0.3) < 4 * (0.3 * 0.7 / 400) ** 0.5
+    replaced = (seen[:, :25] != 1).double().mean()
+    assert abs(replaced - 0.3) < 4 * (0.3 * 0.7 / 10_000) ** 0.5
+
+
+def test_a_varied_text_moves_the_loss_and_never_the_latents(model):
+    """In training alone; with the same seed the same."""
+    ids = model.tokenize(CAPTIONS)
+    noise = torch.randn(3, *model.encoder.shape, generator=torch.Generator().manual_seed(0))
+    varied = replace(model.config, varied=0.5).build(model.encoder.shape)
+    varied.load_state_dict(model.state_dict())
+    plain = model.train().reach(ids, noise)
+    torch.manual_seed(1)
+    one = varied.train().reach(ids, noise)
+    torch.manual_seed(1)
+    again = varied.reach(ids, noise)
+    assert torch.equal(one.latents, plain.latents) and not one.latents.requires_grad
+    assert one.loss == again.loss != plain.loss
+    assert varied.eval().reach(ids, noise).loss == model.eval().reach(ids, noise).loss
+    with pytest.raises(CrossFlowError, match=r"varied is 1\.5; it is a share"):
+        replace(model.config, varied=1.5)

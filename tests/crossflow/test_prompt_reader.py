@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny_pipelines import Words, drawer, model_of
 from typer.testing import CliRunner
 
@@ -15,17 +16,22 @@ from crossflow.files.folders import shipped
 from crossflow.files.hashes import file_sha256
 from crossflow.files.tensors import read_header, write_tensors
 from crossflow.flow.gaussian import Gaussian
+from crossflow.modalities.clip_text import CLIPTextConfig, clip_tokens
+from crossflow.modalities.kl_autoencoder import center_crop
 from crossflow.modalities.text_autoencoder import TextDecoder, TextDecoderConfig, tokenized, word_count
+from crossflow.modalities.tokens import TokensConfig
 from crossflow.model.checkpoint import save_checkpoint
 from crossflow.model.settings import Override
 from crossflow.recipes.recipe import SceneData
-from crossflow.sampling.prompt_reader import PromptReader, load_decoder, save_decoder
+from crossflow.sampling.prompt_reader import CROPPED, PromptReader, load_decoder, save_decoder
 from crossflow.sampling.text_to_image import seeded_noise
 from crossflow.scenes import example, render
-from crossflow.training.train_prompt_reader import posteriors, train, train_reader
+from crossflow.training.train_prompt_reader import Lesson, posteriors, train, train_reader
 
 PROMPTS = ["a photo of a ball", "a photo of two boxes", "a photo of a red cone and a blue ring"]
 CONFIG = TextDecoderConfig(words=tuple(sorted(set(" ".join(PROMPTS).split()))), count=10, width=32, depth=1, heads=2)
+KNOWN = tuple(sorted({token for prompt in PROMPTS for token in clip_tokens(prompt)}))
+OF_CLIP = CLIPTextConfig(count=14, width=32, depth=1, heads=2, known=KNOWN)
 IMAGES = [render(example("val", index).scene) for index in range(3)]
 
 
@@ -47,18 +53,20 @@ def files(tmp_path_factory, decoder):
     return folder / "decoder.safetensors", folder / "model.safetensors"
 
 
-def test_training_makes_a_decoder_that_reads_the_posteriors(monkeypatch):
+@pytest.mark.parametrize("config", [CONFIG, OF_CLIP], ids=["of words", "of CLIP's tokens"])
+def test_training_makes_a_decoder_that_reads_the_posteriors(monkeypatch, config):
     """And with the same seed the same one."""
     monkeypatch.setattr("crossflow.training.train_prompt_reader.BATCH", 16)
     generator = torch.Generator().manual_seed(0)
     found = Gaussian(torch.randn(3, 4, 2, 2, generator=generator), torch.full((3, 4, 2, 2), -3.0))
-    words, order = tokenized(PROMPTS, CONFIG), torch.arange(3)
-    decoder = train(found, words, order, CONFIG, steps=300, seed=0)
+    words = tokenized(PROMPTS, config)
+    lesson = Lesson(config, 3, lambda picks: (Gaussian(found.mean[picks], found.log_var[picks]), words[picks]), {})
+    decoder = train(lesson, (4, 2, 2), steps=300, seed=0)
     sample = Gaussian(*(part.repeat(4, 1, 1, 1) for part in found)).sample(
         torch.randn(12, 4, 2, 2, generator=generator)
     )
     assert decoder.texts(sample) == PROMPTS * 4
-    one, other = (train(found, words, order, CONFIG, steps=2, seed=1).state_dict() for _ in "ab")
+    one, other = (train(lesson, (4, 2, 2), steps=2, seed=1).state_dict() for _ in "ab")
     assert all(torch.equal(part, other[name]) for name, part in one.items())
 
 
@@ -98,9 +106,24 @@ def test_a_reader_replaces_no_file_least_of_all_its_model(tmp_path):
         train_reader(model, model / "reader.safetensors")
 
 
+def test_a_reader_learns_the_captions_of_a_file_in_their_own_tokens(tmp_path):
+    """Of a model that was trained on whatever; the file of the reader says which captions they were."""
+    save_checkpoint(tmp_path / "model.safetensors", model_of("crossflow"))
+    captions = tmp_path / "captions.jsonl"
+    captions.write_text("".join(f'{{"image": "{n}.png", "caption": "{each}"}}\n' for n, each in enumerate(PROMPTS)))
+    out, words = tmp_path / "reader.safetensors", ["--captions", str(captions), "--steps", "2", "--device", "cpu"]
+    done = CliRunner().invoke(app, ["train-reader", str(tmp_path / "model.safetensors"), "--out", str(out), *words])
+    assert (done.exit_code, done.stdout) == (0, f"{out}\n"), done.output
+    header = read_header(out)
+    assert tuple(header["config"]["known"]) == KNOWN
+    assert (header["captions"], header["captions_sha256"]) == ("captions.jsonl", file_sha256(captions))
+    (caption,) = PromptReader.from_checkpoint(out, tmp_path / "model.safetensors").generate(IMAGES[:1], [0])
+    assert set(caption.split()) <= set(" ".join(PROMPTS).split())
+
+
 def test_models_whose_captions_nobody_knows_have_no_reader(tmp_path):
     save_checkpoint(tmp_path / "bare.safetensors", model_of("crossflow"))
-    with pytest.raises(CrossFlowError, match="does not say that it was trained on scenes"):
+    with pytest.raises(CrossFlowError, match=r"trained on scenes, .* give the captions that its reader is to"):
         train_reader(tmp_path / "bare.safetensors", tmp_path / "reader.safetensors")
     with pytest.raises(CrossFlowError, match="reads image: give a model from text to image"):
         train_reader(shipped("depth"), tmp_path / "reader.safetensors")
@@ -179,6 +202,25 @@ def test_files_that_are_no_decoder(files, tmp_path):
     write_tensors(damaged, {}, read_header(files[0]))
     with pytest.raises(CrossFlowError, match="misses weight"):
         load_decoder(damaged, model_of("crossflow"))
+
+
+def test_images_of_another_size_are_cropped_as_the_training_images_were(decoder):
+    """The middle of an image, by the rule of ``crossflow cache``; those of the model's size are as they are."""
+    rng = np.random.default_rng(0)
+    large = rng.integers(0, 256, (50, 70, 3), np.uint8)
+    plain, fitted = (PromptReader(drawer("crossflow"), decoder, any_size=size) for size in (False, True))
+    expected = plain.generate([center_crop(Image.fromarray(large), 32), IMAGES[1]], [0, 0])
+    assert fitted.generate([large, IMAGES[1]], [0, 0]) == expected
+    assert fitted.identity == {**plain.identity, "sizes": CROPPED}
+
+
+def test_reading_needs_no_text_encoder(files, monkeypatch):
+    """Not even to be there; what does need it says so."""
+    monkeypatch.setattr(TokensConfig, "embedder", lambda *_: pytest.fail("looked for the text encoder"))
+    reader = PromptReader.from_checkpoint(*files)
+    assert len(reader.generate(IMAGES[:1], [0])) == 1
+    with pytest.raises(CrossFlowError, match="loaded without its text encoder"):
+        reader.pipeline.generate(["a ball"], [0])
 
 
 def test_images_that_do_not_fit(decoder):

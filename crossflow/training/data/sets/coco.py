@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from crossflow.files.images import read_image
-from crossflow.files.karpathy import ARCHIVE, MEMBER, read_split
+from crossflow.files.karpathy import ARCHIVE, MEMBER, TRAINING, read_split
 from crossflow.training.data.sets.items import Items, Raw, first_there, items_of, most_are_there, wrong_layout
 
-SPLITS = ("train", "restval")
 ORIGIN = (
     f"put {ARCHIVE} of cs.stanford.edu/people/karpathy/deepimagesent there, and unpack train2014.zip and val2014.zip "
     "of images.cocodataset.org"
@@ -27,7 +26,7 @@ def open_coco(root: Path) -> Items:
     listed = first_there(root, (ARCHIVE, MEMBER))
     if listed is None:
         raise wrong_layout("COCO with Karpathy's split", root, f"{ARCHIVE} or {MEMBER}", ORIGIN)
-    rows = [row for row in read_split(listed) if row.split in SPLITS and row.captions]
+    rows = [row for row in read_split(listed) if row.split in TRAINING and row.captions]
     most_are_there("COCO", root, [root / row.folder / row.file for row in rows], ORIGIN)
 
     def read(index: int) -> Raw:
