@@ -279,10 +279,9 @@ def real(name: str, modality: str) -> Output:
 @cache
 def world() -> World:
     """What metrics know of the world. Its readers read each output once, whichever metrics ask."""
-    from crossflow.scenes.sense import read
-
     from crossflow.scenes import VERSION as WORLD
     from crossflow.scenes.facts import OF_THINGS, right, tells
+    from crossflow.scenes.sense import read
 
     def compared(found: Facts, true: Facts, factor: str) -> bool | None:
         return False if factor in OF_THINGS and len(true.things) > MOST else right(found, true, factor)
