@@ -49,6 +49,13 @@ class AnchorDraws(NamedTuple):
     noise: Float[Tensor, "b c h w"]
     t: Float[Tensor, " b"]
 
+    def rows(self, start: int, stop: int) -> "AnchorDraws":
+        """The draws of a slice of the batch."""
+        return AnchorDraws(self.noise[start:stop], self.t[start:stop])
+
+    def to(self, device: torch.device) -> "AnchorDraws":
+        return AnchorDraws(self.noise.to(device), self.t.to(device))
+
 
 class Anchor(nn.Module):
     """The flows, and the encoders that training makes the shared latent with."""
@@ -80,20 +87,19 @@ class Anchor(nn.Module):
         return solver_named(sampling.solver)(self._velocity(name), latents, sampling.steps, backward=True)
 
     def decode(self, name: str, shared: Float[Tensor, "b c h w"], sampling: Sampling) -> Float[Tensor, "b c h w"]:
-        """Latents of one modality; outputs of one shared latent belong together."""
+        """Latents of one modality."""
         return solver_named(sampling.solver)(self._velocity(name), shared, sampling.steps)
 
-    def translate(
+    def generate(
         self,
-        given: Mapping[str, Float[Tensor, "b c h w"]],
-        wanted: Sequence[str],
+        shared: Float[Tensor, "b c h w"],
         noise: Float[Tensor, "b c h w"],
+        wanted: Sequence[str],
         sampling: Sampling,
     ) -> dict[str, Float[Tensor, "b c h w"]]:
-        """The wanted modalities of the mean of what is given, with the same ``noise`` on it for all of them."""
-        shared = torch.stack([self.encode(name, x, sampling) for name, x in given.items()]).mean(0)
-        shared = shared + sampling.noise * self.config.sd * noise
-        return {name: self.decode(name, shared, sampling) for name in wanted}
+        """The wanted modalities of a shared latent, which belong together: it gets one ``noise`` for all of them."""
+        drawn = shared + sampling.noise * self.config.sd * noise
+        return {name: self.decode(name, drawn, sampling) for name in wanted}
 
     def _velocity(self, name: str) -> Velocity:
         flow = named("modality", name, dict(self.flows.items()))

@@ -63,7 +63,9 @@ def unpack(packed: Float[Tensor, "b n"], shapes: Mapping[str, Sequence[int]]) ->
     return {name: part.unflatten(1, tuple(shape)) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
 
 
-def mixed(vectors: Sequence[Float[Tensor, "b k d"]], weights: Sequence[float] | None = None) -> Float[Tensor, "b k d"]:
+def mixed(
+    vectors: Sequence[Float[Tensor, "b *dims"]], weights: Sequence[float] | None = None
+) -> Float[Tensor, "b *dims"]:
     """A convex mix of prompt vectors, by default their mean; weights are normalised, and the result is not, as CoDi's.
 
     CrossFlowError for weights that are negative, not finite, or all 0.

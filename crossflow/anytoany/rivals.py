@@ -4,14 +4,16 @@ Independent outputs are ``sample_jointly`` with the context ``none``; the flows 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crossflow.anytoany.alignment import Part
 from crossflow.anytoany.joint import Latents, mixed
-from crossflow.flow.guidance import Indicator
+from crossflow.errors import CrossFlowError
+from crossflow.flow.guidance import NoGuidance
 from crossflow.modalities.latents import LatentsConfig
 from crossflow.model.crossflow import CrossFlow, FlowConfig
 from crossflow.model.settings import Override, Sampling
@@ -46,23 +48,36 @@ def sample_in_turn(
     return latents
 
 
-def direct(
-    source: str, target: str, shape: tuple[int, int, int], backbone: BackboneConfig, sd: float = 0.2
-) -> FlowConfig:
-    """A CrossFlow model from the latents of one modality to those of another, both padded to ``shape`` (c, h, w).
+@dataclass(frozen=True, kw_only=True)
+class DirectConfig:
+    """CrossFlow models between the latents of ``pairs`` of modalities, padded to one ``shape`` (c, h, w).
 
-    It starts at the source's latents with noise of the deviation ``sd``: what ends run backward can be decoded.
+    Each starts at its source's latents with noise of the deviation ``sd``, so what it ends in when it is run backward
+    can be decoded. There is no guidance: the way back from a guided field does not follow the data.
     """
-    return FlowConfig(
-        shape=shape,
-        reads=LatentsConfig(shape=shape, name=source),
-        source=CodecConfig(sd=sd),
-        target=LatentsConfig(shape=shape, name=target),
-        backbone=backbone,
-        guidance=Indicator(null_rate=0.1),
-        times="uniform",
-        sampling=Sampling(solver="midpoint", steps=10),
-    )
+
+    shape: tuple[int, int, int]
+    backbone: BackboneConfig
+    pairs: tuple[tuple[str, str], ...] = ()
+    sd: float = 0.2
+    sampling: Sampling = field(default_factory=lambda: Sampling(solver="midpoint", steps=10))
+
+    def flow(self, source: str, target: str) -> FlowConfig:
+        """The model of one pair."""
+        return FlowConfig(
+            shape=self.shape,
+            reads=LatentsConfig(shape=self.shape, name=source),
+            source=CodecConfig(sd=self.sd),
+            target=LatentsConfig(shape=self.shape, name=target),
+            backbone=self.backbone,
+            guidance=NoGuidance(),
+            times="uniform",
+            sampling=self.sampling,
+        )
+
+    def build(self) -> nn.ModuleDict:
+        """The models with random weights, by the pair's names joined by a hyphen."""
+        return nn.ModuleDict({"-".join(pair): self.flow(*pair).build() for pair in self.pairs})
 
 
 def along(
@@ -73,8 +88,8 @@ def along(
 ) -> Float[Tensor, "b c h w"]:
     """Latents carried along direct flows, each forward or, where its flag is True, backward.
 
-    Every flow's model begins at its source latents with new ``noise``, one a flow, which one run backward has no use
-    for: it ends at source latents, their noise in them. Guided fields are not reversible, so backward is without.
+    Every flow begins at its source latents with new ``noise``, one a flow; run backward it ends at source latents with
+    their noise in them.
     """
     for (flow, backward), drawn in zip(flows, noise, strict=True):
         if backward:
@@ -82,6 +97,24 @@ def along(
         else:
             latents = flow.generate(latents, None, drawn, sampling)
     return latents
+
+
+def route(flows: Sequence[tuple[str, str]], source: str, target: str) -> list[tuple[tuple[str, str], bool]]:
+    """The fewest of the direct ``flows`` that lead from ``source`` to ``target``, and which of them run backward.
+
+    CrossFlowError where none lead there.
+    """
+    found: dict[str, list[tuple[tuple[str, str], bool]]] = {source: []}
+    reached = [source]
+    for here in reached:
+        for flow in flows:
+            for start, end, backward in ((flow[0], flow[1], False), (flow[1], flow[0], True)):
+                if start == here and end not in found:
+                    found[end] = [*found[here], (flow, backward)]
+                    reached.append(end)
+    if target not in found:
+        raise CrossFlowError(f"No direct flow leads from {source} to {target}: train their pair, or one to each.")
+    return found[target]
 
 
 def padded(latents: Float[Tensor, "b c h w"], channels: int) -> Float[Tensor, "b k h w"]:

@@ -24,7 +24,9 @@ from crossflow.model.checkpoint import check_tensors, shipped, take_weights
 from crossflow.model.settings import Losses
 from crossflow.networks.blocks import check_sizes
 
-Own = dict[Literal["codecs", "prompts", "diffusers", "environments", "connections"], tuple[str, ...]]
+Own = dict[
+    Literal["codecs", "prompts", "diffusers", "environments", "connections", "anchor", "direct"], tuple[str, ...]
+]
 """Which parts of which modalities a stage trains."""
 PROMPT = "prompt"
 """The entry of a batch with the bare prompts of its items, as the prompt encoder of texts reads them."""
@@ -164,7 +166,7 @@ class PromptStage(Stage):
     @property
     def left(self) -> AnyToAnyConfig:
         prompted = _among(self.system, (*self.system.prompted, *self.pair))
-        return replace(self.system, prompted=prompted, trained=_noted(self.system, "prompts", self.pairs))
+        return replace(self.system, prompted=prompted, trained=noted(self.system, "prompts", self.pairs))
 
     def is_in(self, found: AnyToAnyConfig) -> bool:
         return set(self.pair) <= set(found.prompted)
@@ -222,7 +224,7 @@ class DiffuserStage(Stage):
     @property
     def left(self) -> AnyToAnyConfig:
         diffused = _among(self.system, (*self.system.diffused, self.modality))
-        return replace(self.system, diffused=diffused, trained=_noted(self.system, "diffuser", self.pairs))
+        return replace(self.system, diffused=diffused, trained=noted(self.system, "diffuser", self.pairs))
 
     def is_in(self, found: AnyToAnyConfig) -> bool:
         return self.modality in found.diffused
@@ -282,7 +284,7 @@ class PairStage(Stage):
     @property
     def left(self) -> AnyToAnyConfig:
         aligned = _among(self.system, (*self.system.aligned, *self.pair))
-        return replace(self.system, aligned=aligned, trained=_noted(self.system, "pair", self.pairs))
+        return replace(self.system, aligned=aligned, trained=noted(self.system, "pair", self.pairs))
 
     def is_in(self, found: AnyToAnyConfig) -> bool:
         return set(self.pair) <= set(found.aligned)
@@ -395,7 +397,10 @@ def _among(system: AnyToAnyConfig, names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for name in system.names if name in names)
 
 
-def _noted(
-    system: AnyToAnyConfig, stage: Literal["prompts", "diffuser", "pair"], pairs: tuple[tuple[str, str], ...]
+def noted(
+    system: AnyToAnyConfig,
+    stage: Literal["prompts", "diffuser", "pair", "anchor", "direct"],
+    pairs: tuple[tuple[str, str], ...],
 ) -> tuple[Trained, ...]:
+    """What was trained, with one stage more."""
     return (*system.trained, Trained(stage=stage, pairs=pairs))

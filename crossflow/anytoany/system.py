@@ -16,8 +16,10 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from crossflow.anytoany.alignment import AlignmentConfig, Part
+from crossflow.anytoany.anchor import AnchorConfig
 from crossflow.anytoany.diffuser import DiffuserConfig
 from crossflow.anytoany.prompts import PromptConfig
+from crossflow.anytoany.rivals import DirectConfig
 from crossflow.errors import CrossFlowError, named
 from crossflow.files.tensors import read_header, read_tensors
 from crossflow.modalities import TargetConfig
@@ -50,7 +52,7 @@ class Member:
 class Trained:
     """A note of what a ``stage`` trained: the ``pairs`` of modalities that it saw together."""
 
-    stage: Literal["prompts", "diffuser", "pair"]
+    stage: Literal["prompts", "diffuser", "pair", "anchor", "direct"]
     pairs: tuple[tuple[str, str], ...]
 
 
@@ -59,7 +61,8 @@ class AnyToAnyConfig:
     """The sizes of all parts, and which of them are there, by the name of the modality.
 
     ``coded`` have a codec, ``prompted`` a prompt encoder, ``diffused`` a diffuser, ``aligned`` an environment encoder
-    and connections. ``trained`` says which pairs were trained, and in which stage, in their order.
+    and connections. ``trained`` says which pairs were trained, and in which stage, in their order. ``anchor`` and
+    ``direct`` are rivals on the same codecs, None without.
     """
 
     members: tuple[Member, ...]
@@ -70,6 +73,8 @@ class AnyToAnyConfig:
     diffused: tuple[str, ...] = ()
     aligned: tuple[str, ...] = ()
     trained: tuple[Trained, ...] = ()
+    anchor: AnchorConfig | None = None
+    direct: DirectConfig | None = None
     kind: Literal["any-to-any"] = "any-to-any"
 
     def __post_init__(self) -> None:
@@ -115,6 +120,8 @@ class AnyToAny(nn.Module):
     diffusers: Any
     environments: Any
     connections: Any
+    anchor: Any
+    direct: Any
 
     def __init__(self, config: AnyToAnyConfig) -> None:
         super().__init__()
@@ -129,6 +136,8 @@ class AnyToAny(nn.Module):
         self.diffusers = nn.ModuleDict({name: members[name].diffuser.build() for name in config.diffused})
         self.environments = nn.ModuleDict({name: align.build(shapes[name]) for name in config.aligned})
         self.connections = nn.ModuleDict({name: align.connections(members[name].diffuser) for name in config.aligned})
+        self.anchor = None if config.anchor is None else config.anchor.build()
+        self.direct = None if config.direct is None else config.direct.build()
 
     def codec(self, name: str) -> Any:
         """The codec of a modality, a ``Modality``; CrossFlowError if the system has none."""

@@ -40,9 +40,10 @@ def generate(
         Literal["others", "self", "none"] | None,
         typer.Option(help="What outputs see of one another.", show_default="the system's"),
     ] = None,
-    in_turn: Annotated[
-        bool, typer.Option("--in-turn", help="One output after another, each from those before.")
-    ] = False,
+    method: Annotated[
+        Literal["together", "in-turn", "anchor", "direct"],
+        typer.Option(help="Together, or as the rivals: one after another, from a shared latent, by direct flows."),
+    ] = "together",
     device: Device = "auto",
 ) -> None:
     """Make texts, images, depth maps, sounds and films, which belong together, from any of these."""
@@ -76,9 +77,9 @@ def generate(
                 guidance_scale=guidance_scale,
                 steps=steps,
                 context=context,
-                in_turn=in_turn,
+                method=method,
             )
-            if sum(map(len, item.values())) > 1 and (cosine := sampler.agreement(item)) < 0:
+            if method in ("together", "in-turn") and (cosine := sampler.agreement(item)) < 0:
                 warnings.warn(
                     f"Two inputs contradict each other (the cosine of their prompts is {cosine:.2f}), and what is "
                     "made lies between them: lean on one by --mix.",
@@ -88,7 +89,13 @@ def generate(
             for name in wanted:
                 for suffix, content in writers(name).items():
                     write_whole(out / f"{name}{suffix}", content(outputs[name]))
-            row = {"from": [list(each) for each in inputs], "mix": mix, "seed": seed, **sampler.identity}
+            row = {
+                "from": [list(each) for each in inputs],
+                "mix": mix,
+                "method": method,
+                "seed": seed,
+                **sampler.identity,
+            }
             with replacing(out / "outputs.jsonl") as temporary:
                 temporary.write_text(f"{json.dumps(row | {'to': wanted})}\n", encoding="utf-8")
         for name in wanted:

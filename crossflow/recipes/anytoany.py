@@ -8,9 +8,12 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from crossflow.anytoany.alignment import AlignmentConfig
+from crossflow.anytoany.anchor import AnchorConfig
 from crossflow.anytoany.diffuser import DiffuserConfig
 from crossflow.anytoany.environment import EnvironmentConfig
 from crossflow.anytoany.prompts import PromptConfig
+from crossflow.anytoany.rival_stages import AnchorStage, DirectStage
+from crossflow.anytoany.rivals import DirectConfig
 from crossflow.anytoany.stages import CodecStage, DiffuserStage, PairStage, PromptStage, Stage
 from crossflow.anytoany.system import AnyToAnyConfig, Member
 from crossflow.modalities import TargetConfig
@@ -57,6 +60,19 @@ def stages(system: AnyToAnyConfig, schedules: Mapping[str, Mapping[str, Any]]) -
     return {name: _recipe(stage, schedules[name.split("-")[0]]) for name, stage in found.items()}
 
 
+def rivals(
+    system: AnyToAnyConfig, network: TransformerConfig, schedules: Mapping[str, Mapping[str, Any]]
+) -> dict[str, TrainConfig]:
+    """The recipes of the rivals on a system's codecs by name; direct flows stand on those before them."""
+    pairs = tuple(pair for pair in PAIRS if set(pair) <= set(system.names))
+    shape = max(member.shape for member in system.members)
+    anchor = AnchorConfig(shape=shape, modalities=system.names, backbone=network)
+    direct = DirectConfig(shape=shape, backbone=network, sd=0.2 * SPREAD)
+    found: dict[str, Stage] = {"anchor": AnchorStage(system=system, anchor=anchor, paired=pairs)}
+    found |= {f"direct-{a}-{b}": DirectStage(system=system, direct=direct, pair=(a, b)) for a, b in pairs}
+    return {name: _recipe(stage, schedules[name.split("-")[0]]) for name, stage in found.items()}
+
+
 def _recipe(stage: Stage, schedule: Mapping[str, Any]) -> TrainConfig:
     common = {"data": EventData(), "optimizer": "muon", "precision": "fp32", "save_every": 250}
     return TrainConfig(model=cast(Any, stage), **{**common, **schedule})
@@ -82,10 +98,14 @@ SCHEDULES: Mapping[str, Mapping[str, Any]] = {
     "prompts": {"steps": 1_500, "batch_size": 128},
     "diffuser": {"steps": 4_000, "batch_size": 64},
     "pair": {"steps": 2_000, "batch_size": 64},
+    "anchor": {"steps": 8_000, "batch_size": 64},
+    "direct": {"steps": 4_000, "batch_size": 64},
 }
 IN_ORDER: Mapping[str, Mapping[str, TrainConfig]] = {"codi": stages(SYSTEM, SCHEDULES)}
 """Recipes that are trained one after the other, under one name."""
 ANY_TO_ANY: Mapping[str, TrainConfig] = {
-    f"{name}-{stage}": recipe for name, recipes in IN_ORDER.items() for stage, recipe in recipes.items()
+    f"{name}-{stage}": recipe
+    for name, recipes in {**IN_ORDER, "rival": rivals(SYSTEM, _NETWORK, SCHEDULES)}.items()
+    for stage, recipe in recipes.items()
 }
 """Recipe name -> recipe."""

@@ -1,10 +1,10 @@
 """The pipeline from any inputs to any outputs, which are generated together. Each item has its own seed."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from crossflow.anytoany.alignment import AlignmentConfig, Context, Merge
 from crossflow.anytoany.joint import mixed, sample_jointly
-from crossflow.anytoany.rivals import sample_in_turn
+from crossflow.anytoany.rivals import DirectConfig, along, padded, route, sample_in_turn
 from crossflow.anytoany.system import AnyToAny, load_system
 from crossflow.errors import CrossFlowError, named
 from crossflow.files.devices import usable_device
@@ -26,6 +26,12 @@ from crossflow.sampling.text_to_image import BATCH, prompt_seed, seeded_noise
 Given = Mapping[str, Sequence[Any]]
 """The inputs of one item: raw values by modality, several of a kind if need be."""
 PRECISIONS = {"auto": torch.float64, "float64": torch.float64, "float32": torch.float32}
+
+
+Method = Literal["together", "in-turn", "anchor", "direct"]
+METHODS: Mapping[str, Method] = {each: each for each in get_args(Method)}
+"""Outputs that see one another; one after another, each prompted by the inputs and those before it; decoded from one
+shared latent; carried from the one input by direct flows, forward and backward, each output by the fewest."""
 
 
 class AnyToAnySampler:
@@ -78,42 +84,59 @@ class AnyToAnySampler:
         steps: int | None = None,
         context: str | None = None,
         merge: str | None = None,
-        in_turn: bool = False,
+        method: str = "together",
     ) -> list[dict[str, Any]]:
         """Raw values of the ``wanted`` modalities for each item, generated together.
 
         ``mix`` are weights of the inputs by modality, which several of a kind share; 1 where it says nothing. None
         keeps what the system was trained with: of each diffuser its guidance scale, and of those that are wanted the
-        solver and steps of the one that takes most. ``context`` and ``merge`` are those of ``AlignmentConfig``. With
-        ``in_turn`` outputs come one after another, each prompted by the inputs and those before it.
+        solver and steps of the one that takes most. ``context`` and ``merge`` are those of ``AlignmentConfig``. The
+        ``method`` is one of ``METHODS``, each with the settings that apply to it.
 
         CrossFlowError for a modality that the system was not trained for, and for an input that is no value of its own.
         """
-        alignment = self._wiring(context, merge)
-        self._check_names(wanted, self.makes, "make")
+        alignment, own = self._wiring(context, merge), named("method", method, METHODS)
+        makes, reads = self.able(own)
+        self._check_names(wanted, makes, "make")
         if not wanted or len(set(wanted)) < len(wanted):
             raise CrossFlowError(f"The outputs are {', '.join(wanted) or 'none'}: name at least one, and each once.")
         if len(given) != len(seeds):
             raise CrossFlowError(f"There are {len(given)} items but {len(seeds)} seeds; give one seed an item.")
         for item in given:
-            self._check_item(item, mix or {})
-        sampling, scales = self.settings(wanted, guidance_scale, steps)
-        parts, outputs = self.system.parts(wanted), list[dict[str, Any]]()
+            self._check_item(item, reads, mix or {})
+        outputs: list[dict[str, Any]] = []
         for start in range(0, len(given), self.batch_size):
             rows = slice(start, start + self.batch_size)
-            prompts = self._prompts(given[rows], mix or {})
-            noise = {name: self._noise(name, seeds[rows]) for name in wanted}
-            if in_turn:
-                encode = {
-                    name: lambda x, name=name: self._vectors(name, self._decoded(name, x)) for name in wanted[:-1]
-                }
-                self._check_names(wanted[:-1], self.reads, "read")
-                latents = sample_in_turn(parts, prompts, noise, sampling, encode, scales)
+            if own == "anchor":
+                latents = self._anchored(given[rows], wanted, seeds[rows], mix or {}, steps)
+            elif own == "direct":
+                latents = self._carried(given[rows], wanted, seeds[rows], steps)
             else:
-                latents = sample_jointly(parts, prompts, noise, sampling, alignment, scales)
+                sampling, scales = self.settings(wanted, guidance_scale, steps)
+                prompts = self._mixed(given[rows], mix or {}, self._vectors)
+                noise = {name: self._noise(name, self.system.config.member(name).shape, seeds[rows]) for name in wanted}
+                parts = self.system.parts(wanted)
+                if own == "in-turn":
+                    self._check_names(wanted[:-1], self.reads, "read")
+                    latents = sample_in_turn(parts, prompts, noise, sampling, self._told(wanted), scales)
+                else:
+                    latents = sample_jointly(parts, prompts, noise, sampling, alignment, scales)
             values = [self._decoded(name, latents[name]) for name in wanted]
             outputs += [dict(zip(wanted, each, strict=True)) for each in zip(*values, strict=True)]
         return outputs
+
+    def able(self, method: Method) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The modalities that a method can make, and those that it can read."""
+        config = self.system.config
+        if method == "anchor":
+            both = () if config.anchor is None else config.anchor.modalities
+        elif method == "direct":
+            both = tuple(
+                dict.fromkeys(name for pair in (config.direct.pairs if config.direct else ()) for name in pair)
+            )
+        else:
+            return self.makes, self.reads
+        return both, both
 
     def settings(
         self, wanted: Sequence[str], guidance_scale: float | None = None, steps: int | None = None
@@ -144,10 +167,11 @@ class AnyToAnySampler:
         for name in names:
             self.system.config.member(name)
             if name not in able:
-                raise CrossFlowError(f"This system was not trained to {verb} {name}: it can {verb} {', '.join(able)}.")
+                can = ", ".join(able) or "nothing"
+                raise CrossFlowError(f"This system was not trained to {verb} {name} in this way: it can {verb} {can}.")
 
-    def _check_item(self, item: Given, mix: Mapping[str, float]) -> None:
-        self._check_names(tuple(item), self.reads, "read")
+    def _check_item(self, item: Given, reads: Sequence[str], mix: Mapping[str, float]) -> None:
+        self._check_names(tuple(item), reads, "read")
         if not any(item.values()):
             raise CrossFlowError("There is an item without any input: give each at least one.")
         for name in mix:
@@ -172,26 +196,76 @@ class AnyToAnySampler:
                 f"{list(blank.shape)} without NaN: convert it first."
             )
 
-    def _prompts(self, given: Sequence[Given], mix: Mapping[str, float]) -> Float[Tensor, "b k d"]:
-        """The mixed prompt vectors of each item; all inputs of a modality are encoded together."""
-        vectors = {}
+    def _mixed(
+        self, given: Sequence[Given], mix: Mapping[str, float], encode: Callable[[str, Sequence[Any]], Tensor]
+    ) -> Float[Tensor, "b *dims"]:
+        """The mixed codes of each item's inputs; all inputs of a modality are encoded together."""
+        codes = {}
         for name in {name: None for item in given for name in item}:
             if values := [value for item in given for value in item.get(name, ())]:
-                vectors[name] = iter(self._vectors(name, values).split(1))
-        prompts = []
+                codes[name] = iter(encode(name, values).split(1))
+        mixes = []
         for item in given:
-            own = [(next(vectors[name]), mix.get(name, 1.0) / len(item[name])) for name in item for _ in item[name]]
-            prompts.append(mixed([vector for vector, _ in own], [weight for _, weight in own]))
-        return torch.cat(prompts)
+            own = [(next(codes[name]), mix.get(name, 1.0) / len(item[name])) for name in item for _ in item[name]]
+            mixes.append(mixed([code for code, _ in own], [weight for _, weight in own]))
+        return torch.cat(mixes)
 
     def _vectors(self, name: str, values: Sequence[Any]) -> Float[Tensor, "b k d"]:
-        read = self.system.read(name, values)
-        return self.system.prompts[name](read.to(self.device, self.dtype if read.is_floating_point() else read.dtype))
+        return self.system.prompts[name](self._placed(self.system.read(name, values)))
 
-    def _noise(self, name: str, seeds: Sequence[int]) -> Float[Tensor, "b c h w"]:
-        """Noise by seed and modality: an output's does not depend on what else is wanted."""
-        shape = self.system.config.member(name).shape
-        return torch.stack([seeded_noise(prompt_seed(seed, name), shape) for seed in seeds]).to(self.device, self.dtype)
+    def _told(self, names: Sequence[str]) -> dict[str, Callable[[Tensor], Tensor]]:
+        """What turns latents into prompt vectors: they are decoded, and read as any input is."""
+        return {name: lambda x, name=name: self._vectors(name, self._decoded(name, x)) for name in names}
+
+    def _anchored(
+        self,
+        given: Sequence[Given],
+        wanted: Sequence[str],
+        seeds: Sequence[int],
+        mix: Mapping[str, float],
+        steps: int | None,
+    ) -> dict[str, Float[Tensor, "b c h w"]]:
+        anchor = self.system.anchor
+        sampling = anchor.config.sampling.but(Override(steps=steps))
+        shared = self._mixed(
+            given,
+            mix,
+            lambda name, values: anchor.encode(name, self._wide(name, values, anchor.config.shape), sampling),
+        )
+        found = anchor.generate(shared, self._noise("anchor", anchor.config.shape, seeds), wanted, sampling)
+        return {name: self._narrow(name, x) for name, x in found.items()}
+
+    def _carried(
+        self, given: Sequence[Given], wanted: Sequence[str], seeds: Sequence[int], steps: int | None
+    ) -> dict[str, Float[Tensor, "b c h w"]]:
+        config = cast(DirectConfig, self.system.config.direct)
+        sampling = config.sampling.but(Override(steps=steps))
+        rows: dict[str, list[Tensor]] = {name: [] for name in wanted}
+        for item, seed in zip(given, seeds, strict=True):
+            [(source, values), *others] = [(name, values) for name, values in item.items() if values]
+            if others or len(values) > 1:
+                raise CrossFlowError("Direct flows start at one input: give one, or choose another method.")
+            start = self._wide(source, values, config.shape)
+            for name in wanted:
+                legs = route(config.pairs, source, name)
+                flows = [(self.system.direct["-".join(pair)], backward) for pair, backward in legs]
+                noise = [self._noise(" to ".join(pair), config.shape, [seed]) for pair, _ in legs]
+                rows[name].append(self._narrow(name, along(flows, start, noise, sampling)))
+        return {name: torch.cat(each) for name, each in rows.items()}
+
+    def _wide(self, name: str, values: Sequence[Any], shape: tuple[int, int, int]) -> Float[Tensor, "b c h w"]:
+        """The latents of raw values, padded to a rival's ``shape``."""
+        return padded(self._placed(self.system.latents(name, values)), shape[0])
+
+    def _narrow(self, name: str, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k h w"]:
+        return padded(latents, self.system.config.member(name).shape[0])
+
+    def _placed(self, values: Tensor) -> Tensor:
+        return values.to(self.device, self.dtype if values.is_floating_point() else values.dtype)
+
+    def _noise(self, name: str, shape: tuple[int, int, int], seeds: Sequence[int]) -> Float[Tensor, "b c h w"]:
+        """Noise by seed and name: an output's does not depend on what else is wanted."""
+        return self._placed(torch.stack([seeded_noise(prompt_seed(seed, name), shape) for seed in seeds]))
 
     def _zeros(self, name: str) -> Float[Tensor, "1 c h w"]:
         return torch.zeros(1, *self.system.config.member(name).shape, device=self.device, dtype=self.dtype)

@@ -5,7 +5,7 @@ import torch
 
 from crossflow.anytoany.anchor import AnchorConfig, AnchorDraws
 from crossflow.anytoany.joint import mixed
-from crossflow.anytoany.rivals import along, direct, padded, sample_in_turn
+from crossflow.anytoany.rivals import DirectConfig, along, padded, route, sample_in_turn
 from crossflow.errors import CrossFlowError
 from crossflow.flow.batch import Batch, Item
 from crossflow.flow.losses import draw
@@ -15,6 +15,7 @@ from tests.crossflow.test_any_to_any import NAMES, SAMPLING, latents, prompts, r
 
 SHAPE = (2, 4, 4)
 NETWORK = TransformerConfig(width=16, depth=1, heads=2, modulated=True)
+DIRECT = DirectConfig(shape=SHAPE, backbone=NETWORK)
 FINE = Sampling(solver="heun", steps=16)
 
 
@@ -42,7 +43,7 @@ def randomised(module: torch.nn.Module) -> torch.nn.Module:
 def test_a_direct_flow_goes_back_to_where_it_came_from():
     """A network of random weights is a field like any other; the noise on the source stays in what comes back."""
     torch.manual_seed(0)
-    flow = randomised(direct("audio", "video", SHAPE, NETWORK, sd=0.2).build())
+    flow = randomised(DIRECT.flow("audio", "video").build())
     source, noise = torch.randn(3, *SHAPE).double(), torch.randn(3, *SHAPE).double()
     there = along([(flow, False)], source, [noise], FINE)
     assert (there - source).abs().max() > 0.1
@@ -53,7 +54,7 @@ def test_a_direct_flow_goes_back_to_where_it_came_from():
 
 
 def test_a_direct_flow_is_trained_as_any_other():
-    model = direct("audio", "video", SHAPE, NETWORK).build()
+    model = DIRECT.flow("audio", "video").build()
     items = {name: Item(torch.randn(4, *SHAPE)) for name in ("audio", "video")}
     loss = model(Batch(items, torch.arange(4)), draw(4, SHAPE, 0.1, torch.Generator().manual_seed(0)))
     loss["total"].backward()
@@ -86,16 +87,27 @@ def test_the_shared_latent_is_that_of_what_an_item_has_and_keeps_its_variance():
 def test_a_modality_comes_back_through_the_shared_latent():
     model = randomised(anchor())
     x, none = torch.randn(3, *SHAPE).double(), torch.zeros(3, *SHAPE).double()
-    back = model.translate({"audio": x}, ["audio", "image"], none, FINE)
+    shared = model.encode("audio", x, FINE)
+    back = model.generate(shared, none, ["audio", "image"], FINE)
     assert torch.allclose(back["audio"], x, atol=1e-2)
-    assert torch.equal(back["image"], model.decode("image", model.encode("audio", x, FINE), FINE))
+    assert torch.equal(back["image"], model.decode("image", shared, FINE))
     with pytest.raises(CrossFlowError, match="Unknown modality 'text'"):
-        model.translate({"audio": x}, ["text"], none, FINE)
+        model.generate(shared, none, ["text"], FINE)
 
 
 def test_outputs_of_an_anchor_share_one_noise():
     model = randomised(anchor())
-    x, noise = torch.randn(3, *SHAPE).double(), torch.randn(3, *SHAPE).double()
-    found = model.translate({"audio": x}, ["image", "video"], noise, FINE)
-    shared = model.encode("audio", x, FINE) + 0.2 * noise
-    assert all(torch.equal(found[name], model.decode(name, shared, FINE)) for name in found)
+    shared, noise = torch.randn(3, *SHAPE).double(), torch.randn(3, *SHAPE).double()
+    found = model.generate(shared, noise, ["image", "video"], SAMPLING)
+    assert all(torch.equal(found[name], model.decode(name, shared + 0.2 * noise, SAMPLING)) for name in found)
+
+
+def test_a_route_takes_flows_either_way_and_as_few_as_it_can():
+    trained = (("text", "image"), ("text", "audio"), ("audio", "video"))
+    assert route(trained, "text", "image") == [(("text", "image"), False)]
+    assert route(trained, "image", "text") == [(("text", "image"), True)]
+    assert route(trained, "video", "image") == [
+        (("audio", "video"), True), (("text", "audio"), True), (("text", "image"), False)
+    ]  # fmt: skip
+    with pytest.raises(CrossFlowError, match="No direct flow leads from text to depth"):
+        route(trained, "text", "depth")

@@ -67,7 +67,7 @@ def test_outputs_that_are_made_together_see_one_another_and_alone_not(sampler):
 
 def test_in_turn_the_second_is_prompted_by_the_first(sampler):
     given, seeds = {"text": ["a red ball"]}, [7]
-    [found] = sampler.generate([given], ["image", "audio"], seeds, in_turn=True)
+    [found] = sampler.generate([given], ["image", "audio"], seeds, method="in-turn")
     [first] = sampler.generate([given], ["image"], seeds)
     [second] = sampler.generate([{**given, "image": [first["image"]]}], ["audio"], seeds)
     assert same(found, {**first, **second})
@@ -94,7 +94,7 @@ def test_settings_are_the_diffusers_own_unless_given(sampler):
     [
         ({"smell": ["x"]}, ["image"], {}, "Unknown modality 'smell'"),
         ({"text": ["a ball"]}, ["smell"], {}, "Unknown modality 'smell'"),
-        ({"text": ["a ball"]}, ["video"], {}, "not trained to make video: it can make text, image, audio"),
+        ({"text": ["a ball"]}, ["video"], {}, "not trained to make video in this way: it can make text, image, audio"),
         ({"text": ["a ball"]}, ["text", "image"], {}, "text was not aligned"),
         ({"text": ["a ball"]}, ["image", "image"], {}, "each once"),
         ({"text": ["a ball"]}, [], {}, "at least one"),
@@ -106,6 +106,13 @@ def test_settings_are_the_diffusers_own_unless_given(sampler):
         ({"text": ["a ball"]}, ["image"], {"mix": {"text": -1.0}}, "weights of the prompts are -1"),
         ({"text": ["a ball"]}, ["image"], {"mix": {"audio": 1.0}}, "no audio among the inputs"),
         ({"text": ["a ball"]}, ["image"], {"context": "all"}, "Unknown context 'all'"),
+        ({"text": ["a ball"]}, ["image"], {"method": "all"}, "Unknown method 'all'"),
+        (
+            {"text": ["a ball"]},
+            ["image"],
+            {"method": "anchor"},
+            "not trained to make image in this way: it can make nothing",
+        ),
         ({"text": ["a ball"]}, ["image"], {"guidance_scale": math.nan}, "guidance_scale is nan"),
     ],
 )

@@ -1,0 +1,134 @@
+"""The trainings of the rivals, on the codecs of a system: a shared latent, and direct flows a pair."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+
+from crossflow.anytoany.anchor import AnchorConfig, AnchorDraws
+from crossflow.anytoany.rivals import DirectConfig, padded
+from crossflow.anytoany.stages import Own, Stage, Training, noted
+from crossflow.anytoany.system import AnyToAny, AnyToAnyConfig
+from crossflow.errors import CrossFlowError
+from crossflow.flow import losses
+from crossflow.flow.batch import Batch, Item
+from crossflow.flow.losses import Draws
+from crossflow.model.settings import Losses
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnchorStage(Stage):
+    """All flows from the shared latent, and its encoders, by ``paired`` modalities, one pair a step."""
+
+    anchor: AnchorConfig
+    paired: tuple[tuple[str, str], ...]
+    kind: Literal["any-to-any-anchor"] = "any-to-any-anchor"
+
+    @property
+    def summary(self) -> str:
+        """What it trains, in a few words."""
+        return f"any to any, a shared latent of {', '.join(self.anchor.modalities)}"
+
+    @property
+    def own(self) -> Own:
+        return {"anchor": ("flows", "encoders")}
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        return self.paired
+
+    @property
+    def reaching(self) -> tuple[str, ...]:
+        return self.anchor.modalities
+
+    @property
+    def left(self) -> AnyToAnyConfig:
+        return replace(self.system, anchor=self.anchor, trained=noted(self.system, "anchor", self.pairs))
+
+    def sized(self, found: AnyToAnyConfig) -> AnyToAnyConfig:
+        found.needing("coded", self.anchor.modalities)
+        if found.anchor is not None:
+            raise CrossFlowError("The shared latent of this system is trained: go on to another stage.")
+        return found
+
+    def build(self, training: bool = True) -> AnyToAny:
+        """The stage or, without ``training``, the system that it leaves."""
+        return AnchorTraining(self) if training else self.left.build()
+
+    def draw(self, count: int, generator: torch.Generator) -> AnchorDraws:
+        """Noise and times."""
+        drawn = losses.draw(count, self.anchor.shape, 0.0, generator, times="uniform")
+        return AnchorDraws(drawn.noise, drawn.t)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DirectStage(Stage):
+    """The direct flow of one ``pair``, source first; it is also run backward."""
+
+    direct: DirectConfig
+    pair: tuple[str, str]
+    kind: Literal["any-to-any-direct"] = "any-to-any-direct"
+
+    @property
+    def summary(self) -> str:
+        """What it trains, in a few words."""
+        return f"any to any, a direct flow from {self.pair[0]} to {self.pair[1]}"
+
+    @property
+    def own(self) -> Own:
+        return {"direct": ("-".join(self.pair),)}
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        return (self.pair,)
+
+    @property
+    def reaching(self) -> tuple[str, ...]:
+        return self.pair
+
+    @property
+    def left(self) -> AnyToAnyConfig:
+        before = self.system.direct
+        direct = replace(self.direct, pairs=(*(() if before is None else before.pairs), self.pair))
+        return replace(self.system, direct=direct, trained=noted(self.system, "direct", self.pairs))
+
+    def sized(self, found: AnyToAnyConfig) -> AnyToAnyConfig:
+        found.needing("coded", self.pair)
+        if found.direct is not None and self.pair in found.direct.pairs:
+            raise CrossFlowError(f"The flow from {' to '.join(self.pair)} is trained: go on to another stage.")
+        return found
+
+    def build(self, training: bool = True) -> AnyToAny:
+        """The stage or, without ``training``, the system that it leaves."""
+        return DirectTraining(self) if training else self.left.build()
+
+    def draw(self, count: int, generator: torch.Generator) -> Draws:
+        """Noise on the source, and times."""
+        return losses.draw(count, self.direct.shape, 0.0, generator, times="uniform")
+
+
+class AnchorTraining(Training):
+    """See ``AnchorStage``."""
+
+    def __init__(self, stage: AnchorStage) -> None:
+        super().__init__(stage)
+        self.stage = stage
+
+    def forward(self, batch: Batch, draws: AnchorDraws, counted: tuple[str, ...] | None = None) -> Losses:
+        """The loss of one batch, which has the latents of a pair."""
+        names = [name for name in self.stage.anchor.modalities if name in batch]
+        return self.anchor({name: padded(batch[name].values, self.stage.anchor.shape[0]) for name in names}, draws)
+
+
+class DirectTraining(Training):
+    """See ``DirectStage``."""
+
+    def __init__(self, stage: DirectStage) -> None:
+        super().__init__(stage)
+        self.stage = stage
+
+    def forward(self, batch: Batch, draws: Draws, counted: tuple[str, ...] | None = None) -> Losses:
+        """The flow's loss of one batch."""
+        items = {name: Item(padded(batch[name].values, self.stage.direct.shape[0])) for name in self.stage.pair}
+        goal = items[self.stage.pair[1]].values
+        return self.direct["-".join(self.stage.pair)](Batch(items, batch.same, goal), draws)
