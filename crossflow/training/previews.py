@@ -14,7 +14,7 @@ from crossflow.modalities.depth import grey
 from crossflow.modalities.kl_autoencoder import KLConfig
 from crossflow.modalities.modality import Autoencoder, TextEmbedder
 from crossflow.modalities.tokens import TokensConfig
-from crossflow.model.config import FlowModel
+from crossflow.model.config import TrainedModel
 from crossflow.recipes.recipe import TrainConfig
 from crossflow.sampling.from_image import FromImage
 from crossflow.sampling.samples import grid
@@ -76,7 +76,7 @@ class PromptGrids:
                 raise
             say(f"No sample grids are drawn: {error}")
 
-    def draw(self, model: FlowModel, path: Path) -> None:
+    def draw(self, model: TrainedModel, path: Path) -> None:
         """Write a sample grid to ``path``."""
         if self.parts is None:
             return
@@ -97,7 +97,7 @@ class Answers:
     def __init__(self, sources: list[np.ndarray], truths: list[Any]) -> None:
         self.sources, self.truths = sources, truths
 
-    def draw(self, model: FlowModel, path: Path) -> None:
+    def draw(self, model: TrainedModel, path: Path) -> None:
         """Write the grid to ``path``, or captions to ``path`` with the suffix .txt; nothing where there is no image."""
         if not self.sources:
             return
