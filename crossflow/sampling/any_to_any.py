@@ -57,7 +57,8 @@ class AnyToAnySampler:
             "weights_sha256": weights_sha256,
             "precision": str(self.dtype).removeprefix("torch."),
         }
-        self._blank = {name: self._decoded(name, self._zeros(name))[0] for name in config.coded}
+        with torch.no_grad():
+            self._blank = {name: self._decoded(name, self._zeros(name))[0] for name in config.coded}
 
     @classmethod
     def from_checkpoint(
@@ -67,8 +68,8 @@ class AnyToAnySampler:
         return cls(load_system(Path(path), usable_device(device)), file_sha256(path), precision, batch_size)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a modality's raw values, () for text; CrossFlowError for what this system does not read."""
-        self._check_names((name,), self.reads, "read")
+        """The shape of a modality's raw values, () for text; CrossFlowError for what this system has no codec of."""
+        self._check_names((name,), self.system.config.coded, "read")
         blank = self._blank[name]
         return () if isinstance(blank, str) else blank.shape
 
