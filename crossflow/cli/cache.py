@@ -56,7 +56,9 @@ def cache(
         recipe = recipe_named(config)
         if recipe.data.kind != "folder":
             how = (
-                "draws its own data" if recipe.data.kind == "scenes" else "reads its data set as it is, without a cache"
+                "draws its own data"
+                if recipe.data.kind in ("scenes", "events")
+                else "reads its data set as it is, without a cache"
             )
             raise CrossFlowError(f"{config} {how}: choose a recipe that reads pairs from a folder.")
         rank, world = rank_and_world()

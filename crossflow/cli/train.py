@@ -16,12 +16,12 @@ def _list_configs(wanted: bool) -> bool:
         return wanted
     with one_sentence():
         from crossflow.recipes import CONFIGS
-        from crossflow.recipes.anytoany import IN_ORDER
+        from crossflow.recipes.anytoany import ANY_TO_ANY, IN_ORDER
 
-        for name, recipes in IN_ORDER.items():
-            typer.echo(f"{name}: {len(recipes)} recipes in order, {', '.join(recipes)}")
-        for name, config in CONFIGS.items():
+        for name, config in {**CONFIGS, **ANY_TO_ANY}.items():
             typer.echo(f"{name}: {config.model.summary}, {config.steps:,} steps of {config.batch_size}")
+        for name, recipes in IN_ORDER.items():
+            typer.echo(f"{name}: all {len(recipes)} stages in order, from {name}-{next(iter(recipes))} on")
     raise typer.Exit
 
 
@@ -74,7 +74,8 @@ def train(
         from dataclasses import replace
 
         from crossflow.files.processes import rank_and_world
-        from crossflow.recipes import recipe_named, recipes_of
+        from crossflow.recipes import recipe_named
+        from crossflow.recipes.anytoany import IN_ORDER
 
         own = {"batch_size": batch_size, "accumulate": accumulate}
         recipes = {
@@ -82,7 +83,7 @@ def train(
                 recipe if steps is None else recipe.in_steps(steps),
                 **{option: value for option, value in own.items() if value is not None},
             )
-            for name, recipe in (recipes_of(config) or {config: recipe_named(config)}).items()
+            for name, recipe in (IN_ORDER.get(config) or {config: recipe_named(config)}).items()
         }
         from crossflow.files.progress import progress
         from crossflow.training.in_order import train_in_order

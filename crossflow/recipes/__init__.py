@@ -1,17 +1,17 @@
-"""Recipes by name: ``CONFIGS[name]`` is a model config, its training data and its training hyperparameters.
+"""Recipes by name: ``recipe_named(name)`` is a model config, its training data and its training hyperparameters.
+
+``CONFIGS`` are those of flows from one modality to another, ``ANY_TO_ANY`` the stages of the any-to-any system.
 
 ``scenes`` has the recipes of the embedded world, ``authors`` those of the authors' code, ``paper`` those of the paper's
-text to image and ``paper_tasks`` of its other tasks, ``ablations`` the rows of its tables, ``anytoany`` the stages of
-the any-to-any system.
+text to image and ``paper_tasks`` of its other tasks, ``ablations`` the rows of its tables, ``anytoany`` stages.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
 from importlib import metadata
 
 from crossflow.errors import named
 from crossflow.recipes.ablations import ABLATIONS
-from crossflow.recipes.anytoany import ANY_TO_ANY, IN_ORDER
+from crossflow.recipes.anytoany import ANY_TO_ANY
 from crossflow.recipes.authors import AUTHORS, TINY
 from crossflow.recipes.paper import PAPER
 from crossflow.recipes.paper_tasks import PAPER_TASKS
@@ -33,7 +33,6 @@ CONFIGS: dict[str, TrainConfig] = {
     **PAPER,
     **PAPER_TASKS,
     **ABLATIONS,
-    **ANY_TO_ANY,
     **{f"{name}-image-features": _with_image_features(recipe) for name, recipe in {**AUTHORS, **PAPER}.items()},
 }
 """Recipe name -> recipe.
@@ -49,14 +48,9 @@ are for tests and first tries: they run in seconds and learn nothing.
 ENTRY_POINTS = "crossflow.recipes"
 
 
-def recipes_of(name: str) -> Mapping[str, TrainConfig]:
-    """The recipes that are trained one after the other under ``name``; none where it is that of a single recipe."""
-    return IN_ORDER.get(name, {})
-
-
 def recipe_named(name: str) -> TrainConfig:
     """The recipe of that name, ours or an installed package's entry point. CrossFlowError for another name."""
     for entry in metadata.entry_points(group=ENTRY_POINTS):
         if entry.name == name and name not in CONFIGS:
             CONFIGS[name] = entry.load()
-    return named("config", name, CONFIGS)
+    return named("config", name, {**CONFIGS, **ANY_TO_ANY})

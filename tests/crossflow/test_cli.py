@@ -19,6 +19,7 @@ from crossflow.modalities.kl_autoencoder import KLAutoencoder
 from crossflow.model.checkpoint import save_checkpoint
 from crossflow.model.settings import Sampling
 from crossflow.recipes import CONFIGS
+from crossflow.recipes.anytoany import ANY_TO_ANY, IN_ORDER
 from crossflow.sampling.text_to_image import TextToImage, prompt_seed
 from crossflow.training.run_state import Run
 
@@ -281,7 +282,7 @@ def test_a_signal_saves_the_training_and_says_the_command_that_goes_on(place, mo
 
 def test_the_recipes_are_listed():
     lines = succeeded("train", "--list").stdout.splitlines()
-    assert [line.partition(":")[0] for line in lines] == list(CONFIGS)
+    assert [line.partition(":")[0] for line in lines] == [*CONFIGS, *ANY_TO_ANY, *IN_ORDER]
 
 
 @pytest.mark.slow
