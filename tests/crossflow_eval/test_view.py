@@ -26,6 +26,7 @@ from benchmarks.browser import browser as headless
 from crossflow.errors import CrossFlowError
 from crossflow_eval import records
 from crossflow_eval.cli import app as program
+from crossflow_eval.outputs import KINDS
 from crossflow_eval.types import Result, Settings, Value
 from crossflow_eval.view.folder import Folder
 from crossflow_eval.view.server import application
@@ -203,6 +204,23 @@ def test_a_curve_grows_with_its_training(client: TestClient, runs: Path) -> None
     after = client.get("show?run=training").text
     assert after != before, "a line that is being written is left for later"
     assert "60" in client.get("").text
+
+
+def test_sounds_and_films_are_played(client: TestClient, runs: Path) -> None:
+    outputs = {"e0-0.webp": np.arange(8 * 48, dtype=np.uint8).reshape(8, 4, 4, 3), "e1-0.mel.npy": np.ones((32, 32))}
+    for folder, (name, output) in zip(("films", "sounds"), outputs.items(), strict=True):
+        run = begin(runs / folder)
+        kind = KINDS[name.partition(".")[2]]
+        (run / "outputs" / name).write_bytes(kind.encode(kind.convert(output)))
+    film = client.get(f"picture?{urlencode({'run': 'films', 'part': 'film', 'output': 'e0-0.webp'})}")
+    assert film.headers["content-type"] == "image/webp"
+    assert film.content == (runs / "films" / "outputs" / "e0-0.webp").read_bytes()
+    sound = client.get(f"picture?{urlencode({'run': 'sounds', 'part': 'sound', 'output': 'e1-0.mel.npy'})}")
+    assert sound.headers["content-type"] == "audio/wav" and sound.content[8:12] == b"WAVE"
+    page = client.get("show?run=films&run=sounds").text
+    addresses = json.loads(re.findall(r'id="pictures">(.*?)</script>', page)[0])
+    assert sum("part=film" in each for each in addresses) == sum("part=sound" in each for each in addresses) == 1
+    assert "media-src data: 'self'" in unescape(page)
 
 
 def test_pictures_are_small_ones_and_originals_the_very_files(client: TestClient, runs: Path) -> None:
