@@ -209,7 +209,7 @@ def test_a_curve_grows_with_its_training(client: TestClient, runs: Path) -> None
 def test_sounds_and_films_are_played(client: TestClient, runs: Path) -> None:
     outputs = {"e0-0.webp": np.arange(8 * 48, dtype=np.uint8).reshape(8, 4, 4, 3), "e1-0.mel.npy": np.ones((32, 32))}
     for folder, (name, output) in zip(("films", "sounds"), outputs.items(), strict=True):
-        run = begin(runs / folder)
+        run = begin(runs / folder, model=folder)
         kind = KINDS[name.partition(".")[2]]
         (run / "outputs" / name).write_bytes(kind.encode(kind.convert(output)))
     film = client.get(f"picture?{urlencode({'run': 'films', 'part': 'film', 'output': 'e0-0.webp'})}")
