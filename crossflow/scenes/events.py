@@ -48,7 +48,7 @@ def event(split: str, index: int) -> Event:
     return Event(id=item.id, example=item, bounce=int(generator(item.id, BOUNCE).choice(BOUNCES)))
 
 
-def generator(id: str, stream: int) -> np.random.Generator:
-    """The random numbers ``stream`` of the example ``id``, which depend on nothing else."""
-    split, _, index = id.rpartition("-")
+def generator(name: str, stream: int) -> np.random.Generator:
+    """The random numbers ``stream`` of the example whose id is ``name``, which depend on nothing else."""
+    split, _, index = name.rpartition("-")
     return np.random.default_rng([VERSION, SPLITS[split], int(index), stream])

@@ -23,6 +23,7 @@ from crossflow.scenes.spec import CELLS, COLORS, SHAPES
 QUIET = 0.3
 """Magnitude below which errors count no more."""
 FITS = 2
+"""How often it is fitted."""
 FARTHEST = 16.0
 """A note that sounds farther than this many metres is none; objects are at most 12 metres away."""
 MIN_CLICK = 0.25
