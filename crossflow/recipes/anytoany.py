@@ -74,7 +74,7 @@ def rivals(
 
 
 def _recipe(stage: Stage, schedule: Mapping[str, Any]) -> TrainConfig:
-    common = {"data": EventData(), "optimizer": "muon", "precision": "fp32", "save_every": 250}
+    common = {"data": EventData(), "optimizer": "muon", "precision": "fp32"}
     return TrainConfig(model=cast(Any, stage), **{**common, **schedule})
 
 

@@ -13,7 +13,8 @@ from crossflow.losses import KL, Contrast
 from crossflow.modalities.tokens import TokensConfig
 from crossflow.recipes import CONFIGS
 from crossflow.recipes.recipe import SceneData
-from crossflow.scenes.negatives import negatives, untrue
+from crossflow.scenes import sense
+from crossflow.scenes.negatives import negatives, untrue, untrue_captions
 from crossflow.scenes.parse import read
 from crossflow.scenes.render import render
 from crossflow.scenes.spec import HELD_OUT
@@ -91,3 +92,27 @@ def test_what_the_data_do_not_have_is_refused_where_the_recipe_is_made():
         replace(tiny, model=replace(tiny.model, losses=(Contrast(weight=0.1, tower="features"),)))
     with pytest.raises(CrossFlowError, match="negatives is 3"):
         SceneData(negatives=3)
+
+
+def test_an_untrue_caption_has_the_form_of_the_true_one_and_one_look_apart():
+    """A shape or a colour of one object is another, or two objects exchanged their colours; no look is held out."""
+    exchanges = 0
+    for index in range(120):
+        item = example("train", index)
+        found = untrue_captions(item)
+        assert found == untrue_captions(item) and len(found) == len(item.captions)
+        assert not set(found) & set(item.captions)
+        for true, untrue in zip(item.captions[1:], found[1:], strict=True):
+            read_both = (sense.read("text", text).things for text in (true, untrue))
+            one, other = (Counter((each.shape, each.color) for each in things) for things in read_both)
+            lost, gained = [*(one - other).elements()], [*(other - one).elements()]
+            assert not set(gained) & set(HELD_OUT)
+            exchanges += len(lost) == 2
+            if len(lost) == 2:
+                assert [sorted(each) for each in zip(*lost, strict=True)] == [
+                    sorted(e) for e in zip(*gained, strict=True)
+                ]
+            else:
+                [before], [after] = lost, gained
+                assert sum(a != b for a, b in zip(before, after, strict=True)) == 1
+    assert exchanges > 60
