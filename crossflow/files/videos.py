@@ -36,7 +36,7 @@ MOST_FRAMES = 1 << 10
 
 
 def read_video(path: Path, *, frames: int, size: int) -> UInt8[ndarray, "frames size size 3"]:
-    """The film in a WebP, GIF or MP4 file, by its suffix, of so many ``frames`` of ``size`` pixels a side.
+    """The film in a WebP, GIF, MP4 or AVI file, by its suffix, of so many ``frames`` of ``size`` pixels a side.
 
     Larger squares by a whole factor become ``size`` by the mean of factor x factor pixels, rounded. CrossFlowError for
     a file that is missing or damaged, a still, and any other number of frames or size.
@@ -46,7 +46,7 @@ def read_video(path: Path, *, frames: int, size: int) -> UInt8[ndarray, "frames 
 
 
 def read_film(path: Path) -> UInt8[ndarray, "frames h w 3"]:
-    """The film in a WebP, GIF or MP4 file, by its suffix, as it is.
+    """The film in a WebP, GIF, MP4 or AVI file, by its suffix, as it is.
 
     CrossFlowError for a file that is missing or damaged, and a still.
     """
@@ -106,20 +106,34 @@ def encode_mp4(video: UInt8[ndarray, "frames h w 3"]) -> bytes:
 
 def decode_mp4(content: bytes) -> UInt8[ndarray, "frames h w 3"]:
     """The frames of the film in an MP4 file; ValueError for anything else, CrossFlowError without PyAV."""
+    return _by_av(content, "mp4")
+
+
+def decode_avi(content: bytes) -> UInt8[ndarray, "frames h w 3"]:
+    """The frames of the film in an AVI file; ValueError for anything else, CrossFlowError without PyAV."""
+    return _by_av(content, "avi")
+
+
+def _by_av(content: bytes, kind: str) -> np.ndarray:
     av = _av()
     try:
-        with av.open(io.BytesIO(content), format="mp4") as file:
+        with av.open(io.BytesIO(content), format=kind) as file:
             if not file.streams.video:
                 raise ValueError("it has no pictures")
             track = file.streams.video[0]
             room = _Room(track.height, track.width)
             found = [each for frame in file.decode(track) for each in room.taken(frame.to_ndarray(format="rgb24"))]
     except av.FFmpegError as error:
-        raise ValueError(f"it is no whole MP4 file ({error.strerror})") from error
+        raise ValueError(f"it is no whole {kind.upper()} file ({error.strerror})") from error
     return _film(found)
 
 
-READERS: Mapping[str, Callable[[bytes], np.ndarray]] = {".webp": decode_webp, ".gif": decode_gif, ".mp4": decode_mp4}
+READERS: Mapping[str, Callable[[bytes], np.ndarray]] = {
+    ".webp": decode_webp,
+    ".gif": decode_gif,
+    ".mp4": decode_mp4,
+    ".avi": decode_avi,
+}
 WRITERS: Mapping[str, Callable[[np.ndarray], bytes]] = {".webp": encode_webp, ".gif": encode_gif, ".mp4": encode_mp4}
 """By suffix."""
 

@@ -122,5 +122,13 @@ PUBLISHED_SETS = (
         licence="research use, no licence stated",
         sign=("test_videodatainfo.json", "MSRVTT_data.json"),
     ),
+    PublishedSet(
+        name="ucf101",
+        used_by="ucf101",
+        page="crcv.ucf.edu/data/UCF101.php, the films and the recognition task's splits",
+        size="13,320 films, 6.5 GB",
+        licence="research use, no licence stated",
+        sign=("UCF-101", "ucfTrainTestlist"),
+    ),
 )
 """Sizes are rounded, and those of archives."""

@@ -109,7 +109,15 @@ VGGISH = EvaluatorWeights(
     url=f"https://{_TORCHVGGISH}/releases/download/v0.1/vggish-10086976.pth",
     licence="Apache-2.0",
 )
-SOUND = (PANNS, VGGISH)
-"""What the metrics of sounds need; CLAP is a folder of the hub's cache, see ``judges.clap``."""
+I3D = EvaluatorWeights(
+    metric="FVD",
+    file="i3d_torchscript.pt",
+    sha256="bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2",
+    source="github.com/universome/stylegan-v, which names www.dropbox.com/s/ge9e5ujwgetktms",
+    url="https://www.dropbox.com/s/ge9e5ujwgetktms/i3d_torchscript.pt?dl=1",
+    size=51_235_320,
+)
+SOUND_AND_FILM = (PANNS, VGGISH, I3D)
+"""What the metrics of sounds and films need; CLAP is a folder of the hub's cache, see ``judges.clap``."""
 
-PUBLISHED = TEXT_TO_IMAGE + OTHERS + SOUND
+PUBLISHED = TEXT_TO_IMAGE + OTHERS + SOUND_AND_FILM

@@ -153,17 +153,31 @@ class FID(OnFeatures):
         if self._kept.n < 2:
             raise CrossFlowError(f"FID needs at least two outputs, got {self._kept.n}; raise --limit.")
         target, references = self.reference()
-        counts = (("outputs", self._kept.n), ("references", references))
-        warnings = [warning for what, n in counts if n and (warning := rank_warning(what, n, self.extractor.dim))]
-        if warnings:
-            self.protocol = {**self.protocol, "warning": "; ".join(warnings)}
+        self.protocol = {
+            **self.protocol,
+            **singular(self.extractor.dim, outputs=self._kept.n, references=references),
+        }
         distance = self.by_part()
         if distance is None:
             self.protocol = {**self.protocol, "interval": NO_INTERVAL}
             return {self._name: Value(mean=frechet_distance(self._kept.moments(), target), n=self._kept.n)}
-        value = jackknife(distance, self._kept.n)
-        low = None if value.ci_low is None else max(value.ci_low, 0.0)
-        return {self._name: value.model_copy(update={"ci_low": low})}
+        return {self._name: not_negative(jackknife(distance, self._kept.n))}
+
+
+def distance_of(moments: Callable[[np.ndarray], Moments], reference: Moments, n: int) -> Value:
+    """The distance of n outputs with its jackknife interval; ``moments`` are those of the outputs at some places."""
+    return not_negative(jackknife(lambda kept: frechet_distance(moments(kept), reference), n))
+
+
+def not_negative(value: Value) -> Value:
+    """A value whose interval ends at 0."""
+    return value.model_copy(update={"ci_low": None if value.ci_low is None else max(value.ci_low, 0.0)})
+
+
+def singular(dim: int, **counts: int | None) -> dict[str, str]:
+    """The ``warning`` of a protocol where so many features, by what they are of, do not span ``dim`` dimensions."""
+    warnings = [said for what, n in counts.items() if n and (said := rank_warning(what, n, dim))]
+    return {"warning": "; ".join(warnings)} if warnings else {}
 
 
 Reference = Statistics | KeptFeatures | np.ndarray | Callable[[], np.ndarray | KeptFeatures]

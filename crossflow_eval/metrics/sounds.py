@@ -21,8 +21,9 @@ from crossflow_eval.judges.features import FeatureCache, OnFeatures, in_chunks
 from crossflow_eval.judges.panns import Panns
 from crossflow_eval.judges.vggish import Vggish
 from crossflow_eval.metrics import distribution
-from crossflow_eval.metrics.frechet import METHOD, Moments, frechet_distance, rank_warning
-from crossflow_eval.stats import BOOTSTRAP, JACKKNIFE, bootstrap_mean, jackknife, student_mean
+from crossflow_eval.metrics.fid import distance_of, singular
+from crossflow_eval.metrics.frechet import METHOD, Moments
+from crossflow_eval.stats import BOOTSTRAP, JACKKNIFE, bootstrap_mean, student_mean
 from crossflow_eval.types import Example, Output, Row, Value
 
 EPSILON = 1e-6
@@ -88,12 +89,12 @@ class PannsScores(OnFeatures):
             )
         hidden, logits = self._panns.split(np.concatenate(self._outputs))
         theirs, _ = self._panns.split(np.stack(list(self._recordings.values())))
-        self.protocol = {**self.protocol, **_warned(len(hidden), len(theirs), self._panns.hidden)}
+        self.protocol = {**self.protocol, **singular(self._panns.hidden, outputs=len(hidden), recordings=len(theirs))}
         reference = Moments.of_features(theirs)
         scores = distribution.inception_scores(logits, splits=PARTS)
         of_softmax, of_sigmoid = np.concatenate(self._divergences).T
         return {
-            "fd_panns": _distance(lambda kept: Moments.of_features(hidden[kept]), reference, n),
+            "fd_panns": distance_of(lambda kept: Moments.of_features(hidden[kept]), reference, n),
             "is_panns": student_mean(scores, n=n),
             "is_panns_std": Value(mean=float(scores.std()), n=n),
             "kl_panns": bootstrap_mean(of_softmax),
@@ -134,8 +135,11 @@ class FrechetAudioDistance:
     def compute(self) -> dict[str, Value]:
         """The distance, with its interval."""
         ours, theirs = self._outputs, np.concatenate(list(self._recordings.values()))
-        self.protocol = {**self.protocol, **_warned(sum(map(len, ours)), len(theirs), self._vggish.dim)}
-        distance = _distance(
+        self.protocol = {
+            **self.protocol,
+            **singular(self._vggish.dim, outputs=sum(map(len, ours)), recordings=len(theirs)),
+        }
+        distance = distance_of(
             lambda kept: Moments.of_features(np.concatenate([ours[place] for place in kept])),
             Moments.of_features(theirs),
             len(ours),
@@ -192,15 +196,3 @@ def target_of(example: Example) -> Recording:
 def _divergence(p: np.ndarray, q: np.ndarray) -> np.ndarray:
     """The sum of p log(p / (q + EPSILON)) of each row, float64 [n]."""
     return (xlogy(p, p) - p * np.log(q + EPSILON)).sum(axis=1)
-
-
-def _distance(moments: Any, reference: Moments, n: int) -> Value:
-    """The distance with its jackknife interval, not below 0; ``moments`` are those of the outputs at some places."""
-    value = jackknife(lambda kept: frechet_distance(moments(kept), reference), n)
-    return value.model_copy(update={"ci_low": None if value.ci_low is None else max(value.ci_low, 0.0)})
-
-
-def _warned(outputs: int, recordings: int, dim: int) -> dict[str, str]:
-    counts = (("features of outputs", outputs), ("features of recordings", recordings))
-    warnings = [said for what, n in counts if (said := rank_warning(what, n, dim))]
-    return {"warning": "; ".join(warnings)} if warnings else {}

@@ -76,6 +76,6 @@ class MediaFolder(FolderModel):
 
 
 films = partial(MediaFolder, what="film", suffixes=tuple(READERS), read=read_film)
-"""WebP, GIF and MP4 files."""
+"""WebP, GIF, MP4 and AVI files."""
 recordings = partial(MediaFolder, what="sound", suffixes=SUFFIXES, read=read_recording)
 """WAV files."""

@@ -10,10 +10,12 @@ from __future__ import annotations
 from crossflow_eval.metrics.arithmetic import SceneArithmetic
 from crossflow_eval.metrics.caption import CaptionScores
 from crossflow_eval.metrics.clip_score import CaptionCLIPScore, CLIPScore
+from crossflow_eval.metrics.clipsim import ClipSim
 from crossflow_eval.metrics.compression import TokenCosine
 from crossflow_eval.metrics.depth import DepthErrors
 from crossflow_eval.metrics.distances import FeatureMetric
 from crossflow_eval.metrics.fid import FID
+from crossflow_eval.metrics.fvd import FVD
 from crossflow_eval.metrics.geneval.score import GenEval
 from crossflow_eval.metrics.of_torchmetrics import OfPairs, OfSets
 from crossflow_eval.metrics.restoration import Restoration
@@ -38,6 +40,7 @@ _CLIP = "the score's definition is a script of its authors, in no package"
 _WORLD = "it is of the embedded world, and no package knows that"
 _ITSELF = "torchmetrics itself computed it"
 _SOUND = "audioldm_eval, which defines it, fetches its own weights; tests hold ours to what it made of the same ones"
+_FILM = "StyleGAN-V, which defines it, is in no package; its network is the very program that is run here"
 _CLAP = "transformers' ClapModel itself computed it"
 WITHOUT: dict[type, str] = {
     SceneGenEval: _RULES,
@@ -52,6 +55,8 @@ WITHOUT: dict[type, str] = {
     PannsScores: _SOUND,
     FrechetAudioDistance: _SOUND,
     ClapScore: _CLAP,
+    ClipSim: _CLIP,
+    FVD: _FILM,
 }
 """Why there is no peer, by the class of a metric."""
 

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 from crossflow.errors import CrossFlowError, unknown
-from crossflow_eval.suites import audiocaps, caption, coco, depth, geneval, msrvtt, own, superres, t2i
+from crossflow_eval.suites import audiocaps, caption, coco, depth, geneval, msrvtt, own, superres, t2i, ucf101
 from crossflow_eval.suites.scenes import arithmetic as scene_arithmetic
 from crossflow_eval.suites.scenes import compression as scene_compression
 from crossflow_eval.suites.scenes import t2i as scenes
@@ -42,6 +42,7 @@ SUITES: dict[str, Factory] = {
     **{name: partial(coco.suite, name) for name in coco.SUITES},
     **{name: partial(audiocaps.suite, name) for name in audiocaps.SUITES},
     **_of(msrvtt.suite, msrvtt.SUITES),
+    "ucf101": lambda root: ucf101.SUITE,
     "geneval": lambda root: geneval.SUITE,
 }
 
