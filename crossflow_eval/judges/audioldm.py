@@ -1,4 +1,8 @@
-"""How AudioLDM's evaluation prepares a sound (audioldm_eval at 8dc07ee), before PANNs and VGGish hear it."""
+"""How AudioLDM's evaluation prepares a sound before PANNs and VGGish hear it: audioldm_eval at 8dc07ee, at 16 kHz.
+
+Its authors warn that another way to resample moves FD by up to 30. At 32 kHz it takes another CNN14, and gives other
+numbers, as it does with MERT in the place of CNN14, its default since 2024; neither is here.
+"""
 
 from __future__ import annotations
 

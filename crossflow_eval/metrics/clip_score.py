@@ -94,7 +94,7 @@ class CLIPScore(OnFeatures):
     ) -> list[Row]:
         """Score the outputs, images, against their prompts, the examples' sources."""
         images = self.features_of([image_of(output) for output in outputs], features)
-        texts = embed_prompts(
+        texts = _embed(
             self._clip, [self._score.prefix + str(example.source) for example in examples], self._score.tokens
         )
         cosines = _cosines(images, texts)
@@ -127,7 +127,7 @@ class CaptionCLIPScore:
 
     def update(self, examples: Sequence[Example], outputs: Sequence[Output]) -> list[Row]:
         """Score the outputs, captions. Raises CrossFlowError for an example without references."""
-        captions = embed_prompts(self._clip, [HESSEL.prefix + str(output) for output in outputs])
+        captions = _embed(self._clip, [HESSEL.prefix + str(output) for output in outputs])
         stored = [_as_stored(Path(example.source)) for example in examples]
         images = in_chunks(self._images, stored, self._images.dim, self._images.name)
         scores = HESSEL.weight * np.maximum(_cosines(images, captions), 0.0)
@@ -146,7 +146,7 @@ class CaptionCLIPScore:
                 f"RefCLIPScore needs reference captions; {len(bare)} examples have none, such as {bare[0]}."
             )
         counts = [len(texts) for texts in references]
-        embedded = embed_prompts(self._clip, [text for texts in references for text in texts])
+        embedded = _embed(self._clip, [text for texts in references for text in texts])
         cosines = _cosines(np.repeat(captions, counts, axis=0), embedded)
         return np.maximum.reduceat(cosines, np.cumsum([0, *counts[:-1]]))
 
@@ -162,7 +162,7 @@ def _as_stored(path: Path) -> np.ndarray | Image.Image:
         return stored.copy() if stored.mode in ("1", "P", "PA") else image
 
 
-def embed_prompts(clip: Clip, texts: Sequence[str], tokens: str = HESSEL.tokens) -> np.ndarray:
+def _embed(clip: Clip, texts: Sequence[str], tokens: str = HESSEL.tokens) -> np.ndarray:
     """The embeddings, float32 [n dim], of n texts, each computed once however often it comes."""
     places = {text: index for index, text in enumerate(dict.fromkeys(texts))}
     return in_chunks(partial(clip.embed_texts, tokens=tokens), list(places), clip.dim, clip.name)[

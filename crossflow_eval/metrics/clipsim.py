@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,8 @@ import numpy as np
 from crossflow.errors import CrossFlowError
 from crossflow_eval.judges.clip import Clip
 from crossflow_eval.judges.clip_films import ClipFilms
-from crossflow_eval.judges.features import OnFeatures
-from crossflow_eval.metrics.clip_score import COSINE100, ClipProtocol, embed_prompts
+from crossflow_eval.judges.features import OnFeatures, in_chunks
+from crossflow_eval.metrics.clip_score import COSINE100, ClipProtocol
 from crossflow_eval.stats import bootstrap_mean
 from crossflow_eval.types import Example, Output, Row, Value
 
@@ -42,7 +43,8 @@ class ClipSim(OnFeatures):
         """Score the outputs, films."""
         films = self.features_of([film_of(output) for output in outputs], features).astype(np.float64)
         prompts = [self._score.prefix + str(example.source) for example in examples]
-        texts = embed_prompts(self._clip, prompts, self._score.tokens).astype(np.float64)
+        embed = partial(self._clip.embed_texts, tokens=self._score.tokens)
+        texts = in_chunks(embed, prompts, self._clip.dim, self._clip.name).astype(np.float64)
         texts /= np.linalg.norm(texts, axis=1, keepdims=True)
         scores = (self._score.weight * (films * texts).sum(axis=1)).tolist()
         self._scores += scores

@@ -2,7 +2,7 @@
 
 An example's target is the file of the recording that its sound is compared with; those of the examples that are scored
 are the reference of a Frechet distance, each once. Arithmetic is in float64, where the source's is partly in float32.
-The KL that papers print is of softmaxed logits, ``kl_panns``; audioldm_eval also prints that of sigmoids.
+What audioldm_eval calls KL is of softmaxed logits, ``kl_panns``; beside it it prints that of sigmoids.
 """
 
 from __future__ import annotations

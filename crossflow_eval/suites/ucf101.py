@@ -23,8 +23,8 @@ from crossflow_eval.types import Example, Metric, Suite
 VERSION = "1"
 N = 2_048
 NO_SCORE = (
-    "the Inception Score of UCF-101 needs a C3D that is published as a program, and no program is run here whose sha256 "
-    "is not published too"
+    "the Inception Score of UCF-101 needs a C3D that is published as a program, and none is run here whose sha256 "
+    "is not published"
 )
 
 
