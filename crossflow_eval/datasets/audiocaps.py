@@ -22,12 +22,13 @@ from crossflow.files.recordings import SUFFIXES
 _log = logging.getLogger(__name__)
 TABLE, RECORDINGS = "test.csv", "test"
 COLUMNS = ("audiocap_id", "youtube_id", "start_time", "caption")
+_NAMES = "YOUTUBE_ID.wav, YYOUTUBE_ID.wav, YOUTUBE_ID_START.wav or AUDIOCAP_ID.wav"
 ORIGIN = "fetch dataset/test.csv of github.com/cdjkim/audiocaps"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """One clip: its number on YouTube, from which second on, and its captions with their numbers, as in the table."""
+    """One clip: its id on YouTube, from which second on, and its captions with their ids, as in the table."""
 
     youtube_id: str
     start: str
@@ -35,9 +36,9 @@ class Clip:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What a file of it may be called: YouTube's number, with Y in front, with the second, a caption's number."""
-        number, second = self.youtube_id, f"{self.youtube_id}_{self.start}"
-        return number, f"Y{number}", second, f"Y{second}", *(caption for caption, _ in self.captions)
+        """What a file of it may be called: by its id, with Y in front, with the second behind, by a caption's id."""
+        short, long = self.youtube_id, f"{self.youtube_id}_{self.start}"
+        return short, f"Y{short}", long, f"Y{long}", *(caption for caption, _ in self.captions)
 
 
 def read_clips(root: Path) -> list[Clip]:
@@ -77,10 +78,7 @@ def with_recordings(root: Path) -> list[tuple[Clip, Path]]:
             )
         found += [(clip, files[name]) for name in of_clip]
     if not found:
-        raise CrossFlowError(f"No recording in {folder} is of a clip of {TABLE}; name them {' or '.join(_EXAMPLES)}.")
+        raise CrossFlowError(f"No recording in {folder} is of a clip of {TABLE}; name them {_NAMES}.")
     if left := len(clips) - len(found):
         _log.warning("%d of %d clips have no recording in %s and are left out.", left, len(clips), folder)
     return found
-
-
-_EXAMPLES = ("YOUTUBE_ID.wav", "YYOUTUBE_ID.wav", "YOUTUBE_ID_START.wav", "AUDIOCAP_ID.wav")

@@ -41,6 +41,8 @@ class Clap:
             "rate": sounds.sampling_rate,
             "resampling": "torchaudio.functional.resample, Hann-windowed sinc, width 6, rolloff 0.99, float32",
             "window": f"the first {sounds.nb_max_samples} samples; shorter sounds: {sounds.padding}",
+            "spectrogram": f"window {sounds.fft_window_size}, hop {sounds.hop_length}, {sounds.feature_size} Slaney "
+            f"mel bands from {sounds.frequency_min} to {sounds.frequency_max} Hz, decibels",
             "text": f"as it is, at most {LENGTH} tokens of RoBERTa's",
             "precision": "float32",
         }

@@ -1,16 +1,17 @@
 """The suites ``audiocaps*`` on AudioCaps' test set: sounds of captions, and captions of sounds.
 
-==========================  ==========================================  ======================================
-suite                       examples                                    metrics
-==========================  ==========================================  ======================================
-``audiocaps``               a clip each, its table's first caption      FD, IS, KL, FAD of AudioLDM; CLAP score
-``audiocaps_caption``       a clip each, all its captions as references BLEU, METEOR, ROUGE-L, CIDEr-D
-``audiocaps_caption_spice`` the same                                    also SPICE and SPIDEr
-==========================  ==========================================  ======================================
+===========================  ===========================================  =======================================
+suite                        examples                                     metrics
+===========================  ===========================================  =======================================
+``audiocaps``                a clip each, the first caption in the table  FD, IS, KL, FAD of AudioLDM; CLAP score
+``audiocaps_caption``        a clip each, all its captions as references  BLEU, METEOR, ROUGE-L, CIDEr-D
+``audiocaps_caption_spice``  the same                                     also SPICE and SPIDEr
+===========================  ===========================================  =======================================
 
 The examples are the clips whose recordings are in the data root (``datasets.audiocaps``), so n stands beside every
-number. Which of its five captions a clip is asked by no paper fixes: AudioLDM and those after it draw one. What people
-rate, overall quality (OVL) and relevance to the text (REL), is not measured: only people can.
+number; captions made elsewhere are scored without recordings too, of all clips. Which of its five captions a clip is
+asked by no paper fixes: AudioLDM and those after it draw one. What people rate, overall quality (OVL) and relevance to
+the text (REL), is not measured: only people can.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any
 
 from crossflow.errors import CrossFlowError
 from crossflow.files.devices import own_device
-from crossflow_eval.datasets.audiocaps import read_clips, with_recordings
+from crossflow_eval.datasets.audiocaps import RECORDINGS, Clip, read_clips, with_recordings
 from crossflow_eval.judges.local_weights import home
 from crossflow_eval.metrics.absent import Absent
 from crossflow_eval.metrics.caption import CaptionScores
@@ -95,18 +96,22 @@ def suite(name: str, root: Path | None = None) -> Suite:
 
 
 def examples(name: str, task: str, root: Path | None) -> Sequence[Example]:
-    """The clips with recordings: id their number on YouTube.
+    """The clips with recordings, by their ids on YouTube.
 
     For sounds the source is the first caption and the target the recording; for captions the source is the recording
-    and the target all captions.
+    and the target all captions. Where there is no folder of recordings, captions have all clips, and names as sources.
     """
-    found = with_recordings(_given(root, name))
+    root = _given(root, name)
+    if task == "caption" and not (root / RECORDINGS).is_dir():
+        return [_to_caption(clip, f"{clip.youtube_id}.wav") for clip in read_clips(root)]
+    found = with_recordings(root)
     if task == "t2a":
         return [Example(id=clip.youtube_id, source=clip.captions[0][1], target=path) for clip, path in found]
-    return [
-        Example(id=clip.youtube_id, source=path, target=[caption for _, caption in clip.captions])
-        for clip, path in found
-    ]
+    return [_to_caption(clip, path) for clip, path in found]
+
+
+def _to_caption(clip: Clip, source: str | Path) -> Example:
+    return Example(id=clip.youtube_id, source=source, target=[caption for _, caption in clip.captions])
 
 
 def _made_elsewhere(root: Path | None, folder: Path) -> Any:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -9,7 +10,7 @@ from scipy import linalg
 from torch import Tensor, nn
 
 from crossflow.errors import CrossFlowError
-from crossflow.files.videos import write_video
+from crossflow.files.videos import read_film, write_video
 from crossflow_eval.datasets.ucf101 import read_part
 from crossflow_eval.judges.i3d import I3d, load_i3d, published_i3d
 from crossflow_eval.metrics.fvd import FVD
@@ -129,9 +130,6 @@ def test_bad_roots_are_refused(root):
 
 
 def test_an_avi_film_is_read(tmp_path):
-    av = pytest.importorskip("av")
-    from crossflow.files.videos import read_film
-
     whole = np.repeat(np.arange(0, 160, 10, dtype=np.uint8)[:, None, None, None], 32, axis=1)
     whole = np.broadcast_to(whole, (16, 32, 32, 3))
     with av.open(str(tmp_path / "a.avi"), "w") as file:
