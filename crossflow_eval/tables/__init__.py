@@ -162,7 +162,8 @@ def _with_published(table: Table) -> Table:
     rows = table.rows
     if all(row.role != "model" for row in rows):
         rows = (*(TableRow(label=method, method=method) for method in known), *rows)
-    return table.model_copy(update={"rows": tuple(map(filled, rows))})
+    notes = " ".join(filter(None, (table.notes, paper.standing)))
+    return table.model_copy(update={"rows": tuple(map(filled, rows)), "notes": notes})
 
 
 def table_of_suite(suite: str) -> Table | None:

@@ -21,7 +21,7 @@ from crossflow_eval.tables.published import Published, published, published_name
 from crossflow_eval.types import Result, Settings, Value
 
 TABLES = files("crossflow_eval.tables")
-PAPER = json.loads(TABLES.joinpath("paper_tables.json").read_text())
+PAPER, CODI = (json.loads(TABLES.joinpath(f"{name}_tables.json").read_text()) for name in ("paper", "codi"))
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 
 
@@ -45,7 +45,7 @@ def test_every_table_of_the_paper_is_a_table_here():
     assert len(PAPER) == 16
 
 
-@pytest.mark.parametrize("name", [name for name in PAPER if name != "text_claims"])
+@pytest.mark.parametrize("name", [name for name in PAPER | CODI if name != "text_claims"])
 def test_every_cell_of_the_paper_is_rendered_with_all_its_digits(name):
     grid = build_grid([], load_table(name))
     shown = {
@@ -54,7 +54,7 @@ def test_every_cell_of_the_paper_is_rendered_with_all_its_digits(name):
         for cell in line.cells
         if cell.column.published is not None
     }
-    rows = PAPER[name]["rows"]
+    rows = (PAPER | CODI)[name]["rows"]
     assert shown == {(row["method"], column): value for row in rows for column, value in row["values"].items()}
     assert [line.label for line in grid.lines] == [row["method"] for row in rows]
 
@@ -123,6 +123,22 @@ def test_a_published_table_is_read_only_and_has_a_value_or_null_in_every_cell():
     less = table.model_dump() | {"rows": [{"method": "SR3", "ours": False, "values": {"FID": 5.2}}]}
     with pytest.raises(ValidationError, match="'SR3' needs a value or null for each of FID, IS, PSNR, SSIM"):
         Published.model_validate(less)
+
+
+def test_of_codi_only_what_was_checked_stands_here_and_its_status_beside():
+    for name, table in CODI.items():
+        for row in table["rows"]:
+            given = {column for column, value in row["values"].items() if value is not None}
+            assert row["status"].keys() == given, "a value that was not checked is left out"
+        assert published(name).standing and load_table(name).notes.endswith(published(name).standing)
+        assert all(column.value is None for column in load_table(name).columns), "no run of ours stands among them"
+    assert published("codi_t2").standing == (
+        "Read in the text of a paper that prints it: GLIDE FID, LDM FID. "
+        "Read in notes on a paper that quotes it: Stable Diffusion 1.4 FID, CoDi FID."
+    )
+    row = CODI["codi_t2"]["rows"][0]
+    with pytest.raises(ValidationError, match="'GLIDE' needs a status for each of its values"):
+        Published.model_validate(CODI["codi_t2"] | {"rows": [row | {"status": {"IS": "measured"}}]})
 
 
 HEAD = 'title = "t"\ncolumns = [{ label = "FID", published = "FID-30K" }]\n'
