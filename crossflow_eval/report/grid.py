@@ -142,6 +142,7 @@ def _matrix(entry: Entry, matrix: Matrix, table: Table) -> Grid:
         named = column.model_copy(update={"value": name})
         return Cell(column=named, entry=entry, value=column.scaled(value), mark=mark)
 
+    roles = [row.label for row in table.rows if row.role == entry.role != "model"]
     lines = tuple(
         Line(
             label=row.replace("/", " → ").replace("+", " + "),
@@ -152,7 +153,7 @@ def _matrix(entry: Entry, matrix: Matrix, table: Table) -> Grid:
         for row in matrix.rows
     )
     return Grid(
-        table=Table(name=table.name, title=f"{matrix.title}: {entry.title}", columns=matrix.columns),
+        table=Table(name=table.name, title=f"{matrix.title}: {(roles or [entry.title])[0]}", columns=matrix.columns),
         headings=tuple(column.label for column in matrix.columns),
         lines=tuple(line for line in lines if any(cell.value is not None for cell in line.cells)),
         footnotes=(matrix.notes,) if matrix.notes else (),

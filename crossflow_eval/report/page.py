@@ -91,8 +91,9 @@ def page(
     named = list(dict.fromkeys(column.value for grid in grids for column in grid.table.columns if column.value))
     found, pictures = samples(list(shown.values()), named, beside, None if served is None else served.album)
     sections = [*sections, *_curves(grids, models)]
+    titled = [grid for grid in grids if not grid.of_one]
     return template("crossflow_eval.report", "page.html.jinja").render(
-        title=served.title if served else grids[0].table.title if len(grids) == 1 else "Evaluation report",
+        title=served.title if served else titled[0].table.title if len(titled) == 1 else "Evaluation report",
         served=served,
         policy=_policy(style, scripts, served is not None),
         style=Markup(style),
@@ -204,7 +205,8 @@ def _table(grid: Grid) -> dict[str, Any]:
     several = len(grid.models) > 1
     return {
         "title": grid.table.title,
-        "measured": _measured(grid),
+        "whole": grid.of_one,
+        "measured": "" if grid.of_one else _measured(grid),
         "verdict": _verdict(grid),
         "head": rows[0][1:],
         "rows": rows[1:],

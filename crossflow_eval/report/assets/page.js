@@ -203,7 +203,8 @@ const start = (section) => {
     runs = section.dataset.runs.split(" ").map((number) => data(`data-${number}`));
     all = items(runs);
     size = Math.max(6, Math.floor(SHOWN / runs.length));
-    const most = all.length ? parts(all[0], runs).length : 1;
+    const most = Math.max(1, ...all.slice(0, all.length && all[0].outputs[0].several ? SHOWN : 1)
+      .map((item) => parts(item, runs).length));
     holder.className = most > 1 ? `cards wide parts-${Math.min(most, 8)}` : "cards";
     holder.classList.toggle("texts", all.length > 0 && !all[0].outputs[0].pictures);
     save.hidden = runs.length > 1;
