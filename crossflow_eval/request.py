@@ -277,7 +277,7 @@ class Request:
         default=None,
         metadata=_said(
             "--context",
-            "What an output sees of those made with it: others, self or none; in_turn makes one after another.",
+            "What an output sees of those made with it: others, self or none.",
             shown="the model's",
             models=("crossflow",),
             tasks=(TOGETHER,),
@@ -289,6 +289,16 @@ class Request:
             "--merge",
             "How an output reads several others: mean or concat.",
             shown="the model's",
+            models=("crossflow",),
+            tasks=(TOGETHER,),
+        ),
+    )
+    method: str | None = field(
+        default=None,
+        metadata=_said(
+            "--method",
+            "together, in-turn, anchor (one shared latent) or direct (flows from one input).",
+            shown="together",
             models=("crossflow",),
             tasks=(TOGETHER,),
         ),

@@ -7,21 +7,17 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from crossflow.errors import CrossFlowError, unknown
+from crossflow.errors import CrossFlowError
 from crossflow.files.devices import own_device
 from crossflow_eval.models.crossflow import check_sampling
 from crossflow_eval.types import Ask, Outputs
-
-CONTEXTS = ("others", "self", "none", "in_turn")
-"""What an output sees of those made with it: them, as the paper means it; itself, as released; nothing; or they are not
-made together, but one after another, each of the inputs and of those before it.
-"""
 
 
 class CrossFlowAny:
     """A system of any to any. ``steps``, ``guidance_scale``, ``context`` and ``merge`` left None are the trained ones.
 
-    ``device``: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N"; ``precision`` as of ``AnyToAnySampler``.
+    ``device``: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N"; ``method`` and ``precision`` are those of
+    ``crossflow.sampling.any_to_any.AnyToAnySampler``.
     Raises CrossFlowError without a ``checkpoint``, and for sampling that it cannot do.
     """
 
@@ -33,25 +29,23 @@ class CrossFlowAny:
         guidance_scale: float | None = None,
         context: str | None = None,
         merge: str | None = None,
+        method: str | None = None,
         precision: str = "auto",
         device: str = "auto",
     ) -> None:
         check_sampling(None, steps, guidance_scale)
-        if context is not None and context not in CONTEXTS:
-            raise unknown("context", context, CONTEXTS)
         if checkpoint is None:
             raise CrossFlowError("No model of any to any is shipped: give the file of one as --ckpt.")
         where = own_device(device)
         from crossflow.sampling.any_to_any import AnyToAnySampler
 
         self._sampler = AnyToAnySampler.from_checkpoint(checkpoint, where, precision)
-        in_turn = context == "in_turn"
         self._options: Mapping[str, Any] = {
             "steps": steps,
             "guidance_scale": guidance_scale,
-            "context": None if in_turn else context,
+            "context": context,
             "merge": merge,
-            "in_turn": in_turn,
+            "method": method or "together",
         }
         self.name = checkpoint.stem
         self.identity: Mapping[str, Any] = {

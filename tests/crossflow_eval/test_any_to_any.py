@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 
 from crossflow.errors import CrossFlowError, Stopped
+from crossflow.model.checkpoint import save_checkpoint
 from crossflow_eval import records, suites
 from crossflow_eval.metrics.any_to_any import Coherence, Conflict, Synchrony, ToldFactors, World, shuffled
+from crossflow_eval.models.any_to_any import CrossFlowAny
 from crossflow_eval.report import render
 from crossflow_eval.report.entry import each_output
 from crossflow_eval.report.runs import entries
 from crossflow_eval.runs import launch
-from crossflow_eval.types import Ask, Example, Suite, Value
+from crossflow_eval.types import Ask, Example, Model, Suite, Value
+from tests.crossflow.tiny_systems import tiny_system
 
 MODEL = """
 import numpy as np
@@ -278,3 +281,31 @@ def test_an_ask_reads_as_one_line():
     ask = Ask(given={"text": ("a ball",), "audio": ("x", "y")}, wanted=("image", "video"), mix={"text": 0.3})
     assert str(ask) == "text: a ball + audio (2) → image, video (text 0.3)"
     assert json.dumps(str(Ask(given={}, wanted=("text",)))) == json.dumps("nothing → text")
+
+
+def test_our_own_system_is_asked_for_all_that_wants_the_same_at_once(tmp_path):
+    """Law: outputs come back in the order of their sources, each of its own inputs and seed."""
+    path = tmp_path / "tiny.safetensors"
+    save_checkpoint(path, tiny_system())
+    model = CrossFlowAny(path, context="self", device="cpu")
+    assert isinstance(model, Model)
+    assert (model.name, model.identity["context"], model.identity["method"]) == ("tiny", "self", "together")
+    image = np.zeros((32, 32, 3), np.uint8)
+    sources = [
+        Ask(given={"text": ("a red ball",)}, wanted=("image", "audio")),
+        Ask(given={"image": (image,)}, wanted=("text",)),
+        Ask(given={"text": ("a blue box",), "image": (image,)}, wanted=("image", "audio")),
+        Ask(
+            given={"text": ("a blue box",), "image": (image,)},
+            wanted=("image", "audio"),
+            mix={"text": 0.9, "image": 0.1},
+        ),
+    ]
+    made = model.generate(sources, [1, 2, 3, 3])
+    assert [tuple(each) for each in made] == [each.wanted for each in sources]
+    assert np.array_equal(model.generate(sources[2:3], [3])[0]["image"], made[2]["image"])
+    assert not np.array_equal(made[2]["image"], made[3]["image"]), "weights change what is made"
+    with pytest.raises(CrossFlowError, match="method 'alone'"):
+        CrossFlowAny(path, method="alone", device="cpu").generate(sources[:1], [1])
+    with pytest.raises(CrossFlowError, match="give the file of one as --ckpt"):
+        CrossFlowAny()
