@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from starlette.testclient import TestClient
 
 from crossflow.errors import CrossFlowError, Stopped
 from crossflow.model.checkpoint import save_checkpoint
@@ -19,6 +20,7 @@ from crossflow_eval.report.entry import each_output
 from crossflow_eval.report.runs import entries
 from crossflow_eval.runs import launch
 from crossflow_eval.types import Ask, Example, Model, Suite, Value
+from crossflow_eval.view.server import application
 from tests.crossflow.tiny_systems import tiny_system
 
 MODEL = """
@@ -177,6 +179,22 @@ def test_the_page_shows_what_was_given_made_and_real(place):
     one = json.loads(data)["outputs"][0]
     assert one["links"] == {"text": "run/outputs/e-0-0.text.txt", "depth": "run/outputs/e-0-0.depth.npy"}
     assert one["several"] and "link" not in one
+
+
+def test_the_live_page_finds_every_picture_and_every_original(place):
+    launch.evaluate(request(place / "run"))
+    client = TestClient(application(place / "run", "token"), base_url="http://127.0.0.1/token/")
+    page = client.get("show", params={"run": "n-3"}).text
+    data, pictures = (re.findall(rf'id="{name}">(.*?)</script>', page)[0] for name in ("data-0", "pictures"))
+    first, second, third = json.loads(data)["outputs"]
+    assert first["pictures"].keys() == {"source image", "output depth", "target depth"}
+    assert second["pictures"].keys() == {"source image", "output image", "target depth"}
+    assert third["several"] and third["text"] == (place / "run" / "outputs" / "e-2-0.text.txt").read_text()
+    for part in (first, second):
+        for place_of in part["pictures"].values():
+            assert client.get(json.loads(pictures)[place_of]).headers["content-type"] == "image/png"
+    assert client.get(first["links"]["text"]).text == (place / "run" / "outputs" / "e-0-0.text.txt").read_text()
+    assert client.get(first["links"]["depth"].replace("e-0-0.depth.npy", "settings.json")).status_code == 404
 
 
 def test_a_run_that_is_not_finished_shows_the_outputs_that_are_whole(place):
