@@ -65,23 +65,23 @@ def _captions(root: Path) -> TrainConfig:
     known = tuple(sorted({token for text in texts for token in clip_tokens(text)}))
     target = replace(cast(CLIPTextConfig, recipe.model.target), width=64, depth=1, heads=4, known=known, varied=0.0)
     model = replace(_sized(recipe, (3, 64, 64), (4, 8, 8), 1, ENCODER), target=target)
-    return _short(replace(recipe, model=model, data=_cut(recipe, (64, 64))), batch_size=24, steps=300)
+    return _short(replace(recipe, model=model, data=_cut(recipe, (64, 64))), batch_size=24, steps=250)
 
 
 def _depth(root: Path) -> TrainConfig:
     """In metres, of both data sets at once: what is measured of KITTI's is up to 80, of NYUv2's up to 10."""
     recipe = CONFIGS["paper-depth-kitti-small"]
     terms = tuple(replace(term, patch=8) if hasattr(term, "patch") else term for term in recipe.model.terms)
-    model = _sized(recipe, (3, 96, 128), (1, 96, 128), 8, ENCODER)
+    model = _sized(recipe, (3, 48, 64), (1, 48, 64), 8, ENCODER)
     model = replace(model, losses=terms, target=DepthConfig(nearest=0.5, farthest=80.0))
-    data = replace(_cut(recipe, (96, 128)), layouts=("pairs",))
-    return _short(replace(recipe, model=model, data=data), batch_size=6, steps=300)
+    data = replace(_cut(recipe, (48, 64)), layouts=("pairs",))
+    return _short(replace(recipe, model=model, data=data), batch_size=6, steps=200)
 
 
 def _larger(root: Path) -> TrainConfig:
     recipe = CONFIGS["paper-sr-small"]
-    model = _sized(recipe, (3, 24, 24), (3, 96, 96), 8, None)
-    return _short(replace(recipe, model=model, data=_cut(recipe, (96, 96))), batch_size=12, steps=300)
+    model = _sized(recipe, (3, 16, 16), (3, 64, 64), 8, None)
+    return _short(replace(recipe, model=model, data=_cut(recipe, (64, 64))), batch_size=12, steps=200)
 
 
 def _sized(
@@ -111,7 +111,7 @@ def _short(recipe: TrainConfig, batch_size: int, steps: int) -> TrainConfig:
         learning_rate=2e-3,
         final_learning_rate=0.02,
         decay="linear",
-        warmup=50,
+        warmup=20,
         betas=(0.9, 0.95),
         clip=1.0,
         ema=0.98,
@@ -239,9 +239,10 @@ def page(lines: Sequence[str]) -> str:
             *lines,
             "",
             "The models are the small recipes of the paper's tasks with networks of the size of the scenes', on images",
-            "of 64 to 128 pixels. The loss is that of the first step and of the last. Trivial is the first caption of",
-            "all, the median of each true depth map, and bicubic enlargement. That a model knows what it was shown",
-            "says that the parts fit, and nothing of how well it would learn.",
+            "of 64 pixels a side, or 48 x 64. The loss is that of the tenth step, and the mean of the last five that",
+            "were logged. Trivial is the same caption for all, the median of each true depth map, and bicubic",
+            "enlargement. That a model knows what it was shown says that the parts fit, and nothing of how well it",
+            "would learn.",
             "",
         )
     )

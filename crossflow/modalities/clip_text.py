@@ -29,7 +29,7 @@ class CLIPTextConfig:
 
     ``count`` is CLIP's number of positions. ``known`` are the tokens that the model tells apart, in CLIP's numbers, and
     all others are one; empty is all of them. Only those that training contains can be learnt, and a small network has
-    most of its weights in the rest. ``varied`` is the share of what training varies (see ``text_autoencoder.vary``).
+    most of its weights in the rest.
     """
 
     count: int = 77
@@ -52,8 +52,6 @@ class CLIPTextConfig:
         check_sizes(count=self.count - MARKS, width=self.width, depth=self.depth, heads=self.heads)
         if len(set(self.known)) < len(self.known) or not set(self.known) <= set(range(TOKENS)):
             raise CrossFlowError(f"known has tokens twice, or such as CLIP has not: give some of 0 to {TOKENS - 1}.")
-        if not 0 <= self.varied <= 1:
-            raise CrossFlowError(f"varied is {self.varied}; it is a share from 0 to 1.")
 
     @property
     def vocabulary(self) -> "CLIPTokens":

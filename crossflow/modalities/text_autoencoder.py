@@ -76,8 +76,7 @@ class Texts(Protocol):
 class AutoencodedTexts(Texts, Protocol):
     """The config of a text autoencoder; see ``TextAutoencoderConfig``.
 
-    ``tied`` embeds tokens by the rows that predict them, so that rare ones are learnt sooner. ``varied`` is the share
-    of texts and of tokens that training varies (see ``vary``).
+    ``tied`` embeds tokens by the rows that predict them, so that rare ones are learnt sooner.
     """
 
     tied: ClassVar[bool]
@@ -119,17 +118,18 @@ class TextAutoencoderConfig(TextDecoderConfig):
 
     ``kl_weight`` multiplies the KL of the posterior, summed over dimensions; None is a deterministic encoder (the
     paper's "Text Encoder"). ``scale`` multiplies the latents, of standard deviation about 1, for the flow; a small one
-    moves the times at which the flow decides on content towards the middle of the path.
+    moves the times at which the flow decides on content towards the middle of the path. ``varied`` is the share of
+    texts and of tokens that training varies (see ``vary``).
     """
 
     kl_weight: float | None = 1e-5
     scale: float = 1.0
+    varied: float = 0.0
     name: Literal["text"] = "text"
     kind: Literal["text"] = "text"
     drawn: ClassVar[bool] = True
     external: ClassVar[bool] = False
     tied: ClassVar[bool] = False
-    varied: ClassVar[float] = 0.0
 
     def build(self, shape: tuple[int, int, int]) -> "TextAutoencoder":
         """The modality for latents of ``shape`` (c, h, w)."""
@@ -234,6 +234,8 @@ class TextAutoencoder(Modality):
 
     def __init__(self, config: AutoencodedTexts, shape: tuple[int, int, int]) -> None:
         super().__init__()
+        if not 0 <= config.varied <= 1:
+            raise CrossFlowError(f"varied is {config.varied}; it is a share from 0 to 1.")
         self.config = config
         self.embed = None if config.tied else nn.Embedding(1 + config.vocabulary.size, config.width)
         self.position = nn.Parameter(torch.randn(1, config.count, config.width) * 0.5)

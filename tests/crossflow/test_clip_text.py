@@ -122,4 +122,4 @@ def test_a_varied_text_moves_the_loss_and_never_the_latents(model):
     assert one.loss == again.loss != plain.loss
     assert varied.eval().reach(ids, noise).loss == model.eval().reach(ids, noise).loss
     with pytest.raises(CrossFlowError, match=r"varied is 1\.5; it is a share"):
-        replace(model.config, varied=1.5)
+        replace(model.config, varied=1.5).build(model.encoder.shape)
