@@ -1,4 +1,4 @@
-"""Metrics of all outputs at once: what :mod:`crossflow_eval.metrics.distribution` says of their features.
+"""Metrics of all outputs at once: what :mod:`.distribution` and :mod:`.neighbourhoods` say of their features.
 
 A ``Statistic`` is one published number; ``FeatureMetric`` computes it from the features of an extractor. Which features
 a number is published on is said beside it. References come as what makes them, so that only those needed are made.
@@ -17,6 +17,7 @@ from crossflow.errors import CrossFlowError
 from crossflow_eval.judges.features import FeatureExtractor, OnFeatures
 from crossflow_eval.metrics import distribution
 from crossflow_eval.metrics.frechet import METHOD, Moments, rank_warning
+from crossflow_eval.metrics.neighbourhoods import neighbourhoods
 from crossflow_eval.stats import BOOTSTRAP, bootstrap_mean, student_mean
 from crossflow_eval.types import Example, Output, Value
 
@@ -146,7 +147,7 @@ def precision_recall(reference: Features, name: str) -> Statistic:
     """
 
     def values(features: np.ndarray) -> dict[str, Value]:
-        found = distribution.neighbourhoods(features, _enough(reference(), 4), k=3, closed=True)
+        found = neighbourhoods(features, _enough(reference(), 4), k=3, closed=True)
         return {"precision": bootstrap_mean(found.hits > 0), "recall": Value(mean=found.recall, n=len(features))}
 
     return Statistic(
@@ -167,7 +168,7 @@ def prdc(reference: Features, name: str) -> Statistic:
     """Precision, recall, density and coverage, k = 5 and open balls; dgm-eval publishes them on DINOv2's features."""
 
     def values(features: np.ndarray) -> dict[str, Value]:
-        found = distribution.neighbourhoods(features, _enough(reference(), 6), k=5, closed=False)
+        found = neighbourhoods(features, _enough(reference(), 6), k=5, closed=False)
         return {
             "prdc/precision": bootstrap_mean(found.hits > 0),
             "prdc/recall": Value(mean=found.recall, n=len(features)),

@@ -14,6 +14,7 @@ from crossflow_eval.judges.features import keep_features
 from crossflow_eval.metrics import distances, distribution
 from crossflow_eval.metrics.distances import FeatureMetric, Statistic
 from crossflow_eval.metrics.frechet import Moments
+from crossflow_eval.metrics.neighbourhoods import neighbourhoods
 from crossflow_eval.stats import bootstrap_mean
 from crossflow_eval.types import Example, Metric, Value
 
@@ -86,8 +87,8 @@ def test_they_are_metrics_with_different_values_and_what_made_them(values: dict[
 
 def test_the_values_are_those_of_the_functions(values: dict[str, Value]) -> None:
     features = Pixels()(pictures(1050, 0))
-    closed = distribution.neighbourhoods(features, REFERENCE, k=3, closed=True)
-    opened = distribution.neighbourhoods(features, REFERENCE, k=5, closed=False)
+    closed = neighbourhoods(features, REFERENCE, k=3, closed=True)
+    opened = neighbourhoods(features, REFERENCE, k=5, closed=False)
     kernel, scores = distribution.kid(features, REFERENCE, subsets=3), distribution.inception_scores(features)
     expected = {
         "inception_score": scores.mean(),
@@ -109,7 +110,7 @@ def test_the_values_are_those_of_the_functions(values: dict[str, Value]) -> None
 
 def test_the_intervals_are_those_that_the_protocols_name(values: dict[str, Value]) -> None:
     features = Pixels()(pictures(1050, 0))
-    closed = distribution.neighbourhoods(features, REFERENCE, k=3, closed=True)
+    closed = neighbourhoods(features, REFERENCE, k=3, closed=True)
     assert values["precision"] == bootstrap_mean(closed.hits > 0)
     without = (
         "kid",
@@ -186,7 +187,7 @@ def test_precision_and_recall_of_adms_float16_distances_are_others_and_the_proto
         radii = np.partition(squares(real, real, kind), 3, axis=1)[:, 3]
         return float((squares(made, real, kind) <= radii).any(axis=1).mean())
 
-    ours = distribution.neighbourhoods(*features, k=3, closed=True).precision
+    ours = neighbourhoods(*features, k=3, closed=True).precision
     assert ours == precision(np.float64)
     assert ours != precision(np.float16)
     assert "float64 (float16 in ADM's" in str(

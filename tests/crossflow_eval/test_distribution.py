@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -14,16 +16,16 @@ from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
-from crossflow_eval.metrics import distribution
+from crossflow_eval.metrics import distribution, pairs
 from crossflow_eval.metrics.distribution import (
     cmmd,
     frechet_infinity,
     inception_scores,
     inception_scores_adm,
     kid,
-    neighbourhoods,
 )
 from crossflow_eval.metrics.frechet import Moments
+from crossflow_eval.metrics.neighbourhoods import Neighbourhoods, neighbourhoods
 
 
 def sample(n: int, dim: int, seed: int, shift: float = 0.0) -> np.ndarray:
@@ -41,17 +43,25 @@ def test_kid_is_torch_fidelitys() -> None:
 
 @pytest.mark.parametrize("size", [5, 40])
 def test_kid_from_all_pairs_is_kid_from_each_subset(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """To rounding; in blocks of one row and of several, for sets of two sizes."""
+    """To rounding; in tiles of one pair and of several, for sets of two sizes."""
     x, y = sample(90, 6, 2), sample(70, 6, 3, 0.3)
     whole = [kid(x, y, subsets=200, size=size)]
-    for block in (1, 500):
-        monkeypatch.setattr(distribution, "_SYMMETRIC", block)
-        monkeypatch.setattr(distribution, "_BLOCK", block)
+    for side in (1, 40):
+        monkeypatch.setattr(pairs, "SIDE", side)
         whole.append(kid(x, y, subsets=200, size=size))
     few = kid(x, y, subsets=1, size=size)
     for found in whole:
         np.testing.assert_allclose(found, whole[0], rtol=0, atol=1e-12)
         assert found[0] == pytest.approx(few[0], abs=1e-12)
+
+
+@pytest.mark.parametrize("subsets", [2, 200])
+def test_kid_of_float32_features_is_that_in_float64(subsets: int) -> None:
+    """To 2e-9, of features like Inception's; torch-fidelity rounds by 1e-7. From subsets and from all pairs."""
+    x, y = (0.4 * abs(each).astype(np.float32) for each in (sample(120, 300, 0, 1), sample(110, 300, 1, 1.1)))
+    found = kid(x, y, subsets=subsets, size=100)
+    expected = kid(x.astype(np.float64), y.astype(np.float64), subsets=subsets, size=100)
+    assert found == pytest.approx(expected, abs=2e-9)
 
 
 def test_kid_of_one_distribution_is_zero_on_average() -> None:
@@ -88,17 +98,19 @@ def test_the_inception_score_runs_from_one_to_the_number_of_classes() -> None:
     assert inception_scores_adm(certain) == pytest.approx([5.0], abs=1e-9)
 
 
-def by_pairs(x: np.ndarray, y: np.ndarray, k: int, closed: bool) -> tuple[float, float, float, float]:
-    """Precision, recall, density and coverage of x against y by their definitions, on the whole distance matrices."""
+def by_pairs(x: np.ndarray, y: np.ndarray, k: int, closed: bool) -> Neighbourhoods:
+    """Who lies in whose balls by the definitions, on the whole distance matrices in float64."""
     inside = np.less_equal if closed else np.less
     own, theirs = (np.sort(cdist(points, points), axis=1)[:, k] for points in (x, y))
     between = cdist(y, x)
-    return (
-        float(inside(between, theirs[:, None]).any(axis=0).mean()),
-        float(inside(between, own[None]).any(axis=1).mean()),
-        float(inside(between, theirs[:, None]).sum(axis=0).mean() / k),
-        float(inside(between.min(axis=1), theirs).mean()),
-    )
+    in_reference, in_own = (np.asarray(inside(between, radii)) for radii in (theirs[:, None], own[None]))
+    recalled, covered = (np.asarray(each.any(axis=1)) for each in (in_own, in_reference))
+    return Neighbourhoods(in_reference.sum(axis=0), recalled, covered, k)
+
+
+def assert_equal(found: Neighbourhoods, expected: Neighbourhoods) -> None:
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize(("k", "closed"), [(5, False), (3, True)])
@@ -106,7 +118,11 @@ def test_the_four_shares_are_those_of_their_definitions(k: int, closed: bool) ->
     """k = 5 and open is prdc's and dgm-eval's. 500 x 64, exactly."""
     x, y = sample(500, 64, 4), sample(430, 64, 5, 0.1)
     found = neighbourhoods(x, y, k=k, closed=closed)
-    assert (found.precision, found.recall, found.density, found.coverage) == by_pairs(x, y, k, closed)
+    expected = by_pairs(x, y, k, closed)
+    assert_equal(found, expected)
+    shares = (expected.hits > 0, expected.recalled, expected.hits / k, expected.covered)
+    ours = (found.precision, found.recall, found.density, found.coverage)
+    assert ours == pytest.approx(tuple(map(np.mean, shares)), rel=1e-12)
     assert 0.05 < found.precision < 0.95 and 0.05 < found.recall < 0.95
 
 
@@ -120,22 +136,52 @@ def test_precision_and_recall_are_torch_fidelitys() -> None:
     assert found.recall == pytest.approx(theirs["recall"], abs=1e-7)
 
 
-@settings(max_examples=50)
-@given(st.integers(4, 30), st.integers(4, 30), st.integers(1, 3), st.booleans(), st.integers(0, 10**6))
-def test_ties_and_equal_points_are_decided_exactly(n: int, m: int, k: int, closed: bool, seed: int) -> None:
-    """Points on a small grid: most distances tie, and whole numbers carry no rounding."""
+@settings(max_examples=60)
+@given(
+    st.integers(4, 30),
+    st.integers(4, 30),
+    st.integers(1, 3),
+    st.integers(1, 9),
+    st.booleans(),
+    st.sampled_from([1, 1000, 2.0**-60, 2.0**60]),
+    st.sampled_from([5, 2048]),
+    st.integers(0, 10**6),
+)
+def test_ties_and_equal_points_are_decided_exactly(
+    n: int, m: int, k: int, dim: int, closed: bool, unit: float, side: int, seed: int
+) -> None:
+    """Points on a small grid, of any unit: most distances tie, and whole numbers carry no rounding."""
     generator = np.random.default_rng(seed)
-    x, y = (generator.integers(0, 3, size=(size, 2)).astype(np.float32) for size in (n, m))
-    found = neighbourhoods(x, y, k=k, closed=closed)
-    assert (found.precision, found.recall, found.density, found.coverage) == by_pairs(x, y, k, closed)
+    x, y = (np.float32(unit) * generator.integers(0, 3, size=(size, dim)).astype(np.float32) for size in (n, m))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pairs, "SIDE", side)
+        assert_equal(neighbourhoods(x, y, k=k, closed=closed), by_pairs(x, y, k, closed))
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_nearly_equal_distances_are_told_apart(closed: bool) -> None:
+    """On a small sphere far from zero; and a set against itself, where every radius is tied with."""
+    x, y = (sample(200, 3, seed) for seed in (14, 15))
+    x, y = (1000 + 1e-3 * each / np.linalg.norm(each, axis=1, keepdims=True) for each in (x, y))
+    assert_equal(neighbourhoods(x, y, k=3, closed=closed), by_pairs(x, y, 3, closed))
+    assert_equal(neighbourhoods(x, x, k=3, closed=closed), by_pairs(x, x, 3, closed))
+
+
+def test_many_equal_images_take_no_more_time() -> None:
+    """Two images 2,000 times each: to compute all of the 16 million pairs that tie would take a minute."""
+    few, y = sample(2, 256, 16).astype(np.float32), sample(500, 256, 17).astype(np.float32)
+    start = time.process_time()
+    found = neighbourhoods(np.repeat(few, 2000, axis=0), y, k=3, closed=True)
+    assert time.process_time() - start < 10
+    assert len(set(found.hits[:2000])) == 1 and len(found.recalled) == 500
 
 
 def test_the_size_of_the_blocks_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = sample(200, 16, 8), sample(150, 16, 9, 0.1)
     whole, distance = neighbourhoods(x, y, k=3, closed=True), cmmd(x, y)
     monkeypatch.setattr(distribution, "_BLOCK", 1000)
-    parts = neighbourhoods(x, y, k=3, closed=True)
-    assert all(np.array_equal(a, b) for a, b in zip(whole, parts, strict=True))
+    monkeypatch.setattr(pairs, "SIDE", 30)
+    assert_equal(neighbourhoods(x, y, k=3, closed=True), whole)
     assert cmmd(x, y) == pytest.approx(distance, rel=1e-10)
 
 

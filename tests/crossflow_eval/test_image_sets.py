@@ -23,10 +23,11 @@ from crossflow_eval.judges.references import REFERENCES
 from crossflow_eval.judges.statistics_files import write_statistics
 from crossflow_eval.judges.weights import PUBLISHED
 from crossflow_eval.metrics import fid, image_sets, pictures
-from crossflow_eval.metrics.distribution import inception_scores, neighbourhoods
+from crossflow_eval.metrics.distribution import inception_scores
 from crossflow_eval.metrics.fid import make_statistics
 from crossflow_eval.metrics.frechet import Moments, frechet_distance
 from crossflow_eval.metrics.image_sets import ALL_PROTOCOLS, MEASURES, measure
+from crossflow_eval.metrics.neighbourhoods import neighbourhoods
 
 LITE = "efficientnet-lite0"
 
