@@ -48,6 +48,8 @@ _REFLECTED = ("java.lang", "java.util", "java.math", "java.net", "java.text", "j
 """Packages that SPICE's libraries reflect on, which is forbidden since Java 16 unless they are opened."""
 _MOST, _LEAST = 8, 500
 """METEOR's programs at a time, and the fewest captions that one is started for."""
+_PLAIN = re.compile("[a-z0-9]+(?: [a-z0-9]+)*")
+"""Captions that METEOR reads as they are."""
 _LINE_BREAKS = str.maketrans(dict.fromkeys("\n\r\v\f\u2028\u2029", " "))
 """What the tokeniser takes for the end of a line."""
 
@@ -176,12 +178,10 @@ def _align(
 ) -> np.ndarray:
     with tempfile.TemporaryDirectory() as name:
         table = Path(name) / "paraphrases.gz"
-        captions = list(dict.fromkeys(each for texts in (candidates, *references) for each in texts))
-        normalizer = (_QUICK, "-cp", str(jar), "edu.cmu.meteor.util.Normalizer", "en", "true")
-        answers, errors, code = programs.run(normalizer, "".join(f"{caption}\n" for caption in captions))
-        if code:
-            raise _death("METEOR", code, errors)
-        keep_pairs(jar.parent / "data" / "paraphrase-en.gz", phrases_in(answers.decode().splitlines()), table)
+        captions = {each for texts in (candidates, *references) for each in texts}
+        plain = set(filter(_PLAIN.fullmatch, captions))
+        phrases = phrases_in(plain | set(_normalized(jar, programs, sorted(captions - plain))))
+        keep_pairs(jar.parent / "data" / "paraphrase-en.gz", phrases, table)
         options = (_QUICK, "-Xmx4G", "-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm", "-a", str(table))
 
         def align(part: slice) -> np.ndarray:
@@ -198,6 +198,17 @@ def _align(
         parts = _parts(len(candidates))
         with ThreadPoolExecutor(len(parts)) as pool:
             return np.concatenate(list(pool.map(align, parts)))
+
+
+def _normalized(jar: Path, programs: _Programs, captions: Sequence[str]) -> list[str]:
+    """The captions as METEOR reads them; none of them costs no program."""
+    if not captions:
+        return []
+    normalizer = (_QUICK, "-cp", str(jar), "edu.cmu.meteor.util.Normalizer", "en", "true")
+    answers, errors, code = programs.run(normalizer, "".join(f"{caption}\n" for caption in captions))
+    if code:
+        raise _death("METEOR", code, errors)
+    return answers.decode().splitlines()
 
 
 def _parts(n: int) -> list[slice]:

@@ -5,11 +5,13 @@ Where no Java would do, a shell script of that name stands on the PATH.
 
 from __future__ import annotations
 
+import gzip
 import os
 import shutil
 import subprocess
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -95,13 +97,24 @@ def test_a_java_that_dies_is_told_with_its_reason(script, lines, told):
     for first, what in ((), "METEOR"), ((NORMALIZER,), "METEOR, after 0 of 1 captions,"):
         script(*first, *lines)
         with java.meteor() as align, pytest.raises(CrossFlowError, match=f"{what} died with exit code {told}"):
-            align(["a dog"], [["a cat"]]).result()
+            align(["a dog"], [["a cat 's"]]).result()
 
 
 def test_meteor_that_ends_half_way_gives_no_scores(script):
     script(NORMALIZER, "read line", "echo 1 2 3", "exit 0")
     with java.meteor() as align, pytest.raises(CrossFlowError, match="METEOR, after 1 of 2 captions, died"):
         align(["a", "b"], [["a"], ["b"]]).result()
+
+
+@needs_java
+def test_meteor_reads_plain_captions_as_they_are() -> None:
+    """Its normaliser is spared them: thousands of phrases of its own table, and what looks like an abbreviation."""
+    with gzip.open(java.find_jar("meteor/data/paraphrase-en.gz"), "rt", encoding="utf-8") as table:
+        phrases = {line.rstrip("\n") for line in islice(table, 2, 600_000, 30)}
+    captions = [*filter(java._PLAIN.fullmatch, sorted(phrases)), "mr t no 5", "u s a", "1st 2nd", "i d e g 9 000"]
+    assert len(captions) > 5000
+    with java.readable_jar("meteor/meteor-1.5.jar") as jar:
+        assert java._normalized(jar, java._Programs(), captions) == captions
 
 
 @pytest.mark.slow
