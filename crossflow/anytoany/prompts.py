@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from crossflow.flow import losses
 from crossflow.flow.losses import gather
 from crossflow.losses.towers import LearnedScale
 from crossflow.modalities import TargetConfig
@@ -103,60 +104,59 @@ PromptEncoder = WordPrompt | LatentPrompt
 
 
 class Contrast(nn.Module):
-    """Symmetric InfoNCE between the prompt vectors of two modalities, over a queue of earlier batches.
+    """Symmetric InfoNCE between the prompt vectors of two modalities: in the batch, and over a queue of earlier ones.
 
-    The queue holds the last ``length`` pairs of vectors as they were then, and their ids: what has the id of an item is
-    no wrong answer for it. It is a buffer, so that a training resumes to the same bits.
+    The queue holds the last ``length`` pairs of keys and their ids: what has an item's id is no wrong answer for it.
+    Keys are of encoders that follow slowly (``follow``), and so are the right answers beside them. With the learning
+    encoders' own vectors of earlier steps, moving away from what they were is all that would be learnt. The queue is a
+    buffer, so that a training resumes to the same bits.
     """
 
-    vectors: Tensor
+    keys: Tensor
     ids: Tensor
     place: Tensor
 
     def __init__(self, config: PromptConfig, length: int) -> None:
         super().__init__()
         self.scaled = LearnedScale("exp")
-        self.register_buffer("vectors", torch.zeros(2, length, config.tokens * config.vector))
+        self.register_buffer("keys", torch.zeros(2, length, config.tokens * config.vector))
         self.register_buffer("ids", torch.full((length,), -1))
         self.register_buffer("place", torch.zeros((), dtype=torch.int64))
 
     def forward(
         self,
-        one: Float[Tensor, "b k d"],
-        other: Float[Tensor, "b k d"],
+        vectors: tuple[Float[Tensor, "b k d"], Float[Tensor, "b k d"]],
+        keys: tuple[Float[Tensor, "b k d"], Float[Tensor, "b k d"]],
         same: Int[Tensor, " b"],
         wrong: Float[Tensor, "b n k d"] | None = None,
     ) -> Float[Tensor, ""]:
-        """The loss of pairs, mean over both directions.
+        """The loss of pairs, mean over both directions, and over the batch and the queue.
 
         Items with one id in ``same``, at least 0, are answers to one another. ``wrong`` are n vectors of the first
-        modality a pair, which differ from it in one thing, as further wrong answers to the other modality.
+        modality a pair, which differ from its own in one thing, as further wrong answers to the other modality.
         """
-        device = one.device.type
-        with torch.autocast(device, enabled=False):
-            a, b = (gather(_flat(each).float()) for each in (one, other))
-            ids = gather(same)
+        scale, ids = self.scaled.scale, gather(same)
+        inside = losses.contrastive(*vectors, scale, same, wrong)
+        with torch.autocast(vectors[0].device.type, enabled=False):
+            own, kept = (torch.stack([gather(_flat(each).float()) for each in pair]) for pair in (vectors, keys))
             answers = (ids[:, None] == ids[None, :]).float()
             share = answers / answers.sum(1, keepdim=True)
             void = (self.ids[None, :] < 0) | (self.ids[None, :] == ids[:, None])
-            scale, past = self.scaled.scale, self.vectors.clone()  # the queue itself changes before the backward pass
-            to_b, to_a = (
-                torch.cat([scale * x @ y.T, (scale * x @ earlier.T).masked_fill(void, -torch.inf)], dim=1)
-                for x, y, earlier in ((a, b, past[1]), (b, a, past[0]))
-            )
-            if wrong is not None:
-                further = torch.einsum("bnd,bd->bn", gather(_flat(wrong).float()), scale * b)
-                to_a = torch.cat([to_a, further], dim=1)
-            loss = 0.5 * (_cross_entropy(to_b, share) + _cross_entropy(to_a, share))
+            earlier = self.keys.clone()  # the queue itself changes before the backward pass
+            queued = own.new_zeros(())
+            for asked, near, far in zip(scale * own, kept.flip(0), earlier.flip(0), strict=True):
+                logits = torch.cat([asked @ near.T, (asked @ far.T).masked_fill(void, -torch.inf)], dim=1)
+                found = logits[:, : len(ids)] - logits.logsumexp(1, keepdim=True)
+                queued = queued - 0.5 * (share * found).sum(1).mean()
         if self.training:
-            self._enqueue(torch.stack([a, b]).detach(), ids)
-        return loss
+            self._enqueue(kept.detach(), ids)
+        return 0.5 * (inside + queued)
 
     def _enqueue(self, pairs: Float[Tensor, "2 b d"], ids: Int[Tensor, " b"]) -> None:
         """Put the pairs over the oldest."""
         pairs, ids = pairs[:, -len(self.ids) :], ids[-len(self.ids) :]
         rows = (self.place + torch.arange(len(ids), device=ids.device)) % len(self.ids)
-        self.vectors[:, rows] = pairs
+        self.keys[:, rows] = pairs
         self.ids[rows] = ids
         self.place.copy_((self.place + len(ids)) % len(self.ids))
 
@@ -166,10 +166,11 @@ def _flat(vectors: Float[Tensor, "*b k d"]) -> Float[Tensor, "*b kd"]:
     return vectors.flatten(-2) / vectors.shape[-2] ** 0.5
 
 
-def _cross_entropy(logits: Float[Tensor, "b n"], share: Float[Tensor, "b m"]) -> Float[Tensor, ""]:
-    """The cross-entropy of the first m answers, which an item ``share``s, among n."""
-    found = logits[:, : share.shape[1]] - logits.logsumexp(1, keepdim=True)
-    return -(share * found).sum(1).mean()
+def follow(slow: nn.Module, fast: nn.Module, share: float) -> None:
+    """Move the weights of ``slow`` by a ``share`` of the way to those of ``fast``."""
+    with torch.no_grad():
+        for one, other in zip(slow.parameters(), fast.parameters(), strict=True):
+            one.lerp_(other, share)
 
 
 def recall_at_1(questions: Float[Tensor, "n k d"], answers: Float[Tensor, "n k d"]) -> float:

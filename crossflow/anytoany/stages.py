@@ -5,6 +5,7 @@ added: codecs, then prompt encoders by bridging alignment, then a diffuser a mod
 pair.
 """
 
+import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 from crossflow.anytoany.alignment import JointDraws, draw_jointly, joint_loss, learning
-from crossflow.anytoany.prompts import Contrast
+from crossflow.anytoany.prompts import Contrast, follow
 from crossflow.anytoany.system import AnyToAny, AnyToAnyConfig, Member, Trained, load_system, system_config
 from crossflow.errors import CrossFlowError
 from crossflow.flow import losses
@@ -30,6 +31,8 @@ Own = dict[
 """Which parts of which modalities a stage trains."""
 PROMPT = "prompt"
 """The entry of a batch with the bare prompts of its items, as the prompt encoder of texts reads them."""
+FOLLOWED = 0.01
+"""The share of the way by which the encoders of a queue's keys follow, at each step."""
 WRONG = "wrong"
 """The entry with texts that differ from those of the items in one thing, [b n l]."""
 
@@ -336,19 +339,29 @@ class CodecTraining(Training):
 
 
 class PromptTraining(Training):
-    """See ``PromptStage``."""
+    """See ``PromptStage``; ``slow`` are encoders that follow those that learn, for the keys of the queue."""
 
     def __init__(self, stage: PromptStage) -> None:
         super().__init__(stage)
         self.pair = stage.pair
-        self.terms = nn.ModuleDict({"contrast": Contrast(stage.left.prompts, stage.queue)})
+        slow = copy.deepcopy(nn.ModuleDict({name: self.prompts[name] for name in stage.learning})).requires_grad_(False)
+        self.terms = nn.ModuleDict({"contrast": Contrast(stage.left.prompts, stage.queue), "slow": slow})
 
     def forward(self, batch: Batch, draws: Draws, counted: tuple[str, ...] | None = None) -> Losses:
         """The contrastive loss of one batch, whose texts come with wrong ones."""
-        text, other = (self.prompts[name](batch[read_of(name)].values) for name in self.pair)
+        slow: Any = self.terms["slow"]
+        for name, encoder in slow.items():
+            follow(encoder, self.prompts[name], FOLLOWED)
+        read = {name: batch[read_of(name)].values for name in self.pair}
+        text, other = (self.prompts[name](read[name]) for name in self.pair)
+        with torch.no_grad():
+            keys = [
+                slow[name](read[name]) if name in slow else own
+                for name, own in zip(self.pair, (text, other), strict=True)
+            ]
         wrong = batch[WRONG].values
         near = self.prompts["text"](wrong.flatten(0, 1)).unflatten(0, wrong.shape[:2])
-        loss = self.terms["contrast"](text, other, batch.same, near)
+        loss = self.terms["contrast"]((text, other), (keys[0], keys[1]), batch.same, near)
         return {"total": loss, "contrastive": loss.detach()}
 
 

@@ -51,7 +51,7 @@ def untrue_captions(item: SceneExample) -> tuple[str, ...]:
     rng = np.random.default_rng([VERSION, SPLITS[split], int(index), 5])
     looks = [(each.shape, each.color) for each in item.scene.objects]
     found = [each for each in _neighbours(looks) if not set(each) & set(HELD_OUT)]
-    exchanged = [each for each in found if sorted(hue for _, hue in each) == sorted(hue for _, hue in looks)]
+    exchanged = [each for each in found if sum(a != b for a, b in zip(each, looks, strict=True)) == 2]
     chosen = exchanged if exchanged and rng.random() < 0.5 else found
     changed = chosen[rng.integers(len(chosen))]
     objects = tuple(

@@ -192,12 +192,12 @@ def test_the_queue_holds_the_last_pairs_and_forgives_equal_ones():
     """An item whose only rival in the queue is one of its own id has nothing to be told apart from."""
     contrast = Contrast(PromptConfig(vector=4), length=2)
     one, other = (F.normalize(torch.randn(1, 1, 4), dim=-1) for _ in range(2))
-    ids = [torch.tensor([each]) for each in (5, 7, 5)]
-    losses = [contrast(one, other, each).item() for each in ids]
+    pair = (one, other)
+    losses = [contrast(pair, pair, torch.tensor([each])).item() for each in (5, 7, 5)]
     assert losses[0] == 0 and losses[1] > 0
     assert contrast.ids.tolist() == [5, 7] and int(contrast.place) == 1
     contrast.eval()
-    assert contrast(one, other, torch.tensor([9])).item() > losses[2] > 0
+    assert contrast(pair, pair, torch.tensor([9])).item() > losses[2] > 0
     assert contrast.ids.tolist() == [5, 7]
 
 

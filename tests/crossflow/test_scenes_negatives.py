@@ -109,9 +109,8 @@ def test_an_untrue_caption_has_the_form_of_the_true_one_and_one_look_apart():
             assert not set(gained) & set(HELD_OUT)
             exchanges += len(lost) == 2
             if len(lost) == 2:
-                assert [sorted(each) for each in zip(*lost, strict=True)] == [
-                    sorted(e) for e in zip(*gained, strict=True)
-                ]
+                before, after = ([sorted(part) for part in zip(*looks, strict=True)] for looks in (lost, gained))
+                assert before == after
             else:
                 [before], [after] = lost, gained
                 assert sum(a != b for a, b in zip(before, after, strict=True)) == 1

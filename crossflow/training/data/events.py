@@ -30,7 +30,7 @@ from crossflow.training.data.pairs import Pairs, kept
 
 CHUNK = 512
 """Events processed at once."""
-FITTED = 4_000
+FITTED = 2_000
 """Events that a codec is fitted to."""
 
 
