@@ -116,6 +116,7 @@ I3D = EvaluatorWeights(
     source="github.com/universome/stylegan-v, which names www.dropbox.com/s/ge9e5ujwgetktms",
     url="https://www.dropbox.com/s/ge9e5ujwgetktms/i3d_torchscript.pt?dl=1",
     size=51_235_320,
+    licence="Apache-2.0 of I3D; the program states none",
 )
 SOUND_AND_FILM = (PANNS, VGGISH, I3D)
 """What the metrics of sounds and films need; CLAP is a folder of the hub's cache, see ``judges.clap``."""
