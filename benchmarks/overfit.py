@@ -241,8 +241,8 @@ def page(lines: Sequence[str]) -> str:
             "The models are the small recipes of the paper's tasks with networks of the size of the scenes', on images",
             "of 64 pixels a side, or 48 x 64. The loss is that of the tenth step, and the mean of the last five that",
             "were logged. Trivial is the same caption for all, the median of each true depth map, and bicubic",
-            "enlargement. That a model knows what it was shown says that the parts fit, and nothing of how well it",
-            "would learn.",
+            "enlargement. Depth still has the grain of its source after so few steps. That a model knows what it was",
+            "shown says that the parts fit, and nothing of how well it would learn.",
             "",
         )
     )

@@ -34,8 +34,8 @@ class Run:
     and optimiser state over the processes; ``checkpointing`` recomputes activations in the backward pass. Both save
     memory without changing results, so a run may resume with or without them, and on any number of processes.
 
-    Dropout is seeded by (seed, step, first item of the share), so a resumed run has the same. It alone depends on the
-    number of processes: losses are the same for any number without dropout, and the same on average with it.
+    Dropout, and what varies captions, is seeded by (seed, step, first item of the share), so a resumed run has the same.
+    It alone depends on the number of processes: losses are the same for any number without, and on average with it.
     """
 
     def __init__(
