@@ -34,7 +34,7 @@ class Run:
     and optimiser state over the processes; ``checkpointing`` recomputes activations in the backward pass. Both save
     memory without changing results, so a run may resume with or without them, and on any number of processes.
 
-    Dropout, and what varies captions, is seeded by (seed, step, first item of the share), so a resumed run has the same.
+    Dropout, and what varies captions, is seeded by (seed, step, first item of the share), so a resumed run has it too.
     It alone depends on the number of processes: losses are the same for any number without, and on average with it.
     """
 
