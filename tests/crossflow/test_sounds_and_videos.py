@@ -117,7 +117,7 @@ def test_a_film_of_another_form_is_refused(tmp_path):
         assert "pixels (height x width)" in refused(read_video, path, frames=8, size=32)
         write_video(path, FILM[:1])
         assert "it is a still: it has 1 frame;" in refused(read_video, path, frames=8, size=32)
-    assert "Unknown kind of film '.avi'" in refused(read_video, tmp_path / "a.avi", frames=8, size=32)
+    assert "Unknown kind of film '.mov'" in refused(read_video, tmp_path / "a.mov", frames=8, size=32)
     assert "Unknown kind of film '.avi'" in refused(write_video, tmp_path / "a.avi", FILM)
     assert "cannot be read (No such file" in refused(read_video, tmp_path / "no.gif", frames=8, size=32)
 
