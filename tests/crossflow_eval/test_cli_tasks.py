@@ -141,7 +141,7 @@ CHOICE, PARTS = "suite data references", "size text-encoder autoencoder weaker"
     [
         ("t2i", f"{COMMON} {CHOICE} {PARTS} captions also"),
         ("geneval", f"{COMMON} {PARTS} also"),
-        ("caption", f"{COMMON} {CHOICE} reader"),
+        ("caption", f"{COMMON} {CHOICE} reader autoencoder"),
         ("depth", f"{COMMON} {CHOICE} space ensemble"),
         ("sr", f"{COMMON} {CHOICE} also"),
         ("t2a", f"{UNSAMPLED} suite data"),
