@@ -173,7 +173,8 @@ LAYOUTS["pairs"] = open_pairs
 
 
 def _exact(outputs: Sequence[str], targets: Sequence[str]) -> float:
-    return 100 * float(np.mean([made == text.lower() for made, text in zip(outputs, targets, strict=True)]))
+    """CLIP's tokens have no capitals."""
+    return 100 * float(np.mean([a.lower() == b.lower() for a, b in zip(outputs, targets, strict=True)]))
 
 
 def _relative_error(outputs: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> float:
