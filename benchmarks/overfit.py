@@ -75,7 +75,7 @@ def _depth(root: Path) -> TrainConfig:
     model = _sized(recipe, (3, 48, 64), (1, 48, 64), 8, ENCODER)
     model = replace(model, losses=terms, target=DepthConfig(nearest=0.5, farthest=80.0))
     data = replace(_cut(recipe, (48, 64)), layouts=("pairs",))
-    return _short(replace(recipe, model=model, data=data), batch_size=6, steps=200)
+    return _short(replace(recipe, model=model, data=data), batch_size=6, steps=600)
 
 
 def _larger(root: Path) -> TrainConfig:
