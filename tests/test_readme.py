@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from crossflow.cli import app as crossflow
 from crossflow.errors import CrossFlowError
 from crossflow.recipes import CONFIGS
+from crossflow.recipes.anytoany import IN_ORDER
 from crossflow_eval.ablate.ablation import ablation_names
 from crossflow_eval.cli import app as crossflow_eval
 from crossflow_eval.judges.java import find_java
@@ -63,7 +64,7 @@ def test_every_command_named_exists_with_its_options(line):
 def test_every_recipe_and_suite_exists(line):
     words = shlex.split(line)
     if "train" in words:
-        assert words[words.index("train") + 1] in CONFIGS
+        assert words[words.index("train") + 1] in {*CONFIGS, *IN_ORDER}
     if "--suite" in words:
         assert words[words.index("--suite") + 1] in {*suite_names(), *table_names(), *ablation_names()}
 

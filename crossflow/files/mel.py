@@ -8,13 +8,16 @@ tones these bands may be the sum of, and by Griffin and Lim's algorithm (1984) a
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from scipy.optimize import nnls
-from torchaudio.transforms import GriffinLim, MelSpectrogram
 
 from crossflow.errors import CrossFlowError
+
+if TYPE_CHECKING:  # a machine that only trains on images need not have torchaudio
+    from torchaudio.transforms import GriffinLim, MelSpectrogram
 
 RATE = 16_000
 """Samples a second; a sound lasts one second."""
@@ -29,6 +32,8 @@ SEED = 0
 
 @lru_cache
 def _mel() -> MelSpectrogram:
+    from torchaudio.transforms import MelSpectrogram
+
     edge = (WINDOW - HOP) // 2
     return MelSpectrogram(RATE, WINDOW, WINDOW, HOP, pad=edge, center=False, n_mels=BANDS, power=1.0)
 
@@ -42,6 +47,8 @@ def _tones() -> np.ndarray:
 
 @lru_cache
 def _griffin_lim() -> GriffinLim:
+    from torchaudio.transforms import GriffinLim
+
     return GriffinLim(WINDOW, n_iter=32, win_length=WINDOW, hop_length=HOP, power=1.0)
 
 
