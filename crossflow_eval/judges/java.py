@@ -24,7 +24,7 @@ from threading import Lock
 import numpy as np
 
 from crossflow.errors import CrossFlowError
-from crossflow_eval.judges.paraphrases import keep_pairs, phrases_in
+from crossflow_eval.judges.paraphrases import Paraphrases
 
 Align = Callable[[Sequence[str], Sequence[Sequence[str]]], Future[np.ndarray]]
 """Takes a tokenised candidate and its references an image; promises METEOR's statistics, float64 [n 23]."""
@@ -141,8 +141,9 @@ def meteor() -> Iterator[Align]:
     find_java()
     programs = _Programs()
     with readable_jar("meteor/meteor-1.5.jar") as jar, ThreadPoolExecutor(1) as pool:
+        table = pool.submit(Paraphrases.of, jar.parent / "data" / "paraphrase-en.gz")
         try:
-            yield lambda candidates, references: pool.submit(_align, jar, programs, candidates, references)
+            yield lambda candidates, references: pool.submit(_align, jar, programs, table, candidates, references)
         finally:
             programs.end()
 
@@ -174,15 +175,18 @@ class _Programs:
 
 
 def _align(
-    jar: Path, programs: _Programs, candidates: Sequence[str], references: Sequence[Sequence[str]]
+    jar: Path,
+    programs: _Programs,
+    table: Future[Paraphrases],
+    candidates: Sequence[str],
+    references: Sequence[Sequence[str]],
 ) -> np.ndarray:
     with tempfile.TemporaryDirectory() as name:
-        table = Path(name) / "paraphrases.gz"
+        said = Path(name) / "paraphrases.gz"
         captions = {each for texts in (candidates, *references) for each in texts}
         plain = set(filter(_PLAIN.fullmatch, captions))
-        phrases = phrases_in(plain | set(_normalized(jar, programs, sorted(captions - plain))))
-        keep_pairs(jar.parent / "data" / "paraphrase-en.gz", phrases, table)
-        options = (_QUICK, "-Xmx4G", "-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm", "-a", str(table))
+        table.result().write([*plain, *_normalized(jar, programs, sorted(captions - plain))], said)
+        options = (_QUICK, "-Xmx4G", "-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm", "-a", str(said))
 
         def align(part: slice) -> np.ndarray:
             questions = [
