@@ -14,7 +14,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise
@@ -41,7 +41,9 @@ JAVASCRIPT_UNTIL = 14
 JAVASCRIPT = "nashorn-core"
 """The engine that later versions can be given, as a jar."""
 
-_OPTIONS = ("-Duser.language=en", "-Duser.country=US", "-Dfile.encoding=UTF-8", "-XX:+UseSerialGC")
+_ENCODINGS = ("-Dfile.encoding=UTF-8", "-Dstdout.encoding=UTF-8")
+"""The second one is what Java prints in since version 19."""
+_OPTIONS = ("-Duser.language=en", "-Duser.country=US", *_ENCODINGS, "-XX:+UseSerialGC")
 _QUICK = "-XX:TieredStopAtLevel=1"
 """For programs that run for seconds, in which the second compiler takes longer than it saves."""
 _REFLECTED = ("java.lang", "java.util", "java.math", "java.net", "java.text", "java.util.concurrent")
@@ -133,10 +135,10 @@ def _without_punctuation(line: str) -> str:
 def meteor() -> Iterator[Align]:
     """METEOR 1.5's aligner: a function that aligns in the background while other work goes on.
 
-    It runs a program a core, each on a part of the captions and on those paraphrases alone that can match
-    (:mod:`crossflow_eval.judges.paraphrases`). One takes 1 GB at most; captions of 10,000 words may take it to 4 GB.
-    All end with the block, whatever happens inside. Raises CrossFlowError for no Java; what is promised raises it where
-    a program died.
+    It runs a program a core, each on a part of the captions, which are normalised once, and on those paraphrases alone
+    that can match (:mod:`crossflow_eval.judges.paraphrases`). One takes 1 GB at most; captions of 10,000 words may take
+    it to 4 GB. All end with the block, whatever happens inside. Raises CrossFlowError for no Java; what is promised
+    raises it where a program died.
     """
     find_java()
     programs = _Programs()
@@ -183,14 +185,13 @@ def _align(
 ) -> np.ndarray:
     with tempfile.TemporaryDirectory() as name:
         said = Path(name) / "paraphrases.gz"
-        captions = {each for texts in (candidates, *references) for each in texts}
-        plain = set(filter(_PLAIN.fullmatch, captions))
-        table.result().write([*plain, *_normalized(jar, programs, sorted(captions - plain))], said)
-        options = (_QUICK, "-Xmx4G", "-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm", "-a", str(said))
+        captions = _normalized(jar, programs, {each for texts in (candidates, *references) for each in texts})
+        table.result().write(captions.values(), said)
+        options = (_QUICK, "-Xmx4G", "-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-lower", "-a", str(said))
 
         def align(part: slice) -> np.ndarray:
             questions = [
-                " ||| ".join(("SCORE", *several, candidate)) + "\n"
+                " ||| ".join(("SCORE", *(captions[each] for each in (*several, candidate)))) + "\n"
                 for candidate, several in zip(candidates[part], references[part], strict=True)
             ]
             answers, errors, code = programs.run(options, "".join(questions))
@@ -204,15 +205,17 @@ def _align(
             return np.concatenate(list(pool.map(align, parts)))
 
 
-def _normalized(jar: Path, programs: _Programs, captions: Sequence[str]) -> list[str]:
-    """The captions as METEOR reads them; none of them costs no program."""
-    if not captions:
-        return []
-    normalizer = (_QUICK, "-cp", str(jar), "edu.cmu.meteor.util.Normalizer", "en", "true")
-    answers, errors, code = programs.run(normalizer, "".join(f"{caption}\n" for caption in captions))
-    if code:
-        raise _death("METEOR", code, errors)
-    return answers.decode().splitlines()
+def _normalized(jar: Path, programs: _Programs, captions: Set[str]) -> dict[str, str]:
+    """Each caption as METEOR's option ``-norm`` lets it be read; where all are plain that costs no program."""
+    found = {caption: caption for caption in captions if _PLAIN.fullmatch(caption)}
+    if rest := sorted(captions - found.keys()):
+        normalizer = (_QUICK, "-cp", str(jar), "edu.cmu.meteor.util.Normalizer", "en", "true")
+        answers, errors, code = programs.run(normalizer, "".join(f"{caption}\n" for caption in rest))
+        lines = answers.decode().split("\n")
+        if code or len(lines) != len(rest) + 1:
+            raise _death("METEOR", code, errors)
+        found |= zip(rest, lines[:-1], strict=True)
+    return found
 
 
 def _parts(n: int) -> list[slice]:

@@ -114,7 +114,32 @@ def test_meteor_reads_plain_captions_as_they_are() -> None:
     captions = [*filter(java._PLAIN.fullmatch, sorted(phrases)), "mr t no 5", "u s a", "1st 2nd", "i d e g 9 000"]
     assert len(captions) > 5000
     with java.readable_jar("meteor/meteor-1.5.jar") as jar:
-        assert java._normalized(jar, java._Programs(), captions) == captions
+        normalizer = ("-cp", str(jar), "edu.cmu.meteor.util.Normalizer", "en", "true")
+        answers, _, _ = java._Programs().run(normalizer, "".join(f"{caption}\n" for caption in captions))
+    assert answers.decode().splitlines() == captions
+
+
+@needs_java
+def test_meteor_reads_other_captions_normalised_as_its_own_option_does(tmp_path, monkeypatch) -> None:
+    """Also where a character of theirs ends lines elsewhere. Oracle: METEOR with ``-norm``, both with a small table."""
+    table = tmp_path / "table.gz"
+    table.write_bytes(gzip.compress("1\nman - made\ncaf\u00e9\n".encode()))
+    small = java.Paraphrases.read(table)
+    monkeypatch.setattr(java.Paraphrases, "of", lambda path: small)
+    captions = [
+        "it 's a dog\x85 at no. 5",
+        "a man-made e.g. \u201ccaf\u00e9\u201d & co .",
+        "the dog -lrb- it 's -rrb- u.s. 's",
+        "",
+    ]
+    references = [captions, captions[::-1], ["a d.o.g", "caf\u00e9"], ["one"]]
+    questions = [" ||| ".join(("SCORE", *each, caption)) for caption, each in zip(captions, references, strict=True)]
+    with java.readable_jar("meteor/meteor-1.5.jar") as jar:
+        options = ("-Xmx4G", "-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm", "-a", str(table))
+        answers, _, _ = java._Programs().run(options, "".join(f"{each}\n" for each in questions))
+    with java.meteor() as align:
+        counts = align(captions, references).result()
+    assert counts.tolist() == [[float(each) for each in line.split()] for line in answers.decode().splitlines()]
 
 
 @pytest.mark.slow
