@@ -1,9 +1,9 @@
 """Caption scores against pycocoevalcap: ``python -m benchmarks.captions [--captions captions_val2017.json]``.
 
 Writes results/benchmarks/captions.md. Both sides run in one process and in the Java programs it starts, taking turns;
-times are CPU seconds of all of them, medians of the rounds; with METEOR once a side. The candidate of an image is its
-first caption, the references are its first five. Without a file, captions are drawn: a vocabulary of 10,000 words after
-Zipf, ten words a caption on average.
+times are CPU seconds of all of them, medians of the rounds; with METEOR on the clock too. The candidate of an image is
+its first caption, the references are its first five. Without a file, captions are drawn: a vocabulary of 10,000 words
+after Zipf, ten words a caption on average.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from threadpoolctl import threadpool_limits
 
 from crossflow_eval.environment import hardware
 from crossflow_eval.judges import java
+from crossflow_eval.judges.paraphrases import Paraphrases
 from crossflow_eval.metrics.caption import CaptionScores
 from crossflow_eval.metrics.ngrams import Corpus, bleu, bleu_statistics, cider_d, count_ngrams
 from crossflow_eval.metrics.rouge import rouge_l
@@ -154,6 +155,7 @@ def measure(images: Sequence[Texts], rounds: int, whole: int) -> list[str]:
     """
     sides = {"theirs": Theirs(images), "ours": Ours(images)}
     lines: list[str] = []
+    Paraphrases.of(java.find_jar("meteor/data/paraphrase-en.gz"))
     for step, label in STEPS.items():
         spent: Mapping[str, list[tuple[float, float]]] = {name: [] for name in sides}
         found: dict[str, Scores] = {}
@@ -184,8 +186,9 @@ def report(lines: list[str], command: str, images: int, source: str) -> str:
             "",
             f"`{command}`; {hardware()}; {versions}. {images:,} images of {source}, {REFERENCES} references each.",
             "CPU seconds of Python and Java together, in the last row seconds on the clock; medians, the sides taking",
-            "turns. The last three rows start from the captions, the others from tokens. The last two have METEOR,",
-            "which ours runs beside the rest, on every core, and on those paraphrases alone that can match. The",
+            f"turns; load average {os.getloadavg()[1]:.1f} when they ended. The last three rows start from the",
+            "captions, the others from tokens. The last two have METEOR, which ours runs beside the rest, on every",
+            "core, and on those paraphrases alone that can match; their index, made once a machine, was there. The",
             f"difference is the largest of any caption's score. A Java program took up to {memory:.1f} GB.",
             "",
             "| step | pycocoevalcap | ours | ratio | difference |",
