@@ -180,10 +180,11 @@ def read_depth_folder(folder: Path, png_scale: float) -> ImageFolder:
     if left := listing.left():
         _log.info("%s", left)
     digest = hashlib.sha256(f"png scale {png_scale}\n".encode())
-    for stem, (content_sha256, _) in zip(maps, checked, strict=True):
+    contents = {stem: content_sha256 for stem, (content_sha256, _) in zip(maps, checked, strict=True)}
+    for stem, content_sha256 in contents.items():
         digest.update(f"{stem}\0{content_sha256}\n".encode())
     kinds = {stem: path.suffix.lower().lstrip(".").upper() for stem, path in maps.items()}
-    return ImageFolder(files=maps, formats=kinds, sha256=digest.hexdigest())
+    return ImageFolder(files=maps, formats=kinds, contents=contents, sha256=digest.hexdigest())
 
 
 def _check(path: Path, png_scale: float) -> tuple[str, str]:

@@ -24,6 +24,7 @@ from PIL import Image
 from crossflow.errors import CrossFlowError, first_few
 from crossflow.files import captions as caption_files
 from crossflow.files import images as image_files
+from crossflow.files.hashes import file_sha256
 from crossflow.files.images import SUFFIXES, UnreadableImage, why_unreadable
 from crossflow.files.listing import list_folder
 from crossflow.files.names import composed
@@ -46,11 +47,22 @@ class Captions:
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """The images of a folder, all decodable. ``files`` and ``formats`` go by key: the file's stem, or its path."""
+    """The images of a folder, all decodable; the same of depth maps.
+
+    ``files``, their ``formats`` and the sha256 of their contents go by key: the file's stem, or its path.
+    """
 
     files: Mapping[str, Path]
     formats: Mapping[str, str]
+    contents: Mapping[str, str]
     sha256: str
+
+    def check_unchanged(self, key: str) -> None:
+        """Raise CrossFlowError where a file is no longer what was found: its numbers would stand under this sha256."""
+        if file_sha256(self.files[key]) != self.contents[key]:
+            raise CrossFlowError(
+                f"{self.files[key]} changed while it was read; measure again when its folder is still."
+            )
 
 
 def decode_image(content: bytes) -> tuple[np.ndarray, str]:
@@ -95,11 +107,12 @@ def read_folder(folder: Path, by: Literal["stem", "path"] = "stem", *, say: bool
             len(files),
             folder,
         )
+    contents = {key: content_sha256 for key, (content_sha256, *_) in zip(files, checked, strict=True)}
     digest = hashlib.sha256()
-    for key, (content_sha256, *_) in zip(files, checked, strict=True):
+    for key, content_sha256 in contents.items():
         digest.update(f"{key}\0{content_sha256}\n".encode())
     formats = {key: kind for key, (_, kind, _) in zip(files, checked, strict=True)}
-    return ImageFolder(files=files, formats=formats, sha256=digest.hexdigest())
+    return ImageFolder(files=files, formats=formats, contents=contents, sha256=digest.hexdigest())
 
 
 def _check(path: Path) -> tuple[str, str, str]:

@@ -75,7 +75,7 @@ class FeatureMetric(OnFeatures):
         n, least = sum(map(len, self._features)), self.least
         if n < least:
             raise CrossFlowError(
-                f"{', '.join(self.higher_is_better)}: {least} outputs are needed, got {n}; raise --limit."
+                f"{', '.join(self.higher_is_better)}: {least} outputs are needed, got {n}; measure more of them."
             )
         if self.statistic.fitted is not None:
             warning = rank_warning("outputs", self.statistic.fitted(n), self.extractor.dim)

@@ -92,7 +92,9 @@ class KeptFeatures:
         return np.concatenate([empty, *self._chunks]) if self._running is None else None
 
     def moments(self) -> Moments:
-        """Their mean and covariance. Raises ValueError for fewer than two."""
+        """Their mean and covariance. Raises CrossFlowError for fewer than two."""
+        if self.n < 2:
+            raise CrossFlowError(f"A distance between sets needs two images a side or more, got {self.n}; give more.")
         if self._running is not None:
             return Moments.of_covariance(self._running.mean, self._running.covariance)
         return Moments.of_features(np.concatenate(self._chunks))
@@ -151,7 +153,7 @@ class FID(OnFeatures):
     def compute(self) -> dict[str, Value]:
         """The distance, with its jackknife interval. Raises CrossFlowError for fewer than two outputs."""
         if self._kept.n < 2:
-            raise CrossFlowError(f"FID needs at least two outputs, got {self._kept.n}; raise --limit.")
+            raise CrossFlowError(f"FID needs at least two outputs, got {self._kept.n}; measure more of them.")
         target, references = self.reference()
         self.protocol = {
             **self.protocol,

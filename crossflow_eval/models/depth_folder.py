@@ -39,4 +39,6 @@ class DepthFolderModel(FolderModel):
         key = self._key(example_id, index)
         if key is None:
             raise CrossFlowError(f"The folder {self.folder} holds no depth map for {example_id}.")
-        return read_prediction(self.images.files[key], self._png_scale)
+        depth = read_prediction(self.images.files[key], self._png_scale)
+        self.images.check_unchanged(key)
+        return depth

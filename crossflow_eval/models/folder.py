@@ -29,11 +29,16 @@ class FolderModel:
         }
 
     def read(self, example_id: str, index: int) -> np.ndarray:
-        """Return the ``index``-th image of an example as uint8 [h w 3]. Raises CrossFlowError where there is none."""
+        """Return the ``index``-th image of an example as uint8 [h w 3]. Raises CrossFlowError where there is none.
+
+        So it does where the file is no longer what was found.
+        """
         key = self._key(example_id, index)
         if key is None:
             raise CrossFlowError(f"The folder {self.folder} holds no image for {example_id}.")
-        return read_image(self.images.files[key])
+        image = read_image(self.images.files[key])
+        self.images.check_unchanged(key)
+        return image
 
     def check(self, needed: Sequence[Example], known: Sequence[Example], outputs_per_example: int) -> None:
         """Check that every needed output is there, and that every image belongs to one of the ``known`` examples.

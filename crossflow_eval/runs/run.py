@@ -291,11 +291,13 @@ def score(
     ``again``. Outputs are read from disk batch by batch, so memory does not grow with their number.
 
     Raises:
-        CrossFlowError: missing or unreadable outputs, with their count and the first names; a full disk.
+        CrossFlowError: missing or unreadable outputs, with their count and the first names; examples whose files
+            changed meanwhile; a full disk.
     """
     started = time.monotonic()
     jobs = list_jobs(suite, examples, settings)
-    data, machine = Examples.of(examples).sha256, environment()
+    examples = Examples.of(examples)
+    data, machine = examples.sha256, environment()
     done = None if again else store.result()
     same = done is not None and done.data_sha256 == data and done.environment == machine and _is_clean(machine)
     asked = {name: metric.protocol for name, metric in metrics.items()}
@@ -315,6 +317,7 @@ def score(
     for name, metric in metrics.items():
         if isinstance(metric, LateRows):
             _merge(name, rows, metric.rows())
+    examples.check_unchanged()
     result = Result(
         settings=settings,
         protocol={name: dict(metric.protocol) for name, metric in metrics.items()},

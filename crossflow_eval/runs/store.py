@@ -69,6 +69,13 @@ class Examples(tuple[Example, ...]):
         """The name of a run's data: sha256 over these lines."""
         return hashlib.sha256(self.lines).hexdigest()
 
+    def check_unchanged(self) -> None:
+        """Raise CrossFlowError where their files are no longer those of the record; each is read once more."""
+        if Examples(self).lines != self.lines:
+            raise CrossFlowError(
+                "The files of the examples changed while they were read; run the command again when they are still."
+            )
+
 
 @dataclass(frozen=True)
 class Job:

@@ -117,6 +117,7 @@ def read_official(folder: Path) -> ImageFolder:
         )
     paths: dict[str, Path] = {}
     formats: dict[str, str] = {}
+    contents: dict[str, str] = {}
     digest = hashlib.sha256()
     for place in places:
         images = read_folder(place / "samples")
@@ -125,9 +126,10 @@ def read_official(folder: Path) -> ImageFolder:
                 f"{len(odd)} images in {place / 'samples'} are not named by a number: {first_few(odd)}."
             )
         for k, stem in enumerate(sorted(images.files, key=int)):
-            paths[f"{place.name}-{k}"], formats[f"{place.name}-{k}"] = images.files[stem], images.formats[stem]
+            key = f"{place.name}-{k}"
+            paths[key], formats[key], contents[key] = images.files[stem], images.formats[stem], images.contents[stem]
         digest.update(f"{place.name}\0{images.sha256}\n".encode())
-    return ImageFolder(files=paths, formats=formats, sha256=digest.hexdigest())
+    return ImageFolder(files=paths, formats=formats, contents=contents, sha256=digest.hexdigest())
 
 
 def _metadata_problem(path: Path, specification: Any) -> str:

@@ -17,7 +17,7 @@ published one. What a number lacks is said by file (``Absent``), and measured by
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -188,24 +188,28 @@ def _needed(root: Path | None, name: str) -> Path:
     return root
 
 
-def _of_images(root: Path | None, name: str) -> dict[str, Callable[[], Metric]]:
+def _of_images(
+    root: Path | None, name: str, opened: Callable[[Path], ImageReferences]
+) -> dict[str, Callable[[], Metric]]:
     """FID and its kin against the references in ``root``."""
-    references = None if root is None else ImageReferences(root)
 
     def made(kind: str) -> Metric:
-        _needed(root, name)
-        return getattr(references, kind)()
+        return getattr(opened(_needed(root, name)), kind)()
 
     return {kind: partial(made, kind) for kind in ("fid", "fd_efficientnet", "kd_efficientnet")}
 
 
 def images(root: Path | None, captions: Path | None = None, *, captioned: bool = False) -> Suite:
-    """Images against references; with ``captions`` also against these. The examples are those of the folder."""
+    """Images against references; with ``captions`` also against these. The examples are those of the folder.
+
+    The references whose sha256 the examples bear are those that are measured against: they are opened once.
+    """
+    opened = cache(ImageReferences)
     name = "own-images-captioned" if captioned else "own-images"
 
     def fitted(model: object) -> Suite:
         def examples(root: Path | None) -> Sequence[Example]:
-            tags = {"references": ImageReferences(_needed(root, name)).sha256}
+            tags = {"references": opened(_needed(root, name)).sha256}
             if captions is None and not isinstance(model, FolderModel):
                 raise CrossFlowError("A model makes images of prompts: give --captions too, or --model folder.")
             if captions is None:
@@ -228,12 +232,12 @@ def images(root: Path | None, captions: Path | None = None, *, captioned: bool =
         examples=lambda root: [],
         metrics={
             "image_statistics": ImageStatistics,
-            **_of_images(root, name),
+            **_of_images(root, name, opened),
             **(clip_scores() if captioned else {}),
         },
         root="references",
         fitted=fitted,
-        real=None if root is None else ImageReferences(root).each,
+        real=None if root is None else lambda: opened(root).each(),
         captioned=None if captioned else lambda file: images(root, file, captioned=True),
     )
     return suite
@@ -267,7 +271,10 @@ def sr(root: Path | None) -> Suite:
         examples=examples,
         metrics={
             "restoration": Restoration,
-            **{kind: partial(_of_several, make) for kind, make in _of_images(root, "own-sr").items()},
+            **{
+                kind: partial(_of_several, make)
+                for kind, make in _of_images(root, "own-sr", cache(ImageReferences)).items()
+            },
         },
         root="references",
     )
