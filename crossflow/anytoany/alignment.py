@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from crossflow.anytoany.diffuser import Diffuser, Through
 from crossflow.anytoany.environment import Connections, Environment, EnvironmentConfig
@@ -196,16 +196,3 @@ def learning(pairs: Sequence[tuple[str, str]], index: int) -> tuple[str, ...]:
             f"The pair {' and '.join(pairs[index])} has nothing to learn: earlier pairs aligned both; leave it out."
         )
     return new
-
-
-def freeze_but(parts: Mapping[str, Part], names: Sequence[str]) -> list[nn.Parameter]:
-    """Let only the environments and connections of ``names`` learn, and return their parameters."""
-    learn: list[nn.Parameter] = []
-    for name, part in parts.items():
-        for module in (part.diffuser, part.environment, part.connections):
-            if module is None:
-                continue
-            learns = name in names and module is not part.diffuser
-            module.requires_grad_(learns)
-            learn += list(module.parameters()) if learns else []
-    return learn

@@ -68,14 +68,14 @@ def mixed(
 ) -> Float[Tensor, "b *dims"]:
     """A convex mix of prompt vectors, by default their mean; weights are normalised, and the result is not, as CoDi's.
 
-    CrossFlowError for weights that are negative, not finite, or all 0.
+    CrossFlowError for weights that are negative or all 0, or whose sum is not finite.
     """
     weights = [1.0] * len(vectors) if weights is None else weights
-    if not all(math.isfinite(each) and each >= 0 for each in weights) or not sum(weights) > 0:
+    whole = sum(weights)
+    if not (all(each >= 0 for each in weights) and 0 < whole < math.inf):
         raise CrossFlowError(
             f"The weights of the prompts are {', '.join(f'{each:g}' for each in weights) or 'none'}; they must be "
-            "finite numbers of at least 0, one of them above 0."
+            "numbers of at least 0, with a finite sum above 0."
         )
-    whole = sum(weights)
     terms = [weight / whole * each for weight, each in zip(weights, vectors, strict=True) if weight]
     return torch.stack(terms).sum(0)

@@ -23,9 +23,8 @@ from crossflow.anytoany.rivals import DirectConfig
 from crossflow.errors import CrossFlowError, named
 from crossflow.files.tensors import read_header, read_tensors
 from crossflow.modalities import TargetConfig
-from crossflow.model.checkpoint import FORMAT, VERSION, check_tensors, config_from_json, shipped
+from crossflow.model.checkpoint import VERSION, check_tensors, config_from_json, is_system, shipped
 
-KIND = "any-to-any"
 PARTS = {"coded": "codec", "prompted": "prompt encoder", "diffused": "diffuser", "aligned": "environment encoder"}
 """The parts of a modality by the field of the config that says who has them."""
 
@@ -147,16 +146,12 @@ class AnyToAny(nn.Module):
     def latents(self, name: str, raw: Sequence[Any]) -> Float[Tensor, "b c h w"]:
         """Raw values of one modality as latents."""
         codec = self.codec(name)
-        return codec.reach(codec.values(codec.prepare(raw)), None).latents
+        return codec.reach(codec.values(self._here(codec.prepare(raw))), None).latents
 
     def read(self, name: str, raw: Sequence[Any]) -> Shaped[Tensor, "b *dims"]:
         """Raw values as their prompt encoder reads them: token ids of a text, or latents."""
         self.config.needing("prompted", [name])
-        return self.codec(name).prepare(raw) if self.prompts[name].words else self.latents(name, raw)
-
-    def prompt(self, name: str, raw: Sequence[Any]) -> Float[Tensor, "b k d"]:
-        """The prompt vectors of raw values."""
-        return self.prompts[name](self.read(name, raw))
+        return self._here(self.codec(name).prepare(raw)) if self.prompts[name].words else self.latents(name, raw)
 
     def parts(self, names: Sequence[str]) -> dict[str, Part]:
         """The networks that generate these modalities; CrossFlowError for one that has no diffuser."""
@@ -171,11 +166,9 @@ class AnyToAny(nn.Module):
             for name, connected in zip(names, aligned, strict=True)
         }
 
-
-def is_system(header: Mapping[str, Any]) -> bool:
-    """Whether the header of a checkpoint is that of an any-to-any system."""
-    config = header.get("config")
-    return header.get("format") == FORMAT and isinstance(config, Mapping) and config.get("kind") == KIND
+    def _here(self, values: Tensor) -> Tensor:
+        """On the device of the weights."""
+        return values.to(next(self.parameters()).device)
 
 
 def system_config(path: Path) -> AnyToAnyConfig:

@@ -56,7 +56,7 @@ def generate(
         from crossflow.errors import Notice
         from crossflow.files.locks import writing_in
         from crossflow.files.seeds import check_seed
-        from crossflow.files.writing import refuse_existing, replacing, write_whole
+        from crossflow.files.writing import refuse_existing, write_whole
         from crossflow.sampling.any_to_any import AnyToAnySampler
         from crossflow.sampling.media import read_value, writers
 
@@ -69,17 +69,16 @@ def generate(
             item: dict[str, list[Any]] = {}
             for name, value in inputs:
                 item.setdefault(name, []).append(read_value(name, value, sampler.shape(name)))
-            [outputs] = sampler.generate(
-                [item],
-                wanted,
-                [seed],
-                mix=_weights(mix.split(",")) if mix else None,
-                guidance_scale=guidance_scale,
-                steps=steps,
-                context=context,
-                method=method,
-            )
-            if method in ("together", "in-turn") and (cosine := sampler.agreement(item)) < 0:
+            weights = _weights(mix.split(",")) if mix else {}
+            settings: dict[str, Any] = {
+                "guidance_scale": guidance_scale,
+                "steps": steps,
+                "context": context,
+                "method": method,
+            }
+            [outputs] = sampler.generate([item], wanted, [seed], mix=weights, **settings)
+            heard = {name: values for name, values in item.items() if weights.get(name, 1)}
+            if method in ("together", "in-turn") and (cosine := sampler.agreement(heard)) < 0:
                 warnings.warn(
                     f"Two inputs contradict each other (the cosine of their prompts is {cosine:.2f}), and what is "
                     "made lies between them: lean on one by --mix.",
@@ -91,13 +90,13 @@ def generate(
                     write_whole(out / f"{name}{suffix}", content(outputs[name]))
             row = {
                 "from": [list(each) for each in inputs],
+                "to": wanted,
                 "mix": mix,
-                "method": method,
                 "seed": seed,
+                **settings,
                 **sampler.identity,
             }
-            with replacing(out / "outputs.jsonl") as temporary:
-                temporary.write_text(f"{json.dumps(row | {'to': wanted})}\n", encoding="utf-8")
+            write_whole(out / "outputs.jsonl", f"{json.dumps(row)}\n".encode())
         for name in wanted:
             typer.echo(outputs[name] if isinstance(outputs[name], str) else out / f"{name}{next(iter(writers(name)))}")
 
@@ -118,6 +117,8 @@ def _weights(given: Sequence[str]) -> dict[str, float]:
 
     weights: dict[str, float] = {}
     for name, value in (_named(each, "--mix", "weights as text=2,audio=1") for each in given):
+        if name in weights:
+            raise CrossFlowError(f"--mix gives {name} two weights: give one, which all inputs of {name} share.")
         try:
             weights[name] = float(value)
         except ValueError as error:

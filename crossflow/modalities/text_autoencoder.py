@@ -163,9 +163,13 @@ class Words:
         for row, caption in zip(tokens, captions, strict=True):
             words = _WORD.findall(caption.lower())
             if unknown := [word for word in words if word not in known]:
-                raise CrossFlowError(f"The word {unknown[0]!r} is not in this model's vocabulary of {len(known)}.")
+                raise CrossFlowError(
+                    f"The word {unknown[0]!r} is not in this model's vocabulary of {len(known)}: say it in other words."
+                )
             if len(words) > len(row):
-                raise CrossFlowError(f"A caption has {len(words)} words, and this model's have at most {len(row)}.")
+                raise CrossFlowError(
+                    f"A caption has {len(words)} words, and this model's have at most {len(row)}: shorten it."
+                )
             row[: len(words)] = torch.tensor([known[word] for word in words])
         return tokens
 

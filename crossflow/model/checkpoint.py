@@ -109,7 +109,8 @@ def describe(path: Path) -> dict[str, Any]:
     """A checkpoint as plain JSON: the header of one of ours, the inferred config of a released one."""
     header, tensors = _tensors(path)
     if "format" in header:
-        model_config(header, path)
+        if not is_system(header):
+            model_config(header, path)
     else:
         model, _, dropped = _released(path, tensors)
         header = {"format": "released", "config": asdict(model.config), "needed in training only": len(dropped)}
@@ -240,10 +241,20 @@ def _blank(config: ModelConfig, path: str | Path) -> FlowModel:
         return config.build(training=False)
 
 
+def is_system(header: Mapping[str, Any]) -> bool:
+    """Whether the header of a checkpoint is that of an any-to-any system, which ``crossflow.anytoany.system`` reads."""
+    config = header.get("config")
+    return header.get("format") == FORMAT and isinstance(config, Mapping) and config.get("kind") == "any-to-any"
+
+
 def model_config(header: Mapping[str, Any], path: str | Path) -> ModelConfig:
     """The config in a checkpoint's header; CrossFlowError if it is not one of ours, or of an unknown version."""
     if header.get("format") != FORMAT or "config" not in header:
         raise CrossFlowError(f"{path} is a safetensors file, but not of a CrossFlow model: its header does not say so.")
+    if is_system(header):
+        raise CrossFlowError(
+            f"{path} is an any-to-any system, and not one model: give it to crossflow generate or crossflow-eval any."
+        )
     if header.get("version") not in (FIRST, VERSION):
         raise CrossFlowError(
             f"{path} is of format version {header.get('version')}, and this program reads {FIRST} and {VERSION}: "

@@ -8,7 +8,7 @@ from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from crossflow.anytoany.alignment import AlignmentConfig, Context, Merge
@@ -96,7 +96,7 @@ class AnyToAnySampler:
 
         CrossFlowError for a modality that the system was not trained for, and for an input that is no value of its own.
         """
-        alignment, own = self._wiring(context, merge), named("method", method, METHODS)
+        alignment, own = self.wiring(context, merge), named("method", method, METHODS)
         makes, reads = self.able(own)
         self._check_names(wanted, makes, "make")
         if not wanted or len(set(wanted)) < len(wanted):
@@ -154,7 +154,8 @@ class AnyToAnySampler:
         vectors = torch.cat([self._vectors(name, values) for name, values in item.items()]).flatten(1)
         return float(torch.nn.functional.cosine_similarity(vectors[:, None], vectors[None], dim=-1).min())
 
-    def _wiring(self, context: str | None, merge: str | None) -> AlignmentConfig:
+    def wiring(self, context: str | None = None, merge: str | None = None) -> AlignmentConfig:
+        """How outputs see one another, None as trained; CrossFlowError for a context or merge that there is not."""
         own = self.system.config.alignment
         contexts: dict[str, Context] = {each: each for each in get_args(Context)}
         merges: dict[str, Merge] = {each: each for each in get_args(Merge)}
@@ -212,7 +213,7 @@ class AnyToAnySampler:
         return torch.cat(mixes)
 
     def _vectors(self, name: str, values: Sequence[Any]) -> Float[Tensor, "b k d"]:
-        return self.system.prompts[name](self._placed(self.system.read(name, values)))
+        return self.system.prompts[name](self._code(name, self.system.read(name, values)))
 
     def _told(self, names: Sequence[str]) -> dict[str, Callable[[Tensor], Tensor]]:
         """What turns latents into prompt vectors: they are decoded, and read as any input is."""
@@ -256,10 +257,16 @@ class AnyToAnySampler:
 
     def _wide(self, name: str, values: Sequence[Any], shape: tuple[int, int, int]) -> Float[Tensor, "b c h w"]:
         """The latents of raw values, padded to a rival's ``shape``."""
-        return padded(self._placed(self.system.latents(name, values)), shape[0])
+        return padded(self._code(name, self.system.latents(name, values)), shape[0])
 
     def _narrow(self, name: str, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k h w"]:
         return padded(latents, self.system.config.member(name).shape[0])
+
+    def _code(self, name: str, code: Shaped[Tensor, "b *dims"]) -> Shaped[Tensor, "b *dims"]:
+        """What the networks read of values; CrossFlowError for values that are infinite, or as good as that."""
+        if not code.isfinite().all():
+            raise CrossFlowError(f"An input of {name} has numbers that are infinite or too large: give ordinary ones.")
+        return self._placed(code)
 
     def _placed(self, values: Tensor) -> Tensor:
         return values.to(self.device, self.dtype if values.is_floating_point() else values.dtype)
@@ -272,4 +279,6 @@ class AnyToAnySampler:
         return torch.zeros(1, *self.system.config.member(name).shape, device=self.device, dtype=self.dtype)
 
     def _decoded(self, name: str, latents: Float[Tensor, "b c h w"]) -> list[Any]:
+        if not latents.isfinite().all():
+            raise CrossFlowError(f"The {name} ended in numbers that are not finite: sample with less guidance.")
         return raw_values(cast(Decoder, self.system.codec(name)).decode(latents))

@@ -17,6 +17,7 @@ from crossflow.files.images import read_image
 from crossflow.files.mel import RATE, log_mel, wave_of
 from crossflow.files.names import shown
 from crossflow.files.sounds import encode_wav, read_wav
+from crossflow.files.videos import READERS as FILMS
 from crossflow.files.videos import encode_gif, encode_mp4, encode_webp, read_video
 from crossflow.modalities.depth import grey
 from crossflow.sampling.samples import png
@@ -71,7 +72,7 @@ READERS: Mapping[str, Mapping[str, Callable[[Path, Shape], Any]]] = {
     "image": dict.fromkeys((".png", ".jpg", ".jpeg", ".webp", ".bmp"), _image),
     "depth": {".npy": _array},
     "audio": {".wav": _sound, ".npy": _array},
-    "video": {**dict.fromkeys((".webp", ".gif", ".mp4"), _film), ".npy": _array},
+    "video": {**dict.fromkeys(FILMS, _film), ".npy": _array},
 }
 """By modality and suffix. Depth is in metres; a sound is read as its log-mel spectrogram."""
 

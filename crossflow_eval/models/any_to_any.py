@@ -7,7 +7,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from crossflow.errors import CrossFlowError
+from crossflow.errors import CrossFlowError, named
 from crossflow.files.devices import own_device
 from crossflow_eval.models.crossflow import check_sampling
 from crossflow_eval.types import Ask, Outputs
@@ -37,9 +37,11 @@ class CrossFlowAny:
         if checkpoint is None:
             raise CrossFlowError("No model of any to any is shipped: give the file of one as --ckpt.")
         where = own_device(device)
-        from crossflow.sampling.any_to_any import AnyToAnySampler
+        from crossflow.sampling.any_to_any import METHODS, AnyToAnySampler
 
+        named("method", method or "together", METHODS)
         self._sampler = AnyToAnySampler.from_checkpoint(checkpoint, where, precision)
+        self._sampler.wiring(context, merge)
         self._options: Mapping[str, Any] = {
             "steps": steps,
             "guidance_scale": guidance_scale,

@@ -102,8 +102,13 @@ def test_settings_are_the_diffusers_own_unless_given(sampler):
         ({"text": [" "]}, ["image"], {}, "give words"),
         ({"image": [IMAGE[:16]]}, ["audio"], {}, r"uint8 \[16, 32, 3\], and this system reads uint8 \[32, 32, 3\]"),
         ({"audio": [SOUND * np.nan]}, ["image"], {}, "without NaN"),
+        ({"audio": [SOUND + np.float32(np.inf)]}, ["image"], {}, "An input of audio has numbers that are infinite"),
+        ({"text": ["a xyzzy"]}, ["image"], {}, "The word 'xyzzy' is not in this model's .* in other words"),
+        ({"text": ["a ball " * 3]}, ["image"], {}, "A caption has 6 words, and this model's have at most 4: shorten"),
+        ({"text": ["a ball"]}, ["image", "audio"], {"guidance_scale": 1e308}, "numbers that are not finite"),
         ({"text": ["a ball"]}, ["image"], {"mix": {"text": 0.0}}, "weights of the prompts are 0"),
         ({"text": ["a ball"]}, ["image"], {"mix": {"text": -1.0}}, "weights of the prompts are -1"),
+        ({"text": ["a ball"], "audio": [SOUND]}, ["image"], {"mix": {"text": 1e308, "audio": 1e308}}, "a finite sum"),
         ({"text": ["a ball"]}, ["image"], {"mix": {"audio": 1.0}}, "no audio among the inputs"),
         ({"text": ["a ball"]}, ["image"], {"context": "all"}, "Unknown context 'all'"),
         ({"text": ["a ball"]}, ["image"], {"method": "all"}, "Unknown method 'all'"),
@@ -120,6 +125,12 @@ def test_what_cannot_be_made_is_refused_in_a_sentence(sampler, given, wanted, se
     with pytest.raises(CrossFlowError, match=says) as caught:
         sampler.generate([given], wanted, [0], **settings)
     assert str(caught.value).endswith(".")
+
+
+def test_values_are_read_on_the_device_of_the_weights():
+    system = tiny_system().to("meta")
+    read = [system.read("text", ["a ball"]), system.latents("text", ["a ball"]), system.latents("image", [IMAGE])]
+    assert {each.device.type for each in read} == {"meta"}
 
 
 def test_seeds_are_one_an_item(sampler):
@@ -182,6 +193,7 @@ def test_the_command_makes_files_of_files(folder, tmp_path, sampler):
     assert read_wav(tmp_path / "audio.wav", rate=16_000, samples=16_000).shape == (16_000,)
     row = json.loads((tmp_path / "outputs.jsonl").read_text())
     assert (row["to"], row["seed"], row["from"][0]) == (["image", "audio"], 5, ["text", "a red ball"])
+    assert [row[each] for each in ("mix", "steps", "guidance_scale", "context")] == ["text=2,audio=1", None, None, None]
     again = run(folder, tmp_path, given, "image,audio")
     assert again.exit_code == 2 and "is there already" in again.output
 
@@ -200,6 +212,7 @@ def test_a_text_is_printed(folder, tmp_path):
         ("a ball", "image", (), "--from got 'a ball'"),
         ("text=a ball", "image", ("--mix", "text=0"), "weights of the prompts are 0"),
         ("text=a ball", "image", ("--mix", "text=much"), "give a number"),
+        ("text=a ball", "image", ("--mix", "text=1,text=2"), "--mix gives text two weights"),
         ("text=a ball", "image", ("--mix", "audio=1"), "no audio among the inputs"),
         ("audio={}/rate.wav", "image", (), "8,000 samples a second"),
         ("audio={}/silence.wav", "image", (), "it is silent"),
@@ -216,3 +229,20 @@ def test_the_command_refuses_in_a_sentence_and_leaves_nothing(folder, tmp_path, 
     told = re.sub(r"\s+", " ", found.stderr)
     assert found.exit_code == 2 and says in told and told.startswith("Error: ") and "Traceback" not in told
     assert not [each for each in (tmp_path / "out").glob("*") if not each.name.startswith(".")]
+
+
+def test_a_system_is_described_and_refused_where_one_model_is_expected(folder, tmp_path):
+    system = str(folder / "system.safetensors")
+    found = CliRunner().invoke(app, ["info", system])
+    assert found.exit_code == 0 and json.loads(found.stdout)["config"]["kind"] == "any-to-any"
+    found = CliRunner().invoke(app, ["sample", "--ckpt", system, "--prompt", "a ball", "--out", str(tmp_path / "out")])
+    assert found.exit_code == 2 and "give it to crossflow generate" in re.sub(r"\s+", " ", found.stderr)
+
+
+def test_an_input_without_weight_contradicts_nothing(folder, tmp_path, monkeypatch):
+    heard = []
+    monkeypatch.setattr(AnyToAnySampler, "agreement", lambda _, item: heard.append(list(item)) or -1.0)
+    given = ["text=a red ball", f"audio={folder / 'tone.wav'}"]
+    found = [run(folder, tmp_path / mix, given, "image", "--mix", mix) for mix in ("audio=0", "audio=1")]
+    assert heard == [["text"], ["text", "audio"]]
+    assert "contradict each other" in re.sub(r"\s+", " ", found[1].stderr)

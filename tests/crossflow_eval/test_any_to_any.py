@@ -323,7 +323,8 @@ def test_our_own_system_is_asked_for_all_that_wants_the_same_at_once(tmp_path):
     assert [tuple(each) for each in made] == [each.wanted for each in sources]
     assert np.array_equal(model.generate(sources[2:3], [3])[0]["image"], made[2]["image"])
     assert not np.array_equal(made[2]["image"], made[3]["image"]), "weights change what is made"
-    with pytest.raises(CrossFlowError, match="method 'alone'"):
-        CrossFlowAny(path, method="alone", device="cpu").generate(sources[:1], [1])
+    for option in ("method", "context", "merge"):  # before a run has a folder
+        with pytest.raises(CrossFlowError, match=f"Unknown {option} 'alone'"):
+            CrossFlowAny(path, device="cpu", **{option: "alone"})
     with pytest.raises(CrossFlowError, match="give the file of one as --ckpt"):
         CrossFlowAny()
