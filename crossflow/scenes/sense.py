@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from crossflow.errors import CrossFlowError
+from crossflow.errors import CrossFlowError, named
 from crossflow.files.mel import log_mel
 from crossflow.scenes.depth import depth_map
 from crossflow.scenes.events import Event
@@ -60,15 +60,14 @@ def read(modality: str, value: Any) -> Facts:
             raise CrossFlowError(f"A {modality} must be a string, got {type(value).__name__}.")
         return sense.read(value)
     array = np.asarray(value)
-    if array.shape != sense.shape or array.dtype != sense.dtype or np.isnan(array).any():
+    holes = array.dtype.kind == "f" and bool(np.isnan(array).any())
+    if array.shape != sense.shape or array.dtype != sense.dtype or holes:
         raise CrossFlowError(
             f"A value of {modality} must be {np.dtype(sense.dtype)} {list(sense.shape)} without NaN, "
-            f"got {array.dtype} {list(array.shape)}{' with NaN' if array.dtype.kind == 'f' else ''}."
+            f"got {array.dtype} {list(array.shape)}{' with NaN' if holes else ''}."
         )
     return sense.read(array)
 
 
 def _sense(modality: str) -> Sense:
-    if modality not in SENSES:
-        raise CrossFlowError(f"Unknown modality {modality!r}; the modalities are {', '.join(SENSES)}.")
-    return SENSES[modality]
+    return named("modality", modality, SENSES)

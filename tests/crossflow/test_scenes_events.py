@@ -220,10 +220,11 @@ def test_a_spectrogram_of_anything_is_read_as_something(spread):
 @pytest.mark.parametrize(
     ("modality", "given", "message"),
     [
-        ("smell", "roses", "Unknown modality 'smell'; the modalities are text, image, depth, audio, video"),
+        ("smell", "roses", "Unknown modality 'smell'. Available: text, image, depth, audio, video"),
         ("text", 3, "must be a string, got int"),
         ("video", np.zeros((1, 32, 32, 3), np.uint8), r"must be uint8 \[8, 32, 32, 3\]"),
-        ("audio", np.zeros((32, 33), np.float32), r"must be float32 \[32, 32\]"),
+        ("audio", np.zeros((32, 33), np.float32), r"must be float32 \[32, 32\] without NaN, got float32 \[32, 33\]\."),
+        ("depth", np.array([["near"]]), "must be float32"),
         ("depth", np.full((32, 32), np.nan, np.float32), "with NaN"),
     ],
 )

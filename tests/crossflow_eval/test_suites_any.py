@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from crossflow.recipes.anytoany import JOINED as JOINED_IN_TRAINING
+from crossflow.recipes.recipe import PAIRS
 from crossflow.scenes.facts import TOLD
 from crossflow.scenes.sense import read
 from crossflow_eval.cli import app
@@ -17,7 +19,7 @@ from crossflow_eval.report import render
 from crossflow_eval.report.runs import entries
 from crossflow_eval.suites import load_suite
 from crossflow_eval.suites.scenes import any_to_any
-from crossflow_eval.suites.scenes.any_to_any import MODALITIES, SUITES, TASKS, TRAINED, WEIGHTS, inputs, unlike
+from crossflow_eval.suites.scenes.any_to_any import JOINED, MODALITIES, PROMPTED, SUITES, TASKS, WEIGHTS, inputs, unlike
 from crossflow_eval.tables import load_table
 
 NAMES = ("scenes-any-matrix", "scenes-any-joint", "scenes-any-prompts", "scenes-any-trips")
@@ -40,11 +42,22 @@ def test_the_matrix_asks_for_every_cell_of_every_event_and_marks_the_trained():
     assert len(examples) == 4 * 25 and len({each.id for each in examples}) == len(examples)
     cells = {each.tags["task"]: each.tags["link"] for each in examples[:25]}
     assert list(cells) == [f"{one}/{other}" for one in MODALITIES for other in MODALITIES]
-    assert Counter(cells.values()) == {"same": 5, "trained": 8, "zero_shot": 12}
-    (matrix,) = load_table("scenes-any-matrix").matrices
-    marked = {f"{row}/{column}" for row, columns in matrix.marked.items() for column in columns}
-    assert marked == {cell for cell, link in cells.items() if link == "zero_shot"}
-    assert {cells[f"{one}/{other}"] for one, other in TRAINED} == {"trained"}
+    assert Counter(cells.values()) == {"same": 5, "trained": 12, "zero_shot": 8}
+    for name in ("scenes-any-matrix", "scenes-any-trips"):
+        (matrix,) = load_table(name).matrices
+        marked = {f"{row}/{column}" for row, columns in matrix.marked.items() for column in columns}
+        assert marked == {cell for cell, link in cells.items() if link == "zero_shot"}
+    (made,) = load_table("scenes-any-joint").matrices
+    assert set(made.marked) == {task.name for task in TASKS["joint"] if task.link == "zero_shot"}
+
+
+def test_what_is_called_trained_is_what_the_recipes_train():
+    """Text is trained with depth and film as their prompt, and never as an output beside them."""
+    assert set(map(frozenset, PROMPTED)) == set(map(frozenset, PAIRS))
+    assert set(map(frozenset, JOINED)) == set(map(frozenset, JOINED_IN_TRAINING))
+    links = {each.name: each.link for each in (*TASKS["matrix"], *TASKS["joint"])}
+    assert (links["text/depth"], links["depth/text"], links["image/audio"]) == ("trained", "trained", "zero_shot")
+    assert (links["text/image+depth"], links["text/depth+audio"]) == ("trained", "zero_shot")
 
 
 def test_texts_that_are_given_take_turns_and_say_what_is_judged():

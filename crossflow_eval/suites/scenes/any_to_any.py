@@ -34,8 +34,10 @@ VERSION = "1"
 MODALITIES = ("text", "image", "depth", "audio", "video")
 KIND = {"text": "txt", "image": "png", "depth": "npy", "audio": "mel.npy", "video": "webp"}
 """As what an output of each modality is kept."""
-TRAINED = (("text", "image"), ("text", "audio"), ("audio", "video"), ("image", "depth"))
-"""The pairs that a model of any to any is trained on; it has to do without the others."""
+JOINED = (("text", "image"), ("text", "audio"), ("audio", "video"), ("image", "depth"))
+"""The pairs that a system of any to any is trained to make together; it has to do without the others."""
+PROMPTED = (*JOINED, ("text", "depth"), ("text", "video"))
+"""The pairs of which it is trained to make either from the other: text with all is what bridges between the rest."""
 FORMS = 5
 """The captions of an event; the first is the bare prompt, and says least."""
 WEIGHTS = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -74,17 +76,17 @@ def _task(name: str, *judged: str, **more: Any) -> Task:
     return Task(name=name, given=given, wanted=wanted, judged=frozenset(judged) or None, **more)
 
 
-def _link(one: str, other: str) -> str:
-    """Whether two modalities were trained together."""
+def _link(one: str, other: str, trained: Sequence[tuple[str, str]] = PROMPTED) -> str:
+    """Whether two modalities are one of the pairs that are ``trained``, in either order."""
     if one == other:
         return "same"
-    return "trained" if (one, other) in TRAINED or (other, one) in TRAINED else "zero_shot"
+    return "trained" if (one, other) in trained or (other, one) in trained else "zero_shot"
 
 
 def _bare(outputs: str) -> Task:
     """Several outputs of a bare prompt: of the link of two, or three of them."""
     wanted = tuple(outputs.split("+"))
-    link = _link(*wanted) if len(wanted) == 2 else "three"
+    link = _link(*wanted, JOINED) if len(wanted) == 2 else "three"
     return Task(name=f"text/{outputs}", given=("text-0",), wanted=wanted, link=link)
 
 
