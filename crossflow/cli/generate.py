@@ -85,9 +85,11 @@ def generate(
                     Notice,
                     stacklevel=2,
                 )
-            for name in wanted:
-                for suffix, content in writers(name).items():
-                    write_whole(out / f"{name}{suffix}", content(outputs[name]))
+            contents = {
+                f"{name}{suffix}": content(outputs[name])
+                for name in wanted
+                for suffix, content in writers(name).items()
+            }
             row = {
                 "from": [list(each) for each in inputs],
                 "to": wanted,
@@ -96,7 +98,9 @@ def generate(
                 **settings,
                 **sampler.identity,
             }
-            write_whole(out / "outputs.jsonl", f"{json.dumps(row)}\n".encode())
+            contents["outputs.jsonl"] = f"{json.dumps(row)}\n".encode()
+            for name, content in contents.items():
+                write_whole(out / name, content)
         for name in wanted:
             typer.echo(outputs[name] if isinstance(outputs[name], str) else out / f"{name}{next(iter(writers(name)))}")
 

@@ -246,3 +246,13 @@ def test_an_input_without_weight_contradicts_nothing(folder, tmp_path, monkeypat
     found = [run(folder, tmp_path / mix, given, "image", "--mix", mix) for mix in ("audio=0", "audio=1")]
     assert heard == [["text"], ["text", "audio"]]
     assert "contradict each other" in re.sub(r"\s+", " ", found[1].stderr)
+
+
+def test_what_cannot_be_written_of_one_output_leaves_none(folder, tmp_path, monkeypatch):
+    def refuse(mel):
+        raise CrossFlowError("No sound can be made of this.")
+
+    monkeypatch.setattr("crossflow.sampling.media.wave_of", refuse)
+    found = run(folder, tmp_path, ["text=a red ball"], "image,audio")
+    assert found.exit_code == 2 and "No sound can be made" in found.stderr
+    assert [each.name for each in tmp_path.iterdir()] == [".lock"]
