@@ -284,7 +284,7 @@ def test_a_long_stream_of_prompts_takes_no_more_memory_than_a_short_one(pipeline
             held.append(sum(each.size for each in traces.statistics("filename")))
 
     monkeypatch.setattr(pipeline, "generate", lambda prompts, *rest: [grey] * len(prompts))
-    embedder = SimpleNamespace(width=0, embed=None, lengths=lambda prompts: [3] * len(prompts))
+    embedder = SimpleNamespace(width=0, embed=len, lengths=lambda prompts: [3] * len(prompts))
     monkeypatch.setattr(pipeline, "_embedder", embedder)
     monkeypatch.setattr(samples, "write_image", lambda path, image: None)
     tracemalloc.start()
