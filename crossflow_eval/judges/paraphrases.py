@@ -68,7 +68,7 @@ class Paraphrases:
 
     @staticmethod
     def read(table: Path) -> Paraphrases:
-        """The index of a table, gzip. Takes a quarter of a minute and 1 GB for METEOR's."""
+        """The index of a table, gzip. Takes a quarter of a minute and up to 2 GB for METEOR's."""
         place: dict[bytes, int] = {}
         pairs = [np.empty((0, 2), np.int32)]
         tail = b""

@@ -1,6 +1,7 @@
 """The embedded suites whose sources are images: their files, their targets, and what their runs stand between."""
 
 import dataclasses
+import gzip
 import json
 import re
 import shutil
@@ -16,6 +17,7 @@ from crossflow.scenes import VERSION, example, render
 from crossflow.scenes.depth import depth_map, low_res
 from crossflow_eval import report
 from crossflow_eval.datasets.folder import read_image
+from crossflow_eval.judges.paraphrases import Paraphrases
 from crossflow_eval.outputs import depth_colors
 from crossflow_eval.report.runs import entries, write_page
 from crossflow_eval.runs import launch
@@ -32,11 +34,15 @@ FEW = 16
 
 @pytest.fixture(scope="module", autouse=True)
 def cache(tmp_path_factory):
-    """A cache of its own, a short suite and few training scenes, for the whole module."""
+    """A cache of its own, a short suite, few training scenes and few paraphrases, for the whole module."""
     root = tmp_path_factory.mktemp("cache")
+    table = root / "paraphrases.gz"
+    table.write_bytes(gzip.compress(b"1\nin front of\nbefore\n"))
+    few = Paraphrases.read(table)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CROSSFLOW_CACHE", str(root))
         patch.setenv("GIT_DIR", str(root / "none"))
+        patch.setattr(Paraphrases, "of", lambda table: few)
         patch.setattr(scene_tasks, "COUNT", FEW)
         patch.setattr(scene_references, "CAPTIONED", 120)
         patch.setattr(scene_references, "MEASURED", 120)
