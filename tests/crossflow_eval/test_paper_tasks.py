@@ -25,8 +25,8 @@ IDS = [f"{DRIVE}_{frame:010d}" for frame in (5, 50)]
 
 
 def trained(name, root, tmp_path, **changes):
-    """A checkpoint of the small recipe after a few steps; the loss and what it shows are there."""
-    recipe = replace(small(name, steps=6), sample_every=6, **changes)
+    """A checkpoint of the small recipe after 30 steps; the loss and what it shows are there."""
+    recipe = replace(small(name, steps=30), sample_every=30, **changes)
     path = train(recipe, tmp_path / "training", data=root, device="cpu", precision="fp32")
     assert read_header(path)["training"]["data"]["layouts"] == list(recipe.data.layouts)
     return path
