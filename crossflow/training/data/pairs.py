@@ -109,6 +109,6 @@ def kept(folder: Path, settings: Mapping[str, Any], make: Callable[[], dict[str,
             return read_tensors(path)[1]
         except CrossFlowError as error:
             raise CrossFlowError(f"The cache {path} cannot be read: remove it, and it is made again.") from error
-    tensors = {name: part.cpu().contiguous() for name, part in make().items()}  # as they will be read: sums depend on it
+    tensors = {name: part.cpu().contiguous() for name, part in make().items()}  # as read: sums depend on it
     write_tensors(path, tensors, settings)
     return tensors
