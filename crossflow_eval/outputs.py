@@ -20,6 +20,8 @@ from crossflow.errors import CrossFlowError, unknown
 from crossflow.files.arrays import plain_array
 from crossflow.files.images import decode_image
 from crossflow.files.recordings import Recording, decode_recording, encode_recording
+from crossflow.files.sounds import encode_wav
+from crossflow.files.videos import decode_webp, encode_webp
 
 NEAREST, FARTHEST = 1.0, 80.0
 """Metres at the two ends of the colours of depth, which go by its logarithm; all beyond has the color of the end."""
@@ -313,6 +315,8 @@ KINDS: dict[str, Kind] = {
         decode=decode_recording,
         convert=_to_recording,
         picture=spectrogram,
+        play=encode_recording,
+        legend="Of a sound the spectrogram is shown: time goes right, pitch up, and what is loud in it is light.",
     ),
 }
-"""By the suffix of the file: images, depth maps, captions, token embeddings, sounds."""
+"""By the suffix of the file: images, depth maps, sounds, films, captions, token embeddings, recordings."""

@@ -171,6 +171,8 @@ ENCODED = ("compression",)
 """The tasks whose models encode, and carry nothing along the flow."""
 UNSAMPLED = (*ENCODED, "t2a", "t2v")
 """The tasks in which no model is sampled: the others' outputs are made elsewhere."""
+TOGETHER = "any"
+"""The task whose models make several outputs together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,7 +272,7 @@ class Request:
             "Name of a solver.",
             shown="the checkpoint's",
             models=("crossflow",),
-            without=(*ENCODED, TOGETHER),
+            without=(*UNSAMPLED, TOGETHER),
         ),
     )
     context: str | None = field(
@@ -352,7 +354,7 @@ class Request:
     precision: str | None = field(
         default=None,
         metadata=_said(
-            "--precision", "auto, or a type such as bfloat16.", shown="auto", models=SAMPLED, without=ENCODED
+            "--precision", "auto, or a type such as bfloat16.", shown="auto", models=SAMPLED, without=UNSAMPLED
         ),
     )
     seed: int = field(default=0, metadata=_said("--seed", "Seed of the whole run.", shown=True))

@@ -46,7 +46,7 @@ def read_wav(path: Path, *, rate: int, samples: int) -> Float[ndarray, "samples"
 
 def decode_wav(content: bytes, *, rate: int, samples: int) -> Float[ndarray, "samples"]:
     """The sound in the bytes of a WAV file, as ``read_wav`` gives it; ValueError with the reason where it refuses."""
-    found, wave = _stored(content)
+    found, wave = stored_wav(content)
     if wave.dtype not in (np.int16, np.float32):
         raise ValueError(f"its samples are {wave.dtype}, and those of int16 and float32 are read")
     if found != rate:
@@ -75,8 +75,8 @@ def write_wav(path: Path, wave: Float[ndarray, "samples"], *, rate: int) -> None
     write_whole(path, encode_wav(wave, rate=rate))
 
 
-def _stored(content: bytes) -> tuple[int, np.ndarray]:
-    """Rate and samples, [n] or [n channels], as they are in the file."""
+def stored_wav(content: bytes) -> tuple[int, np.ndarray]:
+    """Rate and samples, [n] or [n channels], as they are in the bytes of a WAV file; ValueError with the reason."""
     if not content:
         raise ValueError("it has zero bytes")
     try:

@@ -170,8 +170,9 @@ class CrossAttentionTransformer(nn.Module):
         context = torch.cat([self.empty.expand(x.shape[0], -1, -1), context], dim=1)
         seen = torch.cat([~conditional[:, None], mask & conditional[:, None]], dim=1)
         hidden = torch.cat([time, self.patches.tokens(x) + time], dim=1)
-        for block, modulation in zip(self.blocks, _modulations(self, time), strict=True):
+        for i, (block, modulation) in enumerate(zip(self.blocks, _modulations(self, time), strict=True)):
             hidden = recompute(self.checkpointing, block, hidden, None, context, seen, modulation)
+            hidden = after[i](hidden) if after else hidden
         return self.patches.maps(hidden[:, 1:])
 
 

@@ -99,6 +99,8 @@ SCHEDULES: Mapping[str, Mapping[str, Any]] = {
     "prompts-image": {"steps": 800, "batch_size": 128},
     "diffuser": {"steps": 5_000, "batch_size": 32, "learning_rate": 5e-3},
     "pair": {"steps": 1_800, "batch_size": 32},
+    "anchor": {"steps": 8_000, "batch_size": 64},
+    "direct": {"steps": 4_000, "batch_size": 64},
 }
 """Hyperparameters by the sort of a stage or by its name: a seed takes about 75 minutes on one core."""
 IN_ORDER: Mapping[str, Mapping[str, TrainConfig]] = {"codi": stages(SYSTEM, SCHEDULES)}

@@ -219,7 +219,8 @@ def _fresh_model(config: TrainConfig, seed: int, init: Path | None, data: Data) 
 
 def _checkpoint(model: TrainedModel) -> None:
     """Turn on activation checkpointing in the velocity network and the towers of loss terms."""
-    if not any(hasattr(module, "checkpointing") for module in model.backbone.modules()):
+    network = (module for name, module in model.named_modules() if name.startswith("backbone"))
+    if not any(hasattr(module, "checkpointing") for module in network):
         raise CrossFlowError("This recipe's network computes no activations again: leave --checkpointing out.")
     for module in model.modules():
         if hasattr(module, "checkpointing"):

@@ -128,7 +128,7 @@ class CaptionCLIPScore:
     def update(self, examples: Sequence[Example], outputs: Sequence[Output]) -> list[Row]:
         """Score the outputs, captions. Raises CrossFlowError for an example without references."""
         captions = _embed(self._clip, [HESSEL.prefix + str(output) for output in outputs])
-        stored = [_as_stored(Path(example.source)) for example in examples]
+        stored = [_as_stored(Path(str(example.source))) for example in examples]
         images = in_chunks(self._images, stored, self._images.dim, self._images.name)
         scores = HESSEL.weight * np.maximum(_cosines(images, captions), 0.0)
         nearest = np.maximum(self._nearest_reference(examples, captions), 0.0)

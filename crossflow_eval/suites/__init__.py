@@ -12,6 +12,7 @@ from pathlib import Path
 
 from crossflow.errors import CrossFlowError, unknown
 from crossflow_eval.suites import audiocaps, caption, coco, depth, geneval, msrvtt, own, superres, t2i, ucf101
+from crossflow_eval.suites.scenes import any_to_any as scene_any
 from crossflow_eval.suites.scenes import arithmetic as scene_arithmetic
 from crossflow_eval.suites.scenes import compression as scene_compression
 from crossflow_eval.suites.scenes import t2i as scenes

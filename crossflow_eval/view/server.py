@@ -47,7 +47,7 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
-ORIGINALS = {"png": "image/png", "webp": "image/webp", "txt": "text/plain; charset=utf-8"}
+ORIGINALS = {"png": "image/png", "wav": "audio/wav", "webp": "image/webp", "txt": "text/plain; charset=utf-8"}
 """As what outputs are sent; any other kind is a file to be saved."""
 PACKAGE = "crossflow_eval.view"
 

@@ -102,8 +102,8 @@ def test_an_untrue_caption_has_the_form_of_the_true_one_and_one_look_apart():
         found = untrue_captions(item)
         assert found == untrue_captions(item) and len(found) == len(item.captions)
         assert not set(found) & set(item.captions)
-        for true, untrue in zip(item.captions[1:], found[1:], strict=True):
-            read_both = (sense.read("text", text).things for text in (true, untrue))
+        for true, wrong in zip(item.captions[1:], found[1:], strict=True):
+            read_both = (sense.read("text", text).things for text in (true, wrong))
             one, other = (Counter((each.shape, each.color) for each in things) for things in read_both)
             lost, gained = [*(one - other).elements()], [*(other - one).elements()]
             assert not set(gained) & set(HELD_OUT)

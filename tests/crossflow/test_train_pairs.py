@@ -73,6 +73,13 @@ def test_data_is_given_where_it_is_read(data, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_whitening_needs_prompts_to_be_fitted_to(data, tmp_path):
+    whitened = replace(
+        TINY, model=replace(TINY.model, source=VariationalConfig(width=8, depth=1, heads=2, whitened=True))
+    )
+    assert "whitened by prompts of scenes" in refused(whitened, tmp_path / "run", data=data)
+
+
 @pytest.mark.parametrize("network", ["DiMR", "plain transformer"])
 def test_activations_computed_again_change_no_bit(data, tmp_path, network):
     """Nor the dropout, which is not in what is computed again."""
