@@ -43,18 +43,24 @@ class MediaFolder(FolderModel):
             digests = list(pool.map(file_sha256, files.values()))
         if faults:
             raise CrossFlowError(f"{len(faults)} of {len(files)} {what}s in {folder} cannot be read: {faults[0]}")
+        contents = dict(zip(files, digests, strict=True))
         digest = hashlib.sha256()
-        for key, content in zip(files, digests, strict=True):
+        for key, content in contents.items():
             digest.update(f"{key}\0{content}\n".encode())
-        self.images = ImageFolder(files=files, formats={}, sha256=digest.hexdigest())
+        self.images = ImageFolder(files=files, formats={}, contents=contents, sha256=digest.hexdigest())
         self.identity: Mapping[str, Any] = {f"{what}s_sha256": digest.hexdigest(), f"{what}s": len(files)}
 
     def read(self, example_id: str, index: int) -> Any:
-        """Return the ``index``-th output of an example. Raises CrossFlowError where there is none."""
+        """Return the ``index``-th output of an example.
+
+        Raises CrossFlowError where there is none, or its file is no longer what was found.
+        """
         key = self._key(example_id, index)
         if key is None:
             raise CrossFlowError(f"The folder {self.folder} holds no {self.what} for {example_id}.")
-        return self._read(self.images.files[key])
+        output = self._read(self.images.files[key])
+        self.images.check_unchanged(key)
+        return output
 
     def _key(self, example_id: str, index: int) -> str | None:
         usual = super()._key(example_id, index)
