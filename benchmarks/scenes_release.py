@@ -11,7 +11,7 @@ from pathlib import Path
 from crossflow import shipped
 from crossflow.files.tensors import read_header
 from crossflow.model.checkpoint import export_checkpoint
-from crossflow.model.settings import Sampling
+from crossflow.model.settings import Override
 from crossflow.sampling.text_to_image import TextToImage
 from crossflow_eval import report
 from crossflow_eval.environment import hardware
@@ -48,10 +48,7 @@ def main() -> None:
     checkpoint: Path = parser.parse_args().run / "model.safetensors"
     curve = search(checkpoint)
     best = max(curve, key=lambda scale: (curve[scale].values["geneval"].mean, -scale))
-    default = TextToImage.from_checkpoint(checkpoint).defaults
-    export_checkpoint(
-        checkpoint, shipped("t2i"), Sampling(solver=default.solver, steps=default.steps, guidance_scale=best)
-    )
+    export_checkpoint(checkpoint, shipped("t2i"), Override(guidance_scale=best))
     tables = []
     for suite in ("scenes-t2i", "scenes-t2i-heldout"):
         _, folder = measure(suite, shipped("t2i"))

@@ -156,8 +156,8 @@ COMMANDS: dict[str, Command] = {
     ),
     "any": Command(
         task="any",
-        help="Measure a model from any modalities to any: text, images, depth, sound and film. --limit takes the first "
-        "examples, of all tasks alike.",
+        help="Measure a model from any modalities to any: text, images, depth, sound and film; without options the "
+        "shipped one. --limit takes the first examples, of all tasks alike.",
         suite="scenes-any-matrix",
         says={"checkpoint": "A checkpoint.", "model": "crossflow, or package.module:factory."},
     ),

@@ -7,7 +7,7 @@ stage before.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,9 +21,19 @@ from crossflow.anytoany.diffuser import DiffuserConfig
 from crossflow.anytoany.prompts import PromptConfig
 from crossflow.anytoany.rivals import DirectConfig
 from crossflow.errors import CrossFlowError, named
-from crossflow.files.tensors import read_header, read_tensors
+from crossflow.files.tensors import read_header
+from crossflow.files.writing import refuse_existing
 from crossflow.modalities import TargetConfig
-from crossflow.model.checkpoint import VERSION, check_tensors, config_from_json, is_system, shipped
+from crossflow.model.checkpoint import (
+    VERSION,
+    check_tensors,
+    config_from_json,
+    is_system,
+    read_checkpoint,
+    save_checkpoint,
+    shipped,
+)
+from crossflow.model.settings import Override
 
 PARTS = {"coded": "codec", "prompted": "prompt encoder", "diffused": "diffuser", "aligned": "environment encoder"}
 """The parts of a modality by the field of the config that says who has them."""
@@ -182,12 +192,28 @@ def load_system(path: Path, device: str = "cpu") -> AnyToAny:
     CrossFlowError for a file that is missing, truncated, of another version or kind of model, and for a weight that is
     missing, unknown or of the wrong shape; the message names it.
     """
-    header, tensors = read_tensors(path)
+    header, tensors = read_checkpoint(path)
     with torch.device("meta"):
         system = _config(header, path).build()
     check_tensors(path, tensors, shipped(system))
     system.load_state_dict(tensors, assign=True)
     return system.to(device).eval()
+
+
+def export_system(path: Path, out: Path, override: Override, *, half: bool = False) -> None:
+    """Copy a system with other default sampling settings of all its diffusers, or in ``half`` precision.
+
+    Weights and notes are kept. CrossFlowError if ``out`` is there already.
+    """
+    refuse_existing([out])
+    system: Any = load_system(path)
+    system.config = replace(system.config, members=tuple(_sampled(each, override) for each in system.config.members))
+    save_checkpoint(out, system, read_header(path), half=half)
+
+
+def _sampled(member: Member, override: Override) -> Member:
+    sampling = member.diffuser.sampling.but(override)
+    return replace(member, diffuser=replace(member.diffuser, sampling=sampling))
 
 
 def _config(header: Mapping[str, Any], path: Path) -> AnyToAnyConfig:

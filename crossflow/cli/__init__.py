@@ -15,10 +15,7 @@ COMMANDS: Commands = {
     "Sample": [
         (sample.sample, 'crossflow sample --prompt "a photo of a red ball" --out images'),
         (from_image.from_image, "crossflow from-image scene.png --task caption --out answers"),
-        (
-            generate.generate,
-            'crossflow generate --from text="a red ball" --to image,audio --ckpt codi.safetensors --out made',
-        ),
+        (generate.generate, 'crossflow generate --from text="a red ball" --to image,audio --out made'),
         (latent_space.interpolate, 'crossflow interpolate "a red ball" "a blue box" --out walk --frames 40'),
         (latent_space.arithmetic, 'crossflow arithmetic --base "a red ball" --add "a blue box" --out sum'),
     ],

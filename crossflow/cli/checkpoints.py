@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from crossflow.cli.console import one_sentence, to_stderr
+from crossflow.cli.options import Guidance, Solver, Steps
 
 
 def convert(
@@ -30,16 +31,19 @@ def convert(
 def export(
     file: Annotated[Path, typer.Argument(help="A checkpoint.", show_default=False)],
     out: Annotated[Path, typer.Argument(help="Where to write it.", show_default=False)],
-    solver: Annotated[str, typer.Option(help="Name of a solver.", show_default=False)],
-    steps: Annotated[int, typer.Option(min=1, help="Solver steps.", show_default=False)],
-    guidance_scale: Annotated[float, typer.Option(help="1 is no guidance.", show_default=False)],
+    solver: Solver = None,
+    steps: Steps = None,
+    guidance_scale: Guidance = None,
+    half: Annotated[bool, typer.Option("--half", help="In half precision, to be computed in float32.")] = False,
 ) -> None:
-    """Copy a checkpoint with other default sampling settings, as chosen on a validation split."""
+    """Copy a checkpoint with other default sampling settings, as chosen on a validation split, or half as large."""
     with one_sentence():
-        from crossflow.model.checkpoint import export_checkpoint
-        from crossflow.model.settings import Sampling
+        from crossflow.anytoany.system import export_system
+        from crossflow.model.checkpoint import export_checkpoint, holds_system
+        from crossflow.model.settings import Override
 
-        export_checkpoint(file, out, Sampling(solver=solver, steps=steps, guidance_scale=guidance_scale))
+        exported = export_system if holds_system(file) else export_checkpoint
+        exported(file, out, Override(solver=solver, steps=steps, guidance_scale=guidance_scale), half=half)
         typer.echo(out)
 
 

@@ -28,8 +28,8 @@ def generate(
         ),
     ],
     to: Annotated[str, typer.Option(help="The outputs, as image,audio,video.", show_default=False)],
-    ckpt: Annotated[Path, typer.Option(help="An any-to-any system.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder for the outputs and outputs.jsonl.", show_default=False)],
+    ckpt: Annotated[Path | None, typer.Option(help="An any-to-any system.", show_default="the shipped")] = None,
     mix: Annotated[str, typer.Option(help="Weights of the inputs, as text=2,audio=1.", show_default="all alike")] = "",
     seed: Annotated[int, typer.Option(help="It determines the outputs.")] = 0,
     guidance_scale: Annotated[
@@ -54,6 +54,7 @@ def generate(
                 look_for(Path(value))
 
         from crossflow.errors import Notice
+        from crossflow.files.folders import shipped
         from crossflow.files.locks import writing_in
         from crossflow.files.seeds import check_seed
         from crossflow.files.writing import refuse_existing, write_whole
@@ -65,7 +66,7 @@ def generate(
         with writing_in(out, "writing"):
             refuse_existing([out / "outputs.jsonl"])
             refuse_existing(out / f"{name}{suffix}" for name in wanted for suffix in writers(name))
-            sampler = AnyToAnySampler.from_checkpoint(ckpt, device)
+            sampler = AnyToAnySampler.from_checkpoint(ckpt or shipped("any"), device)
             item: dict[str, list[Any]] = {}
             for name, value in inputs:
                 item.setdefault(name, []).append(read_value(name, value, sampler.shape(name)))

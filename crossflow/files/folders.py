@@ -13,9 +13,9 @@ def cache_folder() -> Path:
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 """The folder of the weights that come with the package."""
-TASKS = ("t2i", "caption", "depth", "sr")
+TASKS = ("t2i", "caption", "depth", "sr", "any")
 
 
 def shipped(task: str) -> Path:
-    """The checkpoint shipped for a task: t2i, caption, depth or sr. CrossFlowError for another name."""
+    """The checkpoint shipped for a task: t2i, caption, depth, sr or any. CrossFlowError for another name."""
     return WEIGHTS / f"scenes-{named('shipped model', task, dict.fromkeys(TASKS, task))}.safetensors"

@@ -1,5 +1,6 @@
 """Pretrained weights of others: found on this machine, loaded without progress bars, never downloaded."""
 
+import os
 import pickle
 import re
 import warnings
@@ -95,8 +96,10 @@ def load_pretrained(
 def is_pickle(path: Path) -> bool:
     """Whether a file is a pickle rather than safetensors, which begins with eight bytes and then JSON.
 
-    The suffix decides if the first bytes do not. False if the file cannot be read.
+    The suffix decides if the first bytes do not. False for what is no file, and if it cannot be read.
     """
+    if not os.path.isfile(path):  # a pipe would wait for ever
+        return False
     try:
         with path.open("rb") as file:
             head = file.read(9)

@@ -6,7 +6,6 @@ data: nothing in it is ever executed.
 """
 
 import json
-import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from crossflow.errors import CrossFlowError, Notice
 from crossflow.files.hashes import file_sha256
 from crossflow.files.pretrained import is_pickle, tensors_in, unpickled
-from crossflow.files.tensors import read_tensors, write_tensors
+from crossflow.files.tensors import read_header, read_tensors, write_tensors
 from crossflow.files.writing import make_folder, refuse_existing
 from crossflow.flow.guidance import Autoguidance
 from crossflow.losses import TextReconstruction
@@ -30,7 +29,7 @@ from crossflow.model import authors as released
 from crossflow.model.config import FlowModel, ModelConfig, TrainedConfig, TrainedModel
 from crossflow.model.crossflow import CrossFlow
 from crossflow.model.earlier import FIRST, migrated
-from crossflow.model.settings import Sampling
+from crossflow.model.settings import Override
 
 FORMAT = "crossflow"
 VERSION = "2"
@@ -42,12 +41,59 @@ DECODER = "text_decoder.safetensors"
 DECODER_FORMAT, DECODER_VERSION = "crossflow-text-decoder", "1"
 OF_TRAINING = ("digest", "step")
 """The notes that a checkpoint and its decoder have in common."""
+STORED, HALF = "stored", "float16"
+"""The entry of the header of a file in half precision, and what it says there: all is computed in float32."""
 
 
-def save_checkpoint(path: str | Path, model: TrainedModel, notes: Mapping[str, Any] | None = None) -> None:
-    """Write ``model`` to ``path`` atomically. ``notes``, plain JSON values, go into the header."""
+def save_checkpoint(
+    path: str | Path, model: TrainedModel, notes: Mapping[str, Any] | None = None, *, half: bool = False
+) -> None:
+    """Write ``model`` to ``path`` atomically. ``notes``, plain JSON values, go into the header.
+
+    With ``half`` real numbers are rounded to the nearest of half precision, and read as float32 again; all else stays
+    as it is. CrossFlowError for a number that half precision has not.
+    """
     header = {**(notes or {}), "format": FORMAT, "version": VERSION, "config": asdict(model.config)}
-    write_tensors(Path(path), shipped(model), header)
+    header.pop(STORED, None)
+    tensors = shipped(model)
+    if half:
+        header[STORED] = HALF
+        tensors = {name: _halved(name, part) for name, part in tensors.items()}
+    write_tensors(Path(path), tensors, header)
+
+
+def _halved(name: str, part: Tensor) -> Tensor:
+    """A tensor as it is stored in half precision."""
+    if not part.is_floating_point():
+        return part
+    largest = torch.finfo(torch.float16).max
+    if (part.abs() > largest).any():
+        raise CrossFlowError(
+            f"{name} holds {part.abs().max():.6g}, and the largest number of half precision is {largest:,.0f}: leave "
+            "--half out."
+        )
+    return part.half()
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Header and tensors of a checkpoint, those of a file in half precision as float32; a pickle has an empty header.
+
+    CrossFlowError for any other file, and for one that is not wholly of the precision that its header names.
+    """
+    if is_pickle(path):
+        return {}, tensors_in(unpickled(path), path)
+    header, tensors = read_tensors(path)
+    if STORED not in header:
+        return header, tensors
+    if header[STORED] != HALF:
+        raise CrossFlowError(f"{path} is stored as {header[STORED]!r}, and this program reads {HALF}: export it again.")
+    for name, part in tensors.items():
+        if part.is_floating_point() and part.dtype != torch.float16:
+            kind = str(part.dtype).removeprefix("torch.")
+            raise CrossFlowError(
+                f"{path} says that it is stored as {HALF}, and holds {name} as {kind}: export it again."
+            )
+    return header, {name: part.float() if part.is_floating_point() else part for name, part in tensors.items()}
 
 
 def decoder_prefix(config: TrainedConfig) -> str | None:
@@ -69,7 +115,7 @@ def load_text_decoder(checkpoint: str | Path, device: str = "cpu") -> nn.Module:
     another training or step.
     """
     checkpoint = Path(checkpoint)
-    header, path = _tensors(checkpoint)[0], checkpoint.with_name(DECODER)
+    header, path = read_checkpoint(checkpoint)[0], checkpoint.with_name(DECODER)
     config = model_config(header, checkpoint) if "format" in header else None  # the authors released no decoder
     terms = [term for term in config.terms if isinstance(term, TextReconstruction)] if config is not None else []
     if config is None or not terms:
@@ -93,21 +139,21 @@ def load_text_decoder(checkpoint: str | Path, device: str = "cpu") -> nn.Module:
     return decoder.to(device).eval()
 
 
-def export_checkpoint(path: Path, out: Path, sampling: Sampling) -> None:
-    """Copy a checkpoint, ours or released, with other default ``sampling``; noise, weights and notes are kept.
+def export_checkpoint(path: Path, out: Path, override: Override, *, half: bool = False) -> None:
+    """Copy a checkpoint, ours or released, with other default sampling settings, or in ``half`` precision.
 
-    CrossFlowError if ``out`` is there already.
+    Weights and notes are kept. CrossFlowError if ``out`` is there already.
     """
     refuse_existing([out])
     model = load_model(path)
-    config: Any = replace(model.config, sampling=replace(sampling, noise=model.config.sampling.noise))
+    config: Any = replace(model.config, sampling=model.config.sampling.but(override))
     model.config = config
-    save_checkpoint(out, model, _tensors(path)[0] or {"released": path.name})
+    save_checkpoint(out, model, read_checkpoint(path)[0] or {"released": path.name}, half=half)
 
 
 def describe(path: Path) -> dict[str, Any]:
     """A checkpoint as plain JSON: the header of one of ours, the inferred config of a released one."""
-    header, tensors = _tensors(path)
+    header, tensors = read_checkpoint(path)
     if "format" in header:
         if not is_system(header):
             model_config(header, path)
@@ -125,7 +171,7 @@ def convert(path: Path, out: Path, heads: int | None = None) -> list[str]:
     """
     refuse_existing([out])
     make_folder(out.parent)
-    header, tensors = _tensors(path)
+    header, tensors = read_checkpoint(path)
     if "format" in header:
         raise CrossFlowError(f"{path} is one of ours already: give a file that the authors released.")
     model, tensors, dropped = _released(path, tensors, heads)
@@ -183,7 +229,7 @@ def _version_of(model: CrossFlow, path: str | Path, other: Path, device: str) ->
 
 
 def _load(path: str | Path, device: str) -> FlowModel:
-    header, tensors = _tensors(Path(path))
+    header, tensors = read_checkpoint(Path(path))
     if "format" in header:
         model = _blank(model_config(header, path), path)
         check_tensors(path, tensors, shipped(model))
@@ -213,13 +259,6 @@ def weaker_of(path: Path, config: ModelConfig) -> Path | None:
     return None if config.guidance.weaker is None else path.parent / config.guidance.weaker
 
 
-def _tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Header and tensors of a checkpoint; the header of a pickle is empty."""
-    if not (os.path.isfile(path) and is_pickle(path)):
-        return read_tensors(path)
-    return {}, tensors_in(unpickled(path), path)
-
-
 def _released(
     path: Path, tensors: dict[str, Tensor], heads: int | None = None
 ) -> tuple[FlowModel, dict[str, Tensor], list[str]]:
@@ -239,6 +278,11 @@ def _blank(config: ModelConfig, path: str | Path) -> FlowModel:
     """The model of ``config`` on the meta device: nothing is allocated before the weights are checked."""
     with torch.device("meta"), _naming_file(path):
         return config.build(training=False)
+
+
+def holds_system(path: Path) -> bool:
+    """Whether a file is that of an any-to-any system; CrossFlowError for no file, or one of another kind."""
+    return not is_pickle(path) and is_system(read_header(path))
 
 
 def is_system(header: Mapping[str, Any]) -> bool:

@@ -7,18 +7,20 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from crossflow.errors import CrossFlowError, named
+from crossflow.errors import named
 from crossflow.files.devices import own_device
+from crossflow.files.folders import shipped
 from crossflow_eval.models.crossflow import check_sampling
 from crossflow_eval.types import Ask, Outputs
 
 
 class CrossFlowAny:
-    """A system of any to any. ``steps``, ``guidance_scale``, ``context`` and ``merge`` left None are the trained ones.
+    """A system of any to any; without ``checkpoint`` the shipped one.
 
-    ``device``: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N"; ``method`` and ``precision`` are those of
+    ``steps``, ``guidance_scale``, ``context`` and ``merge`` left None are the trained ones. ``device``: "auto" (a GPU
+    where there is one), "cpu", "cuda" or "cuda:N"; ``method`` and ``precision`` are those of
     ``crossflow.sampling.any_to_any.AnyToAnySampler``.
-    Raises CrossFlowError without a ``checkpoint``, and for sampling that it cannot do.
+    Raises CrossFlowError for sampling that it cannot do.
     """
 
     def __init__(
@@ -34,13 +36,12 @@ class CrossFlowAny:
         device: str = "auto",
     ) -> None:
         check_sampling(None, steps, guidance_scale)
-        if checkpoint is None:
-            raise CrossFlowError("No model of any to any is shipped: give the file of one as --ckpt.")
         where = own_device(device)
+        path = shipped("any") if checkpoint is None else checkpoint
         from crossflow.sampling.any_to_any import METHODS, AnyToAnySampler
 
         named("method", method or "together", METHODS)
-        self._sampler = AnyToAnySampler.from_checkpoint(checkpoint, where, precision)
+        self._sampler = AnyToAnySampler.from_checkpoint(path, where, precision)
         self._sampler.wiring(context, merge)
         self._options: Mapping[str, Any] = {
             "steps": steps,
@@ -49,7 +50,7 @@ class CrossFlowAny:
             "merge": merge,
             "method": method or "together",
         }
-        self.name = checkpoint.stem
+        self.name = path.stem
         self.identity: Mapping[str, Any] = {
             **self._sampler.identity,
             **self._options,

@@ -10,6 +10,9 @@ from typer.testing import CliRunner
 
 from crossflow.cli import app
 from crossflow.errors import CrossFlowError
+from crossflow.files import folders
+from crossflow.files.folders import shipped
+from crossflow.files.hashes import file_sha256
 from crossflow.files.sounds import encode_wav, read_wav, write_wav
 from crossflow.files.videos import encode_gif, read_video
 from crossflow.model.checkpoint import save_checkpoint
@@ -196,6 +199,19 @@ def test_the_command_makes_files_of_files(folder, tmp_path, sampler):
     assert [row[each] for each in ("mix", "steps", "guidance_scale", "context")] == ["text=2,audio=1", None, None, None]
     again = run(folder, tmp_path, given, "image,audio")
     assert again.exit_code == 2 and "is there already" in again.output
+
+
+def test_without_a_checkpoint_the_shipped_system_is_taken(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(folders, "WEIGHTS", tmp_path)
+    wanted = ["generate", "--from", "text=a red ball", "--to", "image,audio", "--out"]
+    missing = CliRunner().invoke(app, [*wanted, str(tmp_path / "none")])
+    assert missing.exit_code == 2
+    assert missing.stderr == f"Error: There is no file {shipped('any')}: give the path of a checkpoint.\n"
+    save_checkpoint(shipped("any"), tiny_system(), half=True)
+    found = CliRunner().invoke(app, [*wanted, str(tmp_path / "made")])
+    assert (found.exit_code, found.stderr) == (0, "")
+    row = json.loads((tmp_path / "made" / "outputs.jsonl").read_text())
+    assert row["weights_sha256"] == file_sha256(shipped("any"))
 
 
 def test_a_text_is_printed(folder, tmp_path):

@@ -19,7 +19,7 @@ from crossflow.files.tensors import read_header, write_tensors
 from crossflow.model import checkpoint
 from crossflow.model.checkpoint import export_checkpoint, load_checkpoint, load_model, save_checkpoint
 from crossflow.model.crossflow import CrossFlow
-from crossflow.model.settings import Sampling
+from crossflow.model.settings import Override
 from crossflow.recipes import CONFIGS
 
 CONFIG = CONFIGS["scenes-tiny"].model
@@ -90,18 +90,18 @@ def test_the_same_model_gives_the_same_bytes(model, file, tmp_path):
 
 
 def test_an_export_changes_the_recommended_sampling_and_nothing_else(file, tmp_path):
-    out, sampling = tmp_path / "out.safetensors", Sampling(solver="heun", steps=5, guidance_scale=2.5)
+    out, sampling = tmp_path / "out.safetensors", Override(solver="heun", steps=5, guidance_scale=2.5)
     export_checkpoint(file, out, sampling)
     before, after = load_file(file), load_file(out)
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
-    assert load_model(out).config == replace(load_model(file).config, sampling=sampling)
+    assert load_model(out).config == replace(CONFIG, sampling=CONFIG.sampling.but(sampling))
     assert read_header(out)["step"] == 7
 
 
 def test_an_export_with_an_unknown_solver_writes_nothing(file, tmp_path):
     with pytest.raises(CrossFlowError, match="Did you mean 'heun'"):
-        export_checkpoint(file, tmp_path / "out.safetensors", Sampling(solver="huen"))
+        export_checkpoint(file, tmp_path / "out.safetensors", Override(solver="huen"))
     assert not (tmp_path / "out.safetensors").exists()
 
 
@@ -239,7 +239,7 @@ def test_a_full_disk_keeps_the_old_file(model, file, monkeypatch):
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(CrossFlowError, match=r"cannot be written .*No space left.* make room"):
         save_checkpoint(file, model)
     assert file.read_bytes() == before

@@ -8,7 +8,7 @@ from golden_files import golden_file
 from pydantic import TypeAdapter
 
 from crossflow.errors import CrossFlowError
-from crossflow.files.folders import TASKS, shipped
+from crossflow.files.folders import shipped
 from crossflow.files.tensors import read_header
 from crossflow.model.checkpoint import load_model, model_config
 from crossflow.model.config import ModelConfig
@@ -24,7 +24,7 @@ def test_every_recipe_of_the_first_version_is_still_the_recipe(name):
     assert TypeAdapter(ModelConfig).validate_python(migrated(FIRST[name], "1")) == CONFIGS[name].model
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", ["t2i", "caption", "depth", "sr"])
 def test_the_shipped_files_are_of_the_first_version_and_load(task):
     header = read_header(shipped(task))
     assert header["version"] == "1"

@@ -19,6 +19,7 @@ from crossflow.files.pretrained import load_tensors
 from crossflow.files.tensors import read_header
 from crossflow.model import authors as released
 from crossflow.model import checkpoint
+from crossflow.model.settings import Override
 from crossflow.recipes import CONFIGS
 
 SMALL = ("dimr_small", "dit_small")
@@ -202,12 +203,11 @@ def test_a_file_is_never_written_over_itself(tmp_path):
     torch.save(weights_of("dimr_small"), path)
     before = path.read_bytes()
     link.symlink_to(path)
-    sampling = checkpoint.load_model(path).config.sampling
     for out in (path, link, tmp_path):
         with pytest.raises(CrossFlowError, match=f"{out} is there already, and is not replaced"):
             checkpoint.convert(path, out)
         with pytest.raises(CrossFlowError, match=f"{out} is there already, and is not replaced"):
-            checkpoint.export_checkpoint(path, out, sampling)
+            checkpoint.export_checkpoint(path, out, Override())
     assert path.read_bytes() == before
 
 
@@ -222,7 +222,7 @@ def test_a_released_pickle_is_exported_with_other_sampling(tmp_path):
     torch.save(weights_of("dit_small"), tmp_path / "model.pth")
     before = checkpoint.load_checkpoint(tmp_path / "model.pth").config
     sampling = replace(before.sampling, guidance_scale=3.0)
-    checkpoint.export_checkpoint(tmp_path / "model.pth", tmp_path / "out.safetensors", sampling)
+    checkpoint.export_checkpoint(tmp_path / "model.pth", tmp_path / "out.safetensors", Override(guidance_scale=3.0))
     assert checkpoint.load_checkpoint(tmp_path / "out.safetensors").config == replace(before, sampling=sampling)
     assert read_header(tmp_path / "out.safetensors")["released"] == "model.pth"
 

@@ -11,6 +11,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from crossflow.errors import CrossFlowError, Stopped
+from crossflow.files import folders
+from crossflow.files.hashes import file_sha256
 from crossflow.model.checkpoint import save_checkpoint
 from crossflow_eval import records, suites
 from crossflow_eval.metrics.any_to_any import Coherence, Conflict, Synchrony, ToldFactors, World, shuffled
@@ -326,5 +328,13 @@ def test_our_own_system_is_asked_for_all_that_wants_the_same_at_once(tmp_path):
     for option in ("method", "context", "merge"):  # before a run has a folder
         with pytest.raises(CrossFlowError, match=f"Unknown {option} 'alone'"):
             CrossFlowAny(path, device="cpu", **{option: "alone"})
-    with pytest.raises(CrossFlowError, match="give the file of one as --ckpt"):
-        CrossFlowAny()
+
+
+def test_without_a_checkpoint_the_shipped_system_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(folders, "WEIGHTS", tmp_path)
+    with pytest.raises(CrossFlowError, match=r"There is no file .*scenes-any\.safetensors: give the path"):
+        CrossFlowAny(device="cpu")
+    save_checkpoint(folders.shipped("any"), tiny_system(), half=True)
+    model = CrossFlowAny(device="cpu")
+    assert model.name == "scenes-any"
+    assert model.identity["weights_sha256"] == file_sha256(folders.shipped("any"))
