@@ -24,13 +24,16 @@ from torch_fidelity.metric_prc import prc_features_to_metric
 
 from crossflow_eval.environment import hardware
 from crossflow_eval.metrics.distribution import kid
-from crossflow_eval.metrics.neighbourhoods import neighbourhoods
+from crossflow_eval.metrics.neighbourhoods import has_bfloat16, neighbourhoods
 
 DIM = 2048
 HOW = """\
-Ours take float32 products of centred points. KID of up to 10,000 features is from the kernel of all pairs, each
-taken once. Beyond that each subset has pairs of its own, both sides spend most of their time in the same products,
-and torch-fidelity is as fast or a little faster. Precision and recall are decided in float64.""".splitlines()
+Ours take products of centred points. KID of up to 10,000 features is from the kernel of all pairs, each taken once, in
+float32. Beyond that each subset has pairs of its own, both sides spend most of their time in the same products, and
+torch-fidelity is as fast or a little faster. Precision and recall are decided in float64, but only of pairs that bounds
+leave open; here the bounds are from products in {}.""".format(
+    "bfloat16, which this CPU has" if has_bfloat16() else "float32, for this CPU has none in bfloat16"
+).splitlines()
 Side = Callable[[np.ndarray, np.ndarray], float]
 
 

@@ -23,12 +23,8 @@ def middle_of(features: np.ndarray, reference: np.ndarray) -> np.ndarray:
     return reference.mean(axis=0, dtype=np.float64).astype(np.result_type(features, reference, np.float32))
 
 
-def tiles(n: int, m: int | None = None, *, least: int = 1) -> Iterator[tuple[slice, slice]]:
-    """Rows and columns of each tile of n x m pairs; of n points with each other, those on and right of the diagonal.
-
-    A whole tile has at least ``least`` rows.
-    """
-    side = max(SIDE, least)
-    for start in range(0, n, side):
-        for begin in range(0 if m is not None else start, n if m is None else m, side):
-            yield slice(start, min(start + side, n)), slice(begin, min(begin + side, n if m is None else m))
+def tiles(n: int, m: int | None = None) -> Iterator[tuple[slice, slice]]:
+    """Rows and columns of each tile of n x m pairs; of n points with each other, those on and right of the diagonal."""
+    for start in range(0, n, SIDE):
+        for begin in range(0 if m is not None else start, n if m is None else m, SIDE):
+            yield slice(start, min(start + SIDE, n)), slice(begin, min(begin + SIDE, n if m is None else m))

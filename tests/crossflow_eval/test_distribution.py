@@ -25,7 +25,17 @@ from crossflow_eval.metrics.distribution import (
     kid,
 )
 from crossflow_eval.metrics.frechet import Moments
-from crossflow_eval.metrics.neighbourhoods import Neighbourhoods, neighbourhoods
+from crossflow_eval.metrics.neighbourhoods import (
+    Neighbourhoods,
+    _lower_bounds,
+    _Points,
+    _radii,
+    _TooCoarse,
+    _upper_bounds,
+    neighbourhoods,
+)
+
+BALLS = "crossflow_eval.metrics.neighbourhoods"
 
 
 def sample(n: int, dim: int, seed: int, shift: float = 0.0) -> np.ndarray:
@@ -154,8 +164,77 @@ def test_ties_and_equal_points_are_decided_exactly(
     generator = np.random.default_rng(seed)
     x, y = (np.float32(unit) * generator.integers(0, 3, size=(size, dim)).astype(np.float32) for size in (n, m))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pairs, "SIDE", side)
+        patch.setattr(f"{BALLS}._ROWS", side)
+        patch.setattr(f"{BALLS}._COLUMNS", side)
+        patch.setattr(f"{BALLS}.has_bfloat16", lambda: bool(seed % 2))
         assert_equal(neighbourhoods(x, y, k=k, closed=closed), by_pairs(x, y, k, closed))
+
+
+def on_a_grid(n: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 3, size=(n, 5)).astype(np.float32)
+
+
+def on_a_line(n: int, seed: int) -> np.ndarray:
+    """Whose rounding errors are along the points themselves: no product could err more."""
+    return (np.random.default_rng(seed).uniform(1, 2, size=(n, 1)) * np.full((1, 48), 1 + 2**-8)).astype(np.float32)
+
+
+def in_clumps(n: int, seed: int) -> np.ndarray:
+    """In two, as far apart as a bfloat16 can tell, so that it can tell nothing within one."""
+    return np.float32(0.01) * sample(n, 32, seed).astype(np.float32) + np.arange(n)[:, None] % 2
+
+
+HARD = {
+    "float32": lambda n, seed: sample(n, 64, seed).astype(np.float32),
+    "float64": lambda n, seed: sample(n, 64, seed),
+    "a grid": on_a_grid,
+    "a line": on_a_line,
+    "clumps": in_clumps,
+    "each twice": lambda n, seed: np.repeat(sample(n // 2, 16, seed), 2, axis=0),
+    "all equal": lambda n, seed: np.full((n, 16), 0.3),
+    "a huge offset": lambda n, seed: 1e6 + sample(n, 16, seed),
+    "one far away": lambda n, seed: sample(n, 16, seed) * np.where(np.arange(n) == 3, 1e4, 1)[:, None],
+    "squares too small": lambda n, seed: np.hstack([np.ones((n, 1)), 3e-23 * sample(n, 16, seed)]),
+    "tiny": lambda n, seed: 1e-60 * sample(n, 16, seed),
+    "tiny float32": lambda n, seed: np.float32(1e-40) * sample(n, 16, seed).astype(np.float32),
+    "huge float32": lambda n, seed: np.float32(1e37) * sample(n, 16, seed).astype(np.float32),
+}
+
+
+@pytest.mark.parametrize("kind", HARD)
+@pytest.mark.parametrize("sizes", [(4, 5), (330, 290)])
+@pytest.mark.parametrize("closed", [True, False])
+def test_from_bfloat16_and_from_float32_every_answer_is_the_same(
+    kind: str, sizes: tuple[int, int], closed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On any CPU, which also multiplies bfloat16 without instructions for it; and however many pairs are left open."""
+    x, y = (HARD[kind](n, seed) for n, seed in zip(sizes, (18, 19), strict=True))
+    expected = by_pairs(x, y, 3, closed)
+    monkeypatch.setattr(f"{BALLS}._OPEN", np.inf)
+    for half in (True, False):
+        monkeypatch.setattr(f"{BALLS}.has_bfloat16", lambda half=half: half)
+        assert_equal(neighbourhoods(x, y, k=3, closed=closed), expected)
+
+
+@pytest.mark.parametrize("kind", HARD)
+@pytest.mark.parametrize("half", [True, False])
+def test_every_distance_is_within_its_bounds(kind: str, half: bool) -> None:
+    x, y = (HARD[kind](n, seed) for n, seed in ((60, 20), (50, 21)))
+    scale = 2.0 ** -np.ceil(np.log2(max(float(abs(each).max()) for each in (x, y))))
+    first, second = (_Points(each, y.mean(axis=0, dtype=np.float64), scale, half) for each in (x, y))
+    exact = cdist(scale * x, scale * y, "sqeuclidean") / 2
+    for rows, columns, low in _lower_bounds(first, second):
+        high = _upper_bounds(first, second, np.arange(60)[rows, None], np.arange(50)[columns], low)
+        assert (low <= exact[rows, columns]).all() and (exact[rows, columns] <= high).all()
+
+
+def test_points_in_clumps_are_left_to_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bounds from bfloat16 would leave open all pairs of a clump, whose number grows with the square of n."""
+    x, y = in_clumps(400, 22), in_clumps(300, 23)
+    with pytest.raises(_TooCoarse):
+        _radii(_Points(x, y.mean(axis=0), np.float32(0.5), half=True), 3)
+    monkeypatch.setattr(f"{BALLS}.has_bfloat16", lambda: True)
+    assert_equal(neighbourhoods(x, y, k=3, closed=True), by_pairs(x, y, 3, closed=True))
 
 
 @pytest.mark.parametrize("closed", [True, False])
@@ -180,7 +259,8 @@ def test_the_size_of_the_blocks_changes_nothing(monkeypatch: pytest.MonkeyPatch)
     x, y = sample(200, 16, 8), sample(150, 16, 9, 0.1)
     whole, distance = neighbourhoods(x, y, k=3, closed=True), cmmd(x, y)
     monkeypatch.setattr(distribution, "_BLOCK", 1000)
-    monkeypatch.setattr(pairs, "SIDE", 30)
+    monkeypatch.setattr(f"{BALLS}._ROWS", 30)
+    monkeypatch.setattr(f"{BALLS}._COLUMNS", 70)
     assert_equal(neighbourhoods(x, y, k=3, closed=True), whole)
     assert cmmd(x, y) == pytest.approx(distance, rel=1e-10)
 
