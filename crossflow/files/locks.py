@@ -1,7 +1,7 @@
 """One process at a time in a folder: a lock that the operating system releases however its holder ends."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def only_writer(folder: Path, doing: str, wait: bool = False, rank: int = 0) -> 
     a lock of its own ``rank``, and each of a second launch is turned away. On a file system without locks nothing is
     locked.
     """
-    lock = FileLock(folder / (f"{NAME}-{rank}" if rank else NAME), timeout=-1 if wait else 0, fallback_to_soft=False)
+    lock = FileLock(folder / _lock_file(rank), timeout=-1 if wait else 0, fallback_to_soft=False)
     with suppress(OSError, NotImplementedError):
         try:
             lock.acquire()
@@ -39,11 +39,36 @@ def only_writer(folder: Path, doing: str, wait: bool = False, rank: int = 0) -> 
 def writing_in(folder: Path, doing: str, wait: bool = False, rank: int = 0) -> Iterator[None]:
     """Make ``folder`` where it is not there, and lock it as ``only_writer`` does.
 
-    CrossFlowError, before any work, also where nothing can be written in it.
+    CrossFlowError, before any work, also where nothing can be written in it. Where nothing was written when the block
+    ends, as what was asked for is refused, all is as it was: no new folder stays, and no new lock file.
     """
+    with written(folder):
+        new = [each for each in (folder.absolute(), *folder.absolute().parents) if not os.path.lexists(each)]
     make_folder(folder)
+    before = _names(folder)
     with only_writer(folder, doing, wait, rank):
-        yield
+        try:
+            yield
+        finally:
+            if all(name.startswith(NAME) for name in _names(folder) - before):
+                _leave(folder, before, rank, new)
+
+
+def _names(folder: Path) -> set[str]:
+    return set(os.listdir(folder)) if folder.is_dir() else set()
+
+
+def _leave(folder: Path, before: Collection[str], rank: int, new: Iterable[Path]) -> None:
+    """Remove the lock file, where it was not there before, and ``new`` folders that are empty, the innermost first."""
+    with suppress(OSError):
+        if _lock_file(rank) not in before:
+            (folder / _lock_file(rank)).unlink(missing_ok=True)
+        for each in new:
+            each.rmdir()
+
+
+def _lock_file(rank: int) -> str:
+    return f"{NAME}-{rank}" if rank else NAME
 
 
 def check_writable(folder: Path, doing: str) -> None:

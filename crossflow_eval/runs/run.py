@@ -196,10 +196,10 @@ def run(
     drawn = Examples.of(whole_batches(suite, model, examples, following))
     store = Store(records.part(folder, len(examples)), rank)
     with store.locked():
+        metrics = make_metrics(suite)  # first, so that a judge that is not there costs no work and leaves no folder
         settings = store.open(settings, examples, drawn)
         if fresh:
             store.set_aside()
-        metrics = make_metrics(suite)  # first, so that a judge that is not there costs no work
         caches = keep_features(metrics, folder / "features", rank)
         share = (rank, world)
         generate(suite, model, settings, drawn, store, caches, share=share, track=track, at_a_time=at_a_time)

@@ -32,7 +32,7 @@ from pydantic import BaseModel
 
 from crossflow.errors import CrossFlowError, first_few
 from crossflow.files.images import UnreadableImage
-from crossflow.files.locks import only_writer
+from crossflow.files.locks import writing_in
 from crossflow.files.writing import write_whole, written
 from crossflow_eval import records
 from crossflow_eval.outputs import kind_of
@@ -191,9 +191,7 @@ class Store:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep the same rank of other launches out of the folder. The lock goes with the process, however it ends."""
-        with written(self.home):
-            self.home.mkdir(parents=True, exist_ok=True)
-        with only_writer(self.home, "working", rank=self.rank):
+        with writing_in(self.home, "working", rank=self.rank):
             yield
 
     def write(self, name: str, content: bytes, durable: bool = False) -> None:

@@ -97,3 +97,26 @@ def test_what_cannot_be_written_is_said_before_the_work_and_nothing_is_made(tmp_
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     with writing_in(tmp_path / "new", "drawing"), pytest.raises(CrossFlowError, match="Another process"):
         check_writable(tmp_path / "new", "drawing")
+
+
+def refused_in(folder, rank=0):
+    with pytest.raises(CrossFlowError, match="no such model"), writing_in(folder, "drawing", rank=rank):
+        raise CrossFlowError("There is no such model: give another.")
+
+
+def test_where_nothing_was_written_all_is_as_it_was(tmp_path):
+    refused_in(tmp_path / "new" / "out")
+    refused_in(tmp_path / "new", rank=1)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "mine").touch()
+    refused_in(tmp_path)
+    check_writable(tmp_path, "drawing")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_what_was_written_stays_with_its_lock_and_a_lock_that_was_there_too(tmp_path):
+    with pytest.raises(CrossFlowError), writing_in(tmp_path / "out", "drawing"):
+        (tmp_path / "out" / "image").touch()
+        raise CrossFlowError("The disk is full: make room.")
+    refused_in(tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {locks.NAME, "image"}
