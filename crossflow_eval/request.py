@@ -156,10 +156,13 @@ COMMANDS: dict[str, Command] = {
     ),
     "any": Command(
         task="any",
-        help="Measure a model from any modalities to any: text, images, depth, sound and film; without options the "
-        "shipped one. --limit takes the first examples, of all tasks alike.",
+        help="Measure a model from any modalities to any: text, images, depth, sound and film. --limit takes the first "
+        "examples, of all tasks alike. --ckpt may be a folder of outputs, ID.MODALITY and a suffix, for `prepare any`.",
         suite="scenes-any-matrix",
-        says={"checkpoint": "A checkpoint.", "model": "crossflow, or package.module:factory."},
+        says={
+            "checkpoint": "A checkpoint, or a folder of outputs.",
+            "model": "crossflow, folder, or package.module:factory.",
+        },
     ),
 }
 
@@ -299,7 +302,7 @@ class Request:
         default=None,
         metadata=_said(
             "--method",
-            "together, in-turn, anchor (one shared latent) or direct (flows from one input).",
+            "together, in-turn, chain (by way of a text), anchor (one shared latent) or direct (flows from one input).",
             shown="together",
             models=("crossflow",),
             tasks=(TOGETHER,),

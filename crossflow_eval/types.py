@@ -152,12 +152,20 @@ class Lookup(Protocol):
 
 
 @runtime_checkable
-class MadeElsewhere(Lookup, Protocol):
-    """Outputs of another program, which may lack some or hold foreign ones."""
+class Checked(Protocol):
+    """A model, or what stands in for one, that can say before any work that it cannot give what a run needs."""
 
     def check(self, needed: Sequence[Example], known: Sequence[Example], outputs_per_example: int) -> None:
-        """Raise CrossFlowError where one of the ``needed`` is missing, or one is of no ``known`` example."""
+        """Raise CrossFlowError where it has or makes no output of one of the ``needed``.
+
+        So it does, where outputs are there already, for one that is of no ``known`` example.
+        """
         ...
+
+
+@runtime_checkable
+class MadeElsewhere(Lookup, Checked, Protocol):
+    """Outputs of another program, which may lack some or hold foreign ones."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,10 +4,10 @@ CoDi (arXiv 2305.11846, section 3.3) trains it on pairs, with the diffusers froz
 modality to its own vector instead of its partners': here that is the context ``self``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -140,13 +140,15 @@ def environments(
     parts: Mapping[str, Part], noised: Mapping[str, Float[Tensor, "b c h w"]], t: Float[Tensor, " b"]
 ) -> dict[str, Float[Tensor, "b k e"]]:
     """The environment vectors of noised latents; CrossFlowError for a modality that was not aligned."""
-    vectors: dict[str, Tensor] = {}
-    for name, x in noised.items():
-        environment = parts[name].environment
-        if environment is None or parts[name].connections is None:
+    check_aligned(noised, [name for name, part in parts.items() if None not in (part.environment, part.connections)])
+    return {name: cast(Environment, parts[name].environment)(x, t) for name, x in noised.items()}
+
+
+def check_aligned(names: Iterable[str], aligned: Collection[str]) -> None:
+    """CrossFlowError for one of ``names`` that was not aligned with another output."""
+    for name in names:
+        if name not in aligned:
             raise CrossFlowError(f"{name} was not aligned with another output: generate it alone, or train its pair.")
-        vectors[name] = environment(x, t)
-    return vectors
 
 
 def connected(

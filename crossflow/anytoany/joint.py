@@ -71,11 +71,17 @@ def mixed(
     CrossFlowError for weights that are negative or all 0, or whose sum is not finite.
     """
     weights = [1.0] * len(vectors) if weights is None else weights
+    whole = check_weights(weights)
+    terms = [weight / whole * each for weight, each in zip(weights, vectors, strict=True) if weight]
+    return torch.stack(terms).sum(0)
+
+
+def check_weights(weights: Sequence[float]) -> float:
+    """The sum of weights; CrossFlowError for those that are negative or all 0, or whose sum is not finite."""
     whole = sum(weights)
     if not (all(each >= 0 for each in weights) and 0 < whole < math.inf):
         raise CrossFlowError(
             f"The weights of the prompts are {', '.join(f'{each:g}' for each in weights) or 'none'}; they must be "
             "numbers of at least 0, with a finite sum above 0."
         )
-    terms = [weight / whole * each for weight, each in zip(weights, vectors, strict=True) if weight]
-    return torch.stack(terms).sum(0)
+    return whole

@@ -31,18 +31,16 @@ def sample_in_turn(
     sampling: Sampling,
     encode: Encode,
     scales: Mapping[str, float] | None = None,
-    remember: bool = True,
 ) -> dict[str, Float[Tensor, "b c h w"]]:
     """Latents of every modality of ``noise``, in its order, each prompted by what is there already.
 
-    The prompt of each is the mean of ``prompts`` and the vectors of all outputs before it. Without ``remember`` it is
-    the vectors of the last output alone: a chain, whose middle outputs are its hubs.
+    The prompt of each is the mean of ``prompts`` and the vectors of all outputs before it.
     """
     said, latents = [prompts], dict[str, Tensor]()
     for name, x in noise.items():
         if latents:
             last = next(reversed(latents))
-            said = [*(said if remember else ()), encode[last](latents[last])]
+            said = [*said, encode[last](latents[last])]
         own = sampling.but(Override(guidance_scale=(scales or {}).get(name)))
         latents[name] = parts[name].diffuser.generate(mixed(said), x, own)
     return latents

@@ -41,8 +41,11 @@ def generate(
         typer.Option(help="What outputs see of one another.", show_default="the system's"),
     ] = None,
     method: Annotated[
-        Literal["together", "in-turn", "anchor", "direct"],
-        typer.Option(help="Together, or as the rivals: one after another, from a shared latent, by direct flows."),
+        Literal["together", "in-turn", "chain", "anchor", "direct"],
+        typer.Option(
+            help="Together, or as the rivals: one after another, by way of a text, from a shared latent, by direct "
+            "flows."
+        ),
     ] = "together",
     device: Device = "auto",
 ) -> None:
@@ -53,53 +56,53 @@ def generate(
             if name in FILES or value.lower().endswith(".txt"):
                 look_for(Path(value))
 
-        from crossflow.errors import Notice
-        from crossflow.files.folders import shipped
-        from crossflow.files.locks import writing_in
+        from crossflow.errors import CrossFlowError, Notice
+        from crossflow.files.locks import check_writable, writing_in
         from crossflow.files.seeds import check_seed
         from crossflow.files.writing import refuse_existing, write_whole
-        from crossflow.sampling.any_to_any import AnyToAnySampler
-        from crossflow.sampling.media import read_value, writers
+        from crossflow.sampling.any_to_any import AnyToAnySampler, check_used
+        from crossflow.sampling.media import SIZES, read_value, writers
 
         check_seed(seed)
         wanted = [name.strip() for name in to.split(",") if name.strip()]
+        weights = _weights(mix.split(",")) if mix else {}
+        options: dict[str, Any] = {"guidance_scale": guidance_scale, "steps": steps, "context": context}
+        check_used(method, len(wanted), mix=weights or None, **options)
+        check_writable(out, "writing")
+        files = ["outputs.jsonl", *(f"{name}{suffix}" for name in wanted for suffix in writers(name))]
+        refuse_existing(out / file for file in files)
+        sampler = AnyToAnySampler.from_checkpoint(ckpt, device)
+        item: dict[str, list[Any]] = {}
+        for name, value in inputs:
+            read = read_value(name, value, sampler.shape(name))
+            if isinstance(read, str) and not read.strip():
+                raise CrossFlowError(f"{value} holds no text: write some.")
+            item.setdefault(name, []).append(read)
+        [outputs] = sampler.generate([item], wanted, [seed], mix=weights, method=method, **options)
+        heard = {name: values for name, values in item.items() if weights.get(name, 1)}
+        if method in ("together", "in-turn", "chain") and (cosine := sampler.agreement(heard)) < 0:
+            warnings.warn(
+                f"Two inputs contradict each other (the cosine of their prompts is {cosine:.2f}), and what is "
+                "made lies between them: lean on one by --mix.",
+                Notice,
+                stacklevel=2,
+            )
+        contents = {
+            f"{name}{suffix}": content(outputs[name]) for name in wanted for suffix, content in writers(name).items()
+        }
+        row = {
+            "from": [list(each) for each in inputs],
+            "to": wanted,
+            "mix": mix,
+            "seed": seed,
+            **options,
+            "method": method,
+            "sizes": {name: SIZES[name] for name in item if name in SIZES},
+            **sampler.identity,
+        }
+        contents["outputs.jsonl"] = f"{json.dumps(row)}\n".encode()
         with writing_in(out, "writing"):
-            refuse_existing([out / "outputs.jsonl"])
-            refuse_existing(out / f"{name}{suffix}" for name in wanted for suffix in writers(name))
-            sampler = AnyToAnySampler.from_checkpoint(ckpt or shipped("any"), device)
-            item: dict[str, list[Any]] = {}
-            for name, value in inputs:
-                item.setdefault(name, []).append(read_value(name, value, sampler.shape(name)))
-            weights = _weights(mix.split(",")) if mix else {}
-            settings: dict[str, Any] = {
-                "guidance_scale": guidance_scale,
-                "steps": steps,
-                "context": context,
-                "method": method,
-            }
-            [outputs] = sampler.generate([item], wanted, [seed], mix=weights, **settings)
-            heard = {name: values for name, values in item.items() if weights.get(name, 1)}
-            if method in ("together", "in-turn") and (cosine := sampler.agreement(heard)) < 0:
-                warnings.warn(
-                    f"Two inputs contradict each other (the cosine of their prompts is {cosine:.2f}), and what is "
-                    "made lies between them: lean on one by --mix.",
-                    Notice,
-                    stacklevel=2,
-                )
-            contents = {
-                f"{name}{suffix}": content(outputs[name])
-                for name in wanted
-                for suffix, content in writers(name).items()
-            }
-            row = {
-                "from": [list(each) for each in inputs],
-                "to": wanted,
-                "mix": mix,
-                "seed": seed,
-                **settings,
-                **sampler.identity,
-            }
-            contents["outputs.jsonl"] = f"{json.dumps(row)}\n".encode()
+            refuse_existing(out / file for file in files)
             for name, content in contents.items():
                 write_whole(out / name, content)
         for name in wanted:

@@ -65,7 +65,6 @@ def plain_arrays(path: Path, what: str, names: Collection[str] | None = None) ->
         raise CrossFlowError(f"Cannot read the {what} {path}: {error}.") from error
     except Exception as error:  # zipfile, zlib and numpy's header parser document no list of what damaged bytes raise
         refuse_stand_in(path)
-        refuse_stand_in(path)
         why = " ".join(str(error).split()) or type(error).__name__
         raise CrossFlowError(
             f"Cannot read the {what} {path}: it is no whole .npy or .npz file of plain numbers ({why})."

@@ -8,7 +8,7 @@ tones these bands may be the sum of, and by Griffin and Lim's algorithm (1984) a
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from scipy.optimize import nnls
 
 from crossflow.errors import CrossFlowError
 
-if TYPE_CHECKING:  # a machine that only trains on images need not have torchaudio
+if TYPE_CHECKING:
     from torchaudio.transforms import GriffinLim, MelSpectrogram
 
 RATE = 16_000
@@ -30,12 +30,19 @@ SEED = 0
 """Seed of the phases that Griffin and Lim's algorithm starts from."""
 
 
+def _torchaudio() -> Any:
+    """The transforms; CrossFlowError on a machine without them, as one that only trains on images may be."""
+    try:
+        from torchaudio import transforms
+    except (ImportError, OSError) as error:  # OSError where it was built for another torch
+        raise CrossFlowError('Sounds need torchaudio as it goes with torch: pip install "torchaudio>=2.9".') from error
+    return transforms
+
+
 @lru_cache
 def _mel() -> MelSpectrogram:
-    from torchaudio.transforms import MelSpectrogram
-
     edge = (WINDOW - HOP) // 2
-    return MelSpectrogram(RATE, WINDOW, WINDOW, HOP, pad=edge, center=False, n_mels=BANDS, power=1.0)
+    return _torchaudio().MelSpectrogram(RATE, WINDOW, WINDOW, HOP, pad=edge, center=False, n_mels=BANDS, power=1.0)
 
 
 @lru_cache
@@ -47,9 +54,7 @@ def _tones() -> np.ndarray:
 
 @lru_cache
 def _griffin_lim() -> GriffinLim:
-    from torchaudio.transforms import GriffinLim
-
-    return GriffinLim(WINDOW, n_iter=32, win_length=WINDOW, hop_length=HOP, power=1.0)
+    return _torchaudio().GriffinLim(WINDOW, n_iter=32, win_length=WINDOW, hop_length=HOP, power=1.0)
 
 
 def log_mel(wave: np.ndarray) -> np.ndarray:

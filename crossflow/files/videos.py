@@ -4,7 +4,8 @@
   frames, and make a still of a film in which nothing moves.
 - GIF and MP4 are drawn SCALE times as large, a square a pixel, so that they can be seen and that MP4's coarser colours
   hardly touch them. GIF joins equal frames, and says so by how long one is shown.
-- A film is read at the size that is asked for, or at a whole multiple of it, by the mean of each square.
+- A film is read at the size that is asked for; of a whole multiple of it by the mean of each square, of any other as an
+  image is (``resizing.covering``). Of frames it has as many as are asked for.
 """
 
 import io
@@ -21,6 +22,7 @@ from PIL import Image, ImageSequence
 from crossflow.errors import CrossFlowError, unknown
 from crossflow.files.images import UnreadableImage, opaque, why_unreadable
 from crossflow.files.names import shown
+from crossflow.files.resizing import covering
 from crossflow.files.stand_ins import refuse_stand_in
 from crossflow.files.writing import write_whole
 
@@ -38,10 +40,10 @@ MOST_FRAMES = 1 << 10
 def read_video(path: Path, *, frames: int, size: int) -> UInt8[ndarray, "frames size size 3"]:
     """The film in a WebP, GIF, MP4 or AVI file, by its suffix, of so many ``frames`` of ``size`` pixels a side.
 
-    Larger squares by a whole factor become ``size`` by the mean of factor x factor pixels, rounded. CrossFlowError for
-    a file that is missing or damaged, a still, and any other number of frames or size.
+    Larger squares by a whole factor become ``size`` by the mean of factor x factor pixels, rounded, all others by
+    ``resizing.covering``. CrossFlowError for a file that is missing or damaged, a still, and another number of frames.
     """
-    wanted = f"{frames} frames of {size} x {size} pixels, or of a whole multiple of that"
+    wanted = f"{frames} frames, made of any film by `ffmpeg -i IN -vf fps={1000 // FRAME} -frames:v {frames} OUT.mp4`"
     return _read(path, lambda film: _fitted(film, frames, size), wanted)
 
 
@@ -199,12 +201,12 @@ def _film(frames: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _fitted(video: np.ndarray, frames: int, size: int) -> np.ndarray:
-    """A film of so many frames and of this size, or of a whole multiple of it."""
+    """A film of so many frames, each of this size."""
     count, height, width, _ = video.shape
     if count != frames:
         raise ValueError(f"it has {count} frames")
     if height != width or height % size:
-        raise ValueError(f"its frames are {height} x {width} pixels (height x width)")
+        return np.stack([covering(frame, (size, size)) for frame in video])
     squares = video.reshape(frames, size, height // size, size, width // size, 3)
     return np.rint(squares.mean(axis=(2, 4))).astype(np.uint8)
 

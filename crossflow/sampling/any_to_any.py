@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from crossflow.anytoany.alignment import AlignmentConfig, Context, Merge
-from crossflow.anytoany.joint import mixed, sample_jointly
+from crossflow.anytoany.alignment import AlignmentConfig, Context, Merge, check_aligned
+from crossflow.anytoany.joint import check_weights, mixed, sample_jointly
 from crossflow.anytoany.rivals import DirectConfig, along, padded, route, sample_in_turn
 from crossflow.anytoany.system import AnyToAny, load_system
 from crossflow.errors import CrossFlowError, named
@@ -28,10 +28,33 @@ Given = Mapping[str, Sequence[Any]]
 PRECISIONS = {"auto": torch.float64, "float64": torch.float64, "float32": torch.float32}
 
 
-Method = Literal["together", "in-turn", "anchor", "direct"]
+Method = Literal["together", "in-turn", "chain", "anchor", "direct"]
 METHODS: Mapping[str, Method] = {each: each for each in get_args(Method)}
-"""Outputs that see one another; one after another, each prompted by the inputs and those before it; decoded from one
-shared latent; carried from the one input by direct flows, forward and backward, each output by the fewest."""
+"""Outputs that see one another; one after another, each prompted by the inputs and those before it; each of a text
+alone (the system's first modality) that is made of the inputs; decoded from one shared latent; carried from the one
+input by direct flows, forward and backward, each output by the fewest."""
+_PROMPTED = {"mix": 1, "guidance_scale": 1, "steps": 1}
+TAKES: Mapping[Method, Mapping[str, int]] = {
+    "together": {**_PROMPTED, "context": 2, "merge": 3},
+    "in-turn": _PROMPTED,
+    "chain": _PROMPTED,
+    "anchor": {"mix": 1, "steps": 1},
+    "direct": {"steps": 1},
+}
+"""The options that each method takes, with the fewest outputs to which they make a difference."""
+
+
+def check_used(method: str, outputs: int | None = None, **options: Any) -> None:
+    """CrossFlowError for an option, not None, that changes nothing of so many ``outputs``, or of any: see ``TAKES``."""
+    takes = TAKES[named("method", method, METHODS)]
+    for name, value in options.items():
+        if value is not None and name not in takes:
+            raise CrossFlowError(
+                f"The method {method} does not use {name}, but {', '.join(takes)}: leave it out, or choose another "
+                "method."
+            )
+        if value is not None and outputs is not None and outputs < takes[name]:
+            raise CrossFlowError(f"{name} changes nothing of fewer than {takes[name]} outputs: leave it out.")
 
 
 class AnyToAnySampler:
@@ -39,7 +62,8 @@ class AnyToAnySampler:
 
     In float64 (auto) the outputs of an item depend on its own inputs and seed: rounding differences between batch sizes
     are far too small to show. ``reads`` and ``makes`` are the modalities that the system was trained to read and to
-    make. ``identity`` is everything here that can change an output, as plain JSON.
+    make, ``hub`` the one that all others were aligned with. ``identity`` is everything here that can change an output,
+    as plain JSON.
     """
 
     def __init__(
@@ -51,6 +75,7 @@ class AnyToAnySampler:
         self.device = next(system.parameters()).device
         self.system = copy.deepcopy(system).to(self.dtype).eval()
         config = system.config
+        self.hub = config.names[0]
         self.reads = tuple(name for name in config.names if name in config.prompted)
         self.makes = tuple(name for name in config.names if name in config.diffused)
         self.identity: dict[str, str] = {
@@ -97,14 +122,16 @@ class AnyToAnySampler:
         CrossFlowError for a modality that the system was not trained for, and for an input that is no value of its own.
         """
         alignment, own = self.wiring(context, merge), named("method", method, METHODS)
-        makes, reads = self.able(own)
-        self._check_names(wanted, makes, "make")
-        if not wanted or len(set(wanted)) < len(wanted):
-            raise CrossFlowError(f"The outputs are {', '.join(wanted) or 'none'}: name at least one, and each once.")
+        prompting: dict[str, Any] = {"mix": mix or None, "guidance_scale": guidance_scale, "steps": steps}
+        check_used(own, **prompting, context=context, merge=merge)
         if len(given) != len(seeds):
             raise CrossFlowError(f"There are {len(given)} items but {len(seeds)} seeds; give one seed an item.")
+        self.check({}, wanted, own, context)
         for item in given:
-            self._check_item(item, reads, mix or {})
+            self.check({name: len(values) for name, values in item.items()}, wanted, own, context)
+            self._check_item(item, mix or {})
+        if own == "chain":
+            return self._by_hub(given, wanted, seeds, prompting)
         outputs: list[dict[str, Any]] = []
         for start in range(0, len(given), self.batch_size):
             rows = slice(start, start + self.batch_size)
@@ -118,7 +145,6 @@ class AnyToAnySampler:
                 noise = {name: self._noise(name, self.system.config.member(name).shape, seeds[rows]) for name in wanted}
                 parts = self.system.parts(wanted)
                 if own == "in-turn":
-                    self._check_names(wanted[:-1], self.reads, "read")
                     latents = sample_in_turn(parts, prompts, noise, sampling, self._told(wanted), scales)
                 else:
                     latents = sample_jointly(parts, prompts, noise, sampling, alignment, scales)
@@ -129,6 +155,8 @@ class AnyToAnySampler:
     def able(self, method: Method) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The modalities that a method can make, and those that it can read."""
         config = self.system.config
+        if method == "chain" and (self.hub not in self.makes or self.hub not in self.reads):
+            return (), ()
         if method == "anchor":
             both = () if config.anchor is None else config.anchor.modalities
         elif method == "direct":
@@ -138,6 +166,27 @@ class AnyToAnySampler:
         else:
             return self.makes, self.reads
         return both, both
+
+    def check(
+        self, given: Mapping[str, int], wanted: Sequence[str], method: Method = "together", context: str | None = None
+    ) -> None:
+        """CrossFlowError where ``wanted`` cannot be made of any so many inputs by modality in this way."""
+        makes, reads = self.able(method)
+        self._check_names(wanted, makes, "make")
+        if not wanted or len(set(wanted)) < len(wanted):
+            raise CrossFlowError(f"The outputs are {', '.join(wanted) or 'none'}: name at least one, and each once.")
+        self._check_names(tuple(given), reads, "read")
+        config = self.system.config
+        if method == "in-turn":
+            self._check_names(wanted[:-1], reads, "read")
+        if method == "together" and len(wanted) > 1 and (context or config.alignment.context) != "none":
+            check_aligned(wanted, config.aligned)
+        if method == "direct" and config.direct is not None:
+            if sum(given.values()) > 1:
+                raise CrossFlowError("Direct flows start at one input: give one, or choose another method.")
+            for source in given:
+                for name in wanted:
+                    route(config.direct.pairs, source, name)
 
     def settings(
         self, wanted: Sequence[str], guidance_scale: float | None = None, steps: int | None = None
@@ -159,11 +208,16 @@ class AnyToAnySampler:
         own = self.system.config.alignment
         contexts: dict[str, Context] = {each: each for each in get_args(Context)}
         merges: dict[str, Merge] = {each: each for each in get_args(Merge)}
-        return replace(
+        found = replace(
             own,
             context=named("context", context or own.context, contexts),
             merge=named("merge", merge or own.merge, merges),
         )
+        if merge is not None and found.context != "others":
+            raise CrossFlowError(
+                f"merge says how others are read, and with the context {found.context} none are: leave it out."
+            )
+        return found
 
     def _check_names(self, names: Sequence[str], able: Sequence[str], verb: str) -> None:
         for name in names:
@@ -172,8 +226,7 @@ class AnyToAnySampler:
                 can = ", ".join(able) or "nothing"
                 raise CrossFlowError(f"This system was not trained to {verb} {name} in this way: it can {verb} {can}.")
 
-    def _check_item(self, item: Given, reads: Sequence[str], mix: Mapping[str, float]) -> None:
-        self._check_names(tuple(item), reads, "read")
+    def _check_item(self, item: Given, mix: Mapping[str, float]) -> None:
         if not any(item.values()):
             raise CrossFlowError("There is an item without any input: give each at least one.")
         for name in mix:
@@ -181,6 +234,10 @@ class AnyToAnySampler:
                 raise CrossFlowError(
                     f"The mix gives {name} a weight, and there is no {name} among the inputs: leave it out."
                 )
+        if mix:
+            check_weights([mix.get(name, 1.0) for name, values in item.items() if values])
+            if sum(map(bool, item.values())) == 1:
+                raise CrossFlowError("The mix weighs inputs of several kinds, and there is one kind: leave it out.")
         for name, values in item.items():
             for value in values:
                 self._check_value(name, value)
@@ -188,7 +245,7 @@ class AnyToAnySampler:
     def _check_value(self, name: str, value: Any) -> None:
         blank = self._blank[name]
         if isinstance(blank, str):
-            if not isinstance(value, str) or not value.strip():
+            if not isinstance(value, str):
                 raise CrossFlowError(f"A {name} is {value!r}: give words.")
             return
         found = np.asarray(value)
@@ -211,6 +268,21 @@ class AnyToAnySampler:
             own = [(next(codes[name]), mix.get(name, 1.0) / len(item[name])) for name in item for _ in item[name]]
             mixes.append(mixed([code for code, _ in own], [weight for _, weight in own]))
         return torch.cat(mixes)
+
+    def _by_hub(
+        self, given: Sequence[Given], wanted: Sequence[str], seeds: Sequence[int], prompting: Mapping[str, Any]
+    ) -> list[dict[str, Any]]:
+        """Outputs each of the hub alone, which is made of the inputs first, unless it is all that is given."""
+        hub = self.hub
+        places = [place for place, item in enumerate(given) if any(item[name] for name in item if name != hub)]
+        hubs = self.generate([given[place] for place in places], [hub], [seeds[place] for place in places], **prompting)
+        items = list(given)
+        for place, made in zip(places, hubs, strict=True):
+            items[place] = {hub: [made[hub]]}
+        found = self.generate(items, wanted, seeds, **{**prompting, "mix": None}, context="none")
+        for place, made in zip(places, hubs, strict=True):
+            found[place] |= {hub: made[hub]} if hub in wanted else {}
+        return found
 
     def _vectors(self, name: str, values: Sequence[Any]) -> Float[Tensor, "b k d"]:
         return self.system.prompts[name](self._code(name, self.system.read(name, values)))
@@ -244,9 +316,7 @@ class AnyToAnySampler:
         sampling = config.sampling.but(Override(steps=steps))
         rows: dict[str, list[Tensor]] = {name: [] for name in wanted}
         for item, seed in zip(given, seeds, strict=True):
-            [(source, values), *others] = [(name, values) for name, values in item.items() if values]
-            if others or len(values) > 1:
-                raise CrossFlowError("Direct flows start at one input: give one, or choose another method.")
+            [(source, values)] = [(name, values) for name, values in item.items() if values]
             start = self._wide(source, values, config.shape)
             for name in wanted:
                 legs = route(config.pairs, source, name)

@@ -1,5 +1,7 @@
 """Raw values of modalities in files: read by suffix, and written exactly, for people too where these need another form.
 
+Images, depth maps and the frames of films may be of any size, by the rule ``SIZES``; sounds and films last what they
+last, for another length or rate is another sound.
 A modality without an entry here is read and written as .npy.
 """
 
@@ -16,6 +18,7 @@ from crossflow.files.arrays import plain_arrays
 from crossflow.files.images import read_image
 from crossflow.files.mel import RATE, log_mel, wave_of
 from crossflow.files.names import shown
+from crossflow.files.resizing import covering
 from crossflow.files.sounds import encode_wav, read_wav
 from crossflow.files.videos import READERS as FILMS
 from crossflow.files.videos import encode_gif, encode_mp4, encode_webp, read_video
@@ -24,12 +27,20 @@ from crossflow.sampling.samples import png
 
 Shape = tuple[int, ...]
 """That of a modality's raw values; empty for text."""
+_MIDDLE = "the middle, resized to just cover the size that is read"
+SIZES: Mapping[str, str] = {
+    "image": f"{_MIDDLE}, bicubic with antialiasing (Pillow)",
+    "depth": f"{_MIDDLE}, to the nearest pixel",
+    "video": f"of a whole multiple the mean of each square, else {_MIDDLE}, bicubic with antialiasing (Pillow)",
+}
+"""What is made of an input of another size, by its modality, as it stands in the rows of outputs."""
 
 
 def read_value(modality: str, given: str, shape: Shape) -> Any:
     """The raw value that somebody ``given`` names: a file of the modality, or the text itself unless it ends in .txt.
 
-    CrossFlowError for a suffix that the modality has not, and for a file that holds no value of ``shape``.
+    Sizes become those of ``shape`` by ``SIZES``. CrossFlowError for a suffix that the modality has not, and for a file
+    that cannot be read.
     """
     if not shape and not given.lower().endswith(".txt"):
         return given
@@ -43,7 +54,19 @@ def _array(path: Path, shape: Shape) -> np.ndarray:
     arrays = plain_arrays(path, "array")
     if list(arrays) != [""]:
         raise CrossFlowError(f"{shown(path)} holds several arrays: give an .npy file of one.")
-    return arrays[""]
+    array = arrays[""]
+    return array.astype(np.float32) if array.dtype in (np.float16, np.float64) else array
+
+
+def _depth(path: Path, shape: Shape) -> np.ndarray:
+    depth = _array(path, shape)
+    if depth.ndim != 2 or depth.dtype != np.float32 or not depth.size:
+        raise CrossFlowError(
+            f"{shown(path)} holds {depth.dtype} {list(depth.shape)}: give a map of metres, floats [h w]."
+        )
+    if np.isnan(depth).any() or not (depth > 0).all():
+        raise CrossFlowError(f"{shown(path)} has pixels without a distance above 0: give metres, and inf for the sky.")
+    return covering(depth, (shape[0], shape[1]))
 
 
 def _text(path: Path, shape: Shape) -> str:
@@ -56,7 +79,7 @@ def _text(path: Path, shape: Shape) -> str:
 
 
 def _image(path: Path, shape: Shape) -> np.ndarray:
-    return np.asarray(read_image(path))
+    return covering(np.asarray(read_image(path)), (shape[0], shape[1]))
 
 
 def _sound(path: Path, shape: Shape) -> np.ndarray:
@@ -70,7 +93,7 @@ def _film(path: Path, shape: Shape) -> np.ndarray:
 READERS: Mapping[str, Mapping[str, Callable[[Path, Shape], Any]]] = {
     "text": {".txt": _text},
     "image": dict.fromkeys((".png", ".jpg", ".jpeg", ".webp", ".bmp"), _image),
-    "depth": {".npy": _array},
+    "depth": {".npy": _depth},
     "audio": {".wav": _sound, ".npy": _array},
     "video": {**dict.fromkeys(FILMS, _film), ".npy": _array},
 }

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from crossflow_eval.runs.doctor import Finding
 
 weights = typer.Typer(no_args_is_help=True, help="The evaluators' published weights: list, verify or fetch them.")
-prepare = typer.Typer(no_args_is_help=True, help="Make what a suite reads out of a data set as it is published.")
+prepare = typer.Typer(
+    no_args_is_help=True,
+    help="Make what a suite reads of a data set as it is published, or what it asks of another program.",
+)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Files = Annotated[list[str] | None, typer.Argument(help="File names; see `weights list`.", show_default="all")]
@@ -66,11 +69,6 @@ def _megabytes(at: At, done: int, total: int | None) -> None:
     at(done // 10**6, None if total is None else total // 10**6)
 
 
-@prepare.callback()
-def _prepare() -> None:
-    """Keep the name of the one command a part of the call."""
-
-
 @prepare.command()
 @reading
 def imagenet_sr(
@@ -86,6 +84,25 @@ def imagenet_sr(
         made, dropped = prepared(images, root, cast(Any, bar(True, "images")))
         typer.echo(f"{made} pairs in {root}; {dropped} images below {HIGH} pixels were left out", err=True)
         typer.echo(root)
+
+
+@prepare.command(name="any")
+def any_asks(
+    out: Annotated[Path, typer.Argument(help="The folder to write.", show_default=False)],
+    suite: Annotated[str, typer.Option(help="A suite of any to any.")] = "scenes-any-matrix",
+    limit: Annotated[int | None, typer.Option(help="Only the first examples.", show_default="all")] = None,
+) -> None:
+    """Write what a suite of any to any asks for, asks.jsonl and the inputs as files, for another program."""
+    with one_sentence():
+        from crossflow.errors import named
+        from crossflow_eval.runs.run import first_examples
+        from crossflow_eval.suites.scenes import any_to_any
+        from crossflow_eval.suites.scenes.any_asks import ASKS, write_asks
+
+        known = named("suite of any to any", suite, dict.fromkeys(any_to_any.SUITES, suite))
+        count = write_asks(first_examples(any_to_any.suite(known).examples(None), limit), out, progress)
+        typer.echo(f"{count} examples; what is made of each is called ID.MODALITY and a suffix", err=True)
+        typer.echo(out / ASKS)
 
 
 def stats(

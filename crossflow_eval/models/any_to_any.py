@@ -11,7 +11,7 @@ from crossflow.errors import named
 from crossflow.files.devices import own_device
 from crossflow.files.folders import shipped
 from crossflow_eval.models.crossflow import check_sampling
-from crossflow_eval.types import Ask, Outputs
+from crossflow_eval.types import Ask, Example, Outputs
 
 
 class CrossFlowAny:
@@ -37,18 +37,18 @@ class CrossFlowAny:
     ) -> None:
         check_sampling(None, steps, guidance_scale)
         where = own_device(device)
-        path = shipped("any") if checkpoint is None else checkpoint
-        from crossflow.sampling.any_to_any import METHODS, AnyToAnySampler
+        from crossflow.sampling.any_to_any import METHODS, AnyToAnySampler, check_used
 
-        named("method", method or "together", METHODS)
-        self._sampler = AnyToAnySampler.from_checkpoint(path, where, precision)
+        self._method = named("method", method or "together", METHODS)
+        check_used(self._method, steps=steps, guidance_scale=guidance_scale, context=context, merge=merge)
+        self._sampler = AnyToAnySampler.from_checkpoint(checkpoint, where, precision)
         self._sampler.wiring(context, merge)
         self._options: Mapping[str, Any] = {
             "steps": steps,
             "guidance_scale": guidance_scale,
             "context": context,
             "merge": merge,
-            "method": method or "together",
+            "method": self._method,
         }
         self.name = path.stem
         self.identity: Mapping[str, Any] = {
@@ -56,6 +56,20 @@ class CrossFlowAny:
             **self._options,
             "device": where.partition(":")[0],
         }
+
+    def check(self, needed: Sequence[Example], known: Sequence[Example], outputs_per_example: int) -> None:
+        """Raise CrossFlowError where the system was not trained to make what is asked for, by this method.
+
+        So it does for an option that changes no output of any example.
+        """
+        from crossflow.sampling.any_to_any import check_used
+
+        asks = [example.source for example in needed if isinstance(example.source, Ask)]
+        given = {name: self._options[name] for name in ("context", "merge")}
+        check_used(self._method, max((len(ask.wanted) for ask in asks), default=0), **given)
+        steps = {step: None for ask in asks for step in _steps(ask)}
+        for inputs, wanted in steps:
+            self._sampler.check(dict(inputs), wanted, self._method, self._options["context"])
 
     def generate(self, sources: Sequence[Ask], seeds: Sequence[int]) -> list[Outputs]:
         """Return the outputs that each asks for, raw values by modality. What is asked for alike is made together."""
@@ -72,6 +86,13 @@ class CrossFlowAny:
             for place, outputs in zip(places, made, strict=True):
                 found[place] = outputs
         return found
+
+
+def _steps(ask: Ask) -> list[tuple[tuple[tuple[str, int], ...], tuple[str, ...]]]:
+    """What is made of what, one after another: how many inputs of each modality, and the outputs."""
+    through = [(each,) for each in ask.via]
+    starts = [tuple((name, len(values)) for name, values in ask.given.items()), *(((hub, 1),) for hub in ask.via)]
+    return list(zip(starts, [*through, tuple(ask.wanted)], strict=True))
 
 
 def alike(sources: Sequence[Ask]) -> list[list[int]]:

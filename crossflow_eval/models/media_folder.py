@@ -38,17 +38,8 @@ class MediaFolder(FolderModel):
     ) -> None:
         self.folder, self.what, self._read, self._names = folder, what, read, names
         files = list_folder(folder, suffixes, what).all_read().by_stem()
-        with file_threads() as pool:
-            faults = [fault for fault in pool.map(self._fault, files.values()) if fault]
-            digests = list(pool.map(file_sha256, files.values()))
-        if faults:
-            raise CrossFlowError(f"{len(faults)} of {len(files)} {what}s in {folder} cannot be read: {faults[0]}")
-        contents = dict(zip(files, digests, strict=True))
-        digest = hashlib.sha256()
-        for key, content in contents.items():
-            digest.update(f"{key}\0{content}\n".encode())
-        self.images = ImageFolder(files=files, formats={}, contents=contents, sha256=digest.hexdigest())
-        self.identity: Mapping[str, Any] = {f"{what}s_sha256": digest.hexdigest(), f"{what}s": len(files)}
+        self.images = all_readable(files, lambda key: read(files[key]), folder, what)
+        self.identity: Mapping[str, Any] = {f"{what}s_sha256": self.images.sha256, f"{what}s": len(files)}
 
     def read(self, example_id: str, index: int) -> Any:
         """Return the ``index``-th output of an example.
@@ -73,12 +64,25 @@ class MediaFolder(FolderModel):
             )
         return found[0] if found else None
 
-    def _fault(self, path: Path) -> str:
+
+def all_readable(files: Mapping[str, Path], read: Callable[[str], Any], folder: Path, what: str) -> ImageFolder:
+    """The ``files`` of a folder by key, each of which ``read`` takes. CrossFlowError where it does not."""
+
+    def fault(key: str) -> str:
         try:
-            self._read(path)
+            read(key)
         except CrossFlowError as error:
             return str(error)
         return ""
+
+    with file_threads() as pool:
+        faults = [each for each in pool.map(fault, files) if each]
+        digests = list(pool.map(file_sha256, files.values()))
+    if faults:
+        raise CrossFlowError(f"{len(faults)} of {len(files)} {what}s in {folder} cannot be read: {faults[0]}")
+    contents = dict(zip(files, digests, strict=True))
+    digest = hashlib.sha256("".join(f"{key}\0{content}\n" for key, content in contents.items()).encode())
+    return ImageFolder(files=files, formats={}, contents=contents, sha256=digest.hexdigest())
 
 
 films = partial(MediaFolder, what="film", suffixes=tuple(READERS), read=read_film)

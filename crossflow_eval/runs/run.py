@@ -29,10 +29,10 @@ from crossflow_eval.types import (
     CODE,
     Ask,
     Batched,
+    Checked,
     Example,
     LateRows,
     Lookup,
-    MadeElsewhere,
     Metric,
     Model,
     Result,
@@ -127,8 +127,11 @@ def listed_examples(examples: Sequence[Example], file: Path) -> list[Example]:
 
 
 def check_whole(suite: Suite, model: Model | Lookup, examples: Sequence[Example], known: Sequence[Example]) -> None:
-    """Raise CrossFlowError where outputs made elsewhere lack one of the ``examples``, or are of none ``known``."""
-    if isinstance(model, MadeElsewhere):
+    """Raise CrossFlowError for a model that cannot make one of the ``examples``.
+
+    So for outputs made elsewhere that lack one of them, or are of none ``known``.
+    """
+    if isinstance(model, Checked):
         model.check(examples, known, suite.outputs_per_example)
 
 

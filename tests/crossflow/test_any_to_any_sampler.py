@@ -3,6 +3,8 @@
 import json
 import math
 import re
+import sys
+from itertools import product
 
 import numpy as np
 import pytest
@@ -10,14 +12,12 @@ from typer.testing import CliRunner
 
 from crossflow.cli import app
 from crossflow.errors import CrossFlowError
-from crossflow.files import folders
-from crossflow.files.folders import shipped
-from crossflow.files.hashes import file_sha256
+from crossflow.files import mel
 from crossflow.files.sounds import encode_wav, read_wav, write_wav
-from crossflow.files.videos import encode_gif, read_video
+from crossflow.files.videos import encode_gif, encode_webp, read_video
 from crossflow.model.checkpoint import save_checkpoint
-from crossflow.sampling.any_to_any import AnyToAnySampler
-from crossflow.sampling.media import READERS, WRITERS, read_value, writers
+from crossflow.sampling.any_to_any import METHODS, TAKES, AnyToAnySampler, check_used
+from crossflow.sampling.media import READERS, SIZES, WRITERS, read_value, writers
 from crossflow.sampling.samples import png
 from tests.crossflow.tiny_systems import RAW, tiny_system
 
@@ -76,6 +76,38 @@ def test_in_turn_the_second_is_prompted_by_the_first(sampler):
     assert same(found, {**first, **second})
 
 
+def test_a_chain_goes_by_way_of_a_text_unless_a_text_is_all_that_is_given(sampler):
+    given, wanted = [{"audio": [SOUND], "text": ["a blue box"]}, {"text": ["a red ball"]}], ["image", "audio"]
+    found = sampler.generate(given, wanted, [7, 8], method="chain", mix=None)
+    [hub] = sampler.generate(given[:1], ["text"], [7])
+    through = [{"text": [hub["text"]]}, given[1]]
+    assert all(map(same, found, sampler.generate(through, wanted, [7, 8], context="none")))
+    [both] = sampler.generate(given[:1], ["text", "image"], [7], method="chain")
+    assert same(both, {"text": hub["text"], "image": found[0]["image"]})
+
+
+def test_every_option_changes_what_a_method_that_takes_it_makes_and_no_other_takes_it(sampler):
+    """Exhaustive: the table is what the code does, of as many outputs as it says."""
+    given = [{"text": ["a red ball"], "audio": [SOUND]}]
+    values = {"mix": {"text": 3.0}, "guidance_scale": 3.0, "steps": 3, "context": "none", "merge": "concat"}
+    for method, option in product(METHODS, values):
+        least = TAKES[method].get(option)
+        if least is None:
+            with pytest.raises(CrossFlowError, match=f"The method {method} does not use {option}"):
+                sampler.generate(given, ["image"], [0], method=method, **{option: values[option]})
+        elif method in ("together", "in-turn") and least < 3:
+            wanted = ["image", "audio"][:least]
+            plain = sampler.generate(given, wanted, [0], method=method)[0]
+            assert not same(plain, sampler.generate(given, wanted, [0], method=method, **{option: values[option]})[0])
+    with pytest.raises(CrossFlowError, match="context changes nothing of fewer than 2 outputs"):
+        check_used("together", 1, context="self")
+    check_used("together", 2, context="self", merge=None)
+
+
+def test_a_text_without_words_that_a_system_made_is_read(sampler):
+    assert sampler.generate([{"text": [""]}], ["image"], [0])[0]["image"].shape == RAW["image"]
+
+
 def test_weights_lean_on_an_input_and_are_shared_by_several_of_a_kind(sampler):
     both = {"text": ["a red ball"], "audio": [SOUND]}
     text = sampler.generate([{"text": both["text"]}], ["image"], [1])[0]
@@ -102,7 +134,7 @@ def test_settings_are_the_diffusers_own_unless_given(sampler):
         ({"text": ["a ball"]}, ["image", "image"], {}, "each once"),
         ({"text": ["a ball"]}, [], {}, "at least one"),
         ({"text": []}, ["image"], {}, "without any input"),
-        ({"text": [" "]}, ["image"], {}, "give words"),
+        ({"text": [3]}, ["image"], {}, "give words"),
         ({"image": [IMAGE[:16]]}, ["audio"], {}, r"uint8 \[16, 32, 3\], and this system reads uint8 \[32, 32, 3\]"),
         ({"audio": [SOUND * np.nan]}, ["image"], {}, "without NaN"),
         ({"audio": [SOUND + np.float32(np.inf)]}, ["image"], {}, "An input of audio has numbers that are infinite"),
@@ -113,6 +145,8 @@ def test_settings_are_the_diffusers_own_unless_given(sampler):
         ({"text": ["a ball"]}, ["image"], {"mix": {"text": -1.0}}, "weights of the prompts are -1"),
         ({"text": ["a ball"], "audio": [SOUND]}, ["image"], {"mix": {"text": 1e308, "audio": 1e308}}, "a finite sum"),
         ({"text": ["a ball"]}, ["image"], {"mix": {"audio": 1.0}}, "no audio among the inputs"),
+        ({"text": ["a ball"]}, ["image"], {"mix": {"text": 2.0}}, "there is one kind: leave it out"),
+        ({"text": ["a ball"]}, ["image", "audio"], {"context": "self", "merge": "mean"}, "merge says how others are"),
         ({"text": ["a ball"]}, ["image"], {"context": "all"}, "Unknown context 'all'"),
         ({"text": ["a ball"]}, ["image"], {"method": "all"}, "Unknown method 'all'"),
         (
@@ -143,7 +177,7 @@ def test_seeds_are_one_an_item(sampler):
 
 @pytest.mark.parametrize("modality", WRITERS)
 def test_the_first_file_of_a_value_is_read_back_as_it_was(tmp_path, modality):
-    value = {"text": "a red ball", "image": IMAGE, "depth": SOUND, "audio": SOUND, "video": FILM}[modality]
+    value = {"text": "a red ball", "image": IMAGE, "depth": np.exp(SOUND), "audio": SOUND, "video": FILM}[modality]
     suffix, write = next(iter(writers(modality).items()))
     (tmp_path / f"x{suffix}").write_bytes(write(value))
     shape = () if modality == "text" else value.shape
@@ -169,7 +203,13 @@ def folder(tmp_path_factory):
     (folder / "film.gif").write_bytes(encode_gif(FILM))
     (folder / "still.gif").write_bytes(encode_gif(FILM[:1]))
     (folder / "broken.mp4").write_bytes(b"not a film")
+    (folder / "large.png").write_bytes(png(np.tile(IMAGE, (2, 3, 1))))
+    (folder / "wide.webp").write_bytes(encode_webp(np.tile(FILM, (1, 1, 2, 1))))
+    (folder / "short.webp").write_bytes(encode_webp(FILM[:5]))
     np.save(folder / "sound.npy", SOUND)
+    np.save(folder / "map.npy", np.full((50, 70), 7.0))
+    np.save(folder / "behind.npy", np.full((32, 32), -1.0))
+    (folder / "empty.txt").write_text(" \n")
     return folder
 
 
@@ -236,7 +276,14 @@ def test_a_text_is_printed(folder, tmp_path):
         ("audio={}/nothing.wav", "image", (), "There is no file or folder"),
         ("video={}/still.gif", "image", (), "is not used"),
         ("video={}/broken.mp4", "image", (), "no whole MP4"),
-        ("image={}/small.png", "audio", (), "this system reads uint8 [32, 32, 3]"),
+        ("video={}/short.webp", "image", (), "it has 5 frames; give 8 frames, made of any film by `ffmpeg"),
+        ("text={}/empty.txt", "image", (), "holds no text"),
+        ("text=a ball", "image", ("--mix", "text=nan"), "weights of the prompts are nan"),
+        ("text=a ball", "image", ("--mix", "text=-1"), "weights of the prompts are -1"),
+        ("text=a ball", "image", ("--context", "self"), "context changes nothing of fewer than 2 outputs"),
+        ("text=a ball", "image,audio", ("--method", "anchor", "--context", "self"), "anchor does not use context"),
+        ("text=a ball", "image", ("--method", "direct", "--mix", "text=1"), "direct does not use mix"),
+        ("text=a ball", "image", ("--method", "anchor", "--guidance-scale", "2"), "does not use guidance_scale"),
         ("text={}/nothing.txt", "image", (), "There is no file or folder"),
     ],
 )
@@ -244,7 +291,22 @@ def test_the_command_refuses_in_a_sentence_and_leaves_nothing(folder, tmp_path, 
     found = run(folder, tmp_path / "out", [given.format(folder)], to, *more)
     told = re.sub(r"\s+", " ", found.stderr)
     assert found.exit_code == 2 and says in told and told.startswith("Error: ") and "Traceback" not in told
-    assert not [each for each in (tmp_path / "out").glob("*") if not each.name.startswith(".")]
+    assert not list(tmp_path.iterdir())
+
+
+def test_images_depth_maps_and_films_of_any_size_are_read_by_a_rule_that_the_row_names(folder, tmp_path):
+    shapes = {"image": RAW["image"], "depth": (32, 32), "video": RAW["video"]}
+    for name in ("large.png", "small.png", "map.npy", "wide.webp"):
+        modality = {"png": "image", "npy": "depth", "webp": "video"}[name.partition(".")[2]]
+        assert read_value(modality, str(folder / name), shapes[modality]).shape == shapes[modality]
+    middle = read_value("video", str(folder / "wide.webp"), RAW["video"])
+    assert np.array_equal(middle, np.tile(FILM, (1, 1, 2, 1))[:, :, 16:48])
+    with pytest.raises(CrossFlowError, match="pixels without a distance above 0"):
+        read_value("depth", str(folder / "behind.npy"), (32, 32))
+    found = run(folder, tmp_path / "out", [f"image={folder / 'large.png'}"], "audio")
+    assert found.exit_code == 0, found.output
+    row = json.loads((tmp_path / "out" / "outputs.jsonl").read_text())
+    assert row["sizes"] == {"image": SIZES["image"]} and row["method"] == "together"
 
 
 def test_a_system_is_described_and_refused_where_one_model_is_expected(folder, tmp_path):
@@ -271,4 +333,12 @@ def test_what_cannot_be_written_of_one_output_leaves_none(folder, tmp_path, monk
     monkeypatch.setattr("crossflow.sampling.media.wave_of", refuse)
     found = run(folder, tmp_path, ["text=a red ball"], "image,audio")
     assert found.exit_code == 2 and "No sound can be made" in found.stderr
-    assert [each.name for each in tmp_path.iterdir()] == [".lock"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_machine_without_torchaudio_is_told_so(tmp_path, folder, monkeypatch):
+    for made in (mel._mel, mel._griffin_lim):
+        made.cache_clear()
+    monkeypatch.setitem(sys.modules, "torchaudio", None)
+    found = run(folder, tmp_path / "out", [f"audio={folder / 'tone.wav'}"], "image")
+    assert found.exit_code == 2 and "Sounds need torchaudio" in re.sub(r"\s+", " ", found.stderr)

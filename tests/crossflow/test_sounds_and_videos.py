@@ -112,9 +112,9 @@ def test_a_film_of_another_form_is_refused(tmp_path):
     for suffix in ("webp", "gif", "mp4"):
         path = tmp_path / f"a.{suffix}"
         write_video(path, FILM[:5])
-        assert "it has 5 frames; give 8 frames of 32 x 32" in refused(read_video, path, frames=8, size=32)
+        assert "it has 5 frames; give 8 frames" in refused(read_video, path, frames=8, size=32)
         write_video(path, FILM[:, :20])
-        assert "pixels (height x width)" in refused(read_video, path, frames=8, size=32)
+        assert read_video(path, frames=8, size=32).shape == (8, 32, 32, 3)
         write_video(path, FILM[:1])
         assert "it is a still: it has 1 frame;" in refused(read_video, path, frames=8, size=32)
     assert "Unknown kind of film '.mov'" in refused(read_video, tmp_path / "a.mov", frames=8, size=32)

@@ -16,7 +16,7 @@ from crossflow.files.hashes import file_sha256
 from crossflow.model.checkpoint import save_checkpoint
 from crossflow_eval import records, suites
 from crossflow_eval.metrics.any_to_any import Coherence, Conflict, Synchrony, ToldFactors, World, shuffled
-from crossflow_eval.models.any_to_any import CrossFlowAny
+from crossflow_eval.models.any_to_any import CrossFlowAny, _steps
 from crossflow_eval.report import render
 from crossflow_eval.report.entry import each_output
 from crossflow_eval.report.runs import entries
@@ -301,6 +301,41 @@ def test_an_ask_reads_as_one_line():
     ask = Ask(given={"text": ("a ball",), "audio": ("x", "y")}, wanted=("image", "video"), mix={"text": 0.3})
     assert str(ask) == "text: a ball + audio (2) → image, video (text 0.3)"
     assert json.dumps(str(Ask(given={}, wanted=("text",)))) == json.dumps("nothing → text")
+
+
+def test_what_a_system_cannot_make_is_said_before_a_run_has_a_folder(place):
+    save_checkpoint(place / "tiny.safetensors", tiny_system())
+    asked = launch.Request(
+        task="any", checkpoint=place / "tiny.safetensors", suite="toy-any", out=place / "run", device="cpu"
+    )
+    for more, says in (
+        ({}, "Unknown modality 'depth'"),
+        ({"method": "anchor"}, "not trained to make text"),
+        ({"method": "anchor", "guidance_scale": 2.0}, "The method anchor does not use guidance_scale"),
+        ({"merge": "concat"}, "merge changes nothing of fewer than 3 outputs"),
+    ):
+        with pytest.raises(CrossFlowError, match=says):
+            launch.evaluate(replace(asked, **more))
+    assert not (place / "run").exists()
+
+
+def test_every_step_of_what_is_asked_for_is_checked():
+    ask = Ask(given={"audio": ("x", "y")}, wanted=("image",), via=("text", "depth"))
+    assert _steps(ask) == [
+        ((("audio", 2),), ("text",)),
+        ((("text", 1),), ("depth",)),
+        ((("depth", 1),), ("image",)),
+    ]
+
+
+def test_a_run_that_lacks_a_judge_leaves_no_folder(place, monkeypatch):
+    def lacking():
+        raise CrossFlowError("The weights are not here: fetch them.")
+
+    monkeypatch.setitem(suites.SUITES, "toy-any", lambda root: replace(toy(), metrics={"count": lacking}))
+    with pytest.raises(CrossFlowError, match="The weights are not here"):
+        launch.evaluate(request(place / "new" / "run"))
+    assert not (place / "new").exists()
 
 
 def test_our_own_system_is_asked_for_all_that_wants_the_same_at_once(tmp_path):

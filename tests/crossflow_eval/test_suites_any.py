@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from crossflow.recipes.anytoany import JOINED as JOINED_IN_TRAINING
 from crossflow.recipes.recipe import PAIRS
+from crossflow.sampling.media import read_value, writers
 from crossflow.scenes.facts import TOLD
 from crossflow.scenes.sense import read
 from crossflow_eval.cli import app
@@ -19,7 +20,17 @@ from crossflow_eval.report import render
 from crossflow_eval.report.runs import entries
 from crossflow_eval.suites import load_suite
 from crossflow_eval.suites.scenes import any_to_any
-from crossflow_eval.suites.scenes.any_to_any import JOINED, MODALITIES, PROMPTED, SUITES, TASKS, WEIGHTS, inputs, unlike
+from crossflow_eval.suites.scenes.any_to_any import (
+    JOINED,
+    MODALITIES,
+    PROMPTED,
+    SUITES,
+    TASKS,
+    WEIGHTS,
+    inputs,
+    real,
+    unlike,
+)
 from crossflow_eval.tables import load_table
 
 NAMES = ("scenes-any-matrix", "scenes-any-joint", "scenes-any-prompts", "scenes-any-trips")
@@ -151,6 +162,54 @@ def test_a_round_trip_and_contradicting_inputs_are_measured(tmp_path):
     assert prompts["told/complementary"]["mean"] == 1
     wins = [prompts[f"wins/text-2+audio/image/{of}/0.50"]["mean"] for of in ("text-2", "audio")]
     assert wins[0] + wins[1] <= 1, "an output takes one word, or none"
+
+
+def test_outputs_made_elsewhere_are_made_of_files_and_read_from_files(tmp_path):
+    """A program of another kind: it is given what the suite asks for, reads files, and writes files."""
+    asked = CliRunner().invoke(
+        app, ["prepare", "any", str(tmp_path / "asked"), "--suite", "scenes-any-joint", "--limit", "10"]
+    )
+    assert asked.exit_code == 0, asked.stderr
+    examples = load_suite("scenes-any-joint").examples(None)[:10]
+    rows = [json.loads(line) for line in (tmp_path / "asked" / "asks.jsonl").read_text().splitlines()]
+    assert [(row["id"], row["to"]) for row in rows] == [(e.id, list(e.source.wanted)) for e in examples]
+    (files,) = (row["from"] for row in rows if len(row["from"]) == 3)
+    sound = next(file for name, file in files if name == "audio")
+    given = real("test-000000", "audio")
+    for suffix in (".npy", ".wav"):
+        path = (tmp_path / "asked" / sound).with_suffix(suffix)
+        assert looks(read_value("audio", str(path), given.shape)) == looks(given), "the WAV is the sound itself"
+    out = tmp_path / "outputs"
+    out.mkdir()
+    for row in rows:
+        for name in row["to"]:
+            suffix, write = next(iter(writers(name).items()))
+            (out / f"{row['id']}.{name}{suffix}").write_bytes(write(real("test-000000", name)))
+    words = ["any", "--ckpt", out, "--suite", "scenes-any-joint", "--limit", 10, "--json"]
+    done = CliRunner().invoke(app, [*map(str, words), "--out", str(tmp_path / "run")])
+    assert done.exit_code == 0, done.stderr
+    values = json.loads(done.stdout)["values"]
+    assert values["told"]["mean"] == values["coherence"]["mean"] == 1
+    again = CliRunner().invoke(
+        app, [*map(str, words), "--out", str(tmp_path / "again"), "--ckpt", str(tmp_path / "run" / "outputs")]
+    )
+    assert json.loads(again.stdout)["values"] == values, "a run's own outputs are such a folder"
+    for change, says in (
+        (lambda: (out / "strange.image.png").write_bytes(b"x"), "cannot be read"),
+        (
+            lambda: (out / "strange.image.png").write_bytes(writers("image")[".png"](np.zeros((80, 50, 3), np.uint8))),
+            "strange.image.png",
+        ),
+        (lambda: next(out.glob("*.audio.npy")).unlink(), "outputs are missing"),
+    ):
+        change()
+        told = CliRunner().invoke(app, [*map(str, words), "--out", str(tmp_path / "no")])
+        assert told.exit_code == 2 and says in told.stderr.replace("\n", " ") and not (tmp_path / "no").exists()
+
+
+def looks(sound: np.ndarray) -> list[tuple[object, ...]]:
+    found = read("audio", sound)
+    return [(found.bounce, found.night), *((each.shape, each.color, each.column) for each in found.things)]
 
 
 def test_every_task_stands_in_its_table():

@@ -22,9 +22,11 @@ from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from crossflow.errors import CrossFlowError
 from crossflow_eval.metrics.any_to_any import Coherence, Conflict, Judged, Synchrony, ToldFactors, World, once, pairs
-from crossflow_eval.types import Ask, Example, Metric, Output, Outputs, Suite
+from crossflow_eval.types import Ask, Example, MadeElsewhere, Metric, Output, Outputs, Suite
 
 if TYPE_CHECKING:
     from crossflow.scenes.events import Event
@@ -141,10 +143,18 @@ def suite(name: str) -> Suite:
         output=KIND,
         examples=partial(_examples, name),
         given=inputs,
+        made_elsewhere=made_elsewhere,
         metrics=_metrics(tasks),
         references={"chance": RealData(tasks, split, "chance"), "ceiling": RealData(tasks, split, "ceiling")},
         pictures=partial(pictures, tasks, split),
     )
+
+
+def made_elsewhere(folder: Path) -> MadeElsewhere:
+    """The outputs of another program in a folder."""
+    from crossflow_eval.models.any_folder import AnyFolder
+
+    return AnyFolder(folder, KIND, {name: np.shape(real("test-000000", name)) for name in MODALITIES})
 
 
 def _metrics(tasks: str) -> dict[str, Any]:
