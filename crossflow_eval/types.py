@@ -174,10 +174,10 @@ class Suite:
 
     ``output`` is the kind of file an output is kept as, a name in ``crossflow_eval.outputs.KINDS``; where outputs are
     made together, that of each modality, and an example's source is an ``Ask``, of whose names ``given`` makes the
-    inputs. A run stands between the ``references``. ``pictures`` gives, by an example's id, what is shown beside its
-    output: its ``source`` and its ``target``, each where it is a picture. ``made_elsewhere`` reads outputs made
-    elsewhere from a file or a folder; without one the usual reader of the kind does
-    (``crossflow_eval.models.READERS``).
+    inputs; ``check_output`` refuses an output that is of a modality's kind and no value of it. A run stands between the
+    ``references``. ``pictures`` gives, by an example's id, what is shown beside its output: its ``source`` and its
+    ``target``, each where it is a picture. ``made_elsewhere`` reads outputs made elsewhere from a file or a folder;
+    without one the usual reader of the kind does (``crossflow_eval.models.READERS``).
 
     ``one_size``: its images have the size that models of it read; to other suites' ours fit themselves by a named rule.
 
@@ -196,6 +196,7 @@ class Suite:
     metrics: Mapping[str, Callable[[], Metric]]
     outputs_per_example: int = 1
     given: Callable[[Ask], Ask] = field(default=lambda ask: ask)
+    check_output: Callable[[str, Output], None] = field(default=lambda modality, output: None)
     references: Mapping[Role, Lookup] = field(default_factory=dict)
     pictures: Callable[[str], Mapping[str, Output]] = field(default=lambda example_id: {})
     made_elsewhere: Callable[[Path], MadeElsewhere] | None = None

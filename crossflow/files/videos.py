@@ -43,7 +43,8 @@ def read_video(path: Path, *, frames: int, size: int) -> UInt8[ndarray, "frames 
     Larger squares by a whole factor become ``size`` by the mean of factor x factor pixels, rounded, all others by
     ``resizing.covering``. CrossFlowError for a file that is missing or damaged, a still, and another number of frames.
     """
-    wanted = f"{frames} frames, made of any film by `ffmpeg -i IN -vf fps={1000 // FRAME} -frames:v {frames} OUT.mp4`"
+    filters = f"fps={1000 // FRAME},tpad=stop=-1:stop_mode=clone"
+    wanted = f"{frames} frames, made of any film by `ffmpeg -i IN -vf {filters} -frames:v {frames} OUT.mp4`"
     return _read(path, lambda film: _fitted(film, frames, size), wanted)
 
 

@@ -54,11 +54,17 @@ def value(event: Event, modality: str, form: int = 0) -> Any:
 
 def read(modality: str, value: Any) -> Facts:
     """What the exact reader of ``modality`` finds in ``value``; CrossFlowError if it is no value of that modality."""
+    check(modality, value)
+    return _sense(modality).read(value)
+
+
+def check(modality: str, value: Any) -> None:
+    """CrossFlowError if ``value`` is no value of ``modality``."""
     sense = _sense(modality)
     if sense.shape is None:
         if not isinstance(value, str):
             raise CrossFlowError(f"A {modality} must be a string, got {type(value).__name__}.")
-        return sense.read(value)
+        return
     array = np.asarray(value)
     holes = array.dtype.kind == "f" and bool(np.isnan(array).any())
     if array.shape != sense.shape or array.dtype != sense.dtype or holes:
@@ -66,7 +72,6 @@ def read(modality: str, value: Any) -> Facts:
             f"A value of {modality} must be {np.dtype(sense.dtype)} {list(sense.shape)} without NaN, "
             f"got {array.dtype} {list(array.shape)}{' with NaN' if holes else ''}."
         )
-    return sense.read(array)
 
 
 def _sense(modality: str) -> Sense:

@@ -3,33 +3,37 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from crossflow.errors import CrossFlowError, first_few
 from crossflow.files.listing import list_folder
 from crossflow.files.names import shown
 from crossflow_eval.models.media_folder import all_readable
 from crossflow_eval.outputs import as_kind
-from crossflow_eval.types import Ask, Example, Outputs
+from crossflow_eval.types import Ask, Example, Output, Outputs
 
 
 class AnyFolder:
     """Files ``<id>.<modality>.*`` or, as a run's, ``<id>-<k>.<modality>.*``, read as ``crossflow generate`` does.
 
-    ``kinds`` of output and ``shapes`` of raw values are by modality. Every file is read once before any work. Raises
-    CrossFlowError for those that cannot be, and as ``list_folder``.
+    ``kinds`` of output and ``shapes`` of raw values are by modality; ``check_output`` refuses what is no value of one.
+    Every file is read once before any work. Raises CrossFlowError for those that cannot be, and as ``list_folder``.
     """
 
     name = "folder"
 
-    def __init__(self, folder: Path, kinds: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        kinds: Mapping[str, str],
+        shapes: Mapping[str, tuple[int, ...]],
+        check_output: Callable[[str, Output], None],
+    ) -> None:
         from crossflow.sampling.media import READERS, SIZES
 
-        self.folder, self._kinds, self._shapes = folder, kinds, shapes
+        self.folder, self._kinds, self._shapes, self._check_output = folder, kinds, shapes, check_output
         found: dict[str, list[Path]] = defaultdict(list)
         suffixes = {suffix for modality in kinds for suffix in READERS[modality]}
         for path in list_folder(folder, suffixes, "output").all_read().read.values():
@@ -62,7 +66,7 @@ class AnyFolder:
             CrossFlowError: missing or foreign files; counted, the first ones named.
         """
         asked = [(e.id, k, each) for e in needed for k in range(outputs_per_example) for each in _wanted(e)]
-        missing = [f"{name}-{k}.{each}" for name, k, each in asked if self._name(name, k, each) is None]
+        missing = [self._names(*each)[-1] for each in asked if self._name(*each) is None]
         if missing:
             raise CrossFlowError(
                 f"{len(missing)} of {len(asked)} outputs are missing in {self.folder}: {first_few(missing)}."
@@ -74,9 +78,11 @@ class AnyFolder:
                 f"{first_few(foreign)}."
             )
 
+    def _names(self, example_id: str, index: int, modality: str) -> list[str]:
+        return [f"{example_id}-{index}.{modality}", *([f"{example_id}.{modality}"] if index == 0 else [])]
+
     def _name(self, example_id: str, index: int, modality: str) -> str | None:
-        names = [f"{example_id}-{index}.{modality}", *([f"{example_id}.{modality}"] if index == 0 else [])]
-        return next((name for name in names if name in self._paths), None)
+        return next((name for name in self._names(example_id, index, modality) if name in self._paths), None)
 
     def _value(self, name: str) -> Any:
         """What the file of this name holds; None where it is of no modality."""
@@ -86,9 +92,10 @@ class AnyFolder:
         if modality not in self._kinds:
             return None
         value = as_kind(shown(path), read_value(modality, str(path), self._shapes[modality]), self._kinds[modality])
-        if np.shape(value) != self._shapes[modality]:
-            got, wanted = list(np.shape(value)), list(self._shapes[modality])
-            raise CrossFlowError(f"{shown(path)} holds {modality} of {got}, and {wanted} is read: convert it.")
+        try:
+            self._check_output(modality, value)
+        except CrossFlowError as error:
+            raise CrossFlowError(f"{shown(path)} is not used: {error}") from error
         return value
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from crossflow.errors import named
 from crossflow.files.devices import own_device
 from crossflow.files.folders import shipped
 from crossflow_eval.models.crossflow import check_sampling
 from crossflow_eval.types import Ask, Example, Outputs
+
+if TYPE_CHECKING:
+    from crossflow.sampling.any_to_any import Method
 
 
 class CrossFlowAny:
@@ -39,7 +42,7 @@ class CrossFlowAny:
         where = own_device(device)
         from crossflow.sampling.any_to_any import METHODS, AnyToAnySampler, check_used
 
-        self._method = named("method", method or "together", METHODS)
+        self._method: Method = named("method", method or "together", METHODS)
         check_used(self._method, steps=steps, guidance_scale=guidance_scale, context=context, merge=merge)
         self._sampler = AnyToAnySampler.from_checkpoint(checkpoint, where, precision)
         self._sampler.wiring(context, merge)

@@ -10,6 +10,7 @@ import importlib
 import inspect
 import json
 import sys
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import metadata
@@ -31,8 +32,9 @@ class OtherModel:
         self.identity: Mapping[str, Any] = {CODE: code_sha256, **model.identity}
 
     def generate(self, sources: Sequence[Any], seeds: Sequence[int]) -> Sequence[Any]:
-        """As the model itself."""
-        return self._model.generate(sources, seeds)
+        """As the model itself; CrossFlowError where it raises anything."""
+        with _one_sentence(f"The model {self.name} could not generate"):
+            return list(self._model.generate(sources, seeds))
 
 
 def find(name: str) -> object:
@@ -43,7 +45,7 @@ def find(name: str) -> object:
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)
     try:
-        with _one_sentence(f"--model {name}: the module {module_name} cannot be imported"):
+        with _one_sentence(f"--model {name}: the module {module_name} cannot be imported", ModuleNotFoundError):
             module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise CrossFlowError(
@@ -99,12 +101,14 @@ def _code_sha256(factory: object, model: object) -> str | None:
 
 
 @contextmanager
-def _one_sentence(what: str) -> Iterator[None]:
-    """Code of others may raise anything, and may exit: the sentence says ``what`` that stopped."""
+def _one_sentence(what: str, *passed: type[Exception]) -> Iterator[None]:
+    """Code of others may raise anything, and may exit: the sentence says ``what`` that stopped, and where."""
     try:
         yield
-    except (CrossFlowError, ModuleNotFoundError):
+    except (CrossFlowError, *passed):
         raise
     except (Exception, SystemExit) as error:
         why = " ".join(str(error).split())[:200]
-        raise CrossFlowError(f"{what} ({type(error).__name__}: {why}).") from error
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(last.filename).name}, line {last.lineno}"
+        raise CrossFlowError(f"{what} ({type(error).__name__}: {why}; {place}).") from error

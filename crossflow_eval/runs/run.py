@@ -266,7 +266,7 @@ def generate(
     asked = todo if size > 1 else _batches([job for unit in todo for job in unit], at_a_time or GENERATE_BATCH)
     for batch in track(asked, "generate", reused):
         outputs = [
-            _of_kind(model.name, each, suite.output, list(job.several))
+            _of_kind(suite, model.name, each, list(job.several))
             for each, job in zip(_ask(suite, model, batch), batch, strict=True)
         ]
         for cache in dict.fromkeys((caches or {}).values()):
@@ -355,19 +355,23 @@ def _on_the_way(suite: Suite, model: Model, sources: Sequence[Any], seeds: Seque
         own = [output_seed(seeds[place], "via", len(sources[place].via)) for place in places]
         for place, made in zip(places, model.generate(steps, own), strict=True):
             hub, *later = sources[place].via
-            kept = _of_kind(model.name, made, suite.output, [hub])
+            kept = _of_kind(suite, model.name, made, [hub])
             sources[place] = Ask(given={hub: (kept[hub],)}, wanted=sources[place].wanted, via=later)
     return sources
 
 
-def _of_kind(model: str, output: Any, kind: str | Mapping[str, str], wanted: Sequence[str]) -> Any:
-    """An ``output`` of a model as it is kept: of the suite's ``kind``, or of each ``wanted`` modality's."""
+def _of_kind(suite: Suite, model: str, output: Any, wanted: Sequence[str]) -> Any:
+    """An ``output`` of a model as it is kept: of the suite's kind, or of each ``wanted`` modality's."""
+    kind = suite.output
     if isinstance(kind, str):
         return as_kind(model, output, kind)
     if not isinstance(output, Mapping) or output.keys() != set(wanted):
         got = f"outputs of {', '.join(map(str, output)) or 'nothing'}" if isinstance(output, Mapping) else "one output"
         raise CrossFlowError(f"The model {model} gave {got}, and was asked for {', '.join(wanted)}.")
-    return {each: as_kind(model, output[each], kind[each]) for each in wanted}
+    kept = {each: as_kind(model, output[each], kind[each]) for each in wanted}
+    for each, value in kept.items():
+        suite.check_output(each, value)
+    return kept
 
 
 def _read(store: Store, batch: Sequence[Job], jobs: Sequence[Job]) -> list[tuple[Any, dict[str, str]]]:

@@ -27,6 +27,13 @@ class Good:
     def generate(self, sources, seeds):
         return [str(seed) for seed in seeds]
 
+class Breaks(Good):
+    def generate(self, sources, seeds):
+        return (1 / seed for seed in seeds)
+
+class Lacks(Good):
+    def generate(self, sources, seeds): import no_such_module_here
+
 class Nameless:
     identity = {}
     def generate(self, sources, seeds): ...
@@ -95,6 +102,21 @@ def test_a_model_of_the_current_folder_is_found(plugin):
 def test_what_is_no_model_is_refused(plugin, name, message):
     with pytest.raises(CrossFlowError, match=message):
         load_model(name.format(plugin))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "Breaks",
+            r"could not generate \(ZeroDivisionError: division by zero; plugin_of_test_models\.py, line \d+\)\.",
+        ),
+        ("Lacks", r"could not generate \(ModuleNotFoundError: No module named 'no_such_module_here'"),
+    ],
+)
+def test_whatever_a_model_raises_while_it_generates_is_one_sentence_that_names_the_line(plugin, name, message):
+    with pytest.raises(CrossFlowError, match=message):
+        load_model(f"{plugin}:{name}").generate(["a"], [0])
 
 
 def test_a_model_is_known_by_its_source(plugin, tmp_path):

@@ -200,11 +200,27 @@ def test_outputs_made_elsewhere_are_made_of_files_and_read_from_files(tmp_path):
             lambda: (out / "strange.image.png").write_bytes(writers("image")[".png"](np.zeros((80, 50, 3), np.uint8))),
             "strange.image.png",
         ),
-        (lambda: next(out.glob("*.audio.npy")).unlink(), "outputs are missing"),
+        (lambda: next(out.glob("*-to-text+audio.audio.npy")).unlink(), "test-000000-text-to-text+audio.audio"),
     ):
         change()
         told = CliRunner().invoke(app, [*map(str, words), "--out", str(tmp_path / "no")])
         assert told.exit_code == 2 and says in told.stderr.replace("\n", " ") and not (tmp_path / "no").exists()
+
+
+class Large(any_oracle.Oracle):
+    """Its images are of another size than the world's."""
+
+    def generate(self, sources, seeds):
+        return [{name: np.zeros((64, 64, 3), np.uint8) for name in ask.wanted} for ask in sources]
+
+
+def test_an_output_that_no_reader_takes_is_refused_before_more_are_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(any_oracle, "Large", Large, raising=False)
+    (tmp_path / "ids").write_text("test-000000-text-to-image\n")
+    words = ["any", "--model", "any_oracle:Large", "--ids", str(tmp_path / "ids"), "--out", str(tmp_path / "run")]
+    told = CliRunner().invoke(app, words)
+    assert told.exit_code == 2 and "image must be uint8 [32, 32, 3]" in " ".join(told.stderr.split())
+    assert not list((tmp_path / "run" / "outputs").iterdir())
 
 
 def looks(sound: np.ndarray) -> list[tuple[object, ...]]:

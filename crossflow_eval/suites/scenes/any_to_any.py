@@ -22,8 +22,6 @@ from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from crossflow.errors import CrossFlowError
 from crossflow_eval.metrics.any_to_any import Coherence, Conflict, Judged, Synchrony, ToldFactors, World, once, pairs
 from crossflow_eval.types import Ask, Example, MadeElsewhere, Metric, Output, Outputs, Suite
@@ -143,6 +141,7 @@ def suite(name: str) -> Suite:
         output=KIND,
         examples=partial(_examples, name),
         given=inputs,
+        check_output=check_output,
         made_elsewhere=made_elsewhere,
         metrics=_metrics(tasks),
         references={"chance": RealData(tasks, split, "chance"), "ceiling": RealData(tasks, split, "ceiling")},
@@ -150,11 +149,19 @@ def suite(name: str) -> Suite:
     )
 
 
+def check_output(modality: str, output: Output) -> None:
+    """CrossFlowError for what the reader of the modality would refuse, before more of it is made."""
+    from crossflow.scenes.sense import check
+
+    check(modality, output)
+
+
 def made_elsewhere(folder: Path) -> MadeElsewhere:
     """The outputs of another program in a folder."""
+    from crossflow.scenes.sense import SENSES
     from crossflow_eval.models.any_folder import AnyFolder
 
-    return AnyFolder(folder, KIND, {name: np.shape(real("test-000000", name)) for name in MODALITIES})
+    return AnyFolder(folder, KIND, {name: SENSES[name].shape or () for name in MODALITIES}, check_output)
 
 
 def _metrics(tasks: str) -> dict[str, Any]:
