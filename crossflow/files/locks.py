@@ -44,23 +44,20 @@ def writing_in(folder: Path, doing: str, wait: bool = False, rank: int = 0) -> I
     """
     with written(folder):
         new = [each for each in (folder.absolute(), *folder.absolute().parents) if not os.path.lexists(each)]
-    make_folder(folder)
-    before = _names(folder)
+        make_folder(folder)
+        before = os.listdir(folder)
     with only_writer(folder, doing, wait, rank):
         try:
             yield
         finally:
-            if all(name.startswith(NAME) for name in _names(folder) - before):
-                _leave(folder, before, rank, new)
-
-
-def _names(folder: Path) -> set[str]:
-    return set(os.listdir(folder)) if folder.is_dir() else set()
+            _leave(folder, before, rank, new)
 
 
 def _leave(folder: Path, before: Collection[str], rank: int, new: Iterable[Path]) -> None:
-    """Remove the lock file, where it was not there before, and ``new`` folders that are empty, the innermost first."""
+    """Where nothing was added but locks: remove the own one, if it is new, and ``new`` folders that are empty."""
     with suppress(OSError):
+        if not all(name.startswith(NAME) for name in set(os.listdir(folder)).difference(before)):
+            return
         if _lock_file(rank) not in before:
             (folder / _lock_file(rank)).unlink(missing_ok=True)
         for each in new:
