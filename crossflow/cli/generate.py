@@ -60,7 +60,7 @@ def generate(
         from crossflow.files.locks import check_writable, writing_in
         from crossflow.files.seeds import check_seed
         from crossflow.files.writing import refuse_existing, write_whole
-        from crossflow.sampling.any_to_any import AnyToAnySampler, check_used
+        from crossflow.sampling.any_to_any import CONTRADICTING, AnyToAnySampler, check_used
         from crossflow.sampling.media import SIZES, read_value, writers
 
         check_seed(seed)
@@ -80,7 +80,8 @@ def generate(
             item.setdefault(name, []).append(read)
         [outputs] = sampler.generate([item], wanted, [seed], mix=weights, method=method, **options)
         heard = {name: values for name, values in item.items() if weights.get(name, 1)}
-        if method in ("together", "in-turn", "chain") and (cosine := sampler.agreement(heard)) < 0:
+        prompted = method in ("together", "in-turn", "chain")
+        if prompted and (cosine := sampler.agreement(heard)) < CONTRADICTING:
             warnings.warn(
                 f"Two inputs contradict each other (the cosine of their prompts is {cosine:.2f}), and what is "
                 "made lies between them: lean on one by --mix.",

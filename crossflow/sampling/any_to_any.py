@@ -25,6 +25,9 @@ from crossflow.sampling.text_to_image import BATCH, prompt_seed, seeded_noise
 
 Given = Mapping[str, Sequence[Any]]
 """The inputs of one item: raw values by modality, several of a kind if need be."""
+CONTRADICTING = 0.25
+"""Inputs contradict each other where the cosine of their prompts is smaller. Of one event of the embedded world no two
+of 840 had less than 0.28; of two events that share no shape and no colour 63 % had less than 0.2."""
 PRECISIONS = {"auto": torch.float64, "float64": torch.float64, "float32": torch.float32}
 
 

@@ -319,7 +319,7 @@ def test_a_system_is_described_and_refused_where_one_model_is_expected(folder, t
 
 def test_an_input_without_weight_contradicts_nothing(folder, tmp_path, monkeypatch):
     heard = []
-    monkeypatch.setattr(AnyToAnySampler, "agreement", lambda _, item: heard.append(list(item)) or -1.0)
+    monkeypatch.setattr(AnyToAnySampler, "agreement", lambda _, item: heard.append(list(item)) or 0.2)
     given = ["text=a red ball", f"audio={folder / 'tone.wav'}"]
     found = [run(folder, tmp_path / mix, given, "image", "--mix", mix) for mix in ("audio=0", "audio=1")]
     assert heard == [["text"], ["text", "audio"]]
