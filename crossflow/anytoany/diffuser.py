@@ -33,8 +33,9 @@ class DiffuserConfig:
     """A generator of latents of ``shape`` (c, h, w), given prompt vectors [k d] with d = ``prompt``.
 
     ``parameterisation`` is what the network predicts and the loss compares: ``eps``, the noise, as in the paper; or
-    ``velocity``; or ``target``, which is converted to a velocity before the loss. ``guidance`` says how often training
-    drops the prompt for a learned null token, where CoDi encodes an empty prompt.
+    ``velocity``; or ``target``, which is converted to a velocity before the loss. ``tail`` is the last part of the path,
+    where the loss counts less (``flow.losses.tail_weights``). ``guidance`` says how often training drops the prompt for a
+    learned null token, where CoDi encodes an empty prompt.
     """
 
     shape: tuple[int, int, int]
@@ -43,6 +44,7 @@ class DiffuserConfig:
     parameterisation: Parameterisation = "eps"
     guidance: Indicator = field(default_factory=Indicator)
     times: Times = "uniform"
+    tail: float = 0.0
     sampling: Sampling = field(default_factory=lambda: Sampling(solver="euler", steps=50, guidance_scale=3.0))
 
     def __post_init__(self) -> None:
@@ -77,9 +79,9 @@ class Diffuser(nn.Module):
         if self.config.parameterisation == "eps":
             predicted = self._predicted(prompts, through)(xt, draws.t, draws.conditional)
             return losses.flow_matching(predicted, draws.noise, (1.0,))
-        return losses.flow_matching(
-            self.field(prompts, through).resolutions(xt, draws.t, draws.conditional), velocity, (1.0,)
-        )
+        predicted = self.field(prompts, through).resolutions(xt, draws.t, draws.conditional)
+        flow = losses.flow_matching(predicted, velocity, (1.0,))
+        return flow * losses.tail_weights(self.path.left(draws.t), self.config.tail) if self.config.tail else flow
 
     def field(self, prompts: Float[Tensor, "b k d"], through: Through = ()) -> Field:
         """The velocity field given prompts; its x may be the batch repeated, as guidance does."""

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from crossflow.errors import CrossFlowError
 from crossflow.networks.blocks import (
     Block,
     Modulation,
@@ -35,7 +36,8 @@ class TransformerConfig:
     ``summaries`` is the number of prepended tokens that are each one linear map of the whole latent, so that every
     position has global information from the first block on. ``positions`` is how position embeddings start.
     ``modulated`` is whether time also modulates every block (see ``Modulation``), as it does the norms of the paper's
-    network. ``whitened`` is whether the tokens that the baseline attends to are (see ``Whitening``).
+    network, and ``pooled`` whether the mean of what the baseline attends to does so beside time, as a class does in DiT.
+    ``whitened`` is whether the tokens that the baseline attends to are (see ``Whitening``).
     """
 
     width: int
@@ -46,11 +48,14 @@ class TransformerConfig:
     positions: Positions = "small"
     modulated: bool = False
     whitened: bool = False
+    pooled: bool = False
     kind: Literal["transformer"] = "transformer"
 
     def __post_init__(self) -> None:
         check_sizes(width=self.width, depth=self.depth, heads=self.heads, patch=self.patch)
         check_sizes(summaries=1 + self.summaries)
+        if self.pooled and not self.modulated:
+            raise CrossFlowError("pooled is about what modulates the blocks: let modulated be true, or pooled false.")
 
     @property
     def resolutions(self) -> int:
@@ -139,6 +144,7 @@ class CrossAttentionTransformer(nn.Module):
             Block(config.width, config.heads, context_width=config.width) for _ in range(config.depth)
         )
         self.modulation = Modulation(config.width, config.depth) if config.modulated else None
+        self.pooled = config.pooled
         _initialise(self, self.patches, self.modulation)
 
     def velocities(
@@ -170,6 +176,8 @@ class CrossAttentionTransformer(nn.Module):
         context = torch.cat([self.empty.expand(x.shape[0], -1, -1), context], dim=1)
         seen = torch.cat([~conditional[:, None], mask & conditional[:, None]], dim=1)
         hidden = torch.cat([time, self.patches.tokens(x) + time], dim=1)
+        if self.pooled:
+            time = time + (context * seen[..., None]).sum(1, keepdim=True) / seen.sum(1)[:, None, None]
         for i, (block, modulation) in enumerate(zip(self.blocks, _modulations(self, time), strict=True)):
             hidden = recompute(self.checkpointing, block, hidden, None, context, seen, modulation)
             hidden = after[i](hidden) if after else hidden

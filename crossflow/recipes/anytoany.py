@@ -41,8 +41,9 @@ def member(codec: TargetConfig, channels: int, network: TransformerConfig, promp
         shape=(channels, 4, 4),
         backbone=network,
         prompt=prompts.vector,
-        parameterisation="velocity",
+        parameterisation="target",
         times="logit-normal",
+        tail=0.35,
         sampling=Sampling(solver="midpoint", steps=10, guidance_scale=2.0),
     )
     return Member(codec=codec, diffuser=own)
@@ -79,7 +80,7 @@ def _recipe(stage: Stage, schedule: Mapping[str, Any]) -> TrainConfig:
 
 
 _PROMPTS = PromptConfig(width=96, depth=2, heads=4)
-_NETWORK = TransformerConfig(width=96, depth=4, heads=4, modulated=True)
+_NETWORK = TransformerConfig(width=96, depth=4, heads=4, modulated=True, pooled=True)
 _WORDS = TextAutoencoderConfig(words=WORDS, count=LONGEST, width=96, depth=1, heads=4, scale=SPREAD)
 SYSTEM = AnyToAnyConfig(
     members=(
