@@ -45,9 +45,15 @@ class AnchorStage(Stage):
     def left(self) -> AnyToAnyConfig:
         return replace(self.system, anchor=self.anchor, trained=noted(self.system, "anchor", self.pairs))
 
+    def is_in(self, found: AnyToAnyConfig) -> bool:
+        return found.anchor is not None
+
+    def is_alike(self, found: AnyToAnyConfig) -> bool:
+        return found.anchor == self.anchor
+
     def sized(self, found: AnyToAnyConfig) -> AnyToAnyConfig:
         found.needing("coded", self.anchor.modalities)
-        if found.anchor is not None:
+        if self.is_in(found):
             raise CrossFlowError("The shared latent of this system is trained: go on to another stage.")
         return found
 
@@ -92,9 +98,15 @@ class DirectStage(Stage):
         direct = replace(self.direct, pairs=(*(() if before is None else before.pairs), self.pair))
         return replace(self.system, direct=direct, trained=noted(self.system, "direct", self.pairs))
 
+    def is_in(self, found: AnyToAnyConfig) -> bool:
+        return found.direct is not None and self.pair in found.direct.pairs
+
+    def is_alike(self, found: AnyToAnyConfig) -> bool:
+        return found.direct is not None and replace(found.direct, pairs=self.direct.pairs) == self.direct
+
     def sized(self, found: AnyToAnyConfig) -> AnyToAnyConfig:
         found.needing("coded", self.pair)
-        if found.direct is not None and self.pair in found.direct.pairs:
+        if self.is_in(found):
             raise CrossFlowError(f"The flow from {' to '.join(self.pair)} is trained: go on to another stage.")
         return found
 

@@ -87,6 +87,10 @@ class Stage:
         """Whether the system ``found`` has what the stage trains."""
         raise NotImplementedError
 
+    def is_alike(self, found: AnyToAnyConfig) -> bool:
+        """Whether what the system ``found`` has of it is of the stage's own sizes and settings."""
+        raise NotImplementedError
+
     def after(self, init: Path | None) -> Any:
         """The stage on the system in the file ``init``; CrossFlowError if that cannot be."""
         if init is None:
@@ -111,6 +115,9 @@ class CodecStage(Stage):
 
     def is_in(self, found: AnyToAnyConfig) -> bool:
         return set(self.system.names) <= set(found.coded)
+
+    def is_alike(self, found: AnyToAnyConfig) -> bool:
+        return all(found.member(each.name).codec == each.codec for each in self.system.members)
 
     def after(self, init: Path | None) -> "CodecStage":
         """Itself; CrossFlowError if it is given a file, whose parts stand on codecs that would be others."""
@@ -174,6 +181,9 @@ class PromptStage(Stage):
     def is_in(self, found: AnyToAnyConfig) -> bool:
         return set(self.pair) <= set(found.prompted)
 
+    def is_alike(self, found: AnyToAnyConfig) -> bool:
+        return found.prompts == self.system.prompts
+
     def sized(self, found: AnyToAnyConfig) -> AnyToAnyConfig:
         found.needing("coded", self.pair)
         if self.is_in(found):
@@ -231,6 +241,9 @@ class DiffuserStage(Stage):
 
     def is_in(self, found: AnyToAnyConfig) -> bool:
         return self.modality in found.diffused
+
+    def is_alike(self, found: AnyToAnyConfig) -> bool:
+        return found.member(self.modality).diffuser == self.system.member(self.modality).diffuser
 
     def sized(self, found: AnyToAnyConfig) -> AnyToAnyConfig:
         found.needing("prompted", self.prompts)
@@ -291,6 +304,9 @@ class PairStage(Stage):
 
     def is_in(self, found: AnyToAnyConfig) -> bool:
         return set(self.pair) <= set(found.aligned)
+
+    def is_alike(self, found: AnyToAnyConfig) -> bool:
+        return found.alignment == self.system.alignment
 
     def sized(self, found: AnyToAnyConfig) -> AnyToAnyConfig:
         found.needing("diffused", self.pair)

@@ -16,12 +16,14 @@ def _list_configs(wanted: bool) -> bool:
         return wanted
     with one_sentence():
         from crossflow.recipes import CONFIGS
-        from crossflow.recipes.anytoany import ANY_TO_ANY, IN_ORDER
+        from crossflow.recipes.anytoany import ANY_TO_ANY, IN_ORDER, base_of, of_base
 
         for name, config in {**CONFIGS, **ANY_TO_ANY}.items():
             typer.echo(f"{name}: {config.model.summary}, {config.steps:,} steps of {config.batch_size}")
         for name, recipes in IN_ORDER.items():
-            typer.echo(f"{name}: all {len(recipes)} stages in order, from {name}-{next(iter(recipes))} on")
+            before = of_base(name)
+            goes_on = "" if before is None else f"; with {before} of {base_of(name)} as --init, those after it"
+            typer.echo(f"{name}: {len(recipes)} stages in order{goes_on}")
     raise typer.Exit
 
 
@@ -63,7 +65,8 @@ def train(
 ) -> None:
     """Train a recipe into a folder and print the path of the checkpoint.
 
-    CONFIG codi trains all stages of the any-to-any system in order, each into a folder of its own inside --out.
+    CONFIG codi trains all stages of the any-to-any system in order, each into a folder of its own inside --out, and
+    codi-self and the like its variants; their --init may be a stage of codi, which leaves out what that has.
 
     Recipes of text to image that read --data need the text encoder and the autoencoder for sample grids, and draw none
     without them. docs/recipes.md says how a data set is laid out.

@@ -1,10 +1,12 @@
 """The stages of the any-to-any system: CoDi (arXiv 2305.11846) on the embedded world, small enough for one CPU core.
 
 ``stages`` makes the recipes of a system, in the order in which each stands on those before. ``SYSTEM`` is the one of
-all five modalities, its recipes are ``codi-...``, and ``crossflow train codi`` runs them all.
+all five modalities, its recipes are ``codi-...``, and ``crossflow train codi`` runs them all. ``variants`` change one
+thing of a system: ``crossflow train codi-VARIANT`` trains the stages from that thing on.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 from crossflow.anytoany.alignment import AlignmentConfig
@@ -31,20 +33,25 @@ LONGEST = 32
 """At least the words of the longest caption of a scene: four objects with their places."""
 JOINED = (("text", "image"), ("text", "audio"), ("audio", "video"), ("image", "depth"))
 """The pairs that are aligned as outputs, in this order: what an earlier pair aligned is frozen in the later ones."""
+ONCE = ("codecs", "prompts")
+"""The sorts of stages that are trained once, whatever the seed of those after them."""
+TOKENS = 4
+"""Vectors of a prompt, or of an environment, where there is more than one."""
 SPREAD = 0.35
 """The standard deviation of latents: small ones are decided in the middle of the path."""
 
 
-def member(codec: TargetConfig, channels: int, network: TransformerConfig, prompts: PromptConfig) -> Member:
-    """A modality whose latents are 16 tokens of ``channels`` numbers."""
+def member(
+    codec: TargetConfig, channels: int, network: TransformerConfig, prompts: PromptConfig, steps: int = 10
+) -> Member:
+    """A modality whose latents are 16 tokens of ``channels`` numbers, sampled in ``steps``."""
     own = DiffuserConfig(
         shape=(channels, 4, 4),
         backbone=network,
         prompt=prompts.vector,
         parameterisation="target",
         times="logit-normal",
-        tail=0.35,
-        sampling=Sampling(solver="midpoint", steps=10, guidance_scale=2.0),
+        sampling=Sampling(solver="midpoint", steps=steps, guidance_scale=2.0),
     )
     return Member(codec=codec, diffuser=own)
 
@@ -58,7 +65,7 @@ def stages(system: AnyToAnyConfig, schedules: Mapping[str, Mapping[str, Any]]) -
     found |= {f"prompts-{b}": PromptStage(system=system, pair=(a, b)) for a, b in pairs if a == "text"}
     found |= {f"diffuser-{each}": DiffuserStage(system=system, modality=each, prompts=partners[each]) for each in names}
     found |= {f"pair-{a}-{b}": PairStage(system=system, pair=(a, b)) for a, b in JOINED if (a, b) in pairs}
-    return {name: _recipe(stage, schedules.get(name) or schedules[name.split("-")[0]]) for name, stage in found.items()}
+    return {name: _recipe(stage, schedules.get(name) or schedules[sort_of(name)]) for name, stage in found.items()}
 
 
 def rivals(
@@ -71,7 +78,61 @@ def rivals(
     direct = DirectConfig(shape=shape, backbone=network, sd=0.2 * SPREAD)
     found: dict[str, Stage] = {"anchor": AnchorStage(system=system, anchor=anchor, paired=pairs)}
     found |= {f"direct-{a}-{b}": DirectStage(system=system, direct=direct, pair=(a, b)) for a, b in pairs}
-    return {name: _recipe(stage, schedules[name.split("-")[0]]) for name, stage in found.items()}
+    return {name: _recipe(stage, schedules[sort_of(name)]) for name, stage in found.items()}
+
+
+def variants(system: AnyToAnyConfig, schedules: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, TrainConfig]]:
+    """All stages of systems that differ from ``system`` in one thing, by the name of that.
+
+    Stages before it are the system's own, and so are their files.
+    """
+    base, align = stages(system, schedules), system.alignment
+    noise = tuple(replace(each, diffuser=replace(each.diffuser, parameterisation="eps")) for each in system.members)
+    several = replace(align.environment, tokens=TOKENS)
+    changed = {
+        "self": ("pair", replace(system, alignment=replace(align, context="self"))),
+        "no-contrast": ("pair", replace(system, alignment=replace(align, contrast=0.0))),
+        "env-tokens": ("pair", replace(system, alignment=replace(align, environment=several))),
+        "eps": ("diffuser", replace(system, members=noise)),
+        "cond-tokens": ("prompts", replace(system, prompts=replace(system.prompts, tokens=TOKENS))),
+    }
+    found: dict[str, dict[str, TrainConfig]] = {}
+    for name, (since, other) in changed.items():
+        first = next(place for place, stage in enumerate(base) if sort_of(stage) == since)
+        own = list(stages(other, schedules).items())[first:]
+        found[name] = {**dict(list(base.items())[:first]), **dict(own)}
+    return found
+
+
+def sort_of(stage: str) -> str:
+    """The sort of a stage by its name: "pair" of "pair-text-image"."""
+    return stage.partition("-")[0]
+
+
+def in_order(
+    name: str, system: AnyToAnyConfig, network: TransformerConfig, schedules: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Mapping[str, TrainConfig]]:
+    """A system called ``name``, its variants, and its rivals on the same codecs: the stages of each, in their order."""
+    base = stages(system, schedules)
+    codecs = {"codecs": base["codecs"]}
+    found: dict[str, Mapping[str, TrainConfig]] = {name: base}
+    found |= {f"{name}-{each}": own for each, own in variants(system, schedules).items()}
+    for stage, recipe in rivals(system, network, schedules).items():
+        rival = f"{name}-{sort_of(stage)}"
+        found[rival] = {**found.get(rival, codecs), stage: recipe}
+    return found
+
+
+def of_base(name: str) -> str | None:
+    """The last stage that recipes in order have from the system that they are a variant of; None of a system itself."""
+    own, base = IN_ORDER[name], IN_ORDER[base_of(name)]
+    shared = [stage for stage, recipe in own.items() if base.get(stage) == recipe]
+    return None if len(shared) == len(own) else shared[-1]
+
+
+def base_of(name: str) -> str:
+    """The system that recipes in order are a variant of, or themselves."""
+    return next(base for base in BASES if name == base or name.startswith(f"{base}-"))
 
 
 def _recipe(stage: Stage, schedule: Mapping[str, Any]) -> TrainConfig:
@@ -104,11 +165,28 @@ SCHEDULES: Mapping[str, Mapping[str, Any]] = {
     "direct": {"steps": 4_000, "batch_size": 64},
 }
 """Hyperparameters by the sort of a stage or by its name: a seed takes about 75 minutes on one core."""
-IN_ORDER: Mapping[str, Mapping[str, TrainConfig]] = {"codi": stages(SYSTEM, SCHEDULES)}
+_BRIEF = {"steps": 2, "batch_size": 8, "data": EventData(count=64), "log_every": 1, "save_every": 2}
+_SMALL_PROMPTS = PromptConfig(width=16, depth=1, heads=2)
+_SMALL_NETWORK = TransformerConfig(width=16, depth=1, heads=2, modulated=True)
+SMALLEST = AnyToAnyConfig(
+    members=tuple(
+        member(each.codec, each.shape[0], _SMALL_NETWORK, _SMALL_PROMPTS, steps=1) for each in SYSTEM.members
+    ),
+    prompts=_SMALL_PROMPTS,
+    alignment=AlignmentConfig(environment=EnvironmentConfig(width=16, depth=1, heads=2)),
+)
+"""The same with networks as small as they go, which proves the way and learns nothing."""
+BASES = ("codi", "tiny-codi", "smoke-codi")
+"""The systems; ``tiny-codi`` is the first, by the name of a scale."""
+IN_ORDER: Mapping[str, Mapping[str, TrainConfig]] = {
+    **in_order("codi", SYSTEM, _NETWORK, SCHEDULES),
+    **in_order("tiny-codi", SYSTEM, _NETWORK, SCHEDULES),
+    **in_order("smoke-codi", SMALLEST, _SMALL_NETWORK, dict.fromkeys(map(sort_of, SCHEDULES), _BRIEF)),
+}
 """Recipes that are trained one after the other, under one name."""
 ANY_TO_ANY: Mapping[str, TrainConfig] = {
     f"{name}-{stage}": recipe
-    for name, recipes in {**IN_ORDER, "rival": rivals(SYSTEM, _NETWORK, SCHEDULES)}.items()
+    for name, recipes in {"codi": IN_ORDER["codi"], "rival": rivals(SYSTEM, _NETWORK, SCHEDULES)}.items()
     for stage, recipe in recipes.items()
 }
 """Recipe name -> recipe."""

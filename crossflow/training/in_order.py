@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from crossflow.anytoany.stages import Stage
 from crossflow.anytoany.system import system_config
 from crossflow.errors import CrossFlowError
 from crossflow.files.hashes import file_sha256
@@ -29,20 +28,20 @@ def train_in_order(
 
     That is also ``out``/model.safetensors. Stopped anywhere and run again with ``resume``, it ends at the same bits.
     ``init`` is the file of a system that has the parts of the first recipes already, which are left out then: further
-    seeds share the codecs and the prompt encoders of the first. ``options`` are those of ``train``. What data are made
-    into lies in ``out``/cache, for all.
+    seeds share the codecs and the prompt encoders of the first, variants all that comes before their change.
+    ``options`` are those of ``train``. What data are made into lies in ``out``/cache, for all.
 
-    CrossFlowError if ``out`` holds a training and ``resume`` is False, and for what ``train`` refuses.
+    CrossFlowError if ``out`` holds a training and ``resume`` is False, if ``init`` has those parts by another recipe,
+    and for what ``train`` refuses.
     """
-    folders = {name: out / f"{number:02d}-{name}" for number, name in enumerate(recipes)}
+    folders = {name: stage_folder(recipes, name, out) for name in recipes}
     if not resume and (held := next((folder for folder in folders.values() if folder.exists()), None)):
         raise CrossFlowError(f"{held} is there already: add --resume to go on, or choose another --out.")
     for name, recipe in recipes.items():
-        if init is not None and _stage(recipe).is_in(system_config(init)):
+        if _is_left_out(name, recipe, init):
             continue
-        state = folders[name] / "state.safetensors"
         path = folders[name] / "model.safetensors"
-        if not (state.exists() and _is_done(recipe, seed, init, state)):
+        if not _is_done(recipe, seed, init, folders[name]):
             path = train(recipe, folders[name], seed=seed, init=init, resume=resume, cache=out / "cache", **options)
         init = path
     if init is None or init.parent not in folders.values():
@@ -54,14 +53,41 @@ def train_in_order(
     return last
 
 
-def _is_done(recipe: TrainConfig, seed: int, init: Path | None, state: Path) -> bool:
-    """Whether ``state`` is the end of this training and of no other one."""
+def stage_folder(recipes: Mapping[str, TrainConfig], name: str, out: Path) -> Path:
+    """Where in ``out`` the stage ``name`` of ``recipes`` is trained."""
+    return out / f"{list(recipes).index(name):02d}-{name}"
+
+
+def is_trained_in_order(recipes: Mapping[str, TrainConfig], out: Path, seed: int, init: Path | None) -> bool:
+    """Whether ``train_in_order`` with the same arguments would find nothing left to do in ``out``."""
+    for name, recipe in recipes.items():
+        if not _is_left_out(name, recipe, init):
+            folder = stage_folder(recipes, name, out)
+            if not _is_done(recipe, seed, init, folder):
+                return False
+            init = folder / "model.safetensors"
+    return (out / "model.safetensors").exists()
+
+
+def _is_done(recipe: TrainConfig, seed: int, init: Path | None, folder: Path) -> bool:
+    """Whether ``folder`` holds the end of this training and of no other one."""
+    state = folder / "state.safetensors"
+    if not state.exists():
+        return False
     whole = replace(recipe, model=recipe.model.after(init))
     header = read_header(state)
     wanted = (recipe.steps, whole.digest(seed, None if init is None else file_sha256(init)))
     return (header.get("step"), header.get("digest")) == wanted
 
 
-def _stage(recipe: TrainConfig) -> Stage:
-    model: Any = recipe.model
-    return model
+def _is_left_out(name: str, recipe: TrainConfig, init: Path | None) -> bool:
+    """Whether the file ``init`` has the parts of a stage already; CrossFlowError if it has them by another recipe."""
+    stage: Any = recipe.model
+    if init is None or not stage.is_in(found := system_config(init)):
+        return False
+    if not stage.is_alike(found):
+        raise CrossFlowError(
+            f"{init} has the parts of the stage {name} already, of other sizes or settings than this recipe's: give "
+            "the file of an earlier stage."
+        )
+    return True

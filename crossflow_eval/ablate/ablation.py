@@ -27,6 +27,20 @@ Share = Annotated[float, Field(gt=0, le=1)]
 T = TypeVar("T", bound=BaseModel)
 
 
+class Sampled(BaseModel):
+    """Options of the measurement of a row: how a system of any to any is sampled, None as it was trained."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    context: str | None = None
+    merge: str | None = None
+    method: str | None = None
+
+    @property
+    def given(self) -> tuple[tuple[str, str], ...]:
+        """Those that are given, by their names."""
+        return tuple(self.model_dump(exclude_none=True).items())
+
+
 class Row(BaseModel):
     """One row: what is trained, and what of it is measured.
 
@@ -34,8 +48,12 @@ class Row(BaseModel):
     ``{scale}`` in their names is the scale's. ``at`` are the shares of the steps whose checkpoints are measured, each a
     line of the table; below 1 the recipe must keep it. ``guided``: the guidance scale is searched. ``weaker``: the
     shares of the steps whose checkpoints are tried as the weaker model of autoguidance. ``begins``: the recipe whose
-    model the training goes on from. ``reader``: captions are read from a text-to-image model run backward. ``method``
-    is the paper's row.
+    model the training goes on from. ``reader``: captions are read from a text-to-image model run backward. ``sampled``
+    are options of the measurement. ``seeds`` are the most that it is trained with.
+    ``method`` is the paper's row.
+
+    A recipe may also be one that ``crossflow train`` trains in stages: those that it shares with another system are
+    trained once.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,6 +66,8 @@ class Row(BaseModel):
     weaker: tuple[Share, ...] = ()
     begins: str | None = None
     reader: bool = False
+    sampled: Sampled = Sampled()
+    seeds: int | None = Field(default=None, ge=1)
     scales: tuple[str, ...] = SCALES
 
     @property

@@ -44,6 +44,6 @@ def _rows(plan: Plan, training: Training) -> list[str]:
         f"{table.ablation.name} {part.line.row.name}"
         for table in plan.tables
         for part in table.parts
-        if training in part.measurement.trainings or training in [each.begins for each in part.measurement.trainings]
+        if any(training in (each, *each.before) for each in part.measurement.trainings)
     ]
     return list(dict.fromkeys(found)) or ["none"]

@@ -18,6 +18,7 @@ from crossflow.files.plain_json import read_json
 from crossflow.files.writing import write_whole, written
 from crossflow_eval.ablate.measure import measured, measured_path, references
 from crossflow_eval.ablate.plan import READER, WALK, Measurement, Plan, Training
+from crossflow_eval.models.crossflow import stages_of
 
 PROGRAMS: Mapping[str, tuple[str, ...]] = {
     "crossflow": (sys.executable, "-c", "from crossflow.cli import app; app()"),
@@ -107,9 +108,10 @@ def _train(plan: Plan, training: Training) -> Job:
     folder = plan.out / training.digest
     many = ["torchrun", "--standalone", "--nproc-per-node", str(plan.gpus), "--no-python"] if plan.gpus > 1 else []
     command = [*many, "crossflow", "train", training.recipe, "--out", str(folder), "--seed", str(training.seed)]
-    command += ["--steps", str(training.steps), "--resume"]
+    command += [*([] if stages_of(training.recipe) else ["--steps", str(training.steps)]), "--resume"]
     command += [] if training.data is None else ["--data", training.data]
-    command += [] if training.begins is None else ["--init", str(training.begins.checkpoint(plan.out))]
+    init = training.init(plan.out)
+    command += [] if init is None else ["--init", str(init)]
     return Job(
         name=f"train-{training.digest}",
         title=f"training of {training.title}",

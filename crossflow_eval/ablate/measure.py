@@ -88,6 +88,7 @@ class _At:
         weaker = None if candidate.weaker is None else training.checkpoint(self.plan.out, candidate.weaker)
         options: dict[str, Any] = {} if weaker is None else {"weaker": weaker}
         options |= {"reader": folder / READER} if self.measurement.reader else {}
+        options |= dict(self.measurement.sampled)
         request = Request(
             task=suite.task,
             checkpoint=training.checkpoint(self.plan.out, self.measurement.at),
@@ -133,7 +134,9 @@ def measure(plan: Plan, measurement: Measurement, track: run.Track = run.untrack
             digest=measurement.digest,
             tried=tuple(Tried(candidate=each, value=result.values[value]) for each, result in tried.items()),
             chosen=chosen,
-            training=facts.model_copy(update={"steps": training.step(measurement.at)}),
+            training=facts
+            if measurement.at == 1
+            else facts.model_copy(update={"steps": training.step(measurement.at)}),
             run=folder.relative_to(plan.out).as_posix(),
             test=test,
         )

@@ -25,7 +25,17 @@ from pathlib import Path
 
 from crossflow.errors import CrossFlowError, unknown
 from crossflow_eval.ablate.ablation import Ablation, Line, Scale, Task, load_ablations, load_scale
-from crossflow_eval.models.crossflow import Trained, finished_training, is_finished, pairs_of, recipe_of
+from crossflow_eval.models.crossflow import (
+    Trained,
+    branch_of,
+    finished_training,
+    is_finished,
+    pairs_of,
+    recipe_of,
+    stage_file,
+    stages_after,
+    stages_of,
+)
 
 RUNS = Path("runs") / "ablate"
 WALK = "walk"
@@ -38,7 +48,8 @@ READER = "reader.safetensors"
 class Training:
     """A recipe trained with one seed. ``data`` is the folder of its pairs, ``begins`` the training that goes before it.
 
-    The ``digest`` is that of recipe, seed and world, with those of the data and of the training before it, if any.
+    The ``digest`` is that of recipe, seed and world, with those of the data and of the training before it, if any. One
+    that is trained in stages may go on from the stage ``since`` of that; ``steps`` are those of its own stages.
     """
 
     recipe: str
@@ -48,6 +59,12 @@ class Training:
     digest: str
     data: str | None = None
     begins: Training | None = None
+    since: str | None = None
+
+    @property
+    def before(self) -> tuple[Training, ...]:
+        """The trainings that go before it, the first one first."""
+        return () if self.begins is None else (*self.begins.before, self.begins)
 
     @property
     def title(self) -> str:
@@ -56,7 +73,7 @@ class Training:
 
     def done(self, out: Path) -> bool:
         """Whether it is trained to its end. CrossFlowError where another training lies in its place."""
-        init = self._init(out)
+        init = self.init(out)
         there = init is None or init.exists()
         return there and is_finished(self.checkpoint(out), self.recipe, self.seed, self.steps, init)
 
@@ -64,10 +81,18 @@ class Training:
         """What it was, where it is trained to its end. Raises CrossFlowError as ``done``."""
         if not self.done(out):
             return None
-        return finished_training(self.checkpoint(out), self.recipe, self.seed, self.steps, self._init(out))
+        return finished_training(self.checkpoint(out), self.recipe, self.seed, self.steps, self.init(out))
 
-    def _init(self, out: Path) -> Path | None:
-        return None if self.begins is None else self.begins.checkpoint(out)
+    def init(self, out: Path) -> Path | None:
+        """The file that it goes on from, if from any."""
+        if self.begins is None or self.since is None:
+            return None if self.begins is None else self.begins.checkpoint(out)
+        return stage_file(self.begins.recipe, self.since, out / self.begins.digest)
+
+    def folders(self, out: Path) -> list[Path]:
+        """The folders with its logs: its own, or those of its stages."""
+        own, stages = out / self.digest, stages_after(self.recipe, self.since)
+        return [stage_file(self.recipe, stage, own).parent for stage in stages] or [own]
 
     def step(self, at: float) -> int:
         """The step after a share of the steps."""
@@ -96,6 +121,7 @@ class Measurement:
     validation: str | None
     validation_limit: int | None
     choose: str
+    sampled: tuple[tuple[str, str], ...] = ()
 
     @property
     def searches(self) -> bool:
@@ -106,6 +132,8 @@ class Measurement:
     def digest(self) -> str:
         """Twelve hexadecimal digits of the sha256 of everything here."""
         plain = asdict(self) | {"trainings": [training.digest for training in self.trainings]}
+        if not self.sampled:  # an option that a row does not have renames no measurement
+            del plain["sampled"]
         text = json.dumps(plain, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -174,9 +202,7 @@ class Plan:
         found: dict[Training, None] = {}
         for measurement in self.measurements:
             for training in measurement.trainings:
-                if training.begins is not None:
-                    found[training.begins] = None
-                found[training] = None
+                found |= dict.fromkeys((*training.before, training))
         return list(found)
 
 
@@ -244,6 +270,8 @@ class _Options:
     def training(self, name: str, seed: int, begins: Training | None = None) -> Training:
         """The training of a row's recipe with one seed."""
         name = self.recipe(name)
+        if stages_of(name):
+            return self._staged(name, seed)
         recipe = recipe_of(name)
         if self.share != 1:
             recipe = recipe.in_steps(max(1, round(self.share * recipe.steps)))
@@ -258,6 +286,20 @@ class _Options:
             digest="-".join(parts),
             data=None if where is None else str(where),
             begins=begins,
+        )
+
+    def _staged(self, name: str, seed: int) -> Training:
+        """The training of recipes in order, after the stages that another one has had."""
+        recipes, branch = stages_of(name), branch_of(name, seed)
+        parts = [hashlib.sha256("".join(each.digest(seed) for each in recipes.values()).encode()).hexdigest()[:12]]
+        begins, since = None, None
+        if branch is not None:
+            system, of_seed, since = branch
+            begins = self._staged(system, of_seed)
+            parts += [f"after-{begins.digest}"]
+        steps = sum(recipes[stage].steps for stage in stages_after(name, since))
+        return Training(
+            recipe=name, seed=seed, steps=steps, kept=(), digest="-".join(parts), begins=begins, since=since
         )
 
     def measurement(self, line: Line, task: Task, seed: int) -> Measurement:
@@ -289,6 +331,7 @@ class _Options:
             validation=task.validation if searches else None,
             validation_limit=task.validation_limit if searches else None,
             choose=task.choose,
+            sampled=row.sampled.given,
         )
 
 
@@ -314,12 +357,19 @@ def _table(
         raise CrossFlowError(f"{ablation.name} has no row at the scale {scale.name}.")
     whole = _Options(scale, seeds, 1.0, data)
     main = ablation.main(scale.name) or at_scale[0]
-    share = 1.0 if steps is None else steps / recipe_of(whole.recipe(main.recipes[0])).steps
+    share = 1.0 if steps is None else steps / _steps(whole.recipe(main.recipes[0]))
     options = replace(whole, share=share)
     lines = tuple(line for row in at_scale if not rows or row.name in rows for line in row.lines)
     parts = [
         Part(line=line, seed=seed, measurement=options.measurement(line, task, seed))
         for line in lines
-        for seed in range(seeds)
+        for seed in range(min(seeds, line.row.seeds or seeds))
     ]
     return Table(ablation=ablation, task=task, lines=lines, parts=tuple(parts))
+
+
+def _steps(name: str) -> int:
+    """The steps of a recipe. CrossFlowError for recipes in order, which have each their own."""
+    if stages_of(name):
+        raise CrossFlowError(f"{name} is trained in stages, each in steps of its own: leave --steps out.")
+    return recipe_of(name).steps

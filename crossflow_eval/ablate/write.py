@@ -386,8 +386,9 @@ def _timing(plan: Plan, found: Sequence[Found]) -> str:
     """CPU time of every training, data preparation included."""
     rows = [["training", "folder", "CPU-seconds"]]
     for training in plan.trainings:
-        seconds = cpu_seconds(plan.out / training.digest)
-        rows.append([training.title, training.digest, "unknown" if seconds is None else f"{seconds:.0f}"])
+        seconds = [cpu_seconds(folder) for folder in training.folders(plan.out)]
+        total = "unknown" if None in seconds else f"{sum(filter(None, seconds)):.0f}"
+        rows.append([training.title, training.digest, total])
     return f"# CPU time\n\n{pipes(rows)}\n{hardware()}; one thread a process on a CPU.\n"
 
 

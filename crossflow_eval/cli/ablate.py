@@ -22,7 +22,7 @@ Engine = Literal["local", "slurm"]
 
 def ablate(
     suite: Annotated[
-        str, typer.Option(help="table1 to table10, table3a to table3e, figure3, or a .toml.", show_default=False)
+        str, typer.Option(help="table1 to table10, table3a to table3e, figure3, codi, or a .toml.", show_default=False)
     ],
     scale: Annotated[str, typer.Option(help="smoke, tiny, base or paper.")] = "tiny",
     rows: Annotated[str | None, typer.Option(help="Some rows, joined by commas.", show_default="all")] = None,

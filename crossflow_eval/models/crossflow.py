@@ -77,6 +77,40 @@ def recipe_of(name: str, steps: int | None = None) -> TrainConfig:
     return recipe if steps is None else recipe.in_steps(steps)
 
 
+def stages_of(name: str) -> Mapping[str, TrainConfig]:
+    """The recipes that ``crossflow train`` trains in order under that name, by their stage; none of a single recipe."""
+    from crossflow.recipes.anytoany import IN_ORDER
+
+    return IN_ORDER.get(name, {})
+
+
+def stages_after(name: str, since: str | None) -> list[str]:
+    """The stages of recipes in order that come after one of them; None is all, and a single recipe has none."""
+    stages = list(stages_of(name))
+    return stages if since is None else stages[stages.index(since) + 1 :]
+
+
+def branch_of(name: str, seed: int) -> tuple[str, int, str] | None:
+    """Where the recipes in order ``name`` go on from: other recipes in order, with which seed, and after which stage.
+
+    Variants share what comes before their change, and further seeds the codecs and prompt encoders of the first. None
+    where nothing goes before them.
+    """
+    from crossflow.recipes.anytoany import ONCE, base_of, of_base, sort_of
+
+    base, stage = base_of(name), of_base(name)
+    if stage is None and seed:
+        stage = [each for each in stages_of(name) if sort_of(each) in ONCE][-1]
+    return None if stage is None else (base, 0 if sort_of(stage) in ONCE else seed, stage)
+
+
+def stage_file(name: str, stage: str, out: Path) -> Path:
+    """The file that one stage of recipes in order leaves in the folder ``out`` of their training."""
+    from crossflow.training.in_order import stage_folder
+
+    return stage_folder(stages_of(name), stage, out) / "model.safetensors"
+
+
 def pairs_of(recipe: str, folder: Path) -> tuple[Path, str | None]:
     """Where in ``folder`` the pairs of a recipe lie, and what identifies them.
 
@@ -102,9 +136,18 @@ def is_finished(checkpoint: Path, recipe: str, seed: int, steps: int | None = No
     from crossflow.files.hashes import file_sha256
     from crossflow.files.tensors import read_header
 
-    config = recipe_of(recipe, steps)
     if not checkpoint.exists():
         return False
+    if stages := stages_of(recipe):
+        from crossflow.training.in_order import is_trained_in_order
+
+        if not is_trained_in_order(stages, checkpoint.parent, seed, init):
+            raise CrossFlowError(
+                f"{checkpoint} was not trained by the recipes {recipe} as they are now, seed {seed}; remove its folder "
+                "or choose another --out."
+            )
+        return True
+    config = recipe_of(recipe, steps)
     header = read_header(checkpoint)
     if header.get("digest") != config.digest(seed, None if init is None else file_sha256(init)):
         begun = "fresh weights" if init is None else f"the weights of {init}"
@@ -125,6 +168,8 @@ def finished_training(
 
     from crossflow.files.tensors import read_header
 
+    if stages := stages_of(recipe):
+        return _system(checkpoint, stages)
     config = recipe_of(recipe, steps)
     with torch.device("meta"):
         model = config.model.build(training=False)
@@ -134,6 +179,26 @@ def finished_training(
         precision=str(read_header(checkpoint)["precision"]),
         backbone_parameters=sum(parameter.numel() for parameter in model.backbone.parameters()),
         all_parameters=sum(parameter.numel() for parameter in model.parameters()),
+    )
+
+
+def _system(checkpoint: Path, stages: Mapping[str, TrainConfig]) -> Trained:
+    """What a system trained in stages was: its steps are those of all, shared ones too."""
+    import torch
+
+    from crossflow.anytoany.system import system_config
+    from crossflow.files.tensors import read_header
+
+    with torch.device("meta"):
+        system = system_config(checkpoint).build()
+    rivals = [each for each in (system.anchor, system.direct) if each is not None]
+    makes = rivals or [system.diffusers, system.environments, system.connections]
+    return Trained(
+        steps=sum(recipe.steps for recipe in stages.values()),
+        batch_size=list(stages.values())[-1].batch_size,
+        precision=str(read_header(checkpoint)["precision"]),
+        backbone_parameters=sum(parameter.numel() for part in makes for parameter in part.parameters()),
+        all_parameters=sum(parameter.numel() for parameter in system.parameters()),
     )
 
 
@@ -161,10 +226,15 @@ def check_sampling(solver: str | None, steps: int | None, guidance_scale: float 
 
 
 def seconds_a_step(name: str) -> float | None:
-    """Seconds of one training step of a recipe on this machine, on one thread; None where its data are a folder's."""
-    recipe = recipe_of(name)
-    if recipe.data.kind != "scenes":
-        return None
-    from crossflow.training.timed import seconds_a_step as timed
+    """Seconds of one training step of a recipe on this machine, on one thread; None where its data are a folder's.
 
-    return timed(recipe)
+    Of recipes in order it is the mean over the steps of those that no other training shares.
+    """
+    from crossflow.recipes.anytoany import of_base
+    from crossflow.training.timed import seconds_a_step as timed
+    from crossflow.training.timed import seconds_in_order
+
+    if stages := stages_of(name):
+        return seconds_in_order(stages, of_base(name))
+    recipe = recipe_of(name)
+    return timed(recipe) if recipe.data.kind == "scenes" else None

@@ -21,10 +21,10 @@ from crossflow.modalities.patch_pca import PatchPCAConfig
 from crossflow.modalities.text_autoencoder import TextAutoencoderConfig
 from crossflow.networks.transformer import TransformerConfig
 from crossflow.recipes import CONFIGS
-from crossflow.recipes.anytoany import LONGEST, member, stages
+from crossflow.recipes.anytoany import LONGEST, member, stages, variants
 from crossflow.recipes.recipe import EventData, TrainConfig
 from crossflow.recipes.scenes import WORDS
-from crossflow.training.in_order import train_in_order
+from crossflow.training.in_order import is_trained_in_order, train_in_order
 from crossflow.training.run_state import Run
 from crossflow.training.train import train
 
@@ -39,7 +39,8 @@ SYSTEM = AnyToAnyConfig(
     alignment=AlignmentConfig(environment=EnvironmentConfig(width=16, depth=1, heads=2, vector=8)),
 )
 BRIEF = {"data": EventData(count=48), "batch_size": 8, "steps": 6, "log_every": 2, "save_every": 3}
-RECIPES = stages(SYSTEM, dict.fromkeys(("codecs", "prompts", "diffuser", "pair"), BRIEF))
+SCHEDULES = dict.fromkeys(("codecs", "prompts", "diffuser", "pair"), BRIEF)
+RECIPES = stages(SYSTEM, SCHEDULES)
 
 
 def trained(recipe: TrainConfig, out: Path, init: Path | None = None, **options: object) -> Path:
@@ -136,6 +137,10 @@ def test_all_stages_in_order_resume_from_anywhere_to_the_same_bits(files, tmp_pa
     assert path.read_bytes() == files["pair-text-image"].read_bytes()
     monkeypatch.setattr(Run, "advance", lambda *_: pytest.fail("a finished stage is not trained again"))
     assert train_in_order(RECIPES, tmp_path, resume=True, **options) == path
+    assert is_trained_in_order(RECIPES, tmp_path, 0, None)
+    assert not is_trained_in_order(RECIPES, tmp_path, 1, None)
+    path.unlink()
+    assert not is_trained_in_order(RECIPES, tmp_path, 0, None)
 
 
 def test_a_further_seed_shares_what_a_file_has(files, tmp_path):
@@ -145,6 +150,37 @@ def test_a_further_seed_shares_what_a_file_has(files, tmp_path):
     assert all(torch.equal(part, found[name]) for name, part in shared.items())
     with pytest.raises(CrossFlowError, match="nothing left to train"):
         train_in_order(RECIPES, tmp_path / "again", init=path, precision="fp32", device="cpu")
+
+
+def test_a_variant_trains_what_comes_after_its_change_on_the_files_before_it(files, tmp_path):
+    found = variants(SYSTEM, SCHEDULES)
+    options = {"precision": "fp32", "device": "cpu"}
+    path = train_in_order(found["no-contrast"], tmp_path, init=files["diffuser-image"], **options)
+    assert [folder.name for folder in sorted(tmp_path.glob("0*"))] == ["04-pair-text-image"]
+    shared, base, own = (weights(each) for each in (files["diffuser-image"], files["pair-text-image"], path))
+    assert all(torch.equal(part, own[name]) for name, part in shared.items())
+    assert parts(name for name in own if not torch.equal(own[name], base[name])) == {
+        f"{part}.{name}" for part in ("environments", "connections") for name in ("text", "image")
+    }
+    assert system_config(path).alignment.contrast == 0
+    assert is_trained_in_order(found["no-contrast"], tmp_path, 0, files["diffuser-image"])
+
+
+@pytest.mark.parametrize(
+    ("name", "stage"),
+    [
+        ("self", "pair-text-image"),
+        ("env-tokens", "pair-text-image"),
+        ("eps", "diffuser-text"),
+        ("cond-tokens", "prompts-image"),
+    ],
+)
+def test_a_file_with_parts_of_another_variant_is_refused(files, name, stage, tmp_path):
+    recipes = variants(SYSTEM, SCHEDULES)[name]
+    order = list(RECIPES)
+    assert [each for each in order if recipes[each] == RECIPES[each]] == order[: order.index(stage)]
+    with pytest.raises(CrossFlowError, match=f"has the parts of the stage {stage} already, of other sizes or settings"):
+        train_in_order(recipes, tmp_path, init=files[stage], precision="fp32", device="cpu")
 
 
 def test_a_stage_opens_the_files_of_its_own_modalities_alone(files, tmp_path):

@@ -17,7 +17,7 @@ from crossflow_eval.ablate.ablation import SCALES, SUITES, ablation_names, load_
 from crossflow_eval.ablate.jobs import cpu_seconds, jobs_of
 from crossflow_eval.ablate.plan import Plan, make_plan
 from crossflow_eval.ablate.write import results_folder
-from crossflow_eval.models.crossflow import pairs_of, recipe_of
+from crossflow_eval.models.crossflow import pairs_of, recipe_of, stages_of
 from crossflow_eval.suites import load_suite
 from crossflow_eval.tables.published import published
 
@@ -47,7 +47,7 @@ def invoke(*arguments: object):
 
 def test_every_table_of_the_paper_and_its_figure_is_there():
     numbers = [1, 2, "3a", "3b", "3c", "3d", "3e", *range(4, 11)]
-    assert set(TABLES) == {*(f"table{number}" for number in numbers), "figure3"}
+    assert set(TABLES) == {*(f"table{number}" for number in numbers), "figure3", "codi"}
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -57,7 +57,7 @@ def test_every_table_is_planned_or_refused_in_a_sentence(name, scale):
     (ablation,) = load_ablations(name)
     rows = [row for row in ablation.rows if scale in row.scales]
     if scale in ablation.refused or not rows:
-        with pytest.raises(CrossFlowError, match=r"^(Table \d+|table3d) .*[.]$"):
+        with pytest.raises(CrossFlowError, match=r"^(Table \d+|table3d|Any to any) .*[.]$"):
             planned(name, scale)
         return
     plan = planned(name, scale)
@@ -71,7 +71,8 @@ def test_every_table_is_planned_or_refused_in_a_sentence(name, scale):
         assert {row.method for row in ablation.rows if row.method} <= {row.method for row in paper.rows}
         assert ablation.published in (None, *(column.name for column in paper.columns))
     for training in plan.trainings:
-        assert recipe_of(training.recipe).keep_at == training.kept
+        assert training.steps > 0
+        assert stages_of(training.recipe) or recipe_of(training.recipe).keep_at == training.kept
     jobs = jobs_of(plan)
     names = [job.name for job in jobs]
     assert len(set(names)) == len(names)
@@ -100,6 +101,46 @@ def test_tables_2_and_7_are_of_the_same_measurements_and_share_a_row_with_table_
 def test_autoguidance_trains_nothing_of_its_own():
     plan = planned("table3c", "smoke")
     assert {training.recipe for training in plan.trainings} == {"smoke-image-contrast", "smoke-crossflow"}
+
+
+def test_systems_trained_in_stages_begin_after_what_they_share():
+    """Variants where they change something; further seeds after what is trained once; each is a folder of its own."""
+    plan = planned("codi", "tiny", out=Path("out"))
+    found = {(each.recipe.removeprefix("tiny-"), each.seed): each for each in plan.trainings}
+    assert len(found) == len(plan.trainings) == len({each.digest for each in plan.trainings})
+    first, second = found["codi", 0], found["codi", 1]
+    assert first.init(Path("out")) is None
+    assert second.init(Path("out")) == Path("out", first.digest, "04-prompts-video", "model.safetensors")
+    for name, seed, begins, stage in (
+        ("codi-self", 1, second, "09-diffuser-video"),
+        ("codi-eps", 0, first, "04-prompts-video"),
+        ("codi-direct", 0, first, "00-codecs"),
+    ):
+        assert found[name, seed].init(Path("out")) == Path("out", begins.digest, stage, "model.safetensors")
+    assert found["codi-self", 1].before == (first, second)
+    assert found["codi-self", 0].steps == sum(folder.name[3:7] == "pair" for folder in first.folders(Path())) * 1800
+    train = {job.name: job for job in jobs_of(plan)}[f"train-{found['codi-self', 0].digest}"]
+    assert "--steps" not in train.command and train.after == (f"train-{first.digest}",)
+    with pytest.raises(CrossFlowError, match="trained in stages, each in steps of its own: leave --steps out"):
+        planned("codi", "tiny", steps=100)
+
+
+def test_rows_that_sample_one_system_in_other_ways_share_its_training():
+    plan = planned("codi", "smoke", rows=("independent", "others", "concat", "in-turn"))
+    assert {training.recipe for training in plan.trainings} == {"smoke-codi"}
+    parts = {(part.line.name, part.seed): part.measurement for part in plan.tables[0].parts}
+    assert sorted(parts) == [
+        *(("concat", 0), ("in-turn", 0)),
+        *((name, seed) for name in ("independent", "others") for seed in (0, 1)),
+    ]
+    assert len({each.digest for each in parts.values()}) == len(parts)
+    assert parts["in-turn", 0].sampled == (("method", "in-turn"),)
+
+
+def test_a_measurement_keeps_its_name_through_later_versions():
+    kept = json.loads(Path("results/table3a/results.json").read_text(encoding="utf-8"))
+    digests = {seed["digest"] for table in kept["tables"] for row in table["rows"].values() for seed in row["seeds"]}
+    assert digests == {each.digest for each in planned("table3a", "tiny").measurements}
 
 
 def test_seeds_and_digests_tell_trainings_apart():
