@@ -49,11 +49,10 @@ class Row(BaseModel):
     line of the table; below 1 the recipe must keep it. ``guided``: the guidance scale is searched. ``weaker``: the
     shares of the steps whose checkpoints are tried as the weaker model of autoguidance. ``begins``: the recipe whose
     model the training goes on from. ``reader``: captions are read from a text-to-image model run backward. ``sampled``
-    are options of the measurement. ``seeds`` are the most that it is trained with.
-    ``method`` is the paper's row.
+    are options of the measurement. ``seeds`` are the most that it is trained with. ``method`` is the paper's row.
 
-    A recipe may also be one that ``crossflow train`` trains in stages: those that it shares with another system are
-    trained once.
+    A recipe may also be a name under which ``crossflow train`` trains several in order: stages that two of them share
+    are trained once.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
