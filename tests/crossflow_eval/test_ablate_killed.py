@@ -113,3 +113,16 @@ def test_all_of_table_3_is_killed_at_ten_moments_and_ends_as_if_undisturbed(tmp_
         written(tmp_path / name / "runs" / "results" / "table3-smoke") for name in ("killed", "undisturbed")
     )
     assert ours == theirs
+
+
+@pytest.mark.slow
+def test_systems_trained_in_stages_share_them_and_end_in_one_table(tmp_path):
+    code, said = ablate(tmp_path, "--suite", "codi", "--seeds", "1", "--rows", "independent,others,self,direct")
+    assert code == 0, said
+    (table,) = json.loads((tmp_path / "runs" / "results" / "codi-smoke" / "results.json").read_text())["tables"]
+    assert set(table["rows"]) == {"independent", "self", "others", "direct"} and not table["failed"]
+    (base,) = (folder.parent for folder in (tmp_path / "runs").glob("*/00-codecs"))
+    trained = {folder.name for folder in (tmp_path / "runs").glob(f"*-after-{base.name}/[0-9][0-9]-*")}
+    assert {name[3:].split("-")[0] for name in trained} == {"pair", "direct"}
+    values = {name: row["mean"]["told"]["mean"] for name, row in table["rows"].items()}
+    assert len(set(values.values())) > 1

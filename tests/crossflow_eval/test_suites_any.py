@@ -33,7 +33,7 @@ from crossflow_eval.suites.scenes.any_to_any import (
 )
 from crossflow_eval.tables import load_table
 
-NAMES = ("scenes-any-matrix", "scenes-any-joint", "scenes-any-prompts", "scenes-any-trips")
+NAMES = ("scenes-any-matrix", "scenes-any-bare", "scenes-any-joint", "scenes-any-prompts", "scenes-any-trips")
 
 
 @pytest.fixture(autouse=True)
@@ -69,6 +69,13 @@ def test_what_is_called_trained_is_what_the_recipes_train():
     links = {each.name: each.link for each in (*TASKS["matrix"], *TASKS["joint"])}
     assert (links["text/depth"], links["depth/text"], links["image/audio"]) == ("trained", "trained", "zero_shot")
     assert (links["text/image+depth"], links["text/depth+audio"]) == ("trained", "zero_shot")
+
+
+def test_bare_prompts_are_the_joint_tasks_of_a_single_input():
+    bare, joint = (load_suite(f"scenes-any-{name}").examples(None) for name in ("bare", "joint"))
+    single = [example for example in joint if len(example.source.given) == 1]
+    assert [(each.id, each.source, each.target) for each in bare] == [(e.id, e.source, e.target) for e in single]
+    assert len(bare) == 9 * len(joint) / 10
 
 
 def test_texts_that_are_given_take_turns_and_say_what_is_judged():

@@ -6,6 +6,7 @@ validation split, for choosing settings, never for reporting.
 
 - ``scenes-any-matrix``: each of the five modalities to each, alone; the text is one of the five captions by turns.
 - ``scenes-any-joint``: several outputs made together of a bare prompt, which leaves most untold; one of three inputs.
+- ``scenes-any-bare``: the same without that one, for methods that take a single input.
 - ``scenes-any-prompts``: two inputs that tell different things, or the same, or contradict each other, by weight.
 - ``scenes-any-trips``: each modality to each other, and back.
 
@@ -91,12 +92,16 @@ def _bare(outputs: str) -> Task:
 
 
 _LOOKS = ("shape", "color")
+_BARE = (
+    *map(_bare, ("text+image", "text+audio", "audio+video", "image+depth")),
+    *map(_bare, ("image+audio", "image+video", "depth+audio")),
+    *map(_bare, ("image+audio+video", "text+image+audio")),
+)
 TASKS: Mapping[str, tuple[Task, ...]] = {
     "matrix": tuple(_task(f"{one}/{other}", link=_link(one, other)) for one in MODALITIES for other in MODALITIES),
+    "bare": _BARE,
     "joint": (
-        *map(_bare, ("text+image", "text+audio", "audio+video", "image+depth")),
-        *map(_bare, ("image+audio", "image+video", "depth+audio")),
-        *map(_bare, ("image+audio+video", "text+image+audio")),
+        *_BARE,
         Task(
             name="text+image+audio/audio+video",
             given=("text-0", "image", "audio"),
@@ -125,7 +130,7 @@ TASKS: Mapping[str, tuple[Task, ...]] = {
     ),
 }
 """By the end of the suite's name."""
-EVENTS = {"matrix": 200, "joint": 1000, "prompts": 200, "trips": 200}
+EVENTS = {"matrix": 200, "bare": 1000, "joint": 1000, "prompts": 200, "trips": 200}
 """How many events a suite takes, each in all of its tasks."""
 SUITES = {f"scenes-any-{name}{end}": (name, split) for name in TASKS for end, split in (("", "test"), ("-val", "val"))}
 """Suite -> the name of its tasks, and its split."""
@@ -169,7 +174,7 @@ def _metrics(tasks: str) -> dict[str, Any]:
         return lambda: metric(world(), **more)
 
     found: dict[str, Any] = {"told": of(ToldFactors)}
-    if tasks == "joint":
+    if tasks in ("bare", "joint"):
         found |= {"coherence": of(Coherence), "sync": _synchrony}
     return found | ({"conflict": of(Conflict)} if tasks == "prompts" else {})
 
