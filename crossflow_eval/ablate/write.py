@@ -368,7 +368,8 @@ def _candidate(candidate: Any, several: bool) -> str:
 def _provenance(plan: Plan, found: Sequence[Found]) -> str:
     record = next(iter(found[0].records.values()))[0][1]
     identity, environment = record.test.settings.identity, record.test.environment
-    sampling = ", ".join(f"{identity[name]} {word}".strip() for name, word in _SAMPLING if name in identity)
+    said = {name: word for name, word in _SAMPLING if identity.get(name) is not None}
+    sampling = ", ".join(f"{identity[name]} {word}".strip() for name, word in said.items())
     lines = (
         f"Training: {record.training.precision}, {plan.gpus} process{'es' if plan.gpus > 1 else ''} a training.",
         f"Sampling: {sampling}." if sampling else "",

@@ -98,11 +98,21 @@ class _OfTasks:
         self.world = world
         self.protocol: Mapping[str, Any] = {"world": world.name, **protocol}
         self._scores: dict[str, list[float]] = defaultdict(list)
+        self._links: dict[str, str] = {}
 
     def _add(self, name: str, scores: Collection[bool | float]) -> None:
         """One example's score under a ``name``: the mean of several; none of nothing."""
         if scores:
             self._scores[name].append(float(np.mean([float(score) for score in scores])))
+
+    def _of_tasks(self, value: str) -> dict[str, Value]:
+        """The unweighted means of tasks: of all as ``value``, of those of one link as ``value/<link>``."""
+        groups: dict[str, dict[str, list[float]]] = defaultdict(dict)
+        for task, link in self._links.items():
+            if scores := self._scores.get(f"{value}/{task}"):
+                groups[value][task] = scores
+                groups[f"{value}/{link}"][task] = scores
+        return {name: stratified_mean(of, bounds=UNIT) for name, of in groups.items() if name != f"{value}/"}
 
     def _means(self, bounds: tuple[float, float] | None = None) -> dict[str, Value]:
         return {name: bootstrap_mean(scores) for name, scores in self._scores.items()}
@@ -120,7 +130,6 @@ class ToldFactors(_OfTasks):
     def __init__(self, world: World) -> None:
         super().__init__(world, interval=BOOTSTRAP, mean_of_tasks=WITHIN_BOUNDS)
         self.higher_is_better: Mapping[str, bool] = {}
-        self._links: dict[str, str] = {}
 
     def update(self, examples: Sequence[Example], outputs: Sequence[Outputs]) -> list[Row]:
         """Judge the outputs."""
@@ -157,13 +166,7 @@ class ToldFactors(_OfTasks):
 
     def compute(self) -> dict[str, Value]:
         """The means of tasks, outputs and factors, then those of tasks together."""
-        found = self._means()
-        groups: dict[str, dict[str, list[float]]] = defaultdict(dict)
-        for task, link in self._links.items():
-            if scores := self._scores.get(f"told/{task}"):
-                groups["told"][task] = scores
-                groups[f"told/{link}"][task] = scores
-        means = {name: stratified_mean(of, bounds=UNIT) for name, of in groups.items() if name != "told/"}
+        means, found = self._of_tasks("told"), self._means()
         self.higher_is_better = dict.fromkeys([*means, *found], True)
         return {**means, **found}
 
@@ -171,9 +174,10 @@ class ToldFactors(_OfTasks):
 class Coherence(_OfTasks):
     """The share of untold factors on which two outputs made together agree: both can tell them, and no input does.
 
-    Values: ``coherence``, the unweighted mean of the tasks, ``coherence/<task>``, in tasks of more than two outputs
-    also ``coherence/<task>/<one>+<other>``, each by factor; each task again with ``/shuffled``, with outputs of other
-    examples of the task in place of the other's: what the model's own outputs have by chance. Rows: coherence.
+    Values: ``coherence`` and, by the example's tag ``link``, ``coherence/trained`` and so on: the unweighted means of
+    their tasks; ``coherence/<task>``, in tasks of more than two outputs also ``coherence/<task>/<one>+<other>``, each
+    by factor; each task again with ``/shuffled``, with outputs of other examples of the task in place of the other's:
+    what the model's own outputs have by chance. Rows: coherence.
     """
 
     def __init__(self, world: World) -> None:
@@ -190,6 +194,7 @@ class Coherence(_OfTasks):
         if not judged.untold:
             return {}
         facts = self.world.facts(made)
+        self._links[task] = example.tags.get("link", "")
         self._seen[task].append((judged, facts))
         found = {pair: self.world.agreed(facts, pair.split("+"), of) for pair, of in judged.untold.items()}
         every = [verdict for of_pair in found.values() for verdict in of_pair.values()]
@@ -204,9 +209,8 @@ class Coherence(_OfTasks):
 
     def compute(self) -> dict[str, Value]:
         """The means of tasks and factors, with outputs as they are and shuffled."""
-        tasks = {task: scores for task in self._seen if (scores := self._scores.get(f"coherence/{task}"))}
-        found = {"coherence": stratified_mean(tasks, bounds=UNIT)} if tasks else {}
-        found |= self._means()
+        tasks = [task for task in self._seen if self._scores.get(f"coherence/{task}")]
+        found = self._of_tasks("coherence") | self._means()
         found |= {f"coherence/{task}/shuffled": bootstrap_mean(self._shuffled(task)) for task in tasks}
         self.higher_is_better = dict.fromkeys((name for name in found if not name.endswith("/shuffled")), True)
         return found

@@ -258,6 +258,18 @@ def test_coherence_is_the_share_that_agrees_and_shuffled_outputs_agree_by_chance
     assert "coherence" in metric.higher_is_better and f"{task}/shuffled" not in metric.higher_is_better
 
 
+def test_pairs_that_were_never_trained_have_a_mean_of_their_own():
+    metric = Coherence(WORLD)
+    examples = [told(number, untold={"image+audio": ["shape"]}) for number in range(4)]
+    tags = [{"task": str(number), "link": "trained" if number < 3 else "zero_shot"} for number in range(4)]
+    outputs = [made(image={"shape": 1}, audio={"shape": number}) for number in range(4)]
+    metric.update([replace(each, tags=tag) for each, tag in zip(examples, tags, strict=True)], outputs)
+    values = metric.compute()
+    means = [values[name].mean for name in ("coherence", "coherence/trained", "coherence/zero_shot")]
+    assert means == pytest.approx([1 / 4, 1 / 3, 0])
+    assert metric.higher_is_better["coherence/zero_shot"]
+
+
 def test_what_cannot_be_read_agrees_with_nothing():
     metric = Coherence(WORLD)
     metric.update([told(0, untold={"image+audio": ["shape"]})], [made(image={}, audio={})])
