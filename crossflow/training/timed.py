@@ -23,7 +23,7 @@ ITEMS, STEPS = {"scenes": 256, "events": 32}, 5
 
 
 def seconds_a_step(recipe: TrainConfig) -> float:
-    """The time of a step of a recipe of the embedded world, on one thread of the CPU.
+    """The CPU time of a step of a recipe of the embedded world, on one thread, whatever else the machine does.
 
     It is the median of a few; of several stages, their mean over all steps.
     """
@@ -47,7 +47,7 @@ def seconds_a_step(recipe: TrainConfig) -> float:
 
 
 def seconds_in_order(recipes: Mapping[str, TrainConfig], after: str | None) -> float:
-    """The mean time of a step of those ``recipes``, stages of an any-to-any system, that come ``after`` one of them.
+    """The mean CPU time of a step of those ``recipes``, stages of an any-to-any system, that come ``after`` one of them.
 
     Of each kind of stage one is timed, with random weights in what it stands on: the latents of all modalities are as
     many tokens.
@@ -68,6 +68,6 @@ def seconds_in_order(recipes: Mapping[str, TrainConfig], after: str | None) -> f
 
 
 def _timed(run: Run, ahead: Iterator[Share]) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     run.advance(ahead)
-    return time.perf_counter() - start
+    return time.process_time() - start
