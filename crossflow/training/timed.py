@@ -47,7 +47,7 @@ def seconds_a_step(recipe: TrainConfig) -> float:
 
 
 def seconds_in_order(recipes: Mapping[str, TrainConfig], after: str | None) -> float:
-    """The mean CPU time of a step of those ``recipes``, stages of an any-to-any system, that come ``after`` one of them.
+    """The mean CPU time of a step of those ``recipes``, stages of one system, that come ``after`` one of them.
 
     Of each kind of stage one is timed, with random weights in what it stands on: the latents of all modalities are as
     many tokens.
