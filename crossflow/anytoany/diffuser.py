@@ -33,9 +33,9 @@ class DiffuserConfig:
     """A generator of latents of ``shape`` (c, h, w), given prompt vectors [k d] with d = ``prompt``.
 
     ``parameterisation`` is what the network predicts and the loss compares: ``eps``, the noise, as in the paper; or
-    ``velocity``; or ``target``, which is converted to a velocity before the loss. ``tail`` is the last part of the path,
-    where the loss counts less (``flow.losses.tail_weights``). ``guidance`` says how often training drops the prompt for a
-    learned null token, where CoDi encodes an empty prompt.
+    ``velocity``; or ``target``, which is converted to a velocity before the loss. ``tail`` is the last part of a path,
+    where the loss of a velocity counts less (``flow.losses.tail_weights``). ``guidance`` says how often training drops
+    the prompt for a learned null token, where CoDi encodes an empty prompt.
     """
 
     shape: tuple[int, int, int]

@@ -36,7 +36,7 @@ class TransformerConfig:
     ``summaries`` is the number of prepended tokens that are each one linear map of the whole latent, so that every
     position has global information from the first block on. ``positions`` is how position embeddings start.
     ``modulated`` is whether time also modulates every block (see ``Modulation``), as it does the norms of the paper's
-    network, and ``pooled`` whether the mean of what the baseline attends to does so beside time, as a class does in DiT.
+    network, and ``pooled`` whether the mean of what the baseline attends to does too, as a class does in DiT.
     ``whitened`` is whether the tokens that the baseline attends to are (see ``Whitening``).
     """
 

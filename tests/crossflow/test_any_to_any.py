@@ -270,6 +270,24 @@ def test_what_is_predicted_exactly_is_no_error_and_gives_the_paths_velocity(pred
     assert torch.allclose(diffuser.field(prompts())(xt, draws.t, draws.conditional), velocity, atol=1e-4)
 
 
+@pytest.mark.parametrize("predicts", ["velocity", "target"])
+def test_the_tail_of_the_path_counts_less(predicts):
+    diffuser = random_part("image", parameterisation=predicts).diffuser
+    draws = draw(3, SHAPES["image"], 0.0, torch.Generator().manual_seed(4), times="uniform")
+    draws = draws._replace(t=torch.tensor([0.2, 0.5, 0.9]))
+    alike = diffuser.errors(latents()["image"], prompts(), draws)
+    diffuser.config = replace(diffuser.config, tail=0.5)
+    weighed = diffuser.errors(latents()["image"], prompts(), draws) / alike
+    torch.testing.assert_close(weighed, torch.tensor([1.0, 1.0, (0.1 / 0.5) ** 2]))
+
+
+def test_the_noise_has_no_tail_to_be_weighed_down():
+    with pytest.raises(CrossFlowError, match=r"let tail be 0, not 0\.35"):
+        DiffuserConfig(shape=SHAPES["image"], backbone=NETWORK, parameterisation="eps", tail=0.35)
+    with pytest.raises(CrossFlowError, match="from 0 to less than 1"):
+        DiffuserConfig(shape=SHAPES["image"], backbone=NETWORK, parameterisation="target", tail=1.0)
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_the_noise_gives_the_velocity(path):
     x0, x1, t = torch.randn(3, 5), torch.randn(3, 5), torch.tensor([0.1, 0.5, 0.9])

@@ -85,3 +85,26 @@ def test_the_baseline_is_modulated_too() -> None:
     tokens, mask = torch.randn(2, 5, 6), torch.ones(2, 5, dtype=torch.bool)
     found = network(torch.randn(2, *SHAPE), torch.rand(2), torch.tensor([True, False]), tokens, mask)
     assert found.shape == (2, *SHAPE)
+
+
+def test_what_is_attended_to_modulates_where_it_is_pooled() -> None:
+    torch.manual_seed(0)
+    network = replace(MODULATED, pooled=True).attending(SHAPE, 6, None)
+    for weight in network.parameters():
+        torch.nn.init.normal_(weight, std=0.3)
+    for block in network.blocks:
+        block.cross.out.weight.data.zero_()
+    x, t, tokens = torch.randn(1, *SHAPE).repeat(3, 1, 1, 1), torch.full((3,), 0.5), torch.randn(3, 2, 6)
+    mask = torch.ones(3, 2, dtype=torch.bool)
+    conditional = torch.tensor([True, False, False])
+    first, second, third = network(x, t, conditional, tokens, mask)
+    assert not torch.equal(first, second)
+    torch.testing.assert_close(second, third)
+    alone = network(x[:1], t[:1], conditional[:1], tokens[:1, :1], mask[:1, :1])
+    padded = network(x[:1], t[:1], conditional[:1], tokens[:1], torch.tensor([[True, False]]))
+    torch.testing.assert_close(alone, padded)
+
+
+def test_pooling_without_modulation_is_refused() -> None:
+    with pytest.raises(CrossFlowError, match="let modulated be true, or pooled false"):
+        replace(PLAIN, pooled=True)
