@@ -173,8 +173,8 @@ def follow(slow: nn.Module, fast: nn.Module, share: float) -> None:
             one.lerp_(other, share)
 
 
-def recall_at_1(questions: Float[Tensor, "n k d"], answers: Float[Tensor, "n k d"]) -> float:
-    """The share of ``questions`` whose own answer is the nearest of all n; one of m equally near counts 1 / m."""
+def found_first(questions: Float[Tensor, "n k d"], answers: Float[Tensor, "n k d"]) -> Float[Tensor, " n"]:
+    """Whether each question's own answer is the nearest of all n, one of m equally near as 1 / m: the mean is R@1."""
     cosines = _flat(questions) @ _flat(answers).T
     best = cosines.max(1, keepdim=True).values - ROUNDING
-    return float(((cosines.diagonal() >= best[:, 0]) / (cosines >= best).sum(1)).mean())
+    return (cosines.diagonal() >= best[:, 0]) / (cosines >= best).sum(1)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from crossflow.anytoany.alignment import AlignmentConfig
 from crossflow.anytoany.environment import EnvironmentConfig
-from crossflow.anytoany.prompts import Contrast, PromptConfig, recall_at_1
+from crossflow.anytoany.prompts import Contrast, PromptConfig, found_first
 from crossflow.anytoany.stages import PairStage
 from crossflow.anytoany.system import AnyToAnyConfig, load_system, system_config
 from crossflow.errors import CrossFlowError, Stopped
@@ -239,5 +239,5 @@ def test_the_queue_holds_the_last_pairs_and_forgives_equal_ones():
 
 def test_recall_counts_a_tie_by_its_share():
     questions = F.normalize(torch.eye(4)[[0, 0, 1, 2]][:, None], dim=-1)
-    assert recall_at_1(questions, questions) == pytest.approx((0.5 + 0.5 + 1 + 1) / 4)
-    assert recall_at_1(questions, questions.flip(0)) == 0
+    assert found_first(questions, questions).tolist() == pytest.approx([0.5, 0.5, 1, 1])
+    assert found_first(questions, questions.flip(0)).tolist() == [0, 0, 0, 0]

@@ -1,0 +1,364 @@
+"""What the prompt encoders of an any-to-any system tell apart: ``python -m benchmarks.any_retrieval --ckpt FILE``.
+
+Retrieval: of 256 events in one modality the one whose prompt vector is nearest to that of an event in another, for
+every two modalities, whether their prompts were aligned with each other or not, and every form of caption. Beside it
+what a retriever reaches that knows all told facts, and errs only where several events agree with them. Then a linear
+probe of the facts that a modality tells, from its frozen prompt vectors: what a network that is given nothing else can
+know of them. Writes results/scenes/any_retrieval.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks.scenes_reader import START
+from benchmarks.scenes_senses import NAMES
+from crossflow.anytoany.prompts import found_first
+from crossflow.anytoany.system import AnyToAny, load_system
+from crossflow.files.hashes import file_sha256
+from crossflow.scenes.events import BOUNCES, Event, event
+from crossflow.scenes.facts import FACTORS, TOLD, TOLERANCE, Facts, only, right, tells, told
+from crossflow.scenes.sense import value
+from crossflow.scenes.spec import CELLS, COLORS, SHAPES
+from crossflow_eval.environment import hardware
+from crossflow_eval.stats import BOOTSTRAP, bootstrap_mean
+
+GROUP = 256
+"""Among so many events each is to be found."""
+CHUNK = 256
+"""Events encoded at once."""
+PROBED = (*(name for name in FACTORS if name not in ("depth", "relation")), "nearest", "object_f1")
+"""What the probe is asked: factors, and two that stand for what is told of each object by itself."""
+PLACES = tuple(place / 2 for place in range(2 * CELLS - 1))
+"""Cells, and what a text leaves open between two of them."""
+LOOKS = tuple((shape, color) for shape in SHAPES for color in COLORS)
+Probed = dict[str, tuple[Float[np.ndarray, " n"], ...]]
+"""One score an event by factor, judged by the event itself and by another one."""
+PENALTY = 1e-4
+"""On the squared weights of the probe, whose inputs have unit variance."""
+
+
+def modality(name: str) -> str:
+    """The modality of a key of ``TOLD``."""
+    return name.partition("-")[0]
+
+
+@torch.no_grad()
+def vectors(system: AnyToAny, events: Sequence[Event], name: str) -> Float[Tensor, "n k d"]:
+    """The prompt vectors of events in a modality, or in a form of caption."""
+    kind, _, form = name.partition("-")
+    found = []
+    for start in range(0, len(events), CHUNK):
+        raw = [value(item, kind, int(form or 0)) for item in events[start : start + CHUNK]]
+        found.append(system.prompts[kind](system.read(kind, raw)))
+    return torch.cat(found)
+
+
+def crossings(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Every two names of different modalities, in both orders."""
+    pairs = [pair for pair in combinations(names, 2) if modality(pair[0]) != modality(pair[1])]
+    return [*pairs, *((other, one) for one, other in pairs)]
+
+
+def aligned(system: AnyToAny) -> frozenset[tuple[str, str]]:
+    """The pairs of modalities, in either order, whose prompts were aligned with each other."""
+    pairs = [pair for note in system.config.trained if note.stage == "prompts" for pair in note.pairs]
+    return frozenset(pairs) | {(other, one) for one, other in pairs}
+
+
+def retrieved(asked: Float[Tensor, "n k d"], answers: Float[Tensor, "n k d"]) -> Float[np.ndarray, " n"]:
+    """What each event scores among the ``GROUP`` that it is in."""
+    groups = zip(asked.split(GROUP), answers.split(GROUP), strict=True)
+    return torch.cat([found_first(*group) for group in groups]).double().numpy()
+
+
+def ceiling(events: Sequence[Event], asked: str, answers: str) -> Float[np.ndarray, " n"]:
+    """What each event scores where all told facts are known: one of m answers that agree with it counts 1 / m.
+
+    Of captions that agree those that fewest events agree with are the likeliest: they say more.
+    """
+    found = []
+    for start in range(0, len(events), GROUP):
+        fit = agreement(events[start : start + GROUP], asked, answers)
+        rare = np.where(fit, fit.sum(0) if answers.startswith("text") else 1, len(fit) + 1)
+        best = rare == rare.min(axis=1, keepdims=True)
+        found.append(best.diagonal() / best.sum(axis=1))
+    return np.concatenate(found)
+
+
+def agreement(events: Sequence[Event], one: str, other: str) -> Bool[np.ndarray, "n n"]:
+    """Whether what ``one`` tells of the event of a row can be true where ``other`` tells what it does of a column's."""
+    common = TOLD[one] & TOLD[other]
+    rows, columns = ([_key(tells(item, name), common) for item in events] for name in (one, other))
+    places: dict[Hashable, list[int]] = {}
+    for place, key in enumerate(columns):
+        places.setdefault(key, []).append(place)
+    found = np.zeros((len(events), len(events)), dtype=bool)
+    for place, key in enumerate(rows):
+        for candidate in places.get(key, ()):
+            found[place, candidate] = _agree(events[place], one, events[candidate], other)
+    return found
+
+
+def _key(facts: Facts, common: frozenset[str]) -> Hashable:
+    """What must be equal where all ``common`` facts agree."""
+    of_things = [name for name in ("shape", "color") if name in common]
+    looks = [sorted(str(getattr(thing, name)) for thing in facts.things) for name in of_things]
+    rest = [getattr(facts, name) for name in ("night", "bounce") if name in common]
+    return len(facts.things), tuple(map(tuple, looks)), tuple(rest)
+
+
+def _agree(first: Event, one: str, second: Event, other: str) -> bool:
+    sides = ((first, one), (second, other))
+    common = frozenset.intersection(*(told(name, item.example.task) for item, name in sides)) - {"relation"}
+    facts = [tells(item, name) for item, name in sides]
+    true, seen = (only(each, common) for each in facts)
+    if any(right(seen, true, factor) is False for factor in common):
+        return False
+    return all(
+        right(replace(shown, relation=None), said, "relation") is not False
+        for name, said, shown, able in ((one, *facts, TOLD[other]), (other, *reversed(facts), TOLD[one]))
+        if name == "text-0" and "relation" in able
+    )
+
+
+def questions(facts: Facts) -> dict[str, tuple[int, ...]]:
+    """What a linear probe is asked of facts: by factor, numbers to tell."""
+    things = facts.things
+
+    def of_each(name: str, able: Sequence[object]) -> tuple[int, ...]:
+        values = [getattr(thing, name) for thing in things]
+        return tuple(values.count(each) for each in able)
+
+    looks = [(thing.shape, thing.color) for thing in things]
+    return {
+        "count": (len(things),),
+        "shape": of_each("shape", SHAPES),
+        "color": of_each("color", tuple(COLORS)),
+        "column": of_each("column", PLACES),
+        "row": of_each("row", PLACES),
+        "night": (int(bool(facts.night)),),
+        "bounce": (0 if facts.bounce is None else BOUNCES.index(facts.bounce),),
+        "object_f1": tuple(int(look in looks) for look in LOOKS),
+    }
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A linear map of whitened vectors to logits of ``classes`` of every question."""
+
+    mean: Float[Tensor, " d"]
+    deviation: Float[Tensor, " d"]
+    weights: Float[Tensor, "d1 qc"]
+    classes: int
+
+    def __call__(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n q c"]:
+        """The logits."""
+        return (_extended((x - self.mean) / self.deviation) @ self.weights).unflatten(1, (-1, self.classes))
+
+
+def _extended(x: Float[Tensor, "n d"]) -> Float[Tensor, "n d1"]:
+    return torch.cat([x, x.new_ones(len(x), 1)], dim=1)
+
+
+def fitted(x: Float[Tensor, "n d"], y: Int[Tensor, "n q"]) -> Linear:
+    """Logistic regressions of all questions ``y`` by full-batch L-BFGS: convex, so there is no seed."""
+    classes = int(y.max()) + 1
+    mean, deviation = x.mean(0), x.std(0) + 1e-6
+    inputs = _extended((x - mean) / deviation)
+    weights = torch.zeros(inputs.shape[1], y.shape[1] * classes, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weights], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        logits = (inputs @ weights).unflatten(1, (-1, classes))
+        loss = F.cross_entropy(logits.flatten(0, 1), y.flatten()) * y.shape[1] + PENALTY * weights.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return Linear(mean, deviation, weights.detach(), classes)
+
+
+def nearest(events: Sequence[Event]) -> Float[Tensor, " n"]:
+    """The logarithm of the distance of each event's nearest object."""
+    return torch.tensor([min(item.depth for item in each.scene.objects) for each in events]).log().float()
+
+
+def probe(
+    train: tuple[Float[Tensor, "n d"], Sequence[Event]], test: tuple[Float[Tensor, "m d"], Sequence[Event]], name: str
+) -> Probed:
+    """How each event of ``test`` is told by a probe of ``train``, by factor: 1 where all is right, and an F1.
+
+    Then the same of answers that are judged by another event.
+    """
+    (x, learned), (vectors, asked) = train, test
+    looks = {"object_f1"} if "color" in TOLD[name] else set[str]()
+    factors = [factor for factor in PROBED if factor in TOLD[name] | looks]
+    asks = [[questions(tells(item, name)) for item in items] for items in (learned, asked)]
+    flat = [torch.tensor([[n for factor in factors for n in each[factor]] for each in items]) for items in asks]
+    parts = [len(asks[0][0][factor]) for factor in factors]
+    guessed = dict(zip(factors, fitted(x, flat[0])(vectors).split(parts, dim=1), strict=True))
+    true = dict(zip(factors, flat[1].split(parts, dim=1), strict=True))
+    found = {
+        factor: tuple(_right(guessed, each, factor) for each in _own_and_other(true[factor])) for factor in factors
+    }
+    if "depth" in TOLD[name]:
+        solved = torch.linalg.lstsq(_extended(x), nearest(learned)[:, None]).solution
+        far = [(_extended(vectors) @ solved)[:, 0] - each for each in _own_and_other(nearest(asked))]
+        found["nearest"] = tuple((each.abs() <= TOLERANCE["depth"]).double().numpy() for each in far)
+    return found
+
+
+def _own_and_other(of_events: Tensor) -> tuple[Tensor, Tensor]:
+    return of_events, of_events.roll(1, 0)
+
+
+def _right(guessed: Mapping[str, Tensor], true: Int[Tensor, "n q"], factor: str) -> Float[np.ndarray, " n"]:
+    if factor == "object_f1":
+        return _f1(guessed[factor], guessed["count"][:, 0].argmax(1), true)
+    return (guessed[factor].argmax(2) == true).all(1).double().numpy()
+
+
+def _f1(logits: Float[Tensor, "n q c"], counts: Int[Tensor, " n"], true: Int[Tensor, "n q"]) -> Float[np.ndarray, " n"]:
+    """Of as many objects as are counted, those that are likeliest there: 2 (named and there) / (named + there)."""
+    order = (logits[..., 1] - logits[..., 0]).argsort(dim=1, descending=True)
+    ranks = order.argsort(dim=1)
+    named = ranks < counts[:, None]
+    return (2 * (named & (true > 0)).sum(1) / (counts + true.sum(1))).double().numpy()
+
+
+Scores = Mapping[tuple[str, str], Float[np.ndarray, " n"]]
+"""One score an event, by what is asked with and what is found."""
+
+
+def report(
+    scores: Scores,
+    ceilings: Scores,
+    probed: Mapping[str, Probed],
+    together: frozenset[tuple[str, str]],
+    facts: Sequence[str],
+) -> str:
+    """The Markdown page; ``facts`` are lines on how it was made."""
+    names = sorted({name for pair in scores for name in pair}, key=NAMES.index)
+
+    def cell(asked: str, answers: str) -> str:
+        if (asked, answers) not in scores:
+            return ""
+        mark = "" if (modality(asked), modality(answers)) in together else "°"
+        return f"{_points(scores[asked, answers])} / {_points(ceilings[asked, answers])}{mark}"
+
+    groups: dict[str, list[tuple[str, str]]] = {"aligned with each other": [], "never seen together °": []}
+    for pair in scores:
+        seen = (modality(pair[0]), modality(pair[1])) in together
+        groups["aligned with each other" if seen else "never seen together °"].append(pair)
+    widths = [high - low for each in scores.values() for low, high in [_interval(each)]]
+    lines = [
+        "# What the prompt vectors of an any-to-any system tell apart",
+        "",
+        *facts,
+        "",
+        "## Retrieval",
+        "",
+        f"R@1 of {GROUP} in percent: of the events in the column's modality the one whose prompt vector is nearest to "
+        "that of an event in the row's; one of m equally near counts 1 / m. Behind the stroke what a retriever reaches "
+        "that knows all told facts of both, and errs where several events agree with them. "
+        f"Intervals of 95 % ({BOOTSTRAP}) reach at most {100 * max(widths) / 2:.1f} to either side. "
+        "° These prompts were never aligned with each other.",
+        "",
+        f"| asked with | {' | '.join(names)} |",
+        f"|---|{'---:|' * len(names)}",
+        *(f"| {asked} | {' | '.join(cell(asked, answers) for answers in names)} |" for asked in names),
+        "",
+        "| mean over pairs | R@1 | what the facts allow | share of it |",
+        "|---|---:|---:|---:|",
+    ]
+    for label, pairs in groups.items():
+        if pairs:
+            mean, most = (np.mean([of[pair] for pair in pairs], axis=0) for of in (scores, ceilings))
+            low, high = _interval(mean)
+            share = mean.mean() / most.mean()
+            lines.append(
+                f"| {label} | {_points(mean)} [{100 * low:.1f}, {100 * high:.1f}] | {_points(most)} | {share:.2f} |"
+            )
+    widths = [high - low for of in probed.values() for own, _ in of.values() for low, high in [_interval(own)]]
+    lines += [
+        "",
+        "## What a linear probe reads",
+        "",
+        "Percent of events in which a logistic regression from the frozen prompt vector has a told factor right; of "
+        "objects, how many there are of each kind, so all must be right. Nearest: the distance of the nearest object "
+        "within a ratio of 1.25, by least squares. Object F1: of as many objects as are counted, those of the "
+        "likeliest shape and colour. In brackets the same answers judged by other events. Intervals of 95 % reach at "
+        "most "
+        f"{100 * max(widths) / 2:.1f} to either side. A network that is not linear can read more.",
+        "",
+        f"| | {' | '.join(factor.replace('_', ' ') for factor in PROBED)} |",
+        f"|---|{'---:|' * len(PROBED)}",
+    ]
+    for name, of in probed.items():
+        cells = [f"{_points(of[each][0])} ({_points(of[each][1])})" if each in of else "" for each in PROBED]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
+def _points(scores: Float[np.ndarray, " n"]) -> str:
+    return f"{100 * scores.mean():.1f}"
+
+
+def _interval(scores: Float[np.ndarray, " n"]) -> tuple[float, float]:
+    found = bootstrap_mean(scores)
+    return (
+        found.mean if found.ci_low is None else found.ci_low,
+        found.mean if found.ci_high is None else found.ci_high,
+    )
+
+
+def main() -> None:
+    """Measure and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--ckpt", type=Path, required=True)
+    parser.add_argument("--n", type=int, default=4 * GROUP, help=f"events that are found: a multiple of {GROUP}")
+    parser.add_argument("--trained", type=int, default=6000, help="events that the probe is fitted to")
+    parser.add_argument("--out", type=Path, default=Path("results/scenes/any_retrieval.md"))
+    args = parser.parse_args()
+    if args.n < GROUP or args.n % GROUP:
+        parser.error(f"--n is {args.n}, not a multiple of {GROUP}")
+    began = time.process_time()
+    system = load_system(args.ckpt)
+    names = [name for name in NAMES if modality(name) in system.config.prompted]
+    test = [event("test", START + i) for i in range(args.n)]
+    train = [event("train", i) for i in range(args.trained)]
+    found = {name: vectors(system, test, name) for name in names}
+    scores = {(one, other): retrieved(found[one], found[other]) for one, other in crossings(names)}
+    ceilings = {pair: ceiling(test, *pair) for pair in scores}
+    probed = {
+        name: probe((vectors(system, train, name).flatten(1), train), (found[name].flatten(1), test), name)
+        for name in names
+    }
+    minutes = (time.process_time() - began) / 60
+    facts = [
+        f"`python -m benchmarks.any_retrieval --ckpt {args.ckpt.name} --n {args.n} --trained {args.trained}`: {args.n} "
+        f"events of `test` from index {START:,}, the probe fitted to {args.trained} of `train`; nothing is drawn, so "
+        f"there is no seed. Weights {file_sha256(args.ckpt)[:12]}. {hardware()}, {minutes:.1f} CPU minutes.",
+    ]
+    page = report(scores, ceilings, probed, aligned(system), facts)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(page)
+    sys.stdout.write(page)
+
+
+if __name__ == "__main__":
+    main()
