@@ -29,6 +29,7 @@ WITHIN_BOUNDS = (
     "joined by MOVER, within the bounds of the scores; none where a task has one example"
 )
 JACKKNIFE = "delete-group jackknife over the outputs, 20 groups, seed 0, Student t; the reference is held fixed"
+GAIN = f"{BOOTSTRAP}, which all three runs share"
 STUDENT = "Student t over training seeds, df = seeds - 1, unclipped"
 UNIT = (0.0, 1.0)
 """The bounds of verdicts and of shares of them."""
@@ -68,6 +69,32 @@ def stratified_mean(
     mean = math.fsum(array.mean() for array in arrays) / len(arrays)
     low, high = _Strata.of(arrays, bounds).interval() or (None, None)
     return Value(mean=mean, ci_low=low, ci_high=high, n=sum(map(len, arrays)))
+
+
+def gain(run: np.ndarray, base: np.ndarray, real: np.ndarray) -> Value | None:
+    """How far a run has come from ``base`` to ``real``, of means: (run - base) / (real - base), with ``GAIN``.
+
+    Float [n] each, one score an example in the same order, NaN where an example has none. None where the means of
+    ``base`` and ``real`` are equal; no interval where resamples do not agree which of them is larger.
+    """
+    scores = np.stack([run, base, real], axis=1).astype(np.float64)
+    there = np.isfinite(scores)
+    known = np.where(there, scores, 0.0)
+    n = len(scores)
+    if not there.any(axis=0).all():
+        raise ValueError("each of the three needs at least one score")
+    ours, start, end = known.sum(axis=0) / there.sum(axis=0)
+    if start == end:
+        return None
+    mean = float((ours - start) / (end - start))
+    drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ours, start, end = ((drawn @ known) / (drawn @ there)).T
+        gains = (ours - start) / (end - start)
+    if not np.isfinite(gains).all() or np.ptp(np.sign(end - start)) or np.ptp(gains) == 0:
+        return Value(mean=mean, n=n)
+    low, high = np.percentile(gains, (2.5, 97.5)).tolist()
+    return Value(mean=mean, ci_low=low, ci_high=high, n=n)
 
 
 def single_strata(sizes: Mapping[str, int]) -> str:

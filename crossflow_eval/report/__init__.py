@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from crossflow.errors import CrossFlowError
 from crossflow_eval.report.entry import Entry, load
-from crossflow_eval.report.grid import Grid, build_grid, matrices, plain_table
+from crossflow_eval.report.gains import with_gains
+from crossflow_eval.report.grid import Grid, across, build_grid, matrices, plain_table
 from crossflow_eval.report.text import latex, markdown, tidy
 from crossflow_eval.tables import Table, table_of_suite
 
@@ -52,12 +53,17 @@ def render(
 
 
 def tables_of(entries: Sequence[Entry], *, table: Table | None = None, allow_mixed: bool = False) -> list[Grid]:
-    """The tables of a report, the given one or one a suite, with the matrices of its runs. Raises as ``render``."""
-    return [
-        grid
-        for group, of in _tables(entries, table)
-        for grid in (build_grid(group, of, allow_mixed=allow_mixed), *matrices(group, of))
-    ]
+    """The tables of a report, the given one or one a suite, with those across its runs and the matrices of each.
+
+    Raises as ``render``.
+    """
+    return [grid for group, of in _tables(entries, table) for grid in _grids(group, of, allow_mixed)]
+
+
+def _grids(group: Sequence[Entry], of: Table, allow_mixed: bool) -> list[Grid]:
+    found, notes = (group, ()) if of.gain is None else with_gains(group, of.gain, allow_mixed=allow_mixed)
+    whole = build_grid(group, of, allow_mixed=allow_mixed)
+    return [whole, *across(found, of, notes, allow_mixed=allow_mixed), *matrices(group, of)]
 
 
 def _tables(entries: Sequence[Entry], table: Table | None) -> list[tuple[Sequence[Entry], Table]]:

@@ -125,6 +125,33 @@ def build_grid(entries: Sequence[Entry], table: Table, *, allow_mixed: bool = Fa
     return Grid(table=table, headings=tuple(headings), lines=kept, footnotes=tuple(footnotes))
 
 
+def across(
+    entries: Sequence[Entry], table: Table, notes: Sequence[str] = (), *, allow_mixed: bool = False
+) -> list[Grid]:
+    """The tables of ``table`` across several models, each of those ``entries`` that have values of it; with ``notes``.
+
+    Raises as ``build_grid``.
+    """
+    found: list[Grid] = []
+    for each in table.across if sum(entry.role == "model" for entry in entries) > 1 else ():
+        columns = tuple(
+            Column(label=label + (MARK if label in each.marked else ""), value=value, decimals=each.decimals)
+            for label, value in each.columns.items()
+        )
+        values = set(each.columns.values())
+        having = [entry for entry in entries if values & entry.result.values.keys()]
+        if any(entry.role == "model" for entry in having):
+            own = Table(
+                name=f"{table.name}-{each.name}",
+                title=each.title,
+                notes=" ".join(filter(None, (each.notes, *notes))),
+                columns=columns,
+                rows=table.rows,
+            )
+            found.append(build_grid(having, own, allow_mixed=allow_mixed))
+    return found
+
+
 def matrices(entries: Sequence[Entry], table: Table) -> list[Grid]:
     """The matrices of ``table``, each for every one of the ``entries`` that has values of it, models first."""
     ordered = sorted(entries, key=lambda entry: entry.role != "model")

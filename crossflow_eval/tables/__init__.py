@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from importlib.resources import files
 from pathlib import Path
@@ -86,11 +87,42 @@ class Matrix(BaseModel):
     notes: str = ""
 
 
+class Across(BaseModel):
+    """A further table of all runs, where there are several: ``columns`` are values by their labels.
+
+    It is called ``name`` behind the table's own. Columns that are ``marked`` have a mark, which the ``notes`` explain.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str
+    title: str
+    columns: dict[str, str]
+    marked: tuple[str, ...] = ()
+    notes: str = ""
+    decimals: int = 2
+
+
+class Gain(BaseModel):
+    """Of which ``scores`` of rows a gain is counted: the share of the way from the ``base`` to the ceiling.
+
+    The base is the run whose model has these settings.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    scores: tuple[str, ...]
+    base: dict[str, str]
+
+    def is_base(self, identity: Mapping[str, Any]) -> bool:
+        """Whether a model of this ``identity`` is the base."""
+        return all(identity.get(name) == value for name, value in self.base.items())
+
+
 class Table(BaseModel):
     """Rows, columns and the source of the published values. ``transpose`` writes scores down and rows across.
 
     ``paper`` names the table of the paper (``published.published``) that the columns' ``published`` and the rows'
-    ``method`` speak of; :func:`parse_table` puts its values into the rows. Below it stand the ``matrices`` of each run.
+    ``method`` speak of; :func:`parse_table` puts its values into the rows. Below it stand the tables
+    ``across`` several runs, for which their ``gain`` is counted, and the ``matrices`` of each run.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -103,6 +135,8 @@ class Table(BaseModel):
     transpose: bool = False
     columns: tuple[Column, ...]
     rows: tuple[TableRow, ...] = ()
+    across: tuple[Across, ...] = ()
+    gain: Gain | None = None
     matrices: tuple[Matrix, ...] = ()
 
 
