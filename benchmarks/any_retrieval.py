@@ -9,16 +9,16 @@ know of them. Writes results/scenes/any_retrieval.md.
 
 from __future__ import annotations
 
-import argparse
-import sys
 import time
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+import typer
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
@@ -27,7 +27,9 @@ from benchmarks.scenes_reader import START
 from benchmarks.scenes_senses import NAMES
 from crossflow.anytoany.prompts import found_first
 from crossflow.anytoany.system import AnyToAny, load_system
+from crossflow.errors import CrossFlowError, one_sentence
 from crossflow.files.hashes import file_sha256
+from crossflow.files.writing import write_whole
 from crossflow.scenes.events import BOUNCES, Event, event
 from crossflow.scenes.facts import FACTORS, TOLD, TOLERANCE, Facts, only, right, tells, told
 from crossflow.scenes.sense import value
@@ -46,6 +48,8 @@ PLACES = tuple(place / 2 for place in range(2 * CELLS - 1))
 LOOKS = tuple((shape, color) for shape in SHAPES for color in COLORS)
 Probed = dict[str, tuple[Float[np.ndarray, " n"], ...]]
 """One score an event by factor, judged by the event itself and by another one."""
+SEED = 0
+"""By which events are shuffled, for the answers that are judged by others."""
 PENALTY = 1e-4
 """On the squared weights of the probe, whose inputs have unit variance."""
 
@@ -55,15 +59,17 @@ def modality(name: str) -> str:
     return name.partition("-")[0]
 
 
-@torch.no_grad()
 def vectors(system: AnyToAny, events: Sequence[Event], name: str) -> Float[Tensor, "n k d"]:
     """The prompt vectors of events in a modality, or in a form of caption."""
     kind, _, form = name.partition("-")
-    found = []
-    for start in range(0, len(events), CHUNK):
-        raw = [value(item, kind, int(form or 0)) for item in events[start : start + CHUNK]]
-        found.append(system.prompts[kind](system.read(kind, raw)))
-    return torch.cat(found)
+    return encoded(system, kind, [value(item, kind, int(form or 0)) for item in events])
+
+
+@torch.no_grad()
+def encoded(system: AnyToAny, kind: str, raw: Sequence[Any]) -> Float[Tensor, "n k d"]:
+    """The prompt vectors of raw values of a modality."""
+    chunks = [raw[start : start + CHUNK] for start in range(0, len(raw), CHUNK)]
+    return torch.cat([system.prompts[kind](system.read(kind, each)) for each in chunks])
 
 
 def crossings(names: Sequence[str]) -> list[tuple[str, str]]:
@@ -223,7 +229,7 @@ def probe(
 
 
 def _own_and_other(of_events: Tensor) -> tuple[Tensor, Tensor]:
-    return of_events, of_events.roll(1, 0)
+    return of_events, of_events[torch.randperm(len(of_events), generator=torch.Generator().manual_seed(SEED))]
 
 
 def _right(guessed: Mapping[str, Tensor], true: Int[Tensor, "n q"], factor: str) -> Float[np.ndarray, " n"]:
@@ -326,39 +332,42 @@ def _interval(scores: Float[np.ndarray, " n"]) -> tuple[float, float]:
     )
 
 
-def main() -> None:
-    """Measure and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--ckpt", type=Path, required=True)
-    parser.add_argument("--n", type=int, default=4 * GROUP, help=f"events that are found: a multiple of {GROUP}")
-    parser.add_argument("--trained", type=int, default=6000, help="events that the probe is fitted to")
-    parser.add_argument("--out", type=Path, default=Path("results/scenes/any_retrieval.md"))
-    args = parser.parse_args()
-    if args.n < GROUP or args.n % GROUP:
-        parser.error(f"--n is {args.n}, not a multiple of {GROUP}")
-    began = time.process_time()
-    system = load_system(args.ckpt)
-    names = [name for name in NAMES if modality(name) in system.config.prompted]
-    test = [event("test", START + i) for i in range(args.n)]
-    train = [event("train", i) for i in range(args.trained)]
-    found = {name: vectors(system, test, name) for name in names}
-    scores = {(one, other): retrieved(found[one], found[other]) for one, other in crossings(names)}
-    ceilings = {pair: ceiling(test, *pair) for pair in scores}
-    probed = {
-        name: probe((vectors(system, train, name).flatten(1), train), (found[name].flatten(1), test), name)
-        for name in names
-    }
-    minutes = (time.process_time() - began) / 60
-    facts = [
-        f"`python -m benchmarks.any_retrieval --ckpt {args.ckpt.name} --n {args.n} --trained {args.trained}`: {args.n} "
-        f"events of `test` from index {START:,}, the probe fitted to {args.trained} of `train`; nothing is drawn, so "
-        f"there is no seed. Weights {file_sha256(args.ckpt)[:12]}. {hardware()}, {minutes:.1f} CPU minutes.",
-    ]
-    page = report(scores, ceilings, probed, aligned(system), facts)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(page)
-    sys.stdout.write(page)
+def main(
+    ckpt: Annotated[Path, typer.Option(help="The file of a system.")],
+    n: Annotated[int, typer.Option(min=GROUP, help=f"Events to be found: a multiple of {GROUP}.")] = 4 * GROUP,
+    trained: Annotated[int, typer.Option(min=2, help="Events that the probe is fitted to.")] = 6000,
+    out: Annotated[Path, typer.Option()] = Path("results/scenes/any_retrieval.md"),
+) -> None:
+    """Measure the prompt encoders of a system, and write the page."""
+    with one_sentence():
+        began = time.process_time()
+        system = load_system(ckpt)
+        names = [name for name in NAMES if modality(name) in system.config.prompted]
+        if n % GROUP or len({modality(name) for name in names}) < 2:
+            raise CrossFlowError(
+                f"Of {n} events and prompt encoders of {', '.join(system.config.prompted) or 'nothing'} nothing can be "
+                f"found: give a multiple of {GROUP}, and a system that reads two modalities."
+            )
+        test = [event("test", START + i) for i in range(n)]
+        train = [event("train", i) for i in range(trained)]
+        found = {name: vectors(system, test, name) for name in names}
+        scores = {(one, other): retrieved(found[one], found[other]) for one, other in crossings(names)}
+        ceilings = {pair: ceiling(test, *pair) for pair in scores}
+        probed = {
+            name: probe((vectors(system, train, name).flatten(1), train), (found[name].flatten(1), test), name)
+            for name in names
+        }
+        minutes = (time.process_time() - began) / 60
+        facts = [
+            f"`python -m benchmarks.any_retrieval --ckpt {ckpt.name} --n {n} --trained {trained}`: {n} events of "
+            f"`test` from index {START:,}, the probe fitted to {trained} of `train`; nothing is drawn but the "
+            f"order of other events, seed {SEED}. Weights {file_sha256(ckpt)[:12]}. {hardware()}, {minutes:.1f} CPU "
+            "minutes.",
+        ]
+        page = report(scores, ceilings, probed, aligned(system), facts)
+        write_whole(out, page.encode())
+        typer.echo(page)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)
