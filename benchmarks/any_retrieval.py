@@ -68,8 +68,8 @@ def vectors(system: AnyToAny, events: Sequence[Event], name: str) -> Float[Tenso
 @torch.no_grad()
 def encoded(system: AnyToAny, kind: str, raw: Sequence[Any]) -> Float[Tensor, "n k d"]:
     """The prompt vectors of raw values of a modality."""
-    chunks = [raw[start : start + CHUNK] for start in range(0, len(raw), CHUNK)]
-    return torch.cat([system.prompts[kind](system.read(kind, each)) for each in chunks])
+    chunks = [system.read(kind, raw[start : start + CHUNK]) for start in range(0, len(raw), CHUNK)]
+    return torch.cat([system.prompts[kind](each) for each in chunks])
 
 
 def crossings(names: Sequence[str]) -> list[tuple[str, str]]:
