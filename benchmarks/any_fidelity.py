@@ -279,6 +279,9 @@ def main(
         runs = dict(map(read_run, run))
         if len(runs) < len(run):
             raise CrossFlowError(f"Several runs are called {', '.join(runs)}: name each by --name.")
+        asked = {(pair[0], pair[2]): None for made in runs.values() for pair in together(made)}
+        if outside is not None:
+            outside.config.needing("prompted", [name for pair in asked for name in pair])
         events = [event("test", START + i) for i in range(2 * n)]
         raw = {name: [value(item, name) for item in events] for name in SEEN if name in system.config.coded}
         real = {name: values[n:] for name, values in raw.items()}
@@ -298,7 +301,6 @@ def main(
         similar: dict[str, Mapping[str, tuple[Value, Value]]] = {}
         if outside is not None:
             similar = {name: similarity(outside, together(made)) for name, made in runs.items()}
-            asked = {(pair[0], pair[2]): None for made in runs.values() for pair in together(made)}
             own = {name: [target(item, name) for item in events[n:]] for pair in asked for name in pair}
             similar["real"] = similarity(
                 outside, [(a, x, b, y) for a, b in asked for x, y in zip(own[a], own[b], strict=True)]

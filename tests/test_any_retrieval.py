@@ -1,4 +1,4 @@
-"""What is measured of prompt vectors: how often the facts allow an event to be found, and what a linear probe reads."""
+"""What is measured of prompt vectors: how often the facts allow an event to be found, and what probes read."""
 
 from dataclasses import replace
 
@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import any_retrieval
 from benchmarks.any_retrieval import (
     GROUP,
+    PROBES,
     agreement,
     aligned,
     ceiling,
@@ -66,19 +68,21 @@ def test_of_captions_that_are_true_the_one_that_says_more_is_found():
     assert ceiling([said, bare, other], "image", "text-0").tolist() == [1.0, 0.0, 0.5]
 
 
-def test_vectors_that_are_the_facts_are_read_and_noise_is_not():
-    seen = [event("train", i) for i in range(300)]
+@pytest.mark.parametrize("kind", PROBES)
+def test_vectors_that_are_the_facts_are_read_and_noise_is_not(kind, monkeypatch):
+    monkeypatch.setattr(any_retrieval, "EPOCHS", 100)
+    seen = [event("train", i) for i in range(240)]
 
     def told_by(items):
         rows = [[n for each in questions(tells(item, "audio")).values() for n in each] for item in items]
         return torch.tensor(rows).float()
 
-    found = probe((told_by(seen), seen), (told_by(EVENTS), EVENTS), "audio")
+    found = probe(kind, (told_by(seen), seen), (told_by(EVENTS), EVENTS), "audio")
     assert set(found) - {"nearest", "object_f1"} == TOLD["audio"] - {"depth"}
-    assert min(found[factor][0].mean() for factor in ("count", "color", "night", "object_f1")) > 0.9
+    assert min(found[factor][0].mean() for factor in ("count", "color", "night", "object_f1")) > 0.7
     assert found["color"][1].mean() < 0.3
     noise = torch.randn(len(seen) + len(EVENTS), 8, generator=torch.Generator().manual_seed(0))
-    blind = probe((noise[: len(seen)], seen), (noise[len(seen) :], EVENTS), "depth")
+    blind = probe(kind, (noise[: len(seen)], seen), (noise[len(seen) :], EVENTS), "depth")
     assert max(blind[factor][0].mean() for factor in ("shape", "column", "row")) < 0.3
 
 
@@ -90,12 +94,12 @@ def test_the_page_has_every_pair_and_marks_what_was_never_seen_together():
     page = report(
         dict.fromkeys(pairs, half),
         dict.fromkeys(pairs, np.ones(2)),
-        {"image": {"shape": (half, half)}},
+        {("image", kind): {"shape": (half, half)} for kind in PROBES},
         frozenset({("text", "image"), ("image", "text")}),
         ["made so"],
     )
     assert page.count("50.0 / 100.0°") == 4 and page.count("50.0 / 100.0") == 6
-    assert "| image | " in page and "50.0 (50.0)" in page and "0.50 |" in page
+    assert "| image | linear | " in page and page.count("50.0 (50.0)") == 2 and "0.50 |" in page
 
 
 def test_vectors_are_those_of_the_system_and_its_file_says_what_was_aligned():
