@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,6 +26,7 @@ from crossflow.files.hashes import file_sha256
 from crossflow.files.writing import write_whole
 from crossflow.sampling.from_image import raw_values
 from crossflow.scenes.events import Event, event
+from crossflow.scenes.facts import MODALITIES
 from crossflow.scenes.judges import load_features
 from crossflow.scenes.sense import value
 from crossflow.training.data.events import target
@@ -85,7 +85,8 @@ def read_run(folder: Path) -> tuple[str, list[Made]]:
     for row in records.read_rows(run):
         if "outputs" not in row:
             raise CrossFlowError(f"{folder} is a run of {result.settings.suite}: give runs of scenes-any-...")
-        paths = {modality: records.output_path(run, name) for modality, name in row["outputs"].items()}
+        named = sorted(row["outputs"].items(), key=lambda each: MODALITIES.index(each[0]))
+        paths = {modality: records.output_path(run, name) for modality, name in named}
         outputs = {modality: kind_of(path.name).decode(path.read_bytes()) for modality, path in paths.items()}
         split, index = str(row["id"]).split("-")[:2]
         given = tuple(name.partition("-")[0] for name in str(row["task"]).split("/")[0].split("+"))
@@ -104,6 +105,17 @@ def through_codec(system: AnyToAny, modality: str, raw: Sequence[Any]) -> list[A
     codec = system.codec(modality)
     latents = torch.cat([system.latents(modality, raw[start : start + 64]) for start in range(0, len(raw), 64)])
     return raw_values(codec.decode(latents))
+
+
+def of_outputs(
+    system: AnyToAny, runs: Mapping[str, Sequence[Made]], reference: Sequence[Event], real: Sequence[Event]
+) -> dict[str, dict[str, Value]]:
+    """The distances to the ``reference`` of ``real`` events, of these through the codecs, and of outputs of runs."""
+    names = [name for name in SEEN if name in system.config.coded]
+    aims, own = ({name: [value(item, name) for item in items] for name in names} for items in (reference, real))
+    codec = {name: through_codec(system, name, values) for name, values in own.items()}
+    made = {name: {kind: new(rows, kind) for kind in names} for name, rows in runs.items()}
+    return distances({"real": own, "codec": codec, **made}, aims, len(real))
 
 
 def distances(
@@ -149,6 +161,13 @@ def of_captions(name: str, made: Sequence[Made], of: Callable[[str], Event]) -> 
     }
 
 
+def of_true_captions(system: AnyToAny, events: Sequence[Event]) -> dict[str, dict[str, Value]]:
+    """The scores of one true caption by the other four, and of full descriptions through the codec by all five."""
+    one, others = zip(*((item.captions[1], item.captions[:1] + item.captions[2:]) for item in events), strict=True)
+    described = through_codec(system, "text", [target(item, "text") for item in events])
+    return {"real": captioned(one, others), "codec": captioned(described, [item.captions for item in events])}
+
+
 def similarity(verifier: AnyToAny, pairs: Sequence[tuple[str, Any, str, Any]]) -> dict[str, tuple[Value, Value]]:
     """The mean cosine of the vectors of two outputs by their modalities: of each pair, and of pairs that are shuffled.
 
@@ -172,13 +191,18 @@ def _mean_cosine(one: torch.Tensor, other: torch.Tensor) -> Value:
 
 
 def together(made: Sequence[Made]) -> list[tuple[str, Any, str, Any]]:
-    """Every two outputs that were made together of texts alone, with their modalities."""
+    """Two outputs that were made together of a text, and of no third, with their modalities."""
     return [
         (one, each.outputs[one], other, each.outputs[other])
         for each in made
-        if set(each.given) == {"text"}
-        for one, other in combinations(each.outputs, 2)
+        if each.given == ("text",) and len(each.outputs) == 2
+        for one, other in [tuple(each.outputs)]
     ]
+
+
+def of_events(pairs: Sequence[tuple[str, str]], events: Sequence[Event]) -> list[tuple[str, Any, str, Any]]:
+    """The same of real events, of these ``pairs`` of modalities; a text is the full description."""
+    return [(one, target(item, one), other, target(item, other)) for one, other in pairs for item in events]
 
 
 def refuse_its_own(system: AnyToAny, verifier: AnyToAny) -> None:
@@ -216,7 +240,7 @@ def report(
         "so all of a column have one. Real: further events. Codec: these, encoded and decoded, which is the best that "
         "latents allow.",
         "",
-        _table(["", *heads], [[name, *(_shown(of.get(each), 3) for each in shown)] for name, of in fidelity.items()]),
+        _table(["", *heads], [[name, *(_shown(of.get(each), 1) for each in shown)] for name, of in fidelity.items()]),
         "",
         "## Captions",
         "",
@@ -242,9 +266,9 @@ def report(
             "",
             "## Similarity by an outside verifier",
             "",
-            "The mean cosine of the prompt vectors of two outputs that were made together of a text, by the prompt "
-            "encoders of another system, which no part of this one was trained with: the paper's SIM, on our encoders. "
-            "Shuffled: the second of another example.",
+            "The mean cosine of the prompt vectors of two outputs that were made together of a text alone, by the "
+            "prompt encoders of another system, which no part of this one was trained with: the paper's SIM, on our "
+            "encoders. Shuffled: the second of another example.",
             "",
             _table(["", *names], rows),
         ]
@@ -283,28 +307,14 @@ def main(
         if outside is not None:
             outside.config.needing("prompted", [name for pair in asked for name in pair])
         events = [event("test", START + i) for i in range(2 * n)]
-        raw = {name: [value(item, name) for item in events] for name in SEEN if name in system.config.coded}
-        real = {name: values[n:] for name, values in raw.items()}
-        sets = {
-            "real": real,
-            "codec": {name: through_codec(system, name, values) for name, values in real.items()},
-            **{name: {kind: new(made, kind) for kind in raw} for name, made in runs.items()},
-        }
-        fidelity = distances(sets, {name: values[:n] for name, values in raw.items()}, n)
-        told = [target(item, "text") for item in events[n:]]
-        captions = {
-            "real": captioned([item.captions[1] for item in events[n:]], [_others(item) for item in events[n:]]),
-            "codec": captioned(through_codec(system, "text", told), [item.captions for item in events[n:]]),
-        }
+        fidelity = of_outputs(system, runs, events[:n], events[n:])
+        captions = of_true_captions(system, events[n:])
         for name, made in runs.items():
             captions |= of_captions(name, made, _event)
         similar: dict[str, Mapping[str, tuple[Value, Value]]] = {}
         if outside is not None:
-            similar = {name: similarity(outside, together(made)) for name, made in runs.items()}
-            own = {name: [target(item, name) for item in events[n:]] for pair in asked for name in pair}
-            similar["real"] = similarity(
-                outside, [(a, x, b, y) for a, b in asked for x, y in zip(own[a], own[b], strict=True)]
-            )
+            similar = {name: similarity(outside, pairs) for name, made in runs.items() if (pairs := together(made))}
+            similar["real"] = similarity(outside, of_events(tuple(asked), events[n:]))
         given = "".join(f" --run {each.name}" for each in run) + (f" --verifier {verifier.name}" if verifier else "")
         facts = [
             f"`python -m benchmarks.any_fidelity --ckpt {ckpt.name}{given} --n {n}`: real data are events of `test` "
@@ -320,10 +330,6 @@ def main(
 def _event(name: str) -> Event:
     split, index = name.split("-")
     return event(split, int(index))
-
-
-def _others(item: Event) -> list[str]:
-    return [caption for form, caption in enumerate(item.captions) if form != 1]
 
 
 if __name__ == "__main__":
