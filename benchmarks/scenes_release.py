@@ -1,7 +1,8 @@
 """From a trained run to the shipped model and its numbers: ``python -m benchmarks.scenes_release runs/scenes-t2i``.
 
-The guidance scale is searched on the validation split alone; the checkpoint goes to crossflow/weights with it; then the
-two test suites are run once each, and results/scenes/t2i.md gets both tables, the curve of the search and the command.
+The checkpoint is rounded to half precision before all else. The guidance scale is searched on the validation split
+alone; the checkpoint goes to crossflow/weights with it, in the place of the one there; then the two test suites are run
+once each, and results/scenes/t2i.md gets both tables, the curve of the search and the command.
 """
 
 import argparse
@@ -11,7 +12,7 @@ from pathlib import Path
 from crossflow import shipped
 from crossflow.files.tensors import read_header
 from crossflow.model.checkpoint import export_checkpoint
-from crossflow.model.settings import Override
+from crossflow.model.settings import OWN, Override
 from crossflow.sampling.text_to_image import TextToImage
 from crossflow_eval import report
 from crossflow_eval.environment import hardware
@@ -45,10 +46,14 @@ def main() -> None:
     """Search, export, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="folder of the training run")
-    checkpoint: Path = parser.parse_args().run / "model.safetensors"
-    curve = search(checkpoint)
+    run: Path = parser.parse_args().run
+    rounded = run / "half.safetensors"
+    if not rounded.exists():
+        export_checkpoint(run / "model.safetensors", rounded, OWN, half=True)
+    curve = search(rounded)
     best = max(curve, key=lambda scale: (curve[scale].values["geneval"].mean, -scale))
-    export_checkpoint(checkpoint, shipped("t2i"), Override(guidance_scale=best))
+    shipped("t2i").unlink(missing_ok=True)
+    export_checkpoint(rounded, shipped("t2i"), Override(guidance_scale=best), half=True)
     tables = []
     for suite in ("scenes-t2i", "scenes-t2i-heldout"):
         _, folder = measure(suite, shipped("t2i"))
@@ -72,7 +77,7 @@ def page(curve: dict[float, Result], best: float, tables: list[str]) -> str:
         "`crossflow train scenes-t2i --out runs/scenes-t2i`; never edited by hand.",
         "",
         f"- Training: {header['step']} steps, seed {header['seed']}, {header['precision']}, one CPU thread.",
-        f"- Model: {parameters:,} parameters at inference. All shipped weights together: {size:.1f} MB.",
+        f"- Model: {parameters:,} parameters in half precision. All shipped weights together: {size:.1f} MB.",
         f"- Sampling: {sampling.solver}, {sampling.steps} steps, guidance scale {best:g}, seed 0.",
         f"- Machine: {hardware()}.",
         "",
