@@ -52,6 +52,12 @@ def test_reports_import_no_torch() -> None:
     run(sys.executable, "-c", "import sys, crossflow_eval.report; assert 'torch' not in sys.modules")
 
 
+def test_all_shipped_weights_together_are_at_most_40_mb() -> None:
+    sizes = [path.stat().st_size for path in (ROOT / "crossflow" / "weights").glob("*.safetensors")]
+    assert len(sizes) > 4
+    assert sum(sizes) <= 40e6
+
+
 def test_import_directions_hold() -> None:
     done = subprocess.run(
         [BIN / "lint-imports", "--no-logo", "--no-cache"], capture_output=True, text=True, cwd=ROOT, check=False

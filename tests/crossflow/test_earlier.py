@@ -4,13 +4,15 @@ import json
 from typing import Any
 
 import pytest
+import torch
 from golden_files import golden_file
 from pydantic import TypeAdapter
 
 from crossflow.errors import CrossFlowError
 from crossflow.files.folders import shipped
-from crossflow.files.tensors import read_header
-from crossflow.model.checkpoint import load_model, model_config
+from crossflow.files.tensors import read_header, read_tensors, write_tensors
+from crossflow.model.checkpoint import load_model, model_config, save_checkpoint
+from crossflow.model.checkpoint import shipped as shipped_weights
 from crossflow.model.config import ModelConfig
 from crossflow.model.earlier import migrated
 from crossflow.recipes import CONFIGS
@@ -24,11 +26,22 @@ def test_every_recipe_of_the_first_version_is_still_the_recipe(name):
     assert TypeAdapter(ModelConfig).validate_python(migrated(FIRST[name], "1")) == CONFIGS[name].model
 
 
-@pytest.mark.parametrize("task", ["t2i", "caption", "depth", "sr"])
-def test_the_shipped_files_are_of_the_first_version_and_load(task):
+def test_a_file_of_the_first_version_is_read(tmp_path):
+    recipe = CONFIGS["scenes-tiny"].model
+    save_checkpoint(tmp_path / "today.safetensors", recipe.build())
+    header, tensors = read_tensors(tmp_path / "today.safetensors")
+    write_tensors(tmp_path / "first.safetensors", tensors, {**header, "version": "1", "config": FIRST["scenes-tiny"]})
+    found = load_model(tmp_path / "first.safetensors")
+    assert found.config == recipe
+    assert all(torch.equal(part, tensors[name]) for name, part in shipped_weights(found).items())
+
+
+@pytest.mark.parametrize("task", ["caption", "depth", "sr"])
+def test_what_is_shipped_is_its_recipe_in_half_precision(task):
     header = read_header(shipped(task))
-    assert header["version"] == "1"
-    assert load_model(shipped(task)).config == model_config(header, shipped(task))
+    assert header["stored"] == "float16"
+    assert model_config(header, shipped(task)) == CONFIGS[f"scenes-{task}"].model
+    assert header["step"] == CONFIGS[f"scenes-{task}"].steps
 
 
 def test_todays_configs_stay_as_they_are():
