@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from crossflow import shipped
-from crossflow.sampling.prompt_reader import READER, PromptReader
+from crossflow.sampling.prompt_reader import READER, PromptReader, load_decoder
+from crossflow.sampling.text_to_image import TextToImage
 from crossflow.scenes import SceneExample, example, render
 from crossflow_eval.environment import hardware
 from crossflow_eval.suites.scenes.captions import read_caption
@@ -34,13 +35,13 @@ def right(prompt: str, item: SceneExample) -> bool:
 
 def measure(items: Sequence[SceneExample]) -> list[str]:
     """The lines: what is read, prompts that come back word by word, and those with the right objects."""
-    reader = PromptReader.from_checkpoint(READER, shipped("t2i"))
-    pipeline, sampling = reader.pipeline, reader.defaults
+    pipeline = TextToImage.from_checkpoint(shipped("t2i"))
+    reader = PromptReader(pipeline, load_decoder(READER, pipeline.model))
     prompts, seeds = [item.prompt for item in items], list(range(len(items)))
     source = pipeline.source(prompts, seeds)
     read = {
         "the encoder's latents of the prompts": reader.decoder.texts(source),
-        "the model's own images, run backward": reader.generate(pipeline.from_source(source, sampling), seeds),
+        "the model's own images, run backward": reader.generate(pipeline.from_source(source, reader.defaults), seeds),
         "renders, run backward": reader.generate([render(item.scene) for item in items], seeds),
     }
     lines = []
