@@ -5,7 +5,7 @@ ARGS ?=
 UV := .boot/bin/uv
 BIN := .venv/bin
 READY := .venv/.ready
-TASKS := t2i caption depth sr
+TASKS := t2i caption depth sr any
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 GPU_BUNDLE := pydantic pydantic-core annotated-types typing-inspection beartype
@@ -13,7 +13,7 @@ GPU_BUNDLE := pydantic pydantic-core annotated-types typing-inspection beartype
 .PHONY: demo test check bench gpu gpu-bundle constraints clean
 
 demo: export OMP_NUM_THREADS := 1
-demo: $(READY)  ## evaluate the shipped models of all four tasks; prints the tables and makes one page
+demo: $(READY)  ## evaluate the shipped models of all five tasks; prints the tables and makes one page
 	for task in $(TASKS); do $(BIN)/crossflow-eval $$task --limit 250 --out runs/demo/$$task > /dev/null || exit; done
 	$(BIN)/crossflow-eval report $(TASKS:%=runs/demo/%) --format html --out runs/demo/report.html > /dev/null
 	$(BIN)/crossflow-eval report $(TASKS:%=runs/demo/%)

@@ -1,11 +1,11 @@
 """What a change of structure must leave alone, to the bit: ``python -m benchmarks.same_bits``.
 
-Written to results/same_bits.json, one line a thing, each a sha256 or a number: 50 outputs of every shipped model, the
-values that ``make demo`` prints, weights and losses after one training step of every small recipe, names and shapes of
-all weights of the larger ones, and what the released files in tests/golden give. The rows of the ablations, each one
-thing away from these recipes, are left out. The hashes of outputs and of training steps are those of one kind of
-machine, which the file names. ``--check`` measures again, writes nothing, names what
-differs and ends with 1 where anything does.
+Written to results/same_bits.json, one line a thing, each a sha256 or a number: 50 outputs of each shipped model but
+that of any to any, the values that ``make demo`` prints of them, weights and losses after one training step of every
+small recipe, names and shapes of all weights of the larger ones, and what the released files in tests/golden give. The
+rows of the ablations, each one thing away from these recipes, are left out. The hashes of outputs and of training steps
+are those of one kind of machine, which the file names. ``--check`` measures again, writes nothing, names what differs
+and ends with 1 where anything does.
 """
 
 import argparse
@@ -84,7 +84,7 @@ def shipped() -> Iterator[tuple[str, Any]]:
 
 
 def demo(folder: Path) -> Iterator[tuple[str, Any]]:
-    """Every value that ``make demo`` prints."""
+    """Every value that ``make demo`` prints of these models."""
     for task in ("t2i", "caption", "depth", "sr"):
         result, _ = evaluate(Request(task=task, limit=LIMIT, out=folder / task))
         for name, value in (result.values if result is not None else {}).items():

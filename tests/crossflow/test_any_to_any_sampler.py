@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from crossflow.anytoany.system import PARTS, system_config
 from crossflow.cli import app
 from crossflow.errors import CrossFlowError
 from crossflow.files import mel
 from crossflow.files.sounds import encode_wav, read_wav, write_wav
-from crossflow.files.videos import encode_gif, encode_webp, read_video
+from crossflow.files.tensors import read_header
+from crossflow.files.videos import encode_gif, read_video
 from crossflow.model.checkpoint import save_checkpoint
 from crossflow.sampling.any_to_any import METHODS, TAKES, AnyToAnySampler, check_used
 from crossflow.sampling.media import READERS, SIZES, WRITERS, read_value, writers
@@ -252,6 +254,13 @@ def test_without_a_checkpoint_the_shipped_system_is_taken(folder, tmp_path, monk
     assert (found.exit_code, found.stderr) == (0, "")
     row = json.loads((tmp_path / "made" / "outputs.jsonl").read_text())
     assert row["weights_sha256"] == file_sha256(shipped("any"))
+
+
+def test_the_shipped_system_has_all_parts_in_16_megabytes():
+    config = system_config(shipped("any"))
+    assert all(getattr(config, part) == config.names for part in PARTS)
+    assert read_header(shipped("any"))["stored"] == "float16"
+    assert shipped("any").stat().st_size <= 16e6
 
 
 def test_a_text_is_printed(folder, tmp_path):
