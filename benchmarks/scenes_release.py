@@ -22,7 +22,6 @@ from crossflow_eval.types import Result
 
 SCALES = (1.5, 2.0, 3.0, 4.0)
 VALIDATION_PROMPTS = 240
-WEIGHTS = shipped("t2i").parent
 RESULTS = Path("results/scenes/t2i.md")
 
 
@@ -68,7 +67,6 @@ def page(curve: dict[float, Result], best: float, tables: list[str]) -> str:
     header, model = read_header(shipped("t2i")), TextToImage.from_checkpoint(shipped("t2i")).model
     sampling = model.config.sampling
     parameters = sum(part.numel() for part in model.parameters())
-    size = sum(file.stat().st_size for file in WEIGHTS.glob("*.safetensors")) / 1e6
     scores = [(scale, result.values["geneval"].mean, result.values["fid"].mean) for scale, result in curve.items()]
     lines = [
         "# The shipped text-to-image model on the embedded world",
@@ -77,7 +75,7 @@ def page(curve: dict[float, Result], best: float, tables: list[str]) -> str:
         "`crossflow train scenes-t2i --out runs/scenes-t2i`; never edited by hand.",
         "",
         f"- Training: {header['step']} steps, seed {header['seed']}, {header['precision']}, one CPU thread.",
-        f"- Model: {parameters:,} parameters in half precision. All shipped weights together: {size:.1f} MB.",
+        f"- Model: {parameters:,} parameters in half precision.",
         f"- Sampling: {sampling.solver}, {sampling.steps} steps, guidance scale {best:g}, seed 0.",
         f"- Machine: {hardware()}.",
         "",

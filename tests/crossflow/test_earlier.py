@@ -1,6 +1,7 @@
 """Files of earlier releases: their configs are today's recipes, and what is damaged is named."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -36,12 +37,14 @@ def test_a_file_of_the_first_version_is_read(tmp_path):
     assert all(torch.equal(part, tensors[name]) for name, part in shipped_weights(found).items())
 
 
-@pytest.mark.parametrize("task", ["caption", "depth", "sr"])
-def test_what_is_shipped_is_its_recipe_in_half_precision(task):
-    header = read_header(shipped(task))
+@pytest.mark.parametrize("task", ["t2i", "caption", "depth", "sr"])
+def test_what_is_shipped_is_its_recipe_in_half_precision_but_for_the_scale_chosen_on_validation(task):
+    header, recipe = read_header(shipped(task)), CONFIGS[f"scenes-{task}"]
     assert header["stored"] == "float16"
-    assert model_config(header, shipped(task)) == CONFIGS[f"scenes-{task}"].model
-    assert header["step"] == CONFIGS[f"scenes-{task}"].steps
+    found = model_config(header, shipped(task))
+    scale = found.sampling.guidance_scale
+    assert found == replace(recipe.model, sampling=replace(recipe.model.sampling, guidance_scale=scale))
+    assert header["step"] == recipe.steps
 
 
 def test_todays_configs_stay_as_they_are():
