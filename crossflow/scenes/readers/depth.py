@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from itertools import product
 
@@ -64,4 +65,5 @@ def _thing(near: np.ndarray, ground: np.ndarray, row: int, column: int) -> Thing
     best = int(errors.argmin())
     if change.sum() < MIN_CHANGE or errors[best] > (1.0 - MIN_EXPLAINED) * change.sum():
         return None
-    return Thing(shape=shapes[best], column=column, row=row, depth=float(1.0 / means[best]))
+    nearness = float(means[best])
+    return Thing(shape=shapes[best], column=column, row=row, depth=1.0 / nearness if nearness else math.inf)
