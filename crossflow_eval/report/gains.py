@@ -37,7 +37,7 @@ def with_gains(entries: Sequence[Entry], of: Gain, *, allow_mixed: bool = False)
                 raise
             found.append(entry)
             notes.append(f"No gain of {entry.title}: {error}")
-    return found, tuple(notes)
+    return [_noted(entry, of) for entry in found], tuple(notes)
 
 
 def _one(entry: Entry, others: Sequence[Entry]) -> Entry:
@@ -86,10 +86,15 @@ def _gained(entry: Entry, base: Entry, ceiling: Entry, of: Gain) -> Entry:
         update={
             "values": {**entry.result.values, **values},
             "higher_is_better": {**entry.result.higher_is_better, **dict.fromkeys(values, True)},
-            "protocol": {**entry.result.protocol, "gain": {"base": of.base, "interval": GAIN}},
         }
     )
     return dataclasses.replace(entry, result=result)
+
+
+def _noted(entry: Entry, of: Gain) -> Entry:
+    """The entry with how gains are counted in its protocol: of all entries alike, as columns may not mix protocols."""
+    protocol = {**entry.result.protocol, "gain": {"base": of.base, "interval": GAIN}}
+    return dataclasses.replace(entry, result=entry.result.model_copy(update={"protocol": protocol}))
 
 
 def _by_task(entry: Entry, score: str) -> Mapping[str, Mapping[str, float]]:

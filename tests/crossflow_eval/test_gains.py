@@ -15,7 +15,7 @@ from crossflow_eval.tables import load_table
 from crossflow_eval.types import Result, Role, Settings, Value
 
 TASK = "text/image+audio"
-VALUES = {"coherence": Value(mean=0.5, n=200), f"coherence/{TASK}": Value(mean=0.5, n=200)}
+VALUES = {name: Value(mean=0.5, n=200) for name in ("coherence", f"coherence/{TASK}", "sync_error/text/audio+video")}
 
 
 def run(
@@ -32,7 +32,7 @@ def run(
     )
     result = Result(
         settings=settings,
-        protocol={"coherence": {"interval": "bootstrap"}},
+        protocol={"coherence": {"interval": "bootstrap"}, "sync": {"interval": "bootstrap"}},
         n=n,
         values=VALUES,
         higher_is_better=dict.fromkeys(VALUES, True),
