@@ -156,8 +156,9 @@ COMMANDS: dict[str, Command] = {
     ),
     "any": Command(
         task="any",
-        help="Measure a model from any modalities to any: text, images, depth, sound and film. --limit takes the first "
-        "examples, of all tasks alike. --ckpt may be a folder of outputs, ID.MODALITY and a suffix, for `prepare any`.",
+        help="Measure a model from any modalities to any: text, images, depth, sound and film; without options the "
+        "shipped one. --limit takes the first examples, of all tasks alike. --ckpt may be a folder of outputs, "
+        "ID.MODALITY and a suffix, for `prepare any`.",
         suite="scenes-any-matrix",
         says={
             "checkpoint": "A checkpoint, or a folder of outputs.",

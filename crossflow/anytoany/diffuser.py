@@ -14,13 +14,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from crossflow.errors import CrossFlowError
 from crossflow.flow import losses
 from crossflow.flow.field import Field, Parameterisation, field_of
 from crossflow.flow.guidance import Indicator
 from crossflow.flow.losses import Draws, Times
 from crossflow.flow.path import LinearPath
 from crossflow.flow.solver import solver_named
-from crossflow.model.settings import Losses, Sampling
+from crossflow.model.settings import Losses, Sampling, check_tail
 from crossflow.networks import TransformerConfig
 from crossflow.networks.blocks import check_sizes
 
@@ -49,6 +50,9 @@ class DiffuserConfig:
 
     def __post_init__(self) -> None:
         check_sizes(**dict(zip(("channels", "height", "width"), self.shape, strict=True)), prompt=self.prompt)
+        check_tail(self.tail)
+        if self.tail and self.parameterisation == "eps":
+            raise CrossFlowError(f"The noise is compared alike on all of the path: let tail be 0, not {self.tail}.")
 
     def build(self) -> "Diffuser":
         """The diffuser with random weights."""

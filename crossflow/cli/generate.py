@@ -57,6 +57,7 @@ def generate(
                 look_for(Path(value))
 
         from crossflow.errors import CrossFlowError, Notice
+        from crossflow.files.folders import shipped
         from crossflow.files.locks import check_writable, writing_in
         from crossflow.files.seeds import check_seed
         from crossflow.files.writing import refuse_existing, write_whole
@@ -71,7 +72,7 @@ def generate(
         check_writable(out, "writing")
         files = ["outputs.jsonl", *(f"{name}{suffix}" for name in wanted for suffix in writers(name))]
         refuse_existing(out / file for file in files)
-        sampler = AnyToAnySampler.from_checkpoint(ckpt, device)
+        sampler = AnyToAnySampler.from_checkpoint(ckpt or shipped("any"), device)
         item: dict[str, list[Any]] = {}
         for name, value in inputs:
             read = read_value(name, value, sampler.shape(name))

@@ -65,9 +65,14 @@ def check_ends(config: Any) -> None:
         raise CrossFlowError(
             f"There are {len(config.stage_weights)} stage_weights for {config.backbone.resolutions} stages."
         )
-    if not 0 <= config.tail < 1:
-        raise CrossFlowError(f"tail is {config.tail}; it is a part of the path, from 0 to less than 1.")
+    check_tail(config.tail)
     if config.sampling.guidance_scale != 1 and config.guidance.kind == "none":
         raise CrossFlowError(
             f"guidance_scale is {config.sampling.guidance_scale}, and there is no guidance: let it be 1, or train some."
         )
+
+
+def check_tail(tail: float) -> None:
+    """CrossFlowError for what is no last part of a path."""
+    if not 0 <= tail < 1:
+        raise CrossFlowError(f"tail is {tail}; it is a part of the path, from 0 to less than 1.")

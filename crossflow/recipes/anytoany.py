@@ -51,6 +51,7 @@ def member(
         prompt=prompts.vector,
         parameterisation="target",
         times="logit-normal",
+        tail=0.35,
         sampling=Sampling(solver="midpoint", steps=steps, guidance_scale=2.0),
     )
     return Member(codec=codec, diffuser=own)
@@ -87,7 +88,9 @@ def variants(system: AnyToAnyConfig, schedules: Mapping[str, Mapping[str, Any]])
     Stages before it are the system's own, and so are their files.
     """
     base, align = stages(system, schedules), system.alignment
-    noise = tuple(replace(each, diffuser=replace(each.diffuser, parameterisation="eps")) for each in system.members)
+    noise = tuple(
+        replace(each, diffuser=replace(each.diffuser, parameterisation="eps", tail=0.0)) for each in system.members
+    )
     several = replace(align.environment, tokens=TOKENS)
     changed = {
         "self": ("pair", replace(system, alignment=replace(align, context="self"))),
@@ -167,7 +170,7 @@ SCHEDULES: Mapping[str, Mapping[str, Any]] = {
 """Hyperparameters by the sort of a stage or by its name: a seed takes about 75 minutes on one core."""
 _BRIEF = {"steps": 2, "batch_size": 8, "data": EventData(count=64), "log_every": 1, "save_every": 2}
 _SMALL_PROMPTS = PromptConfig(width=16, depth=1, heads=2)
-_SMALL_NETWORK = TransformerConfig(width=16, depth=1, heads=2, modulated=True)
+_SMALL_NETWORK = TransformerConfig(width=16, depth=1, heads=2, modulated=True, pooled=True)
 SMALLEST = AnyToAnyConfig(
     members=tuple(
         member(each.codec, each.shape[0], _SMALL_NETWORK, _SMALL_PROMPTS, steps=1) for each in SYSTEM.members

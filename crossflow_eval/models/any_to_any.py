@@ -40,11 +40,12 @@ class CrossFlowAny:
     ) -> None:
         check_sampling(None, steps, guidance_scale)
         where = own_device(device)
+        path = shipped("any") if checkpoint is None else checkpoint
         from crossflow.sampling.any_to_any import METHODS, AnyToAnySampler, check_used
 
         self._method: Method = named("method", method or "together", METHODS)
         check_used(self._method, steps=steps, guidance_scale=guidance_scale, context=context, merge=merge)
-        self._sampler = AnyToAnySampler.from_checkpoint(checkpoint, where, precision)
+        self._sampler = AnyToAnySampler.from_checkpoint(path, where, precision)
         self._sampler.wiring(context, merge)
         self._options: Mapping[str, Any] = {
             "steps": steps,

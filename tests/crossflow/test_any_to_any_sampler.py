@@ -13,10 +13,12 @@ from typer.testing import CliRunner
 from crossflow.anytoany.system import PARTS, system_config
 from crossflow.cli import app
 from crossflow.errors import CrossFlowError
-from crossflow.files import mel
+from crossflow.files import folders, mel
+from crossflow.files.folders import shipped
+from crossflow.files.hashes import file_sha256
 from crossflow.files.sounds import encode_wav, read_wav, write_wav
 from crossflow.files.tensors import read_header
-from crossflow.files.videos import encode_gif, read_video
+from crossflow.files.videos import encode_gif, encode_webp, read_video
 from crossflow.model.checkpoint import save_checkpoint
 from crossflow.sampling.any_to_any import METHODS, TAKES, AnyToAnySampler, check_used
 from crossflow.sampling.media import READERS, SIZES, WRITERS, read_value, writers
