@@ -28,9 +28,10 @@ T = TypeVar("T", bound=BaseModel)
 
 
 class Sampled(BaseModel):
-    """Options of the measurement of a row: how a system of any to any is sampled, None as it was trained."""
+    """Options of the measurement of a row: precision, and how a system of any to any is sampled. None: the model's."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    precision: str | None = None
     context: str | None = None
     merge: str | None = None
     method: str | None = None

@@ -137,6 +137,14 @@ def test_rows_that_sample_one_system_in_other_ways_share_its_training():
     assert parts["in-turn", 0].sampled == (("method", "in-turn"),)
 
 
+@pytest.mark.parametrize("name", ["figure3", "table4", "table5", "table6"])
+def test_rows_of_a_table_are_sampled_in_one_precision(name):
+    """In float32 where nothing is shared with a table that was measured in float64."""
+    assert {dict(measurement.sampled)["precision"] for measurement in planned(name, "tiny").measurements} == {"float32"}
+    shared = {each.digest for of in ("table1", "table3") for each in planned(of, "tiny").measurements}
+    assert shared.isdisjoint(each.digest for each in planned(name, "tiny").measurements)
+
+
 def test_a_measurement_keeps_its_name_through_later_versions():
     kept = json.loads(Path("results/table3a/results.json").read_text(encoding="utf-8"))
     digests = {seed["digest"] for table in kept["tables"] for row in table["rows"].values() for seed in row["seeds"]}
