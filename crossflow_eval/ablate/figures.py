@@ -183,12 +183,12 @@ def _sheet(plan: Plan, found: Found) -> dict[str, list[tuple[str, bytes]]]:
 def _joined(sheet: Mapping[str, Sequence[tuple[str, bytes]]]) -> bytes:
     """The pictures as one, a row a line of the table."""
     rows = [[Image.open(io.BytesIO(content)).convert("RGB") for _, content in row] for row in sheet.values()]
-    side = max(max(image.size) for row in rows for image in row)
-    wide = max(map(len, rows))
-    whole = Image.new("RGB", (wide * (side + 2), len(rows) * (side + 2)), "white")
+    width = max(image.width for row in rows for image in row) + 2
+    height = max(image.height for row in rows for image in row) + 2
+    whole = Image.new("RGB", (max(map(len, rows)) * width, len(rows) * height), "white")
     for y, row in enumerate(rows):
         for x, image in enumerate(row):
-            whole.paste(image, (x * (side + 2), y * (side + 2)))
+            whole.paste(image, (x * width, y * height))
     return _png(whole)
 
 
