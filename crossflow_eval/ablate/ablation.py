@@ -94,7 +94,8 @@ class Line:
 class Ablation(BaseModel):
     """A table of rows that are trained, in the order that they are printed.
 
-    They are compared with the row ``against``; of several names, with the first that the scale has.
+    They are compared with the row ``against``; of several names, with the first that the scale has. ``sampled`` are, by
+    scale, the options of every row's measurement, where a row has none of its own.
 
     ``paper`` names the published table, ``published`` its column that verdicts compare. ``refused`` says, by scale, why
     there is none. ``figure``: rows named ``METHOD-SIZE-SHARE`` are points of curves.
@@ -110,6 +111,7 @@ class Ablation(BaseModel):
     paper: str | None = None
     published: str | None = None
     refused: Mapping[str, str] = {}
+    sampled: Mapping[str, Sampled] = {}
     figure: bool = False
     walk: tuple[str, str] | None = None
 
@@ -125,6 +127,10 @@ class Ablation(BaseModel):
     def at_scale(self, scale: str) -> list[Row]:
         """The rows that are trained at a scale."""
         return [row for row in self.rows if scale in row.scales]
+
+    def sampled_at(self, scale: str, row: Row) -> Sampled:
+        """The options of a row's measurement at a scale."""
+        return Sampled(**{**dict(self.sampled.get(scale, Sampled()).given), **dict(row.sampled.given)})
 
     def main(self, scale: str) -> Row | None:
         """The row that the others are compared with."""

@@ -302,7 +302,7 @@ class _Options:
             recipe=name, seed=seed, steps=steps, kept=(), digest="-".join(parts), begins=begins, since=since
         )
 
-    def measurement(self, line: Line, task: Task, seed: int) -> Measurement:
+    def measurement(self, ablation: Ablation, line: Line, task: Task, seed: int) -> Measurement:
         """What is measured of a line with one seed. CrossFlowError where something is to be chosen and cannot be."""
         row = line.row
         begins = None if row.begins is None else self.training(row.begins, seed)
@@ -331,7 +331,7 @@ class _Options:
             validation=task.validation if searches else None,
             validation_limit=task.validation_limit if searches else None,
             choose=task.choose,
-            sampled=row.sampled.given,
+            sampled=ablation.sampled_at(self.scale.name, row).given,
         )
 
 
@@ -361,7 +361,7 @@ def _table(
     options = replace(whole, share=share)
     lines = tuple(line for row in at_scale if not rows or row.name in rows for line in row.lines)
     parts = [
-        Part(line=line, seed=seed, measurement=options.measurement(line, task, seed))
+        Part(line=line, seed=seed, measurement=options.measurement(ablation, line, task, seed))
         for line in lines
         for seed in range(min(seeds, line.row.seeds or seeds))
     ]
