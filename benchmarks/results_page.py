@@ -1,7 +1,8 @@
-"""What lies in results/ on one page: ``python -m benchmarks.results_page``.
+"""What lies in results/ on one page, and README's Table 3: ``python -m benchmarks.results_page``.
 
 Written to results/README.md, from the records alone: every ``results.json`` of an ablation, and title and command of
-every page beside them. ``--check`` writes nothing and ends with 2 where the page is not what the records say.
+every page beside them; and to README.md between two marks, from those of Table 3. ``--check`` writes nothing and ends
+with 2 where either is not what the records say.
 """
 
 from __future__ import annotations
@@ -16,9 +17,13 @@ from pydantic import BaseModel, ValidationError
 
 from crossflow.errors import CrossFlowError, one_sentence
 from crossflow.files.writing import write_whole
+from crossflow_eval.ablate.ablation import load_ablations
+from crossflow_eval.tables.published import published
 
 RESULTS = Path("results")
+README = Path("README.md")
 COMMAND = "python -m benchmarks.results_page"
+MARKS = f"<!-- Table 3, by {COMMAND} -->\n", "<!-- end of Table 3 -->\n"
 DASH = "—"
 
 
@@ -47,6 +52,7 @@ class Seed(BaseModel):
 class Row(BaseModel):
     """The means over the seeds of one row; none where it failed."""
 
+    label: str = ""
     mean: dict[str, Number] = {}
     seeds: list[Seed] = []
 
@@ -66,6 +72,7 @@ class Verdict(BaseModel):
 class Part(BaseModel):
     """One table of a record: its rows, what they stand between, and its verdicts. ``value`` is the one shown."""
 
+    table: str = ""
     title: str = ""
     value: str | None = None
     rows: dict[str, Row] = {}
@@ -126,11 +133,54 @@ def page(folder: Path) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _ablation(path: Path, folder: Path) -> str:
+def table3(folder: Path) -> str:
+    """README's Table 3: every row that was trained to its end, what the paper prints of it, and its verdict.
+
+    CrossFlowError for a record that cannot be read.
+    """
+    lines: list[tuple[str, ...]] = []
+    for part in (part for path in sorted(folder.glob("table3*/results.json")) for part in _record(path).parts):
+        ablation = load_ablations(part.table)[0]
+        methods = {row.name: row.method for row in ablation.rows}
+        printed = {row.method: row.values[ablation.published or ""] for row in published(part.table).rows}
+        said = {verdict.title.partition(" against ")[0]: _said(verdict) for verdict in part.verdicts}
+        main = ablation.main("tiny")
+        lines.append((f"**{part.title.removeprefix('Table ')}**", "", "", ""))
+        for name, row in part.rows.items():
+            if name in methods:  # not a checkpoint on the way
+                paper, value = printed.get(methods[name] or ""), row.mean.get(part.score)
+                verdict = "*the others are compared with it*" if main and name == main.name else said[row.label]
+                ours = _number(value, interval=True)
+                lines.append((row.label, ours, DASH if paper is None else f"{paper:.2f}", verdict))
+    head = ("the row", "ours: GenEval, mean of six tasks ↑", "the paper: FID-10K ↓", "verdict: difference of ours")
+    return _table(head, lines) + "\n"
+
+
+def _said(of: Verdict) -> str:
+    """A verdict with the difference that it is of."""
+    if of.difference is None or of.ci_low is None or of.ci_high is None or of.p is None:
+        return of.verdict
+    return f"{of.verdict}: {of.difference:+.3f} [{of.ci_low:+.3f}, {of.ci_high:+.3f}], p = {of.p:.3f}"
+
+
+def _readme(text: str) -> str:
+    """README with its Table 3 as the records have it. CrossFlowError where its marks are not there."""
+    before, found, rest = text.partition(MARKS[0])
+    _, ends, after = rest.partition(MARKS[1])
+    if not found or not ends:
+        raise CrossFlowError(f"{README} has no table between {MARKS[0].strip()} and {MARKS[1].strip()}.")
+    return f"{before}{found}{table3(RESULTS)}{ends}{after}"
+
+
+def _record(path: Path) -> Record:
     try:
-        record = Record.model_validate_json(path.read_bytes())
+        return Record.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         raise CrossFlowError(f"{path} cannot be read as the record of an ablation: {error}") from error
+
+
+def _ablation(path: Path, folder: Path) -> str:
+    record = _record(path)
     table = path.with_name("table.md")
     facts = {"Hardware": record.hardware, "Scale": record.scale, "Brackets": record.interval}
     told = " ".join(f"{name}: {fact}." for name, fact in facts.items() if fact is not None)
@@ -212,13 +262,13 @@ def _cell(text: str) -> str:
 def main(
     check: Annotated[bool, typer.Option("--check", help="Write nothing; end with 2 where the page is stale.")] = False,
 ) -> None:
-    """Write results/README.md from the records in results/."""
+    """Write results/README.md and README's Table 3 from the records in results/."""
     with one_sentence():
-        path, text = RESULTS / "README.md", page(RESULTS)
-        if not check:
-            write_whole(path, text.encode())
-        elif not path.is_file() or _text(path) != text:
-            raise CrossFlowError(f"{path} is not what its records say; write it again by {COMMAND}.")
+        for path, text in ((RESULTS / "README.md", page(RESULTS)), (README, _readme(_text(README)))):
+            if not check:
+                write_whole(path, text.encode())
+            elif not path.is_file() or _text(path) != text:
+                raise CrossFlowError(f"{path} is not what its records say; write it again by {COMMAND}.")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from benchmarks.results_page import main, page
+from benchmarks.results_page import MARKS, main, page
 from crossflow.errors import CrossFlowError
 
 ROOT = Path(__file__).parents[2]
@@ -55,6 +55,7 @@ def results(tmp_path, monkeypatch):
     (folder / "table1" / "results.json").write_text(json.dumps(RECORD))
     (folder / "table1" / "table.md").write_text("**Table 1 at tiny**\n\n| | |\n")
     (folder / "benchmarks" / "speed.md").write_text("# How fast\n\nWritten by\n`python -m benchmarks.speed\n--n 3`.\n")
+    (tmp_path / "README.md").write_text(f"before\n{MARKS[0]}an old table\n{MARKS[1]}after\n")
     return folder
 
 
@@ -97,6 +98,31 @@ def test_a_stale_page_ends_with_2_and_one_sentence_and_is_left_alone(results):
     assert done.exit_code == 2
     assert done.stderr.startswith("Error: results/README.md is not what its records say; write it again by python -m")
     assert (results / "README.md").read_text() == written
+
+
+def test_readme_has_the_rows_of_table_3_with_the_paper_s_values_and_verdicts(results):
+    value = {"geneval": NUMBER}
+    said = VERDICT | {"title": "Encoder against Variational Encoder"}
+    rows = {
+        "encoder": {"label": "Encoder", "mean": value},
+        "encoder@0.5": {"label": "Encoder, 50 % of the steps", "mean": value},
+        "variational": {"label": "Variational Encoder", "mean": value},
+    }
+    part = {"table": "table3a", "title": "Table 3a: the source", "value": "geneval", "rows": rows, "verdicts": [said]}
+    (results / "table3").mkdir()
+    (results / "table3" / "results.json").write_text(json.dumps(RECORD | {"tables": [part]}))
+    (results / "table3" / "table.md").write_text("**Table 3**\n")
+    assert CliRunner().invoke(APP).exit_code == 0
+    before, _, rest = (results.parent / "README.md").read_text().partition(MARKS[0])
+    table, _, after = rest.partition(MARKS[1])
+    assert (before, after) == ("before\n", "after\n")
+    assert table.splitlines()[2:] == [
+        "| **3a: the source** |  |  |  |",
+        "| Encoder | 0.500 [0.400, 0.600] | 66.65 | not decided at this budget: +0.100 [-0.050, +0.250], p = 0.120 |",
+        "| Variational Encoder | 0.500 [0.400, 0.600] | 40.78 | *the others are compared with it* |",
+    ]
+    (results.parent / "README.md").write_text(before)
+    assert "README.md has no table between" in CliRunner().invoke(APP, ["--check"]).stderr
 
 
 def test_a_record_that_cannot_be_read_is_named(results):
