@@ -25,12 +25,15 @@ from crossflow.networks.blocks import Block, Patches, initialise
 class AnchorConfig:
     """Flows between a shared latent and those of ``modalities``, all of ``shape`` (c, h, w).
 
-    ``sd`` is the deviation of the noise on the shared latent: what no modality shares is drawn by it.
+    ``given`` are those that are given in another form than they are made in, a text as a bare prompt: they have a second
+    flow, which encodes them. ``sd`` is the deviation of the noise on the shared latent: what no modality shares is drawn
+    by it.
     """
 
     shape: tuple[int, int, int]
     modalities: tuple[str, ...]
     backbone: TransformerConfig
+    given: tuple[str, ...] = ()
     sd: float = 0.2
     sampling: Sampling = field(default_factory=lambda: Sampling(solver="midpoint", steps=10))
 
@@ -38,9 +41,19 @@ class AnchorConfig:
         if not 0 < self.sd < float("inf"):
             raise CrossFlowError(f"sd is {self.sd}; it must be a finite number above 0.")
 
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """What there is a flow to: the modalities as they are made, and those that are given otherwise as they are."""
+        return (*self.modalities, *map(as_given, self.given))
+
     def build(self) -> "Anchor":
         """The model with random weights."""
         return Anchor(self)
+
+
+def as_given(name: str) -> str:
+    """What a modality is called in the form that it is given in, where it is made in another."""
+    return f"{name} given"
 
 
 class AnchorDraws(NamedTuple):
@@ -63,8 +76,8 @@ class Anchor(nn.Module):
     def __init__(self, config: AnchorConfig) -> None:
         super().__init__()
         self.config = config
-        self.flows = nn.ModuleDict({name: config.backbone.build(config.shape) for name in config.modalities})
-        self.encoders = nn.ModuleDict({name: _Encoder(config) for name in config.modalities})
+        self.flows = nn.ModuleDict({name: config.backbone.build(config.shape) for name in config.ends})
+        self.encoders = nn.ModuleDict({name: _Encoder(config) for name in config.ends})
         self.norm = nn.BatchNorm2d(config.shape[0], affine=False, track_running_stats=False)
         self.path = LinearPath()
 
@@ -83,7 +96,8 @@ class Anchor(nn.Module):
         return {"total": flow, "flow": flow.detach()}
 
     def encode(self, name: str, latents: Float[Tensor, "b c h w"], sampling: Sampling) -> Float[Tensor, "b c h w"]:
-        """The shared latent of one modality, by its flow run backward; its noise is in it."""
+        """The shared latent of a modality that is given, by its flow run backward; its noise is in it."""
+        name = as_given(name) if name in self.config.given else name
         return solver_named(sampling.solver)(self._velocity(name), latents, sampling.steps, backward=True)
 
     def decode(self, name: str, shared: Float[Tensor, "b c h w"], sampling: Sampling) -> Float[Tensor, "b c h w"]:

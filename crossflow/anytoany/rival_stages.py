@@ -1,13 +1,17 @@
-"""The trainings of the rivals, on the codecs of a system: a shared latent, and direct flows a pair."""
+"""The trainings of the rivals, on the codecs of a system: a shared latent, and direct flows a pair.
+
+A text that is given is a caption in one of the forms that are asked with, bare prompts above all; a text that is made is
+the full description, as it is of the system's diffuser.
+"""
 
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 
-from crossflow.anytoany.anchor import AnchorConfig, AnchorDraws
+from crossflow.anytoany.anchor import AnchorConfig, AnchorDraws, as_given
 from crossflow.anytoany.rivals import DirectConfig, padded
-from crossflow.anytoany.stages import Own, Stage, Training, noted
+from crossflow.anytoany.stages import CAPTION, Own, Stage, Training, noted
 from crossflow.anytoany.system import AnyToAny, AnyToAnyConfig
 from crossflow.errors import CrossFlowError
 from crossflow.flow import losses
@@ -18,10 +22,14 @@ from crossflow.model.settings import Losses
 
 @dataclass(frozen=True, kw_only=True)
 class AnchorStage(Stage):
-    """All flows from the shared latent, and its encoders, by ``paired`` modalities, one pair a step."""
+    """All flows from the shared latent, and its encoders, by ``paired`` modalities, one pair a step.
+
+    Of a text a step has the full description, which is made, and a caption of the forms ``captions``, which is given.
+    """
 
     anchor: AnchorConfig
     paired: tuple[tuple[str, str], ...]
+    captions: tuple[int, ...]
     kind: Literal["any-to-any-anchor"] = "any-to-any-anchor"
 
     @property
@@ -40,6 +48,10 @@ class AnchorStage(Stage):
     @property
     def reaching(self) -> tuple[str, ...]:
         return self.anchor.modalities
+
+    @property
+    def captioned(self) -> tuple[int, ...]:
+        return self.captions
 
     @property
     def left(self) -> AnyToAnyConfig:
@@ -69,10 +81,14 @@ class AnchorStage(Stage):
 
 @dataclass(frozen=True, kw_only=True)
 class DirectStage(Stage):
-    """The direct flow of one ``pair``, source first; it is also run backward."""
+    """The direct flow of one ``pair``, source first; it is also run backward, where no other leads that way.
+
+    A text as source is a caption of the forms ``captions``, as target the full description.
+    """
 
     direct: DirectConfig
     pair: tuple[str, str]
+    captions: tuple[int, ...]
     kind: Literal["any-to-any-direct"] = "any-to-any-direct"
 
     @property
@@ -91,6 +107,10 @@ class DirectStage(Stage):
     @property
     def reaching(self) -> tuple[str, ...]:
         return self.pair
+
+    @property
+    def captioned(self) -> tuple[int, ...]:
+        return self.captions if self.pair[0] == "text" else ()
 
     @property
     def left(self) -> AnyToAnyConfig:
@@ -128,8 +148,9 @@ class AnchorTraining(Training):
 
     def forward(self, batch: Batch, draws: AnchorDraws, counted: tuple[str, ...] | None = None) -> Losses:
         """The loss of one batch, which has the latents of a pair."""
-        names = [name for name in self.stage.anchor.modalities if name in batch]
-        return self.anchor({name: padded(batch[name].values, self.stage.anchor.shape[0]) for name in names}, draws)
+        entries = {name: name for name in self.stage.anchor.modalities} | {as_given("text"): CAPTION}
+        found = {name: batch[entry].values for name, entry in entries.items() if entry in batch}
+        return self.anchor({name: padded(x, self.stage.anchor.shape[0]) for name, x in found.items()}, draws)
 
 
 class DirectTraining(Training):
@@ -141,6 +162,7 @@ class DirectTraining(Training):
 
     def forward(self, batch: Batch, draws: Draws, counted: tuple[str, ...] | None = None) -> Losses:
         """The flow's loss of one batch."""
-        items = {name: Item(padded(batch[name].values, self.stage.direct.shape[0])) for name in self.stage.pair}
-        goal = items[self.stage.pair[1]].values
-        return self.direct["-".join(self.stage.pair)](Batch(items, batch.same, goal), draws)
+        source, target = self.stage.pair
+        entries = {source: CAPTION if self.stage.captioned else source, target: target}
+        items = {name: Item(padded(batch[entry].values, self.stage.direct.shape[0])) for name, entry in entries.items()}
+        return self.direct["-".join(self.stage.pair)](Batch(items, batch.same, items[target].values), draws)

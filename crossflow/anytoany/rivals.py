@@ -100,16 +100,17 @@ def along(
 def route(flows: Sequence[tuple[str, str]], source: str, target: str) -> list[tuple[tuple[str, str], bool]]:
     """The fewest of the direct ``flows`` that lead from ``source`` to ``target``, and which of them run backward.
 
-    CrossFlowError where none lead there.
+    A flow runs backward only where none leads that way. CrossFlowError where none lead there.
     """
+    ways = [(start, end, (start, end), False) for start, end in flows]
+    ways += [(end, start, (start, end), True) for start, end in flows if (end, start) not in flows]
     found: dict[str, list[tuple[tuple[str, str], bool]]] = {source: []}
     reached = [source]
     for here in reached:
-        for flow in flows:
-            for start, end, backward in ((flow[0], flow[1], False), (flow[1], flow[0], True)):
-                if start == here and end not in found:
-                    found[end] = [*found[here], (flow, backward)]
-                    reached.append(end)
+        for start, end, flow, backward in ways:
+            if start == here and end not in found:
+                found[end] = [*found[here], (flow, backward)]
+                reached.append(end)
     if target not in found:
         raise CrossFlowError(f"No direct flow leads from {source} to {target}: train their pair, or one to each.")
     return found[target]

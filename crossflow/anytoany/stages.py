@@ -35,6 +35,8 @@ FOLLOWED = 0.01
 """The share of the way by which the encoders of a queue's keys follow, at each step."""
 WRONG = "wrong"
 """The entry with texts that differ from those of the items in one thing, [b n l]."""
+CAPTION = "caption"
+"""The entry with the latents of a caption of each item, in a form that texts are given in."""
 
 
 def read_of(name: str) -> str:
@@ -64,6 +66,14 @@ class Stage:
     @property
     def reaching(self) -> tuple[str, ...]:
         """The modalities whose latents it learns to generate."""
+        return ()
+
+    @property
+    def captioned(self) -> tuple[int, ...]:
+        """The forms of captions of which it reads one an item as latents, 0 the bare prompt; all are as likely.
+
+        A form that stands twice is twice as likely. Empty for a stage that reads no latents of captions.
+        """
         return ()
 
     @property

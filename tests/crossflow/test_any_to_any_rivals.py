@@ -93,6 +93,19 @@ def test_a_modality_comes_back_through_the_shared_latent():
         model.generate(shared, none, ["text"], FINE)
 
 
+def test_what_is_given_in_another_form_than_it_is_made_in_has_a_flow_for_each():
+    torch.manual_seed(0)
+    two = AnchorConfig(shape=SHAPE, modalities=("text", "image"), given=("text",), backbone=NETWORK)
+    model = randomised(two.build())
+    x = torch.randn(3, *SHAPE).double()
+    shared = model.encode("text", x, FINE)
+    assert torch.allclose(model.decode("text given", shared, FINE), x, atol=1e-2)
+    assert not torch.allclose(model.decode("text", shared, FINE), x, atol=0.1)
+    model({name: x for name in ("text", "text given")}, AnchorDraws(x, torch.rand(3).double()))["total"].backward()
+    for name, weight in model.named_parameters():
+        assert (weight.grad is None) == ("image" in name)
+
+
 def test_outputs_of_an_anchor_share_one_noise():
     model = randomised(anchor())
     shared, noise = torch.randn(3, *SHAPE).double(), torch.randn(3, *SHAPE).double()
@@ -109,3 +122,10 @@ def test_a_route_takes_flows_either_way_and_as_few_as_it_can():
     ]  # fmt: skip
     with pytest.raises(CrossFlowError, match="No direct flow leads from text to depth"):
         route(trained, "text", "depth")
+
+
+def test_a_flow_is_not_run_backward_where_another_leads_that_way():
+    trained = (("text", "image"), ("image", "text"), ("image", "depth"))
+    assert route(trained, "image", "text") == [(("image", "text"), False)]
+    assert route(trained, "text", "image") == [(("text", "image"), False)]
+    assert route(trained, "depth", "text") == [(("image", "depth"), True), (("image", "text"), False)]

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from crossflow.anytoany.stages import PROMPT, WRONG, CodecStage, Stage, read_of
+from crossflow.anytoany.stages import CAPTION, PROMPT, WRONG, CodecStage, Stage, read_of
 from crossflow.anytoany.system import AnyToAny
 from crossflow.files import progress
 from crossflow.files.tensors import tensors_sha256
@@ -62,7 +62,8 @@ def _pairs(model: Stage, system: AnyToAny, count: int, folder: Path, stage: prog
     opened = {*model.reaching, *(name for name in model.reading if name not in worded)}
     latents = {name: _opened(system, name, count, folder, stage, _latents)["latents"] for name in sorted(opened)}
     words = _opened(system, "text", count, folder, stage, _words) if worded or model.bare else {}
-    return EventPairs(model.pairs, model.reading, model.reaching, model.bare, latents, words)
+    captions = _opened(system, "text", count, folder, stage, _captions)["latents"] if model.captioned else None
+    return EventPairs(model.pairs, model.reading, model.reaching, model.bare, model.captioned, latents, words, captions)
 
 
 @dataclass(frozen=True)
@@ -88,30 +89,35 @@ class EventPairs:
     """Pairs of modalities of events, one pair a step.
 
     A batch has the latents of what is reached, and what prompt encoders read of the rest (``stages.read_of``). Of texts
-    that are the ``words`` of a caption drawn anew, with the same caption of a scene that differs in one thing.
+    that are the ``words`` of a caption drawn anew, with the same caption of a scene that differs in one thing; or, for
+    what reads no words, beside the latents of the full description those of one of the ``captions``, of the forms
+    ``captioned``.
     """
 
     pairs: tuple[tuple[str, str], ...]
     reading: tuple[str, ...]
     reaching: tuple[str, ...]
     bare: bool
+    captioned: tuple[int, ...]
     latents: Mapping[str, Float[Tensor, "n c h w"]]
     words: Mapping[str, Int[Tensor, "n *dims"]]
+    captions: Float[Tensor, "n k *dims"] | None
 
     def pick(self, step: int, count: int, generator: torch.Generator) -> Int[Tensor, "b 3"]:
         """Draw a pair, ``count`` events with replacement, and the form of a caption for each."""
         first = next(iter({**self.latents, **self.words}.values()))
         pair = torch.randint(len(self.pairs), (), generator=generator).expand(count)
         rows = torch.randint(len(first), (count,), generator=generator)
-        forms = self.words["forms"].shape[1] if self.words else 1
-        return torch.stack([pair, rows, torch.randint(forms, (count,), generator=generator)], dim=1)
+        forms = torch.tensor(self.captioned or range(self.words["forms"].shape[1] if self.words else 1))
+        drawn = torch.randint(len(forms), (count,), generator=generator)
+        return torch.stack([pair, rows, forms[drawn]], dim=1)
 
     def load(self, picks: Int[Tensor, "b 3"], draws: Any, start: int, stop: int) -> Batch:
         """The events from ``start`` to ``stop`` of a step's ``picks``."""
         pair, rows, forms = picks[start:stop].unbind(1)
         items: dict[str, Item] = {}
-        same = rows
-        for name in self.pairs[int(pair[0])]:
+        same, names = rows, self.pairs[int(pair[0])]
+        for name in names:
             if name in self.reaching:
                 items[name] = Item(self.latents[name][rows].float())
             elif name in self.latents:
@@ -122,6 +128,8 @@ class EventPairs:
                 same = self.words["ids"][rows, forms]
         if self.bare:
             items[PROMPT] = Item(self.words["forms"][rows, 0].long())
+        if self.captions is not None and "text" in names:
+            items[CAPTION] = Item(self.captions[rows, forms].float())
         return Batch(items, same)
 
 
@@ -135,7 +143,7 @@ def _opened(
     codec = system.codec(name)
     settings = {"world": WORLD, "events": count, "modality": name, "what": make.__name__.strip("_")}
     settings |= {"codec": asdict(system.config.member(name).codec)}
-    settings |= {"weights": tensors_sha256(codec.state_dict())} if make is _latents else {}
+    settings |= {"weights": tensors_sha256(codec.state_dict())} if make in (_latents, _captions) else {}
     return kept(folder, settings, partial(make, system, name, count, stage))
 
 
@@ -147,6 +155,17 @@ def _latents(system: AnyToAny, name: str, count: int, stage: progress.Stage) -> 
             for start in progress.chunks(stage, f"encoding {name}", "events", count, CHUNK)
         ]
     return {"latents": torch.cat(parts).half()}
+
+
+def _captions(system: AnyToAny, name: str, count: int, stage: progress.Stage) -> dict[str, Tensor]:
+    """Latents of the captions of events in all forms, in half precision, [n k c h w]."""
+    parts: list[Tensor] = []
+    for start in progress.chunks(stage, "encoding captions", "events", count, CHUNK):
+        captions = [event("train", i).captions for i in range(start, min(start + CHUNK, count))]
+        with torch.no_grad():
+            latents = system.latents(name, [each for forms in captions for each in forms])
+        parts.append(latents.half().unflatten(0, (len(captions), -1)))
+    return {"latents": torch.cat(parts)}
 
 
 def _values(system: AnyToAny, name: str, count: int, stage: progress.Stage) -> dict[str, Tensor]:
