@@ -4,14 +4,15 @@ Retrieval: of 256 events in one modality the one whose prompt vector is nearest 
 every two modalities, whether their prompts were aligned with each other or not, and every form of caption. Beside it
 what a retriever reaches that knows all told facts, and errs only where several events agree with them. Then probes
 of the facts that a modality tells, from its frozen prompt vectors: what a network that is given nothing else can know
-of them. Writes results/scenes/any_retrieval.md.
+of them. Then what the diffusers make of them: images of texts that name one object, and texts of images beside what the
+probes read of these. Writes results/scenes/any_retrieval.md.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,12 +31,14 @@ from crossflow.anytoany.system import AnyToAny, load_system
 from crossflow.errors import CrossFlowError, one_sentence
 from crossflow.files.hashes import file_sha256
 from crossflow.files.writing import write_whole
+from crossflow.sampling.any_to_any import AnyToAnySampler
 from crossflow.scenes.events import BOUNCES, Event, event
 from crossflow.scenes.facts import FACTORS, TOLD, TOLERANCE, Facts, only, right, tells, told
-from crossflow.scenes.sense import value
+from crossflow.scenes.sense import read, value
 from crossflow.scenes.spec import CELLS, COLORS, SHAPES
 from crossflow_eval.environment import hardware
-from crossflow_eval.stats import BOOTSTRAP, bootstrap_mean
+from crossflow_eval.stats import BOOTSTRAP, bootstrap_mean, gain
+from crossflow_eval.types import Value
 
 GROUP = 256
 """Among so many events each is to be found."""
@@ -48,6 +51,7 @@ PLACES = tuple(place / 2 for place in range(2 * CELLS - 1))
 LOOKS = tuple((shape, color) for shape in SHAPES for color in COLORS)
 Probed = dict[str, tuple[Float[np.ndarray, " n"], ...]]
 """One score an event by factor, judged by the event itself and by another one."""
+CAPTIONS = tuple(name for name in NAMES if name.startswith("text"))
 SEED = 0
 """By which events are shuffled, for the answers that are judged by others, and networks of probes begin."""
 HIDDEN, EPOCHS = 256, 25
@@ -264,6 +268,70 @@ def _f1(logits: Float[Tensor, "n q c"], counts: Int[Tensor, " n"], true: Int[Ten
     return (2 * (named & (true > 0)).sum(1) / (counts + true.sum(1))).double().numpy()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """What is made of prompt vectors and nothing else, by events, and judged by other ones, as ``Probed``.
+
+    ``looks`` are those of the one object in images of a text, by the form of that: shape, color, both. ``object_f1`` is
+    of texts of images.
+    """
+
+    looks: Mapping[str, Probed]
+    object_f1: tuple[Float[np.ndarray, " n"], ...]
+
+
+def made_of(system: AnyToAny, events: Sequence[Event]) -> Made | None:
+    """What a system makes of events; None where it does not make texts and images of one another.
+
+    Images are of texts that tell shape and color of one object: of prompts (text-0) those that name both, and the other
+    captions by turns.
+    """
+    sampler = AnyToAnySampler(system)
+    if not {"text", "image"} <= {*sampler.reads} & {*sampler.makes}:
+        return None
+    alone = [item for item in events if len(item.scene.objects) == 1]
+    bare, *rest = CAPTIONS
+    asked = {
+        bare: [(item, bare) for item in alone if item.example.task == "colors"],
+        f"{rest[0]} to {rest[-1]}": [(item, rest[place % len(rest)]) for place, item in enumerate(alone)],
+    }
+    texts = read_of(sampler, "image", [value(item, "image") for item in events], "text")
+    return Made(
+        looks={name: _looks(sampler, of) for name, of in asked.items() if of},
+        object_f1=_judged(texts, [tells(item, "image") for item in events], object_f1),
+    )
+
+
+def read_of(sampler: AnyToAnySampler, given: str, raw: Sequence[Any], wanted: str) -> list[Facts]:
+    """What the exact reader finds in one output of each raw value, made by the seeds 0, 1, 2 and so on."""
+    outputs = sampler.generate([{given: [each]} for each in raw], [wanted], list(range(len(raw))))
+    return [read(wanted, each[wanted]) for each in outputs]
+
+
+def object_f1(found: Facts, true: Facts) -> float:
+    """Of objects by shape and color, as of the probes: 2 (named and there) / (named + there)."""
+    named, there = ({(thing.shape, thing.color) for thing in facts.things} for facts in (found, true))
+    return 2 * len(named & there) / (len(found.things) + len(there))
+
+
+def _looks(sampler: AnyToAnySampler, asked: Sequence[tuple[Event, str]]) -> Probed:
+    seen = read_of(sampler, "text", [value(item, "text", CAPTIONS.index(name)) for item, name in asked], "image")
+    true = [tells(item, name) for item, name in asked]
+    shape, color = (
+        _judged(seen, true, lambda one, other, of=each: right(one, other, of) is True) for each in ("shape", "color")
+    )
+    return {"shape": shape, "color": color, "both": tuple(one * other for one, other in zip(shape, color, strict=True))}
+
+
+def _judged(
+    found: Sequence[Facts], true: Sequence[Facts], score: Callable[[Facts, Facts], float]
+) -> tuple[Float[np.ndarray, " n"], ...]:
+    return tuple(
+        np.array([float(score(one, true[int(place)])) for one, place in zip(found, places, strict=True)])
+        for places in _own_and_other(torch.arange(len(true)))
+    )
+
+
 Scores = Mapping[tuple[str, str], Float[np.ndarray, " n"]]
 """One score an event, by what is asked with and what is found."""
 
@@ -274,6 +342,7 @@ def report(
     probed: Mapping[tuple[str, str], Probed],
     together: frozenset[tuple[str, str]],
     facts: Sequence[str],
+    made: Made | None = None,
 ) -> str:
     """The Markdown page; ``facts`` are lines on how it was made."""
     names = sorted({name for pair in scores for name in pair}, key=NAMES.index)
@@ -335,7 +404,53 @@ def report(
     for (name, kind), of in probed.items():
         cells = [f"{_points(of[each][0])} ({_points(of[each][1])})" if each in of else "" for each in PROBED]
         lines.append(f"| {name if kind == next(iter(PROBES)) else ''} | {kind} | {' | '.join(cells)} |")
+    if made is not None:
+        probes = {kind: of["object_f1"] for (name, kind), of in probed.items() if name == "image"}
+        lines += ["", *_of_made(made, probes)]
     return "\n".join([*lines, ""])
+
+
+def _of_made(made: Made, probes: Probed) -> list[str]:
+    """What is made, beside what ``probes`` have of the same images."""
+    best = max((own for own, _ in probes.values()), key=lambda scores: float(scores.mean()))
+    described = made.object_f1[0]
+    share = gain(described, np.zeros_like(described), best)
+    columns = list(next(iter(made.looks.values()), {}))
+    return [
+        "## What is made of them",
+        "",
+        "One output of each, of one input alone, by the seeds 0, 1, 2 and so on and the system's own settings, read by "
+        "the exact readers: percent, intervals of 95 %, and in brackets the same judged by other events.",
+        "",
+        "Images of texts that tell shape and colour of one object. Of prompts (text-0) those that name both; the other "
+        "captions by turns, one of each event with one object.",
+        "",
+        f"| image of | {' | '.join(columns)} | n |",
+        f"|---|{'---:|' * len(columns)}---:|",
+        *(
+            f"| {name} | {' | '.join(_judgement(of[each]) for each in columns)} | {len(of[columns[0]][0])} |"
+            for name, of in made.looks.items()
+        ),
+        "",
+        f"Object F1 of texts of images, beside the probes' of the same {len(described)} images, and the share of the "
+        "better probe's; its interval is of the same resamples of both.",
+        "",
+        "| image to text | object F1 |",
+        "|---|---:|",
+        *(f"| probe, {kind} | {_judgement(of)} |" for kind, of in probes.items()),
+        f"| the text that is made | {_judgement(made.object_f1)} |",
+        *([] if share is None else [f"| share | {_ratio(share)} |"]),
+    ]
+
+
+def _judgement(of: tuple[Float[np.ndarray, " n"], ...]) -> str:
+    own, other = of
+    low, high = _interval(own)
+    return f"{_points(own)} [{100 * low:.1f}, {100 * high:.1f}] ({_points(other)})"
+
+
+def _ratio(of: Value) -> str:
+    return f"{of.mean:.2f}" + ("" if of.ci_low is None else f" [{of.ci_low:.2f}, {of.ci_high:.2f}]")
 
 
 def _points(scores: Float[np.ndarray, " n"]) -> str:
@@ -377,6 +492,7 @@ def main(
             for name in names
             for kind in PROBES
         }
+        made = made_of(system, test)
         minutes = (time.process_time() - began) / 60
         facts = [
             f"`python -m benchmarks.any_retrieval --ckpt {ckpt.name} --n {n} --trained {trained}`: {n} events of "
@@ -384,7 +500,7 @@ def main(
             f"probes' networks and of the order of other events. Weights {file_sha256(ckpt)[:12]}. {hardware()}, "
             f"{minutes:.1f} CPU minutes.",
         ]
-        page = report(scores, ceilings, probed, aligned(system), facts)
+        page = report(scores, ceilings, probed, aligned(system), facts, made)
         write_whole(out, page.encode())
         typer.echo(page)
 

@@ -14,6 +14,9 @@ from benchmarks.any_retrieval import (
     aligned,
     ceiling,
     crossings,
+    made_of,
+    main,
+    object_f1,
     probe,
     questions,
     report,
@@ -21,9 +24,12 @@ from benchmarks.any_retrieval import (
     vectors,
 )
 from benchmarks.scenes_senses import NAMES
-from crossflow.anytoany.system import Trained
+from crossflow.anytoany.system import AnyToAny, Trained
+from crossflow.model.checkpoint import save_checkpoint
+from crossflow.recipes.anytoany import SMALLEST
 from crossflow.scenes.events import event
-from crossflow.scenes.facts import TOLD, tells
+from crossflow.scenes.facts import TOLD, Facts, Thing, tells
+from crossflow.scenes.sense import value
 from tests.crossflow.tiny_systems import tiny_system
 
 EVENTS = [event("test", i) for i in range(24)]
@@ -100,6 +106,65 @@ def test_the_page_has_every_pair_and_marks_what_was_never_seen_together():
     )
     assert page.count("50.0 / 100.0°") == 4 and page.count("50.0 / 100.0") == 6
     assert "| image | linear | " in page and page.count("50.0 (50.0)") == 2 and "0.50 |" in page
+
+
+def whole_system() -> AnyToAny:
+    """All that reads and makes the embedded world's modalities, of random weights and as small as it goes."""
+    torch.manual_seed(0)
+    names = SMALLEST.names
+    return replace(SMALLEST, coded=names, prompted=names, diffused=names).build()
+
+
+def test_what_is_made_is_judged_by_what_the_input_tells_and_by_other_events(monkeypatch):
+    """A sampler in place of the system's own that always has everything right."""
+    by_text = {value(item, "text", form): item for item in EVENTS for form in range(5)}
+    by_image = {value(item, "image").tobytes(): item for item in EVENTS}
+
+    class Perfect:
+        reads = makes = ("text", "image")
+
+        def __init__(self, system):
+            pass
+
+        def generate(self, given, wanted, seeds):
+            assert seeds == list(range(len(given)))
+            if wanted == ["image"]:
+                return [{"image": value(by_text[item["text"][0]], "image")} for item in given]
+            return [{"text": value(by_image[item["image"][0].tobytes()], "text", 1)} for item in given]
+
+    monkeypatch.setattr(any_retrieval, "AnyToAnySampler", Perfect)
+    made = made_of(tiny_system(), EVENTS)
+    alone = [item for item in EVENTS if len(item.scene.objects) == 1]
+    named = [item for item in alone if item.example.task == "colors"]
+    assert {name: len(of["both"][0]) for name, of in made.looks.items()} == {
+        "text-0": len(named),
+        "text-1 to text-4": len(alone),
+    }
+    for of in made.looks.values():
+        assert all(own.mean() == 1 for own, _ in of.values())
+    assert made.looks["text-1 to text-4"]["both"][1].mean() < 0.5
+    assert made.object_f1[0].tolist() == [1.0] * len(EVENTS) and made.object_f1[1].mean() < 0.5
+    monkeypatch.setattr(Perfect, "makes", ("image",))
+    assert made_of(tiny_system(), EVENTS) is None
+
+
+def test_object_f1_counts_what_is_named_and_what_is_there():
+    ball, box, ring = (Thing(shape=shape, color="red") for shape in ("ball", "box", "ring"))
+    true = Facts(things=(ball, box))
+    assert object_f1(true, true) == 1 and object_f1(Facts(), true) == 0
+    assert object_f1(Facts(things=(ball, ring)), true) == 0.5
+    assert object_f1(Facts(things=(ball,)), true) == pytest.approx(2 / 3)
+
+
+def test_the_command_measures_a_system_of_random_weights_to_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(any_retrieval, "GROUP", 24)
+    monkeypatch.setattr(any_retrieval, "NAMES", ("text-0", "text-1", "image"))
+    monkeypatch.setattr(any_retrieval, "PROBES", {"network": any_retrieval.network})
+    save_checkpoint(tmp_path / "system.safetensors", whole_system())
+    main(tmp_path / "system.safetensors", n=24, trained=24, out=tmp_path / "page.md")
+    page = (tmp_path / "page.md").read_text()
+    assert "| text-0 | " in page and "| text-1 to text-4 | " in page
+    assert "| probe, network | " in page and "| the text that is made | " in page
 
 
 def test_vectors_are_those_of_the_system_and_its_file_says_what_was_aligned():
