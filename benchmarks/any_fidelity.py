@@ -3,7 +3,7 @@
 From the outputs of finished runs of ``scenes-any-...``: a Frechet distance a modality on features of frozen networks,
 beside what the codec alone costs; captions from every modality by the caption metrics; and of outputs that were made
 together the cosine of their prompt vectors by the encoders of another system (``--verifier``), which the paper calls
-SIM. Writes results/scenes/any_fidelity.md.
+SIM. A verifier with prompt encoders of the system itself is refused. Writes results/scenes/any_fidelity.md.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import typer
 from jaxtyping import Float
+from torch import nn
 
 from benchmarks.any_retrieval import encoded
 from benchmarks.scenes_reader import START
@@ -206,14 +207,29 @@ def of_events(pairs: Sequence[tuple[str, str]], events: Sequence[Event]) -> list
 
 
 def refuse_its_own(system: AnyToAny, verifier: AnyToAny) -> None:
-    """CrossFlowError where the verifier's prompt encoders are those that the system was trained with."""
-    ours, theirs = system.prompts.state_dict(), verifier.prompts.state_dict()
-    shared = [name for name, weight in theirs.items() if name in ours and torch.equal(ours[name], weight)]
-    if len(shared) == len(theirs):
+    """CrossFlowError where the verifier has a prompt encoder that the system was trained with, rounded or not."""
+    ours, theirs = ({name: part.prompts[name] for name in part.config.prompted} for part in (system, verifier))
+    if shared := [name for name, encoder in theirs.items() if name in ours and _is_alike(ours[name], encoder)]:
         raise CrossFlowError(
-            "The verifier has the prompt encoders of the system that it is to judge: give one that was trained with "
-            "another seed."
+            f"The verifier has the prompt encoders of the system that it is to judge, of {', '.join(shared)}: give one "
+            "that was trained with another seed."
         )
+
+
+def _is_alike(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two networks have the same weights in half precision, in which a system may be stored."""
+    ours, theirs = one.state_dict(), other.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name].half(), theirs[name].half()) for name in ours)
+
+
+def refuse_its_runs(runs: Sequence[Path], verifier: Path) -> None:
+    """CrossFlowError for a run that the verifier's file made."""
+    own = file_sha256(verifier)
+    for folder in runs:
+        if records.read_settings(records.run_in(folder)).identity.get("weights_sha256") == own:
+            raise CrossFlowError(
+                f"{folder} was made by the verifier itself: give one that was trained with another seed."
+            )
 
 
 def report(
@@ -298,8 +314,9 @@ def main(
     with one_sentence():
         system = load_system(ckpt)
         outside = None if verifier is None else load_system(verifier)
-        if outside is not None:
+        if verifier is not None and outside is not None:
             refuse_its_own(system, outside)
+            refuse_its_runs(run, verifier)
         runs = dict(map(read_run, run))
         if len(runs) < len(run):
             raise CrossFlowError(f"Several runs are called {', '.join(runs)}: name each by --name.")

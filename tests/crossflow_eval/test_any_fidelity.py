@@ -1,9 +1,13 @@
 """How real outputs of any to any are: distances beside the codec's, captions without Java, and an outside verifier."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import any_oracle
 import numpy as np
 import pytest
 import torch
+import typer
 from typer.testing import CliRunner
 
 from benchmarks import any_fidelity
@@ -16,14 +20,19 @@ from benchmarks.any_fidelity import (
     of_captions,
     read_run,
     refuse_its_own,
+    refuse_its_runs,
     report,
     similarity,
     through_codec,
     together,
 )
 from crossflow.errors import CrossFlowError
+from crossflow.files.hashes import file_sha256
+from crossflow.model.checkpoint import save_checkpoint
+from crossflow.recipes.anytoany import SMALLEST
 from crossflow.scenes.events import event
 from crossflow.scenes.sense import value
+from crossflow_eval import records
 from crossflow_eval.cli import app
 from crossflow_eval.suites.scenes import any_to_any
 from crossflow_eval.types import Value
@@ -32,16 +41,24 @@ from tests.crossflow.tiny_systems import RAW, tiny_system
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
 
 
-def test_the_outputs_of_a_run_are_read_with_what_was_given(tmp_path, monkeypatch):
-    monkeypatch.setattr(any_to_any, "EVENTS", dict.fromkeys(any_to_any.TASKS, 2))
-    for kept in (any_to_any._drawn, any_to_any._by_id):
-        kept.cache_clear()
-    words = ["any", "--model", "any_oracle:Oracle", "--suite", "scenes-any-joint", "--limit", "10", "--out", tmp_path]
-    done = CliRunner().invoke(app, list(map(str, words)))
-    for kept in (any_to_any._drawn, any_to_any._by_id):
-        kept.cache_clear()
+@pytest.fixture(scope="module")
+def oracle_run(tmp_path_factory) -> Path:
+    """A finished run of the first event's tasks, whose outputs are real."""
+    out = tmp_path_factory.mktemp("runs") / "oracle"
+    words = ["any", "--model", "any_oracle:Oracle", "--suite", "scenes-any-joint", "--limit", "10", "--out", out]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(any_to_any, "EVENTS", dict.fromkeys(any_to_any.TASKS, 2))
+        for kept in (any_to_any._drawn, any_to_any._by_id):
+            kept.cache_clear()
+        done = CliRunner().invoke(app, list(map(str, words)))
+        for kept in (any_to_any._drawn, any_to_any._by_id):
+            kept.cache_clear()
     assert done.exit_code == 0, done.stderr
-    name, made = read_run(tmp_path)
+    return out
+
+
+def test_the_outputs_of_a_run_are_read_with_what_was_given(oracle_run):
+    name, made = read_run(oracle_run)
     assert name == any_oracle.Oracle.name and {each.event for each in made} == {"test-000000"}
     by_task = {each.task: each for each in made}
     both = by_task["text/audio+video"]
@@ -89,13 +106,57 @@ def test_what_belongs_together_is_nearer_to_an_outside_verifier_than_what_is_shu
     assert name == "image + image" and own.mean == pytest.approx(1) and mixed.mean < own.mean - 1e-4
 
 
-def test_a_system_is_no_verifier_of_itself():
+def test_a_system_is_no_verifier_of_itself_nor_of_one_encoder_of_its_own_nor_rounded():
     system, other = tiny_system(), tiny_system()
-    with pytest.raises(CrossFlowError, match="another seed"):
+    for encoder in other.prompts.values():
+        for weight in encoder.parameters():
+            weight.data = weight.data.half().float()
+    with pytest.raises(CrossFlowError, match="of text, image, audio, video: give one that was trained with another"):
         refuse_its_own(system, other)
-    with torch.no_grad():
-        next(other.prompts.parameters()).add_(1)
+    for name in ("text", "audio", "video"):
+        next(other.prompts[name].parameters()).data.add_(1)
+    with pytest.raises(CrossFlowError, match="of image: give one"):
+        refuse_its_own(system, other)
+    next(other.prompts["image"].parameters()).data.add_(1)
     refuse_its_own(system, other)
+
+
+def test_a_run_of_the_verifiers_file_is_refused(oracle_run, tmp_path, monkeypatch):
+    (tmp_path / "verifier").write_bytes(b"weights")
+    refuse_its_runs([oracle_run], tmp_path / "verifier")
+    identity = {"weights_sha256": file_sha256(tmp_path / "verifier")}
+    settings = records.read_settings(records.run_in(oracle_run)).model_copy(update={"identity": identity})
+    monkeypatch.setattr(records, "read_settings", lambda _: settings)
+    with pytest.raises(CrossFlowError, match="oracle was made by the verifier itself"):
+        refuse_its_runs([oracle_run], tmp_path / "verifier")
+
+
+def test_the_command_writes_a_page_with_the_similarity_that_a_verifier_sees(oracle_run, tmp_path, monkeypatch):
+    """Two systems of random weights stand for those of two seeds, and colours for the features of networks."""
+
+    def colors(images):
+        return np.stack([np.asarray(image, np.float32).reshape(-1, 3).mean(0) for image in images])
+
+    colors.name, colors.dim, colors.weights_sha256 = "colors", 3, ""
+    monkeypatch.setattr(any_fidelity, "NETWORKS", dict.fromkeys(any_fidelity.NETWORKS, lambda: colors))
+    monkeypatch.setattr(any_fidelity, "through_codec", lambda system, modality, raw: list(raw))
+    names = SMALLEST.names
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        system = replace(SMALLEST, coded=names, prompted=names).build()
+        save_checkpoint(tmp_path / f"{seed}.safetensors", system)
+    command = typer.Typer()
+    command.command()(any_fidelity.main)
+    words = ["--ckpt", tmp_path / "0.safetensors", "--run", oracle_run, "--n", "6", "--out", tmp_path / "page.md"]
+    refused = CliRunner().invoke(command, [*map(str, words), "--verifier", str(tmp_path / "0.safetensors")])
+    assert refused.exit_code == 2 and "give one that was trained with another seed" in refused.stderr
+    assert not (tmp_path / "page.md").exists()
+    done = CliRunner().invoke(command, [*map(str, words), "--verifier", str(tmp_path / "1.safetensors")])
+    assert done.exit_code == 0, done.stderr
+    page = (tmp_path / "page.md").read_text()
+    section = page[page.index("## Similarity by an outside verifier") :]
+    assert "| text + image | text + audio |" in section and "| oracle, shuffled | " in section
+    assert "| real | " in section and f"verifier {file_sha256(tmp_path / '1.safetensors')[:12]}" in page
 
 
 def test_the_ceiling_of_a_codec_is_what_it_decodes():
