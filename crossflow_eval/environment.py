@@ -1,13 +1,18 @@
-"""What the machine was when a number was made: versions and commit, never a date, a path or a host name."""
+"""What the machine was when a number was made: versions, source and commit, never a date, a path or a host name."""
 
 from __future__ import annotations
 
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache
+from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
+
+from crossflow.files.hashes import file_sha256
 
 PACKAGES = (
     "crossflow",
@@ -23,15 +28,41 @@ PACKAGES = (
 )
 
 
+_COMMIT = ("git_commit", "git_dirty")
+
+
 def environment() -> dict[str, str]:
-    """Return versions of what can change a number, the platform, and the commit with a dirty flag in a checkout."""
+    """Return versions of what can change a number, the platform, and the digest of the source.
+
+    In a checkout also its commit, with a flag that says whether the checkout is dirty.
+    """
     record = {"python": platform.python_version(), "platform": f"{platform.system()}-{platform.machine()}"}
     for package in PACKAGES:
         try:
             record[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             record[package] = "not installed"
-    return record | _commit(Path(__file__).resolve().parent.parent)
+    root = Path(__file__).resolve().parent.parent
+    return record | {"source_sha256": source_sha256(root)} | _commit(root)
+
+
+def same_numbers(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    """Whether equal numbers are made in two environments: of one source, whatever its commit, and equal versions."""
+    ours, theirs = ({name: of[name] for name in of if name not in _COMMIT} for of in (one, other))
+    return "source_sha256" in ours and ours == theirs
+
+
+@cache
+def source_sha256(root: Path) -> str:
+    """The digest of all files of both packages in ``root``: code, tables, prompts and shipped weights."""
+    files = sorted(
+        path
+        for name in ("crossflow", "crossflow_eval")
+        for path in (root / name).rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    )
+    lines = [f"{path.relative_to(root).as_posix()} {file_sha256(path)}\n" for path in files]
+    return sha256("".join(lines).encode()).hexdigest()
 
 
 def hardware() -> str:

@@ -21,7 +21,7 @@ from typing import Any, Protocol, runtime_checkable
 from crossflow.errors import CrossFlowError, first_few
 from crossflow.files.processes import rank_and_world
 from crossflow_eval import records
-from crossflow_eval.environment import environment
+from crossflow_eval.environment import environment, same_numbers
 from crossflow_eval.judges.features import FeatureCache, OnFeatures, keep_features
 from crossflow_eval.outputs import as_kind
 from crossflow_eval.runs.store import Examples, Job, Store, UnreadableOutput
@@ -290,8 +290,9 @@ def score(
 ) -> Result:
     """Score the outputs of a run with fresh ``metrics``; write per_example.jsonl, outputs.jsonl and result.json.
 
-    A result that is there already is returned as it is if it was made by this very version of everything, unless
-    ``again``. Outputs are read from disk batch by batch, so memory does not grow with their number.
+    A result that is there already is returned as it is if it was made by this very source, of whatever commit, and by
+    these versions of everything else, unless ``again``. Outputs are read from disk batch by batch, so memory does not
+    grow with their number.
 
     Raises:
         CrossFlowError: missing or unreadable outputs, with their count and the first names; examples whose files
@@ -302,7 +303,7 @@ def score(
     examples = Examples.of(examples)
     data, machine = examples.sha256, environment()
     done = None if again else store.result()
-    same = done is not None and done.data_sha256 == data and done.environment == machine and _is_clean(machine)
+    same = done is not None and done.data_sha256 == data and same_numbers(done.environment, machine)
     asked = {name: metric.protocol for name, metric in metrics.items()}
     if done is not None and same and done.protocol.keys() == asked.keys() and _absent(done.protocol) == _absent(asked):
         return done
@@ -449,10 +450,6 @@ def _wait(store: Store, jobs: Sequence[Job]) -> None:
 def _absent(protocols: Mapping[str, Mapping[str, Any]]) -> set[str]:
     """The metrics that lack something, and say so."""
     return {name for name, protocol in protocols.items() if "absent" in protocol}
-
-
-def _is_clean(machine: Mapping[str, str]) -> bool:
-    return machine.get("git_dirty", "false") == "false" and machine.get("git_commit") != "unknown"
 
 
 def _log(store: Store, stage: str, rank: int, world: int, outputs: int, started: float) -> None:

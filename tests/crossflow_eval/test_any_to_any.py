@@ -14,13 +14,13 @@ from crossflow.errors import CrossFlowError, Stopped
 from crossflow.files import folders
 from crossflow.files.hashes import file_sha256
 from crossflow.model.checkpoint import save_checkpoint
-from crossflow_eval import records, suites
+from crossflow_eval import environment, records, suites
 from crossflow_eval.metrics.any_to_any import Coherence, Conflict, Synchrony, ToldFactors, World, shuffled
 from crossflow_eval.models.any_to_any import CrossFlowAny, _steps
 from crossflow_eval.report import render
 from crossflow_eval.report.entry import each_output
 from crossflow_eval.report.runs import entries
-from crossflow_eval.runs import launch
+from crossflow_eval.runs import launch, run
 from crossflow_eval.types import Ask, Example, Model, Suite, Value
 from crossflow_eval.view.server import application
 from tests.crossflow.tiny_systems import tiny_system
@@ -154,6 +154,32 @@ def test_a_run_stopped_at_any_rename_ends_byte_equal(place, monkeypatch):
             launch.evaluate(request(place / f"stopped{moment}"))
         launch.evaluate(request(place / f"stopped{moment}"))
         assert files(place / f"stopped{moment}") == whole
+
+
+def test_a_finished_run_is_scored_again_where_the_source_is_another_and_not_for_another_commit(place, monkeypatch):
+    first, _ = launch.evaluate(request(place / "run"))
+    monkeypatch.setattr(environment, "_commit", lambda root: {"git_commit": "other", "git_dirty": "true"})
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "_update", lambda *_: pytest.fail("it was scored again"))
+        again, _ = launch.evaluate(request(place / "run"))
+    assert again == first
+    monkeypatch.setattr(environment, "source_sha256", lambda root: "0" * 64)
+    anew, _ = launch.evaluate(request(place / "run"))
+    assert anew.environment["source_sha256"] == "0" * 64 and anew.environment["git_commit"] == "other"
+    assert anew.values == first.values
+
+
+def test_the_source_is_what_both_packages_hold_and_no_compiled_file(tmp_path):
+    for name in ("crossflow/a.py", "crossflow_eval/tables/b.toml", "tests/c.py", "crossflow/__pycache__/a.pyc"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("one")
+    digest = environment.source_sha256.__wrapped__
+    first = digest(tmp_path)
+    for name in ("tests/c.py", "crossflow/__pycache__/a.pyc"):
+        (tmp_path / name).write_text("two")
+    assert digest(tmp_path) == first
+    (tmp_path / "crossflow_eval" / "tables" / "b.toml").write_text("two")
+    assert digest(tmp_path) != first
 
 
 def test_a_model_that_leaves_an_output_out_is_told_so(place):
