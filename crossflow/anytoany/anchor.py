@@ -25,9 +25,9 @@ from crossflow.networks.blocks import Block, Patches, initialise
 class AnchorConfig:
     """Flows between a shared latent and those of ``modalities``, all of ``shape`` (c, h, w).
 
-    ``given`` are those that are given in another form than they are made in, a text as a bare prompt: they have a second
-    flow, which encodes them. ``sd`` is the deviation of the noise on the shared latent: what no modality shares is drawn
-    by it.
+    ``given`` are those that are given in another form than they are made in, a text as a bare prompt: they have a
+    second flow, which encodes them. ``sd`` is the deviation of the noise on the shared latent: what no modality shares
+    is drawn by it.
     """
 
     shape: tuple[int, int, int]

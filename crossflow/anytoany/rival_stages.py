@@ -1,7 +1,7 @@
 """The trainings of the rivals, on the codecs of a system: a shared latent, and direct flows a pair.
 
-A text that is given is a caption in one of the forms that are asked with, bare prompts above all; a text that is made is
-the full description, as it is of the system's diffuser.
+A text that is given is a caption in one of the forms that are asked with, bare prompts above all; a text that is made
+is the full description, as it is of the system's diffuser.
 """
 
 from dataclasses import dataclass, replace
@@ -148,9 +148,10 @@ class AnchorTraining(Training):
 
     def forward(self, batch: Batch, draws: AnchorDraws, counted: tuple[str, ...] | None = None) -> Losses:
         """The loss of one batch, which has the latents of a pair."""
-        entries = {name: name for name in self.stage.anchor.modalities} | {as_given("text"): CAPTION}
+        config = self.stage.anchor
+        entries = {name: name for name in config.modalities} | {as_given(name): CAPTION for name in config.given}
         found = {name: batch[entry].values for name, entry in entries.items() if entry in batch}
-        return self.anchor({name: padded(x, self.stage.anchor.shape[0]) for name, x in found.items()}, draws)
+        return self.anchor({name: padded(x, config.shape[0]) for name, x in found.items()}, draws)
 
 
 class DirectTraining(Training):

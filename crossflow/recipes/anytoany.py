@@ -38,7 +38,7 @@ ONCE = ("codecs", "prompts")
 TOKENS = 4
 """Vectors of a prompt, or of an environment, where there is more than one."""
 GIVEN = (0, 0, 0, 0, 1, 2, 3, 4)
-"""The forms of captions that rivals are given, each alike: half are bare prompts, as suites ask with these above all."""
+"""The forms of captions that rivals are given, each as likely: half are bare prompts, which suites ask with most."""
 SPREAD = 0.35
 """The standard deviation of latents: small ones are decided in the middle of the path."""
 
