@@ -295,14 +295,14 @@ def made_of(system: AnyToAny, events: Sequence[Event]) -> Made | None:
         bare: [(item, bare) for item in alone if item.example.task == "colors"],
         f"{rest[0]} to {rest[-1]}": [(item, rest[place % len(rest)]) for place, item in enumerate(alone)],
     }
-    texts = read_of(sampler, "image", [value(item, "image") for item in events], "text")
+    texts = facts_made(sampler, "image", [value(item, "image") for item in events], "text")
     return Made(
         looks={name: _looks(sampler, of) for name, of in asked.items() if of},
         object_f1=_judged(texts, [tells(item, "image") for item in events], object_f1),
     )
 
 
-def read_of(sampler: AnyToAnySampler, given: str, raw: Sequence[Any], wanted: str) -> list[Facts]:
+def facts_made(sampler: AnyToAnySampler, given: str, raw: Sequence[Any], wanted: str) -> list[Facts]:
     """What the exact reader finds in one output of each raw value, made by the seeds 0, 1, 2 and so on."""
     outputs = sampler.generate([{given: [each]} for each in raw], [wanted], list(range(len(raw))))
     return [read(wanted, each[wanted]) for each in outputs]
@@ -315,7 +315,7 @@ def object_f1(found: Facts, true: Facts) -> float:
 
 
 def _looks(sampler: AnyToAnySampler, asked: Sequence[tuple[Event, str]]) -> Probed:
-    seen = read_of(sampler, "text", [value(item, "text", CAPTIONS.index(name)) for item, name in asked], "image")
+    seen = facts_made(sampler, "text", [value(item, "text", CAPTIONS.index(name)) for item, name in asked], "image")
     true = [tells(item, name) for item, name in asked]
     shape, color = (
         _judged(seen, true, lambda one, other, of=each: right(one, other, of) is True) for each in ("shape", "color")
