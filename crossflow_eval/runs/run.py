@@ -291,8 +291,8 @@ def score(
     """Score the outputs of a run with fresh ``metrics``; write per_example.jsonl, outputs.jsonl and result.json.
 
     A result that is there already is returned as it is if it was made by this very source, of whatever commit, and by
-    these versions of everything else, unless ``again``. Outputs are read from disk batch by batch, so memory does not
-    grow with their number.
+    these versions of everything else, unless ``again`` or where a metric is another package's. Outputs are read from
+    disk batch by batch, so memory does not grow with their number.
 
     Raises:
         CrossFlowError: missing or unreadable outputs, with their count and the first names; examples whose files
@@ -304,6 +304,7 @@ def score(
     data, machine = examples.sha256, environment()
     done = None if again else store.result()
     same = done is not None and done.data_sha256 == data and same_numbers(done.environment, machine)
+    same = same and all(map(_is_ours, metrics.values()))
     asked = {name: metric.protocol for name, metric in metrics.items()}
     if done is not None and same and done.protocol.keys() == asked.keys() and _absent(done.protocol) == _absent(asked):
         return done
@@ -450,6 +451,11 @@ def _wait(store: Store, jobs: Sequence[Job]) -> None:
 def _absent(protocols: Mapping[str, Mapping[str, Any]]) -> set[str]:
     """The metrics that lack something, and say so."""
     return {name for name, protocol in protocols.items() if "absent" in protocol}
+
+
+def _is_ours(metric: Metric) -> bool:
+    """Whether the digest of the source speaks for a metric."""
+    return type(metric).__module__.startswith("crossflow_eval.")
 
 
 def _log(store: Store, stage: str, rank: int, world: int, outputs: int, started: float) -> None:

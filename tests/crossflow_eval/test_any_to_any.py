@@ -160,9 +160,13 @@ def test_a_finished_run_is_scored_again_where_the_source_is_another_and_not_for_
     first, _ = launch.evaluate(request(place / "run"))
     monkeypatch.setattr(environment, "_commit", lambda root: {"git_commit": "other", "git_dirty": "true"})
     with monkeypatch.context() as patch:
+        patch.setattr(Count, "__module__", "crossflow_eval.metrics.count")
         patch.setattr(run, "_update", lambda *_: pytest.fail("it was scored again"))
         again, _ = launch.evaluate(request(place / "run"))
     assert again == first
+    others, _ = launch.evaluate(request(place / "run"))
+    assert others.environment["git_commit"] == "other", "nothing says that the metric of another package is the same"
+    monkeypatch.setattr(Count, "__module__", "crossflow_eval.metrics.count")
     monkeypatch.setattr(environment, "source_sha256", lambda root: "0" * 64)
     anew, _ = launch.evaluate(request(place / "run"))
     assert anew.environment["source_sha256"] == "0" * 64 and anew.environment["git_commit"] == "other"
