@@ -56,7 +56,7 @@ def from_image(
             with replacing(out / "outputs.jsonl") as temporary:
                 temporary.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
         for row in rows:
-            typer.echo(row.get("caption") or row["output"])
+            typer.echo(row["caption"] if "caption" in row else row["output"])
 
 
 def _write(out: Path, file: Path, output: Any) -> dict[str, str]:

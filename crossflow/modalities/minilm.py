@@ -7,6 +7,7 @@ words. All three cut texts into the same tokens, and are of one width.
 import hashlib
 import importlib.util
 import sqlite3
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ class MiniLM:
 
     They are computed in float64 and stored as float16, so that the embedding of a prompt does not depend on its batch.
     Embeddings are cached in the folder ``CROSSFLOW_CACHE`` (default: ~/.cache/crossflow) or ``cache``, by the hash of
-    prompt, token count and model name. Nothing is downloaded.
+    prompt, token count and model name. Nothing is downloaded. It may be asked from any thread.
     """
 
     width = 384
@@ -36,18 +37,13 @@ class MiniLM:
         self._folder = _minilm_folder()
         self._model: Any = None
         self._tokenizer: Any = None
+        self._lock = threading.Lock()
         self._cache = _Cache((cache or cache_folder()) / "minilm.sqlite")
 
     def embed(self, prompts: Sequence[str], count: int) -> tuple[Float[Tensor, "b n d"], Bool[Tensor, "b n"]]:
         """Embeddings [b count 384], zero at padding, and the mask, False at padding."""
-        rows = {key: self._cache.get(key) for key in (self._key(prompt, count) for prompt in prompts)}
-        texts = {self._key(prompt, count): prompt for prompt in prompts}
-        missing = [key for key, row in rows.items() if row is None]
-        for start in range(0, len(missing), 64):
-            keys = missing[start : start + 64]
-            found = dict(zip(keys, self._compute([texts[key] for key in keys], count), strict=True))
-            self._cache.put(found)
-            rows.update(found)
+        with self._lock:
+            rows = self._rows(prompts, count)
         tokens = torch.zeros(len(prompts), count, self.width)
         mask = torch.zeros(len(prompts), count, dtype=torch.bool)
         for i, prompt in enumerate(prompts):
@@ -61,7 +57,20 @@ class MiniLM:
 
     def lengths(self, prompts: Sequence[str]) -> list[int]:
         """The number of tokens of each prompt before truncation, special tokens included."""
-        return [len(ids) for ids in self._tokens(prompts, None)]
+        with self._lock:
+            return [len(ids) for ids in self._tokens(prompts, None)]
+
+    def _rows(self, prompts: Sequence[str], count: int) -> dict[str, bytes | None]:
+        """The embedding of each prompt by its key, from the cache or computed."""
+        rows = {key: self._cache.get(key) for key in (self._key(prompt, count) for prompt in prompts)}
+        texts = {self._key(prompt, count): prompt for prompt in prompts}
+        missing = [key for key, row in rows.items() if row is None]
+        for start in range(0, len(missing), 64):
+            keys = missing[start : start + 64]
+            found = dict(zip(keys, self._compute([texts[key] for key in keys], count), strict=True))
+            self._cache.put(found)
+            rows.update(found)
+        return rows
 
     def _tokens(self, prompts: Sequence[str], count: int | None) -> list[list[int]]:
         """Token ids, truncated to ``count`` if given; the start and end tokens are always kept."""
@@ -136,14 +145,17 @@ class BagOfWords(MiniLM):
 
 
 class _Cache:
-    """Bytes by key in one SQLite file that processes may share; without write access nothing is stored."""
+    """Bytes by key in one SQLite file that processes may share; without write access nothing is stored.
+
+    Threads take turns (``MiniLM``).
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._store: sqlite3.Connection | None = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._store = sqlite3.connect(path, timeout=60)
+            self._store = sqlite3.connect(path, timeout=60, check_same_thread=False)
             self._store.execute("create table if not exists embedding (key text primary key, tokens blob not null)")
         except (OSError, sqlite3.OperationalError):
             pass  # read-only or missing: what is cached is read, the rest is computed

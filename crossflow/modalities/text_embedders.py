@@ -77,6 +77,8 @@ class LanguageModel(ABC):
         """
         if self._places is not None and count > self._places:
             raise CrossFlowError(f"{self.hub} has places for {self._places} tokens, but {count} are asked: ask fewer.")
+        if not prompts:
+            return torch.zeros(0, count, self.width), torch.zeros(0, count, dtype=torch.bool)
         rows = [ids if len(ids) <= count else [*ids[: count - 1], ids[-1]] for ids in self._ids(prompts)]
         mask = torch.arange(count) < torch.tensor([[len(row)] for row in rows])
         ids = torch.tensor([row + [self._tokenizer.pad] * (count - len(row)) for row in rows])
@@ -237,7 +239,7 @@ def weights_of(embedder: TextEmbedder) -> dict[str, str]:
 
 
 class _Tokenizer(NamedTuple):
-    """``ids`` maps texts to token ids, with special tokens and without truncation; ``pad`` is the padding id."""
+    """``ids`` maps texts, maybe none, to token ids, with special tokens and untruncated; ``pad`` is the padding id."""
 
     ids: Callable[[list[str]], list[list[int]]]
     pad: int
@@ -254,7 +256,7 @@ def _tokenizer(folder: Path) -> _Tokenizer:
     tokenizer = _read(folder, "AutoTokenizer")
     ends = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)  # decoders often have no padding of their own
     pad = next(token for token in ends if token is not None)
-    return _Tokenizer(lambda texts: tokenizer(texts, verbose=False)["input_ids"], pad)
+    return _Tokenizer(lambda texts: tokenizer(texts, verbose=False)["input_ids"] if texts else [], pad)
 
 
 def _read(folder: Path, kind: str) -> Any:

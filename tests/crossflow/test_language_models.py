@@ -86,6 +86,13 @@ def test_a_prompt_of_no_token_is_one_of_padding(tmp_path, tiny):
     assert tokens.isfinite().all()
 
 
+def test_no_prompt_at_all_has_no_tokens(tiny):
+    """A batch that holds further images of one prompt alone asks for the lengths of none."""
+    embedder = embedder_named(f"{ANY}{tiny[0]}")
+    tokens, mask = embedder.embed([], 4)
+    assert (embedder.lengths([]), tokens.shape, mask.shape) == ([], (0, 4, 32), (0, 4))
+
+
 def test_a_model_without_its_pooler_is_whole_and_without_its_layers_is_not(tmp_path, tiny):
     folder, _ = tiny
     shutil.copytree(folder, tmp_path / "cut")

@@ -5,6 +5,7 @@ import multiprocessing
 import sqlite3
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -131,6 +132,13 @@ def test_tokens_are_those_of_the_models_own_tokenizer(minilm):
     short = PROMPTS[:3]
     assert minilm.lengths(short) == [len(ids) for ids in reference(short)["input_ids"]]
     assert minilm.lengths(PROMPTS)[3] == 702
+
+
+def test_any_thread_may_ask(minilm):
+    """A web page's own threads answer its visitors."""
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(lambda prompt: minilm.embed([prompt], 16)[0][0], PROMPTS))
+    assert torch.equal(torch.stack(found), minilm.embed(PROMPTS, 16)[0])
 
 
 def test_embeddings_are_kept(minilm, tmp_path, monkeypatch):
