@@ -31,7 +31,8 @@ class StandardConfig:
     """The paper's baseline: flow matching from N(0, I), with what it ``reads`` as a condition.
 
     The ``condition`` enters the network by cross-attention or, for images only, as ``channels`` concatenated to the
-    latents. The other fields are those of ``FlowConfig``; null items of ``guidance`` drop the condition.
+    latents. The other fields are those of ``FlowConfig``; null items of ``guidance`` keep their own target and drop the
+    condition: they attend to a learned token, or have zeros as channels.
     """
 
     shape: tuple[int, int, int]
@@ -60,9 +61,10 @@ class StandardConfig:
         return StandardFlow(self)
 
     def draw(self, count: int, generator: torch.Generator) -> Draws:
-        """All random numbers of a training step for a batch of ``count``."""
+        """All random numbers of a training step for a batch of ``count``; null items, too, are their own donors."""
         null_rate, drawn = self.guidance.null_rate, self.target.drawn
-        return losses.draw(count, self.shape, null_rate, generator, drawn, self.times)
+        draws = losses.draw(count, self.shape, null_rate, generator, drawn, self.times)
+        return draws._replace(donor=torch.arange(count))
 
     def after(self, init: Path | None) -> "StandardConfig":
         """Itself: what it starts from changes weights alone."""
@@ -148,7 +150,8 @@ class StandardFlow(nn.Module):
 
         def predict(x: Tensor, t: Tensor, conditional: Tensor) -> tuple[Tensor, ...]:
             copies = len(x) // len(beside)
-            return self.backbone.velocities(torch.cat([x, beside.repeat(copies, 1, 1, 1)], dim=1), t, conditional)
+            seen = torch.where(conditional[:, None, None, None], beside.repeat(copies, 1, 1, 1), 0.0)
+            return self.backbone.velocities(torch.cat([x, seen], dim=1), t, conditional)
 
         return predict
 

@@ -12,14 +12,17 @@ from torch.nn import functional as F
 from crossflow.errors import CrossFlowError
 from crossflow.flow import losses
 from crossflow.flow.batch import Batch, Item
+from crossflow.flow.guidance import Indicator
 from crossflow.flow.losses import Draws, draw
 from crossflow.losses import KL, Contrast
+from crossflow.modalities.depth import DepthConfig
 from crossflow.modalities.patch_pca import PatchPCAConfig
+from crossflow.modalities.pixels import ImageConfig
 from crossflow.modalities.tokens import TokensConfig
 from crossflow.model.config import FlowModel, ModelConfig
 from crossflow.model.crossflow import CrossFlow, FlowConfig
 from crossflow.model.settings import Sampling
-from crossflow.model.standard import StandardFlow
+from crossflow.model.standard import StandardConfig, StandardFlow
 from crossflow.networks.transformer import TransformerConfig
 from crossflow.recipes import CONFIGS
 from crossflow.recipes.recipe import TrainConfig
@@ -175,6 +178,26 @@ def test_contrastive_shares_equal_captions_against_a_plain_loop():
             total += torch.stack([scores.logsumexp(0) - scores[j] for j in positives]).mean() / 10
     found = losses.contrastive(a, b, torch.tensor(10.0, dtype=torch.float64), torch.tensor(captions))
     assert torch.allclose(found, total, rtol=1e-12)
+
+
+def test_the_baseline_without_its_condition_does_not_see_the_image():
+    """At scale 0 the unconditional velocity is alone; null items keep their target, and so are their own donors."""
+    config = StandardConfig(
+        shape=(1, 8, 8),
+        reads=ImageConfig(shape=(3, 8, 8)),
+        target=DepthConfig(),
+        backbone=TransformerConfig(width=16, depth=1, heads=2, patch=4),
+        condition="channels",
+        guidance=Indicator(null_rate=0.5),
+    )
+    model, images = unzeroed(config), torch.rand(2, 3, 8, 8)
+    x, t = torch.randn(1, 1, 8, 8).expand(2, -1, -1, -1), torch.full((2,), 0.5)
+    without, seen = (model.velocity(scale, images, None)(x, t) for scale in (0.0, 1.0))
+    assert torch.equal(without[0], without[1])
+    assert not torch.allclose(seen[0], seen[1])
+    draws = config.draw(32, torch.Generator().manual_seed(0))
+    assert not draws.conditional.all()
+    assert torch.equal(draws.donor, torch.arange(32))
 
 
 def test_the_loss_of_crossflow_is_its_parts():
