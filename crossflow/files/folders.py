@@ -3,12 +3,20 @@
 import os
 from pathlib import Path
 
-from crossflow.errors import named
+from crossflow.errors import CrossFlowError, named
 
 
 def cache_folder() -> Path:
-    """The folder in the environment variable ``CROSSFLOW_CACHE``, by default ~/.cache/crossflow."""
-    return Path(os.environ.get("CROSSFLOW_CACHE", Path.home() / ".cache" / "crossflow"))
+    """The folder in the environment variable ``CROSSFLOW_CACHE``, by default ~/.cache/crossflow.
+
+    CrossFlowError where the variable is not set and nobody's home is known, as in some containers.
+    """
+    if given := os.environ.get("CROSSFLOW_CACHE"):
+        return Path(given)
+    try:
+        return Path.home() / ".cache" / "crossflow"
+    except RuntimeError as error:
+        raise CrossFlowError("There is no home folder for a cache: set CROSSFLOW_CACHE to a folder.") from error
 
 
 WEIGHTS = Path(__file__).parents[1] / "weights"

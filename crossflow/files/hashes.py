@@ -15,9 +15,10 @@ def file_sha256(path: str | Path) -> str:
         raise CrossFlowError(f"{path} cannot be read ({error.strerror}): give the path of a file.") from error
 
 
-def content_sha256(path: Path) -> str:
-    """The sha256 of a file, or of the names and hashes of all files in a folder."""
-    if path.is_file():
+def content_sha256(path: str | Path) -> str:
+    """The sha256 of a file, or of the names and hashes of all files in a folder; CrossFlowError if it is neither."""
+    path = Path(path)
+    if not path.is_dir():
         return file_sha256(path)
     files = sorted(each for each in path.rglob("*") if each.is_file())
     lines = [f"{each.relative_to(path).as_posix()} {file_sha256(each)}\n" for each in files]

@@ -4,12 +4,15 @@ import io
 import json
 import logging
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from crossflow.errors import CrossFlowError, Notice
 from crossflow.files.arrays import plain_array, plain_arrays
+from crossflow.files.folders import cache_folder
+from crossflow.files.hashes import content_sha256
 from crossflow.files.plain_json import read_json, read_json_file, read_json_lines, read_toml
 from crossflow.files.program import OneLine
 from crossflow.files.seeds import check_seed
@@ -89,6 +92,24 @@ def test_a_seed_that_no_generator_takes_and_no_record_keeps_is_one_sentence(tmp_
 
 
 STEERING = "\x1b]0;mine\x07\u202e\u2028\ud800"
+
+
+def test_what_is_not_there_has_no_hash(tmp_path):
+    """Else two autoencoders by their names in the hub would be one."""
+    with pytest.raises(CrossFlowError, match="cannot be read"):
+        content_sha256(tmp_path / "stabilityai" / "sd-vae-ft-mse")
+
+
+def test_a_machine_without_a_home_is_told_of_the_cache(monkeypatch):
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    monkeypatch.setenv("CROSSFLOW_CACHE", "elsewhere")
+    assert cache_folder() == Path("elsewhere")
+    monkeypatch.setenv("CROSSFLOW_CACHE", "")
+    with pytest.raises(CrossFlowError, match="set CROSSFLOW_CACHE"):
+        cache_folder()
 
 
 def test_what_is_said_of_hostile_names_steers_no_terminal():
