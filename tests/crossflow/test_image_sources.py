@@ -254,6 +254,14 @@ def test_the_command(trained, tmp_path, task):
     assert {path: path.read_bytes() for path in before} == before
 
 
+def test_a_caption_may_have_no_word(tmp_path, monkeypatch):
+    """As one of a model that has hardly been trained."""
+    Image.fromarray(sources("caption", 1)[0]).save(tmp_path / "a.png")
+    monkeypatch.setattr(FromImage, "generate", lambda *_: [""])
+    result = CliRunner().invoke(app, ["from-image", str(tmp_path / "a.png"), "--out", str(tmp_path / "out")])
+    assert (result.exit_code, result.stdout) == (0, "\n"), result.output
+
+
 def test_the_command_refuses_names_that_collide(trained, tmp_path):
     (tmp_path / "other").mkdir()
     for path in (tmp_path / "a.png", tmp_path / "other" / "a.png"):
