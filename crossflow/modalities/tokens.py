@@ -31,7 +31,7 @@ class TokensConfig:
         """(count, width)."""
         return (self.count, self.width)
 
-    def embedder(self, source: Path | None = None, device: str = "cpu") -> TextEmbedder:
+    def embedder(self, source: str | Path | None = None, device: str = "cpu") -> TextEmbedder:
         """The language model; ``source`` is the folder of its weights, None for the default location.
 
         CrossFlowError for one whose tokens are of another width.

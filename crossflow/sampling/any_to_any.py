@@ -21,7 +21,7 @@ from crossflow.files.hashes import file_sha256
 from crossflow.model.settings import Override, Sampling
 from crossflow.networks.blocks import check_sizes
 from crossflow.sampling.from_image import Decoder, raw_values
-from crossflow.sampling.text_to_image import BATCH, prompt_seed, seeded_noise
+from crossflow.sampling.text_to_image import BATCH, finite, prompt_seed, seeded_noise
 
 Given = Mapping[str, Sequence[Any]]
 """The inputs of one item: raw values by modality, several of a kind if need be."""
@@ -242,6 +242,8 @@ class AnyToAnySampler:
             if sum(map(bool, item.values())) == 1:
                 raise CrossFlowError("The mix weighs inputs of several kinds, and there is one kind: leave it out.")
         for name, values in item.items():
+            if isinstance(values, str):
+                raise CrossFlowError(f"The inputs of {name} are a list, for there may be several: give it one of one.")
             for value in values:
                 self._check_value(name, value)
 
@@ -352,6 +354,4 @@ class AnyToAnySampler:
         return torch.zeros(1, *self.system.config.member(name).shape, device=self.device, dtype=self.dtype)
 
     def _decoded(self, name: str, latents: Float[Tensor, "b c h w"]) -> list[Any]:
-        if not latents.isfinite().all():
-            raise CrossFlowError(f"The {name} ended in numbers that are not finite: sample with less guidance.")
-        return raw_values(cast(Decoder, self.system.codec(name)).decode(latents))
+        return raw_values(cast(Decoder, self.system.codec(name)).decode(finite(latents, name)))

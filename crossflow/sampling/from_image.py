@@ -24,7 +24,7 @@ from crossflow.model.config import FlowModel
 from crossflow.model.settings import OWN, Override, Sampling
 from crossflow.networks.blocks import check_sizes
 from crossflow.sampling.sizes import RULES, tiled
-from crossflow.sampling.text_to_image import BATCH, dtype_named, seeded_noise
+from crossflow.sampling.text_to_image import BATCH, dtype_named, finite, seeded_noise
 
 GRAIN = 1024
 """Depth is rounded to 1 / GRAIN metres, and other real numbers to 1 / GRAIN, far above rounding differences between
@@ -140,7 +140,7 @@ class FromImage:
         source = Pixels().encode(torch.from_numpy(np.stack(images))).to(self.device, self.dtype)
         noise = torch.stack([seeded_noise(seed, self.model.config.shape) for seed in seeds])
         latents = self.model.generate(source, None, noise.to(source), sampling)
-        return raw_values(cast(Decoder, self.model.autoencoder).decode(latents))
+        return raw_values(cast(Decoder, self.model.autoencoder).decode(finite(latents, self.ends[1])))
 
 
 def raw_values(outputs: Tensor | list[str]) -> list[Any]:

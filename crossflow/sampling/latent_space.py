@@ -43,7 +43,7 @@ def arithmetic(
     """base + scale (sum of ``add`` - sum of ``subtract``), normalised to mean 0 and unbiased standard deviation 1.
 
     Mean and deviation are over all dimensions of the latent. ``scale`` is the factor of the paper's Figure 9 (0.25 to
-    3).
+    3). CrossFlowError where nothing is left, as of a prompt that is subtracted from itself.
     """
     if not math.isfinite(scale):
         raise CrossFlowError(f"scale is {scale}; it must be a finite number.")
@@ -52,7 +52,10 @@ def arithmetic(
         total = total + scale * each
     for each in subtract:
         total = total - scale * each
-    return (total - total.mean()) / total.std()
+    deviation = total.std()
+    if not deviation > 0:
+        raise CrossFlowError("Nothing is left of the sum, which has one number everywhere: subtract another prompt.")
+    return (total - total.mean()) / deviation
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -140,7 +140,8 @@ def load_decoder(path: Path, model: FlowModel) -> TextDecoder:
         config: Texts = TypeAdapter(CLIPTextConfig if of_clip else TextDecoderConfig).validate_python(given)
     except ValidationError as error:
         raise CrossFlowError(f"The config in the header of {path} cannot be read ({error}).") from error
-    decoder = TextDecoder(config, model.config.shape)
+    with torch.device("meta"):  # nothing is allocated before the weights are checked
+        decoder = TextDecoder(config, model.config.shape)
     check_tensors(path, tensors, decoder.state_dict())
-    decoder.load_state_dict(tensors)
+    decoder.load_state_dict(tensors, assign=True)
     return decoder

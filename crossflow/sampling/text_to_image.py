@@ -3,8 +3,9 @@
 import copy
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from operator import index
 from pathlib import Path
-from typing import cast
+from typing import SupportsIndex, cast
 
 import numpy as np
 import torch
@@ -100,12 +101,12 @@ class TextToImage:
         cls,
         path: str | Path,
         device: str = "cpu",
-        text_encoder: Path | None = None,
-        autoencoder: Path | None = None,
+        text_encoder: str | Path | None = None,
+        autoencoder: str | Path | None = None,
         precision: str = "auto",
         batch_size: int | None = None,
         compiled: bool = False,
-        weaker: Path | None = None,
+        weaker: str | Path | None = None,
         prompts: bool = True,
     ) -> "TextToImage":
         """Load a checkpoint onto auto, cpu, cuda or cuda:N; CrossFlowError if it or the device cannot be used.
@@ -117,7 +118,7 @@ class TextToImage:
         ``autoencoder`` is the authors' autoencoder_kl.pth or a diffusers folder; None is that file in the folder
         ``CROSSFLOW_CACHE``. Without ``prompts`` no text encoder is looked for.
         """
-        device = usable_device(device)
+        device, weaker = usable_device(device), None if weaker is None else Path(weaker)
         model = load_model(path, device, weaker)
         config = model.config
         if config.reads.kind != "tokens":
@@ -151,6 +152,8 @@ class TextToImage:
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int], override: Override = OWN) -> list[np.ndarray]:
         """One image per prompt, uint8 RGB [h w 3]. ``override`` replaces the checkpoint's sampling settings."""
+        if isinstance(prompts, str):
+            raise CrossFlowError("The prompts are one text, and a list of texts is expected: give a list of one.")
         if len(prompts) != len(seeds):
             raise CrossFlowError(f"There are {len(prompts)} prompts but {len(seeds)} seeds; give one seed a prompt.")
         sampling = self.defaults.but(override)
@@ -241,7 +244,7 @@ class TextToImage:
         return tokens.to(self._own), mask.to(self.device), noise.to(self._own)
 
     def _decoded(self, latents: Float[Tensor, "b c h w"]) -> list[np.ndarray]:
-        return list(self.autoencoder.decode(latents).cpu().numpy())
+        return list(self.autoencoder.decode(finite(latents, "image")).cpu().numpy())
 
 
 def dtype_named(precision: str, model: FlowModel, device: torch.device) -> torch.dtype:
@@ -269,9 +272,16 @@ def _own_autoencoder() -> Path:
     return path
 
 
-def seeded_noise(seed: int, shape: tuple[int, int, int]) -> Float[Tensor, "c h w"]:
+def finite(latents: Float[Tensor, "b c h w"], name: str) -> Float[Tensor, "b c h w"]:
+    """The latents of what ``name`` says; CrossFlowError for numbers that no picture can show and no text can say."""
+    if not latents.isfinite().all():
+        raise CrossFlowError(f"The {name} ended in numbers that are not finite: sample with less guidance.")
+    return latents
+
+
+def seeded_noise(seed: SupportsIndex, shape: tuple[int, int, int]) -> Float[Tensor, "c h w"]:
     """Standard normal noise for one item, drawn on the CPU so that it is the same on every device."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(shape, generator=torch.Generator().manual_seed(index(seed)))
 
 
 def prompt_seed(seed: int, prompt: str, copy: int = 0) -> int:

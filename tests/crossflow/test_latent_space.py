@@ -54,6 +54,12 @@ def test_a_walk_has_two_ends():
         interpolate(*latents(2), 1)
 
 
+def test_a_prompt_less_itself_leaves_nothing():
+    [base] = latents(1)
+    with pytest.raises(CrossFlowError, match="Nothing is left of the sum"):
+        arithmetic(base, (), [base])
+
+
 @pytest.mark.parametrize(("added", "subtracted", "scale"), [(1, 1, 1.0), (2, 0, 0.25), (0, 2, 3.0), (0, 0, 1.0)])
 def test_a_sum_is_brought_to_mean_zero_and_unbiased_deviation_one(added, subtracted, scale):
     base, *rest = latents(1 + added + subtracted)

@@ -178,12 +178,16 @@ def test_no_prompts_are_no_images(pipeline):
 
 
 def test_wrong_calls(pipeline):
+    with pytest.raises(CrossFlowError, match="give a list of one"):
+        pipeline.generate("ab", [0, 1])
     with pytest.raises(CrossFlowError, match="2 prompts but 1 seeds"):
         pipeline.generate(["a", "b"], [1])
     with pytest.raises(CrossFlowError, match=r"Unknown solver 'eular'\. Did you mean 'euler'"):
         pipeline.generate(["a"], [1], Override(solver="eular"))
     with pytest.raises(CrossFlowError, match="guidance_scale is -1"):
         pipeline.generate(["a"], [1], Override(guidance_scale=-1.0))
+    with pytest.raises(CrossFlowError, match="The image ended in numbers that are not finite"):
+        pipeline.generate(["a"], [1], Override(guidance_scale=1e308))
 
 
 def test_noise_and_seeds_are_what_they_ever_were():
@@ -193,3 +197,4 @@ def test_noise_and_seeds_are_what_they_ever_were():
     assert prompt_seed(3, "a", 2) == int.from_bytes(__import__("hashlib").sha256(b"3\n2\na").digest()[:8], "big") >> 1
     assert torch.equal(seeded_noise(5, (2, 3, 4)), seeded_noise(5, (2, 3, 4)))
     assert seeded_noise(0, (1, 1, 1)).item() == pytest.approx(1.5409960746765137)
+    assert torch.equal(seeded_noise(5, (2, 3, 4)), seeded_noise(np.int64(5), (2, 3, 4)))
