@@ -121,6 +121,11 @@ def read_prompts(path: Path) -> Iterator[Pair]:
     return _pairs(path, ((place, f"{n:06d}", line) for n, (place, line) in enumerate(_lines(path))))
 
 
+def read_lines(path: Path) -> tuple[str, ...]:
+    """The lines of a UTF-8 text file, without blank ones. CrossFlowError for a file that cannot be read."""
+    return tuple(line.strip() for _, line in _lines(path))
+
+
 def _pairs(path: Path, rows: Iterable[Row]) -> Iterator[Pair]:
     """The pairs of a file; CrossFlowError for a row that is not a pair, and for a file without rows."""
     place = ""

@@ -1,11 +1,13 @@
 """A. Karpathy's split of COCO 2014 into images for training, validation and test of captions."""
 
 import zipfile
+import zlib
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from crossflow.errors import CrossFlowError
+from crossflow.files.names import is_name
 from crossflow.files.plain_json import read_json
 
 ARCHIVE = "caption_datasets.zip"
@@ -33,7 +35,7 @@ def read_split(path: Path) -> list[SplitImage]:
                 content = archive.read(MEMBER)
         else:
             content = path.read_bytes()
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise CrossFlowError(f"{path} cannot be read, or holds no {MEMBER} ({error}); {ORIGIN}.") from error
     record: Any = read_json(content, f"{path}, {MEMBER}" if path.suffix == ".zip" else str(path), ORIGIN)
     try:
@@ -46,6 +48,6 @@ def _images(listed: list[Any]) -> Iterator[SplitImage]:
     for each in listed:
         captions = tuple(str(sentence["raw"]) for sentence in each["sentences"])
         folder, file = str(each.get("filepath", "val2014")), str(each["filename"])
-        if any(PurePosixPath(part).name != part for part in (folder, file)):
+        if not (is_name(folder) and is_name(file)):
             raise ValueError(f"{folder}/{file} is no file of COCO")
         yield SplitImage(int(each["cocoid"]), folder, file, str(each["split"]), captions)

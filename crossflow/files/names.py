@@ -2,7 +2,7 @@
 
 import os
 import unicodedata
-from pathlib import Path
+from pathlib import Path, PurePath
 
 
 def composed(name: str) -> str:
@@ -13,6 +13,11 @@ def composed(name: str) -> str:
 def is_text(text: str) -> bool:
     """Whether UTF-8 can encode ``text``; file names, and JSON, may hold half a character."""
     return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def is_name(text: str) -> bool:
+    """Whether a text from somebody's file can be the name of a file in a folder, and leads nowhere else."""
+    return text != ".." and "\0" not in text and bool(text) and PurePath(text).name == text
 
 
 def shown(path: str | Path) -> str:

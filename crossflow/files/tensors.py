@@ -29,8 +29,13 @@ DTYPES = {
 """The safetensors names of dtypes, widest first, so that every tensor is aligned in the file."""
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    """Write a safetensors file atomically, one tensor in memory at a time; ``header`` is plain JSON values."""
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any], writer: str | int | None = None
+) -> None:
+    """Write a safetensors file atomically, one tensor in memory at a time; ``header`` is plain JSON values.
+
+    ``writer`` is that of ``replacing``, where several processes may write ``path`` at the same time.
+    """
     width = {dtype: torch.empty((), dtype=dtype).element_size() for dtype in DTYPES}
     names = sorted(tensors, key=lambda name: (-width[tensors[name].dtype], name))
     entries: dict[str, Any] = {"__metadata__": {"crossflow": json.dumps(header, sort_keys=True)}}
@@ -41,7 +46,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
         entries[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
     head = json.dumps(entries).encode()
     head += b" " * (-len(head) % 8)
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    with replacing(path, writer) as temporary, temporary.open("wb") as file:
         file.write(len(head).to_bytes(8, "little") + head)
         for name in names:
             flat = tensors[name].detach().cpu().contiguous().reshape(-1)

@@ -6,7 +6,6 @@ Scale 1 is no guidance: only the better field is evaluated. Scale 0 is the weake
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from crossflow.errors import CrossFlowError
 from crossflow.files.kinds import Kinds
+from crossflow.files.names import is_name
 from crossflow.flow.solver import Velocity
 
 
@@ -63,7 +63,7 @@ class Autoguidance:
     null_rate: ClassVar[float] = 0.0
 
     def __post_init__(self) -> None:
-        if not self.checkpoint or PurePath(self.checkpoint).name != self.checkpoint:
+        if not is_name(self.checkpoint):
             raise CrossFlowError(
                 f"checkpoint is {self.checkpoint!r}; it must be the name of a file in the folder of the model's own."
             )

@@ -73,11 +73,16 @@ class CLIPTokens:
         return 1 + len(self.known) if self.known else TOKENS
 
     def encode(self, captions: Sequence[str], count: int) -> Int[Tensor, "b n"]:
-        """One id a token; what is beyond CLIP's length is cut off, as CLIP does."""
+        """One id a token; what is beyond CLIP's length is cut off, as CLIP does.
+
+        CrossFlowError for a text without a token: an encoder of the readout ``flat`` has nothing to attend to.
+        """
         ids = _ids(self.known)
         tokens = torch.full((len(captions), count), PAD)
         for row, caption in zip(tokens, captions, strict=True):
             found = clip_tokens(caption)[: count - MARKS]
+            if not found:
+                raise CrossFlowError(f"The text {caption!r} has no token of CLIP's: leave it out.")
             row[: len(found)] = torch.tensor([ids.get(token, self.size) if ids else token + 1 for token in found])
         return tokens
 

@@ -39,7 +39,7 @@ class Vocabulary(Protocol):
         ...
 
     def encode(self, captions: Sequence[str], count: int) -> Int[Tensor, "b n"]:
-        """The token ids of texts, padded to ``count``. CrossFlowError for a text that has none."""
+        """The token ids of texts, padded to ``count``. CrossFlowError for a text that it cannot encode."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:

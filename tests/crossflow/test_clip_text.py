@@ -27,6 +27,11 @@ def test_a_caption_comes_back_in_lower_case():
     assert texts == ["a man riding a wave, isn't he?", "two dogs on a sofa.", "crème brûlée& cake"]
 
 
+def test_a_text_of_no_token_is_refused():
+    with pytest.raises(CrossFlowError, match=r"The text ' ' has no token of CLIP's"):
+        CLIPTokens().encode(["a dog", " "], 77)
+
+
 def test_a_long_caption_is_cut_where_clip_cuts_it():
     long = " ".join(["dog"] * 100)
     own = CLIPTokens().encode([long], 77)[0]

@@ -1,7 +1,9 @@
 """Data sets in their own layouts: what is read of each, and what is said where a folder is another one."""
 
 import json
+import os
 import tarfile
+import zipfile
 from pathlib import Path
 
 import h5py
@@ -110,11 +112,99 @@ def test_the_index_of_a_tar_is_made_once_and_again_for_another_file(tmp_path, mo
     assert len(open_sets(("tars",), root)) == 6
 
 
+def test_names_of_a_tar_may_be_of_any_bytes(tmp_path):
+    """Of the walk and of the index that it leaves."""
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.GNU_FORMAT, encoding="latin-1") as archive:
+        small_sets.add(archive, "caf\u00e9.png", small_sets.jpeg(small_sets.picture(4, 4, 0)))
+    first, again = (open_sets(("tars",), tmp_path) for _ in range(2))
+    assert list(first.names) == list(again.names) == ["a.tar/caf\udce9"]
+    assert first.fingerprint == again.fingerprint
+
+
+def test_processes_of_one_launch_may_index_a_tar_at_the_same_time(tmp_path, monkeypatch):
+    """Each walks the archive, for none has an index yet; the second is done while the first still writes."""
+    path, fsync, inside = small_sets.tar_shards(tmp_path) / "part-0.tar", os.fsync, []
+
+    def meanwhile(file: int) -> None:
+        fsync(file)
+        if not inside:
+            with monkeypatch.context() as other:
+                other.setattr(os, "getpid", lambda: -1)
+                inside.append(1)
+                inside.append(tars.members(path).names)
+
+    monkeypatch.setattr(os, "fsync", meanwhile)
+    assert tars.members(path).names == inside[1] == tars.members(path).names
+
+
+def test_an_index_of_a_tar_that_is_damaged_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("CROSSFLOW_CACHE", str(tmp_path / "cache"))
+    path = small_sets.tar_shards(tmp_path) / "part-0.tar"
+    tars.members(path)
+    [index] = (tmp_path / "cache" / "tars").iterdir()
+    index.write_bytes(b"x")
+    with pytest.raises(CrossFlowError, match="cannot be read: remove it, and it is made again"):
+        tars.members(path)
+
+
+def test_a_blank_caption_is_none(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        small_sets.add(archive, "a.png", small_sets.jpeg(small_sets.picture(4, 4, 0)))
+        small_sets.add(archive, "a.json", b'{"caption": " "}')
+    assert open_sets(("tars",), tmp_path).read(0).captions == ()
+
+
+HEAD = b"included_in_public_release,split_partition_name,scene_name,camera_name,frame_id\n"
+
+
+@pytest.mark.parametrize("split", [b"\xff\xfe", HEAD + b"True,train,ai_001_001\n", HEAD + b"True,train,,cam,1\n"])
+def test_a_split_of_hypersim_that_is_none_is_one_sentence(tmp_path, split):
+    (tmp_path / hypersim.SPLIT).write_bytes(split)
+    with pytest.raises(CrossFlowError, match=r"split_scene_v1\.csv .* fetch Hypersim"):
+        open_sets(("hypersim",), tmp_path)
+
+
+def test_a_damaged_archive_of_captions_is_one_sentence(tmp_path):
+    path = tmp_path / "caption_datasets.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("dataset_coco.json", json.dumps({"images": []}) + " " * 500)
+    content = bytearray(path.read_bytes())
+    content[30 + len("dataset_coco.json")] = 0xFF  # the first byte of what is compressed
+    path.write_bytes(content)
+    with pytest.raises(CrossFlowError, match=r"cannot be read, .* fetch caption_datasets\.zip"):
+        open_sets(("coco",), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["..", "a/b", "a\0b", ""])
+def test_a_split_that_names_files_elsewhere_is_refused(tmp_path, name):
+    image = {"sentences": [], "filepath": "val2014", "cocoid": 1, "split": "train"}
+    for changed in ({**image, "filename": name}, {**image, "filepath": name, "filename": "a.jpg"}):
+        (tmp_path / "dataset_coco.json").write_text(json.dumps({"images": [changed]}))
+        with pytest.raises(CrossFlowError, match="is not Karpathy's split of COCO"):
+            open_sets(("coco",), tmp_path)
+
+
+def test_a_depth_map_of_another_size_is_left_to_whoever_cuts_it(tmp_path, monkeypatch):
+    root = small_sets.small_nyuv2(tmp_path, monkeypatch, count=1)
+    small_sets.save(root / "sync/kitchen_0028b/sync_depth_00000.png", np.ones((60, 80), np.uint16))
+    assert open_sets(("nyuv2",), root).read(0).depth.shape == (60, 80)
+
+
 def test_shards_of_tars_have_their_captions_as_text_or_json(tmp_path):
     items = open_sets(("tars",), small_sets.tar_shards(tmp_path))
     assert list(items.names) == ["part-0.tar/0000", "part-0.tar/0002", "part-1.tar/0001", "part-1.tar/0003"]
     assert [items.read(index).captions for index in (0, 2)] == [small_sets.CAPTIONS, small_sets.CAPTIONS[:1]]
     assert np.array_equal(items.read(2).image, small_sets.picture(40, 40, 1))
+
+
+def test_images_of_ones_own_have_the_captions_beside_them(tmp_path):
+    small_sets.save(tmp_path / "a" / "one.jpg", small_sets.picture(8, 12, 0))
+    small_sets.save(tmp_path / "two.png", small_sets.picture(4, 4, 1))
+    (tmp_path / "a" / "one.txt").write_text("\n".join(["", *small_sets.CAPTIONS, " "]))
+    items = open_sets(("images",), tmp_path)
+    assert list(items.names) == ["a/one.jpg", "two.png"]
+    assert [items.read(index).captions for index in range(2)] == [small_sets.CAPTIONS, ()]
+    assert np.array_equal(items.read(1).image, small_sets.picture(4, 4, 1))
 
 
 def test_several_data_sets_are_one_after_the_other(tmp_path):
@@ -136,6 +226,7 @@ def test_several_data_sets_are_one_after_the_other(tmp_path):
         ("hypersim", "metadata_images_split_scene_v1.csv"),
         ("virtual-kitti", "Scene02/15-deg-left/frames/rgb"),
         ("imagenet", "ILSVRC2012_img_train.tar"),
+        ("images", "image"),
         ("tars", "*.tar"),
     ],
 )
@@ -149,7 +240,7 @@ def test_a_wrong_layout_is_one_sentence_that_says_what_was_looked_for(tmp_path, 
 
 
 def test_the_layouts_that_are_refused_are_all_there_are():
-    assert set(LAYOUTS) == {"coco", "kitti", "nyuv2", "hypersim", "virtual-kitti", "imagenet", "tars"}
+    assert set(LAYOUTS) == {"coco", "kitti", "nyuv2", "hypersim", "virtual-kitti", "imagenet", "images", "tars"}
 
 
 def test_another_list_than_the_published_one_is_refused(tmp_path):

@@ -7,6 +7,7 @@ micro-batches.
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -110,5 +111,5 @@ def kept(folder: Path, settings: Mapping[str, Any], make: Callable[[], dict[str,
         except CrossFlowError as error:
             raise CrossFlowError(f"The cache {path} cannot be read: remove it, and it is made again.") from error
     tensors = {name: part.cpu().contiguous() for name, part in make().items()}  # as read: sums depend on it
-    write_tensors(path, tensors, settings)
+    write_tensors(path, tensors, settings, writer=os.getpid())
     return tensors

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from crossflow.errors import CrossFlowError
 from crossflow.files.hashes import file_sha256
+from crossflow.files.names import is_name
 from crossflow.files.tensors import read_header, write_tensors
 from crossflow.files.writing import written
 
@@ -237,6 +238,6 @@ def read_index(path: Path) -> ShardIndex:
         raise CrossFlowError(f"{path} is damaged: remove it, and run crossflow cache again to its end.") from error
     if (index.format, index.version) != (FORMAT, VERSION):
         raise CrossFlowError(f"{path} is of version {index.version}, and this program reads version {VERSION}.")
-    if any(entry.count < 0 or Path(entry.file).name != entry.file for entry in index.shards):
+    if any(entry.count < 0 or not is_name(entry.file) for entry in index.shards):
         raise CrossFlowError(f"{path} names files outside its folder, or counts below 0: make the shards again.")
     return index

@@ -11,6 +11,7 @@ from crossflow.errors import CrossFlowError, named
 from crossflow.training.data.sets.coco import open_coco
 from crossflow.training.data.sets.hypersim import open_hypersim
 from crossflow.training.data.sets.imagenet import open_imagenet
+from crossflow.training.data.sets.images import open_images
 from crossflow.training.data.sets.items import Items, joined
 from crossflow.training.data.sets.kitti import open_kitti
 from crossflow.training.data.sets.nyuv2 import open_nyuv2
@@ -24,6 +25,7 @@ LAYOUTS: dict[str, Callable[[Path], Items]] = {
     "hypersim": open_hypersim,
     "virtual-kitti": open_virtual_kitti,
     "imagenet": open_imagenet,
+    "images": open_images,
     "tars": open_shards_of_tars,
 }
 

@@ -42,8 +42,11 @@ def open_hypersim(root: Path) -> Items:
     if not (root / SPLIT).is_file():
         raise wrong_layout("Hypersim", root, SPLIT, ORIGIN)
     _h5py()
-    with (root / SPLIT).open(encoding="utf-8", newline="") as file:
-        frames = [frame for row in csv.DictReader(file) if (frame := _training_frame(root, row))]
+    try:
+        with (root / SPLIT).open(encoding="utf-8", newline="") as file:
+            frames = [frame for row in csv.DictReader(file) if (frame := _training_frame(root, row))]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise CrossFlowError(f"{root / SPLIT} cannot be read ({error}); {ORIGIN}.") from error
     if (root / LIST).is_file():
         listed = {row[0] for row in read_list(root / LIST, SHA256, f"fetch it again, or take it away from {root}")}
         frames = [frame for frame in frames if _as_listed(frame) in listed]
@@ -92,9 +95,9 @@ def _training_frame(root: Path, row: dict[str, Any]) -> Frame | None:
         if row["included_in_public_release"] != "True" or row["split_partition_name"] != "train":
             return None
         frame = row["scene_name"], row["camera_name"], f"{int(row['frame_id']):04d}"
-    except (KeyError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise CrossFlowError(f"{root / SPLIT} is not Hypersim's ({error!r}); {ORIGIN}.") from error
-    if not all(re.fullmatch(r"\w+", part) for part in frame):
+    if not all(re.fullmatch(r"\w+", part or "") for part in frame):
         raise CrossFlowError(f"{root / SPLIT} names {frame}, which is no frame of Hypersim; {ORIGIN}.")
     return frame
 

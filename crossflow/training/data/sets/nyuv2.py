@@ -39,8 +39,8 @@ def open_nyuv2(root: Path) -> Items:
 
     def read(index: int) -> Raw:
         image, depth = (folder / name for name in rows[index])
-        found = np.full((480, 640), np.nan, np.float32)
         whole = read_depth_png(depth, SCALE)
+        found = np.full(whole.shape, np.nan, np.float32)
         found[INSIDE] = measured(whole[INSIDE])
         return Raw(np.array(read_image(image)), found)
 

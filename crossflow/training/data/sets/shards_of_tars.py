@@ -4,6 +4,8 @@
 
     <root>/*.tar       <key>.jpg (or another image), and <key>.txt with a caption a line, or <key>.json with "caption"
 
+Blank captions are none.
+
 An item is read where it lies, by the index of its tar; nothing is unpacked and the order is not that of the shards.
 """
 
@@ -38,7 +40,7 @@ def open_shards_of_tars(root: Path) -> Items:
         elif ".json" in parts:
             match read_json(archive.read(parts[".json"]), name):
                 case {"caption": str(caption)}:
-                    captions = (caption,)
+                    captions = (caption,) if caption.strip() else ()
                 case _:
                     raise CrossFlowError(f"{name}: its .json has no text under caption; write it again.")
         return Raw(decoded(archive.read(image), name), captions=captions)

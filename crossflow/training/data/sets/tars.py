@@ -5,6 +5,7 @@ index is made once, by walking the headers, and kept among the caches, by path, 
 """
 
 import hashlib
+import os
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,17 +52,25 @@ def members(path: Path) -> Members:
     identity = f"{path.resolve()}\0{found.st_size}\0{found.st_mtime_ns}"
     index = cache_folder() / "tars" / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.safetensors"
     if index.exists():
-        held = read_tensors(index)[1]
-        names = held["names"].numpy().tobytes().decode().split("\0")
-        return Members(path, names, held["starts"].numpy(), held["sizes"].numpy())
+        return _indexed(path, index)
     names, starts, sizes = _walked(path)
     if not names:
         raise CrossFlowError(f"{path} holds no files: get it again.")
     text = np.frombuffer("\0".join(names).encode(errors="surrogateescape"), np.uint8)
     index.parent.mkdir(parents=True, exist_ok=True)
     tensors = {"names": torch.tensor(text), "starts": torch.tensor(starts), "sizes": torch.tensor(sizes)}
-    write_tensors(index, tensors, {"archive": str(path)})
+    write_tensors(index, tensors, {"archive": str(path)}, writer=os.getpid())  # all of one launch may be at it
     return Members(path, names, np.array(starts), np.array(sizes))
+
+
+def _indexed(path: Path, index: Path) -> Members:
+    """The members of a tar file by its index; CrossFlowError for an index that is damaged."""
+    try:
+        held = read_tensors(index)[1]
+        names = held["names"].numpy().tobytes().decode(errors="surrogateescape").split("\0")
+        return Members(path, names, held["starts"].numpy(), held["sizes"].numpy())
+    except (CrossFlowError, KeyError) as error:
+        raise CrossFlowError(f"The index {index} of {path} cannot be read: remove it, and it is made again.") from error
 
 
 def _walked(path: Path) -> tuple[list[str], list[int], list[int]]:
