@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
+MANY = 40
+"""Names that are listed of what is available: of more, as of recipes, a message shows the first and the nearest."""
 
 
 class CrossFlowError(Exception):
@@ -56,7 +58,8 @@ class Stopped(KeyboardInterrupt):
 def one_sentence() -> Iterator[None]:
     """End a program on CrossFlowError with its message on stderr and exit code 2, and on Ctrl-C with exit code 130.
 
-    So it ends, too, on what the system says of a path that nobody could use, such as a name that is too long.
+    So it ends, too, on what the system says of a path that nobody could use, such as a name that is too long, and where
+    memory is at its end. A reader of the output that went away, as ``head`` does, is left to Typer, which says nothing.
     """
     import typer
 
@@ -65,13 +68,31 @@ def one_sentence() -> Iterator[None]:
     except CrossFlowError as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(2) from error
+    except BrokenPipeError:
+        raise
     except OSError as error:
+        place = "" if error.filename is None else f"{error.filename}: "
         limit = " (255 bytes on most systems)" if error.errno == errno.ENAMETOOLONG else ""
-        typer.echo(f"Error: {error.filename}: {error.strerror or error}{limit}; give another path.", err=True)
+        typer.echo(f"Error: {place}{error.strerror or error}{limit}; give another path.", err=True)
+        raise typer.Exit(2) from error
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        why = ". ".join(str(error).split(". ")[:2]).rstrip(".")
+        typer.echo(
+            f"Error: Memory is at its end{why and f' ({one_line(why)})'}: free some, take another --device, or do less "
+            "at once, by options such as --batch-size, --accumulate and --checkpointing.",
+            err=True,
+        )
         raise typer.Exit(2) from error
     except KeyboardInterrupt as error:
         typer.echo(f"Stopped. {_kept(error)}", err=True)
         raise typer.Exit(130) from error
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether an error is Python's or torch's of no memory; torch's of a GPU is known by its name, without torch."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
 def _kept(error: KeyboardInterrupt) -> str:
@@ -84,7 +105,7 @@ def _kept(error: KeyboardInterrupt) -> str:
 
 
 def named(kind: str, name: str, table: Mapping[str, T]) -> T:
-    """Return ``table[name]``; an unknown name raises CrossFlowError that lists the nearest and all known names."""
+    """Return ``table[name]``; an unknown name raises CrossFlowError that lists the nearest and the known names."""
     if name in table:
         return table[name]
     raise unknown(kind, name, table)
@@ -95,7 +116,7 @@ def unknown(kind: str, name: str, available: Iterable[str]) -> CrossFlowError:
     known = list(available)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return CrossFlowError(f"Unknown {kind} {name!r}.{hint} Available: {', '.join(known) or 'none'}.")
+    return CrossFlowError(f"Unknown {kind} {name!r}.{hint} Available: {first_few(known, MANY) or 'none'}.")
 
 
 def first_few(names: Iterable[str], show: int = 5) -> str:

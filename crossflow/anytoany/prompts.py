@@ -69,6 +69,7 @@ class LatentPrompt(nn.Module):
     """Latents of a codec, of ``shape`` (c, h, w), to k unit vectors."""
 
     words = False
+    """Whether it reads the token ids of a text, and not latents."""
 
     def __init__(self, config: PromptConfig, shape: tuple[int, int, int]) -> None:
         super().__init__()
@@ -97,10 +98,6 @@ class WordPrompt(nn.Module):
 
     def forward(self, read: Int[Tensor, "b n"]) -> Float[Tensor, "b k d"]:
         return self.readout(self.embed(read) + self.places, read != PAD)
-
-
-PromptEncoder = WordPrompt | LatentPrompt
-"""What a prompt encoder reads: token ids if its ``words`` is True, else latents."""
 
 
 class Contrast(nn.Module):

@@ -161,10 +161,14 @@ def _from_compvis(path: Path) -> nn.Module:
     state = {name: value for name, value in state.items() if not name.startswith(TRAINING_ONLY)}
     try:
         config = _sizes(state)
+        with torch.device("meta"):
+            vae = AutoencoderKL(**config)
     except KeyError as error:
         raise CrossFlowError(f"{path} holds no autoencoder of CompVis' format: it lacks {error.args[0]}.") from error
-    with torch.device("meta"):
-        vae = AutoencoderKL(**config)
+    except (IndexError, ValueError) as error:
+        raise CrossFlowError(
+            f"{path} holds no autoencoder of CompVis' format: its weights have strange shapes."
+        ) from error
     own = vae.state_dict()
     names = {_compvis_name(name, len(config["block_out_channels"])): name for name in own}
     if names.keys() != state.keys():

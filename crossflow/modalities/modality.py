@@ -21,7 +21,7 @@ class Reached(NamedTuple):
 class Modality(nn.Module):
     """Conversion between raw data and latents. The base class itself is for latents that are precomputed.
 
-    ``learns`` says whether it is trained jointly with the flow, ``fits`` whether it is fitted to images beforehand.
+    ``learns`` says whether it is trained jointly with the flow, ``fits`` whether it is fitted to data beforehand.
     """
 
     learns = False

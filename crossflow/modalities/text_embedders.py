@@ -260,8 +260,8 @@ def _tokenizer(folder: Path) -> _Tokenizer:
 
 
 def _read(folder: Path, kind: str) -> Any:
-    """The files in ``folder``, loaded by the class ``kind`` of transformers."""
+    """The files in ``folder``, loaded by the class ``kind`` of transformers; no code that lies there is run."""
     import transformers
 
     with quiet(transformers.utils.logging), readable(folder, kind):
-        return getattr(transformers, kind).from_pretrained(folder, local_files_only=True)
+        return getattr(transformers, kind).from_pretrained(folder, local_files_only=True, trust_remote_code=False)

@@ -7,12 +7,11 @@ whether a network can precompute everything that depends on time alone, for the 
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, runtime_checkable
 
 from crossflow.files.kinds import Kinds
-from crossflow.networks.dimr import DiMR, DiMRConfig
-from crossflow.networks.dit import DiT, DiTConfig
-from crossflow.networks.transformer import Transformer, TransformerConfig
+from crossflow.networks.dimr import DiMRConfig
+from crossflow.networks.dit import DiTConfig
+from crossflow.networks.transformer import TransformerConfig
 
 NETWORKS = Kinds("network", "crossflow.networks", TransformerConfig, DiMRConfig, DiTConfig)
-Backbone = Transformer | DiMR | DiT
 
 
 @runtime_checkable

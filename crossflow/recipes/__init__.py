@@ -9,9 +9,9 @@ text to image and ``paper_tasks`` of its other tasks, ``ablations`` the rows of 
 from dataclasses import replace
 from importlib import metadata
 
-from crossflow.errors import named
+from crossflow.errors import unknown
 from crossflow.recipes.ablations import ABLATIONS
-from crossflow.recipes.anytoany import ANY_TO_ANY
+from crossflow.recipes.anytoany import ANY_TO_ANY, IN_ORDER
 from crossflow.recipes.authors import AUTHORS, TINY
 from crossflow.recipes.paper import PAPER
 from crossflow.recipes.paper_tasks import PAPER_TASKS
@@ -49,8 +49,14 @@ ENTRY_POINTS = "crossflow.recipes"
 
 
 def recipe_named(name: str) -> TrainConfig:
-    """The recipe of that name, ours or an installed package's entry point. CrossFlowError for another name."""
+    """The recipe of that name, ours or an installed package's entry point.
+
+    CrossFlowError for another name; those of ``IN_ORDER``, such as codi, are several recipes.
+    """
     for entry in metadata.entry_points(group=ENTRY_POINTS):
         if entry.name == name and name not in CONFIGS:
             CONFIGS[name] = entry.load()
-    return named("config", name, {**CONFIGS, **ANY_TO_ANY})
+    known = {**CONFIGS, **ANY_TO_ANY}
+    if name not in known:
+        raise unknown("config", name, [*known, *IN_ORDER])
+    return known[name]

@@ -228,7 +228,6 @@ _IMAGES = {
     for name, recipe in SCENES.items()
     if name.removeprefix("scenes-").split("-")[0] in _FROM_IMAGES
 }
-_SMALL_IMAGES = {name: _smallest(recipe) for name, recipe in _IMAGES.items()}
 
 ABLATIONS: Mapping[str, TrainConfig] = {
     f"{scale}-{row}": recipe

@@ -69,7 +69,9 @@ class PairData:
     kind: Literal["folder"] = "folder"
 
     def check(self, model: ModelConfig) -> None:
-        """CrossFlowError for a model whose targets are not latents of images of this size."""
+        """CrossFlowError for a model that does not read texts, or whose targets are not latents of such images."""
+        if model.reads.kind != "tokens":
+            raise CrossFlowError(f"Pairs in a folder are of texts and images, and this model reads {model.reads.kind}.")
         if not model.target.external:
             raise CrossFlowError("Pairs in a folder are encoded by the KL autoencoder, scenes by any other.")
         if model.shape[1:] != (self.size // CELL,) * 2:
@@ -218,7 +220,7 @@ class TrainConfig:
     decay: Literal["linear", "cosine"] = "linear"
 
     def __post_init__(self) -> None:
-        check_sizes(accumulate=self.accumulate)
+        self._check_numbers()
         if self.batch_size % self.accumulate:
             raise CrossFlowError(f"batch_size {self.batch_size} does not divide into {self.accumulate} equal parts.")
         self.data.check(self.model)
@@ -235,6 +237,20 @@ class TrainConfig:
             raise CrossFlowError(f"keep_at is {list(self.keep_at)}; there are steps 1 to {self.steps}.")
         if self.epochs is not None and not 0 <= self.warmup_epochs <= self.epochs:
             raise CrossFlowError(f"warmup_epochs is {self.warmup_epochs}; it is from 0 to the {self.epochs} epochs.")
+
+    def _check_numbers(self) -> None:
+        """CrossFlowError for a number that a training would stumble over, or that torch would refuse."""
+        counts = ("steps", "batch_size", "accumulate", "warmup", "log_every", "save_every", "sample_every")
+        if low := [name for name in counts if getattr(self, name) < 1]:
+            hint = " (one step is no warm-up)" if low[0] == "warmup" else ""
+            raise CrossFlowError(f"{low[0]} is {getattr(self, low[0])}; it must be at least 1{hint}.")
+        for name in ("learning_rate", "final_learning_rate", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise CrossFlowError(f"{name} is {getattr(self, name)}; it must be a finite number of at least 0.")
+        if not all(0 <= each < 1 for each in (*self.betas, self.ema)):
+            raise CrossFlowError(f"betas are {self.betas} and ema is {self.ema}; they must be from 0 to below 1.")
+        if self.clip is not None and not self.clip > 0:
+            raise CrossFlowError(f"clip is {self.clip}; it must be above 0, and None is no clipping.")
 
     def on(self, items: int) -> "TrainConfig":
         """The recipe on a data set of ``items``: one in ``epochs`` in the steps that they take, any other as it is."""

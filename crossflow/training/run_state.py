@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -185,9 +185,7 @@ class Run:
         header, found = read_tensors(path)
         mine = json.loads(json.dumps(self._header()))
         if any(header.get(name) != mine.get(name) for name in ("digest", "precision", "data")):
-            names = ("config", "training", "seed", "precision", "data", "init", "digest")
-            name = next(name for name in names if header.get(name) != mine.get(name))
-            raise CrossFlowError(f"{path} is the state of another run, its {name} differs: choose another --out.")
+            raise _another(path, header, mine)
         held = self._tensors()
         check_tensors(path, found, held | self.optimizer.blank_state())
         with torch.no_grad():
@@ -202,6 +200,21 @@ class Run:
     def _tensors(self) -> dict[str, Tensor]:
         parts = (("model", self.model.state_dict()), ("ema", self.averages))
         return {f"{prefix}.{name}": part for prefix, tensors in parts for name, part in tensors.items()}
+
+
+def _another(path: Path, header: Mapping[str, Any], mine: Mapping[str, Any]) -> CrossFlowError:
+    """What to say of the state of another run than mine: the first thing that differs, and how."""
+    names = ("config", "training", "seed", "precision", "data", "init", "digest")
+    name = next(name for name in names if header.get(name) != mine.get(name))
+    was, now, how = header.get(name), mine.get(name), ""
+    if isinstance(was, dict) and isinstance(now, dict):
+        fields = [field for field in {**was, **now} if was.get(field) != now.get(field)]
+        how = f" in {', '.join(fields)}"
+    elif name in ("seed", "precision"):
+        how = f", {was} there and {now} here"
+    return CrossFlowError(
+        f"{path} is the state of another run, its {name} differs{how}: give the same, or choose another --out."
+    )
 
 
 def _fresh_model(config: TrainConfig, seed: int, init: Path | None, data: Data) -> tuple[TrainedModel, list[str]]:

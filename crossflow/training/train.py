@@ -42,11 +42,11 @@ TRACKERS = ("tensorboard", "wandb")
 
 def train(
     config: TrainConfig,
-    out: Path,
+    out: str | Path,
     *,
-    data: Path | None = None,
+    data: str | Path | None = None,
     seed: int = 0,
-    init: Path | None = None,
+    init: str | Path | None = None,
     resume: bool = False,
     precision: str | None = None,
     device: str = "auto",
@@ -81,6 +81,7 @@ def train(
     longer finite.
     """
     clock = _Clock()
+    out, data, init = Path(out), None if data is None else Path(data), None if init is None else Path(init)
     check_seed(seed)
     accelerator = _accelerator(device, trackers, out)
     stage = stage if accelerator.is_main_process else silent
@@ -192,11 +193,16 @@ def _precision(name: str, device: torch.device) -> str:
     """``auto`` is bf16 where the hardware supports it: CUDA from Ampere on, CPUs with AVX512-BF16 or AMX."""
     if name == "auto":
         on_cpu = device.type == "cpu"
-        able = torch.ops.mkldnn._is_mkldnn_bf16_supported() if on_cpu else torch.cuda.is_bf16_supported(False)
+        able = _fast_on_cpu() if on_cpu else torch.cuda.is_bf16_supported(False)
         return "bf16" if able else "fp32"
     if name not in ("bf16", "fp32"):
         raise CrossFlowError(f"precision is {name!r}: it must be auto, bf16 or fp32.")
     return name
+
+
+def _fast_on_cpu() -> bool:
+    """Whether this CPU has bfloat16; a torch without oneDNN, as on a Mac, does not even have the question."""
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class _Record:

@@ -24,12 +24,13 @@ from crossflow.model.settings import Sampling
 from crossflow.model.standard import StandardConfig
 from crossflow.networks.dimr import DiMRConfig, Stage
 from crossflow.networks.transformer import TransformerConfig
-from crossflow.recipes import CONFIGS
+from crossflow.recipes import CONFIGS, recipe_named
 from crossflow.sources.codec import CodecConfig
 from crossflow.sources.fixed import DeterministicConfig, FixedNoiseConfig
 from crossflow.sources.image import ImageEncoderConfig
 from crossflow.sources.upsample import UpsampleConfig
 from crossflow.sources.variational import VariationalConfig
+from crossflow.training.data.scenes import of_scene
 
 TEXT = VariationalConfig(width=8, depth=1, heads=1)
 IMAGE = ImageEncoderConfig(width=8, depth=1, heads=1, patch=4)
@@ -146,7 +147,9 @@ def test_guidance_is_trained_or_not_asked_for():
         Indicator(null_rate=0.0)
 
 
-@pytest.mark.parametrize("name", ["../worse.safetensors", "/worse.safetensors", "", "runs/worse.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["../worse.safetensors", "/worse.safetensors", "", "..", "runs/worse.safetensors", "worse\0"]
+)
 def test_autoguidance_names_a_file_beside_the_models_own(name):
     with pytest.raises(CrossFlowError, match="in the folder of the model's own"):
         Autoguidance(checkpoint=name)
@@ -197,3 +200,34 @@ def test_sampling_settings_are_overridden_as_one():
     assert own.but(Override(steps=7, noise=0.0)) == replace(own, steps=7, noise=0.0)
     with pytest.raises(CrossFlowError, match="noise is 2"):
         own.but(Override(noise=2.0))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({name: 0} for name in ("steps", "batch_size", "accumulate", "warmup", "log_every", "save_every")),
+        {"learning_rate": float("nan")}, {"weight_decay": -0.1}, {"betas": (0.9, 1.0)}, {"ema": 1.0}, {"clip": 0.0},
+    ],
+)  # fmt: skip
+def test_a_number_that_a_training_would_stumble_over_is_named(change):
+    with pytest.raises(CrossFlowError, match=f"{next(iter(change))} (is|are) "):
+        replace(CONFIGS["scenes-tiny"], **change)
+
+
+def test_an_unknown_recipe_is_answered_by_the_nearest_and_not_by_all():
+    with pytest.raises(CrossFlowError, match=r"Did you mean 'codi'\? Available: .* and \d+ more") as caught:
+        recipe_named("cody")
+    assert len(str(caught.value)) < 1500
+
+
+def test_pairs_in_a_folder_are_of_texts():
+    recipe = CONFIGS["t2i-tiny"]
+    reads = ImageConfig(shape=(3, 32, 32), name="small image")
+    source = ImageEncoderConfig(width=16, depth=1, heads=2, patch=8)
+    with pytest.raises(CrossFlowError, match="this model reads image"):
+        replace(recipe, model=replace(recipe.model, reads=reads, source=source))
+
+
+def test_a_scene_has_no_sound():
+    with pytest.raises(CrossFlowError, match="Unknown modality of scenes 'audio'"):
+        of_scene("audio", [], 32, CONFIGS["scenes-tiny"].model)

@@ -1,5 +1,6 @@
 """Language models at one interface: MiniLM's kin, and any text model of Hugging Face as a tiny random one."""
 
+import json
 import shutil
 from dataclasses import replace
 from importlib.util import find_spec
@@ -119,6 +120,17 @@ def test_a_model_that_gives_no_tokens_of_a_text_is_one_sentence(tmp_path, kind, 
         (tmp_path / name).write_text("")
     with pytest.raises(CrossFlowError, match=says):
         embedder_named(f"{ANY}{tmp_path}")
+
+
+def test_code_that_lies_beside_a_model_is_neither_run_nor_asked_about(tmp_path, tiny, capsys):
+    folder = tmp_path / "coded"
+    shutil.copytree(tiny[0], folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "mine", "auto_map": {"AutoConfig": "a.B"}}))
+    (folder / "a.py").write_text("raise SystemExit('run')\n")
+    with pytest.raises(CrossFlowError, match="does not load as AutoConfig"):
+        embedder_named(f"{ANY}{folder}")
+    assert capsys.readouterr().out == ""
 
 
 def test_a_model_that_is_not_here_is_one_sentence():

@@ -1,10 +1,16 @@
 """What every command does: it prints on any terminal, and says in one sentence what is wrong around it."""
 
+import errno
 import os
 import subprocess
 import sys
 
 import pytest
+import torch
+import typer
+
+import crossflow
+from crossflow.errors import one_sentence
 
 RUN = "from {}.cli import app; app()"
 
@@ -34,6 +40,37 @@ def test_what_a_terminal_lacks_is_printed_as_an_escape(tmp_path, encoding):
     assert done.returncode == 2
     assert f"n{arrow}\\udc8e".encode(encoding) in done.stderr
     assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has"),
+            "(CUDA out of memory. Tried",
+        ),
+        (MemoryError(), "Memory is at its end: free some"),
+        (OSError(errno.ENOSPC, "No space left on device"), "Error: No space left on device; give"),
+    ],
+)
+def test_what_the_machine_has_no_more_of_is_one_sentence(error, said, capsys):
+    with pytest.raises(typer.Exit) as ended, one_sentence():
+        raise error
+    assert ended.value.exit_code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_reader_that_went_away_hears_nothing(capsys):
+    """Typer ends such a program without a word, as ``head`` expects."""
+    with pytest.raises(BrokenPipeError), one_sentence():
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+    assert capsys.readouterr().err == ""
+
+
+def test_public_names_are_there_before_they_are_imported():
+    """A notebook completes them, and each is what it is called."""
+    assert set(crossflow.__all__) <= set(dir(crossflow))
+    assert [getattr(crossflow, name).__name__ for name in crossflow.__all__] == crossflow.__all__
 
 
 def test_warnings_of_libraries_are_not_shown_and_ours_are_sentences():

@@ -175,6 +175,14 @@ def test_a_tracker_that_is_not_there_is_one_sentence(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_torch_without_onednn_trains_in_float32(tmp_path, monkeypatch):
+    """That of a Mac has no such question to ask."""
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None, raising=False)
+    path = train(replace(SMALL, steps=1, sample_every=9), str(tmp_path / "run"), device="cpu")
+    assert read_header(path)["precision"] == "fp32"
+
+
 def test_a_run_leaves_a_model_a_log_and_samples(run):
     model = load_checkpoint(run / "model.safetensors")
     assert model.config == SMALL.model
@@ -202,9 +210,9 @@ def test_a_finished_run_is_left_as_it_is(run):
 
 def test_a_run_is_not_begun_again_over_another(run):
     assert "add --resume" in refused(SMALL, run)
-    assert "its seed differs" in refused(SMALL, run, seed=1, resume=True)
-    assert "its training differs" in refused(replace(SMALL, steps=5), run, resume=True)
-    assert "its precision differs" in refused(SMALL, run, precision="bf16", resume=True)
+    assert "its seed differs, 0 there and 1 here: give the same" in refused(SMALL, run, seed=1, resume=True)
+    assert "its training differs in steps: give the same" in refused(replace(SMALL, steps=5), run, resume=True)
+    assert "its precision differs, fp32 there and bf16" in refused(SMALL, run, precision="bf16", resume=True)
     kl, contrast = SMALL.model.losses
     other = replace(SMALL, model=replace(SMALL.model, losses=(replace(kl, weight=0.5), contrast)))
     assert "its config differs" in refused(other, run, resume=True)

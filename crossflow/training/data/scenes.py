@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from torch import Tensor
 
+from crossflow.errors import named
 from crossflow.files.progress import Stage, chunks
 from crossflow.files.tensors import tensors_sha256
 from crossflow.flow.batch import Batch, Item
@@ -80,6 +81,12 @@ OF_SCENE: dict[str, Callable[[Scene, int, ModelConfig], Any]] = {
 """Modality name -> raw data of a scene at ``size`` pixels. Text is the description that names all objects.
 
 Another package adds an entry for a modality of its own here."""
+
+
+def of_scene(name: str, scenes: Sequence[Scene], size: int, model: ModelConfig) -> list[Any]:
+    """What scenes are in a modality at ``size`` pixels; CrossFlowError for one that a scene has not, as a sound."""
+    make = named("modality of scenes", name, OF_SCENE)
+    return [make(scene, size, model) for scene in scenes]
 
 
 @dataclass(frozen=True)
@@ -159,9 +166,7 @@ def answered_scenes(recipe: TrainConfig, count: int) -> tuple[list[np.ndarray], 
     """The first scenes of the validation split as a model of images reads them, and what it is to make of each."""
     scenes = [example("val", index).scene for index in range(count)]
     size, model = cast(SceneData, recipe.data).size, recipe.model
-    sources, truths = (
-        [OF_SCENE[end.name](scene, size, model) for scene in scenes] for end in (model.reads, model.target)
-    )
+    sources, truths = (of_scene(end.name, scenes, size, model) for end in (model.reads, model.target))
     return sources, truths
 
 
@@ -220,12 +225,11 @@ def _images(recipe: TrainConfig, model: FlowModel, stage: Stage) -> dict[str, Te
     for start in chunks(stage, "drawing", "scenes", data.count, CHUNK):
         stop = min(start + CHUNK, data.count)
         scenes = [example("train", i).scene for i in range(start, stop)]
-        of_source = OF_SCENE[config.reads.name]
-        sources.append(torch.from_numpy(np.stack([of_source(scene, data.size, config) for scene in scenes])))
+        sources.append(torch.from_numpy(np.stack(of_scene(config.reads.name, scenes, data.size, config))))
         targets.append(_prepared(model.autoencoder, scenes, data, config))
     return {"sources": torch.cat(sources), "targets": torch.cat(targets)}
 
 
 def _prepared(target: Modality, scenes: Sequence[Scene], data: SceneData, config: ModelConfig) -> Tensor:
     """The targets of scenes, as prepared by their modality."""
-    return target.prepare([OF_SCENE[config.target.name](scene, data.size, config) for scene in scenes])
+    return target.prepare(of_scene(config.target.name, scenes, data.size, config))
