@@ -37,7 +37,7 @@ class Kinds(Mapping[str, type]):
             return self._own[kind]
         for entry in metadata.entry_points(group=self.group):
             if entry.name == kind:
-                return self.add(entry.load())
+                return self.add(loaded(entry))
         raise KeyError(kind)
 
     def __iter__(self) -> Iterator[str]:
@@ -52,14 +52,27 @@ class Kinds(Mapping[str, type]):
         return PlainValidator(self._read)
 
     def _read(self, value: Any) -> Any:
-        if type(value) in (self[kind] for kind in self):
-            return value
+        """No other kind is imported than the value's own: a package of others that is broken is in nobody's way."""
+        kind = value.get("kind") if isinstance(value, Mapping) else getattr(value, "kind", None)
+        known = self[kind] if isinstance(kind, str) and kind in self else None
         if not isinstance(value, Mapping):
-            raise ValueError(f"it is {type(value).__name__}, not the config of a {self.sort}")
-        kind = value.get("kind")
-        if not isinstance(kind, str) or kind not in self:
+            if known is not type(value):
+                raise ValueError(f"it is {type(value).__name__}, not the config of a {self.sort}")
+            return value
+        if known is None:
             raise ValueError(f"kind is {kind!r}, and there are {', '.join(self)}")
-        return TypeAdapter(self[kind]).validate_python(dict(value))
+        return TypeAdapter(known).validate_python(dict(value))
+
+
+def loaded(entry: metadata.EntryPoint) -> Any:
+    """What an entry point of another package names; CrossFlowError where that cannot be imported."""
+    try:
+        return entry.load()
+    except Exception as error:  # whatever code of others raises when it is imported
+        raise CrossFlowError(
+            f"{entry.name!r} of {entry.group} cannot be imported from {entry.value} ({type(error).__name__}: {error}): "
+            "mend or remove the package that brings it."
+        ) from error
 
 
 def _kind_of(config: type) -> str:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from crossflow.errors import CrossFlowError, named
 from crossflow.files.hashes import content_sha256
+from crossflow.files.kinds import loaded
 from crossflow.files.pretrained import load_pretrained, local_folder, quiet, readable
 from crossflow.modalities.caption_cleaning import clean_caption
 from crossflow.modalities.minilm import BagOfWords, MiniLM, RandomMiniLM
@@ -226,7 +227,7 @@ def embedder_named(name: str, source: str | Path | None = None, device: str = "c
         return AnyText(source or name.removeprefix(ANY), device)
     for entry in metadata.entry_points(group=ENTRY_POINTS):
         if entry.name == name and name not in EMBEDDERS:
-            EMBEDDERS[name] = entry.load()
+            EMBEDDERS[name] = loaded(entry)
     return named("text embedder", name, EMBEDDERS)(source, device)
 
 

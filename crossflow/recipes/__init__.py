@@ -10,6 +10,7 @@ from dataclasses import replace
 from importlib import metadata
 
 from crossflow.errors import unknown
+from crossflow.files.kinds import loaded
 from crossflow.recipes.ablations import ABLATIONS
 from crossflow.recipes.anytoany import ANY_TO_ANY, IN_ORDER
 from crossflow.recipes.authors import AUTHORS, TINY
@@ -55,7 +56,7 @@ def recipe_named(name: str) -> TrainConfig:
     """
     for entry in metadata.entry_points(group=ENTRY_POINTS):
         if entry.name == name and name not in CONFIGS:
-            CONFIGS[name] = entry.load()
+            CONFIGS[name] = loaded(entry)
     known = {**CONFIGS, **ANY_TO_ANY}
     if name not in known:
         raise unknown("config", name, [*known, *IN_ORDER])

@@ -1,6 +1,7 @@
 """A config says what a model is, builds it, and refuses in one sentence what cannot be."""
 
 from dataclasses import asdict, replace
+from importlib import metadata
 from typing import Any
 
 import pytest
@@ -218,6 +219,15 @@ def test_an_unknown_recipe_is_answered_by_the_nearest_and_not_by_all():
     with pytest.raises(CrossFlowError, match=r"Did you mean 'codi'\? Available: .* and \d+ more") as caught:
         recipe_named("cody")
     assert len(str(caught.value)) < 1500
+
+
+def test_a_package_of_others_that_is_broken_is_in_nobodys_way_but_its_own(monkeypatch):
+    entries = [metadata.EntryPoint("mine", "no.such.module:Config", "crossflow.sources")]
+    monkeypatch.setattr(metadata, "entry_points", lambda group: entries if group == "crossflow.sources" else [])
+    tiny = CONFIGS["scenes-tiny"].model
+    assert TypeAdapter(ModelConfig).validate_python(asdict(tiny)) == tiny
+    with pytest.raises(CrossFlowError, match=r"'mine' of crossflow\.sources cannot be imported from no\.such\.module"):
+        TypeAdapter(ModelConfig).validate_python(asdict(tiny) | {"source": {"kind": "mine"}})
 
 
 def test_pairs_in_a_folder_are_of_texts():
