@@ -64,8 +64,6 @@ class FlowConfig:
             term.check(self.source.accepts, self.source.variance, self.guidance.null_rate > 0, learns)
         if len({term.name for term in self.losses}) < len(self.losses):
             raise CrossFlowError("Two terms of the loss have one name in the log: leave one of them out.")
-        if self.parameterisation == "target" and self.backbone.resolutions > 1:
-            raise CrossFlowError("A network of several resolutions predicts velocities: parameterisation is velocity.")
 
     def build(self, training: bool = True) -> "CrossFlow":
         """The model; with ``training`` also the networks of the loss terms."""

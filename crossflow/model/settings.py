@@ -65,6 +65,8 @@ def check_ends(config: Any) -> None:
         raise CrossFlowError(
             f"There are {len(config.stage_weights)} stage_weights for {config.backbone.resolutions} stages."
         )
+    if config.parameterisation == "target" and config.backbone.resolutions > 1:
+        raise CrossFlowError("A network of several resolutions predicts velocities: parameterisation is velocity.")
     check_tail(config.tail)
     if config.sampling.guidance_scale != 1 and config.guidance.kind == "none":
         raise CrossFlowError(

@@ -53,8 +53,6 @@ class StandardConfig:
         check_ends(self)
         if self.condition == "channels" and self.reads.kind != "image":
             raise CrossFlowError(f"A condition in channels is an image, not {self.reads.kind}: let it be attention.")
-        if self.parameterisation == "target" and self.backbone.resolutions > 1:
-            raise CrossFlowError("A network of several resolutions predicts velocities: parameterisation is velocity.")
 
     def build(self, training: bool = True) -> "StandardFlow":
         """The model; ``training`` makes no difference."""

@@ -243,7 +243,7 @@ class AnyToAnySampler:
                 raise CrossFlowError("The mix weighs inputs of several kinds, and there is one kind: leave it out.")
         for name, values in item.items():
             if isinstance(values, str):
-                raise CrossFlowError(f"The inputs of {name} are a list, for there may be several: give it one of one.")
+                raise CrossFlowError(f"{name} is one text, and a list is expected, of several if need be: give a list.")
             for value in values:
                 self._check_value(name, value)
 

@@ -95,7 +95,7 @@ def draw_walk(
     """
     names = [f"frame-{k:03d}" for k in range(frames)]
     with _writing(out, [*names, "grid"], "walk.gif"):
-        first, last = pipeline.source(ends, [prompt_seed(seed, prompt) for prompt in ends])
+        first, last = pipeline.source(ends, [prompt_seed(seed, prompt) for prompt in ends], sampling.noise)
         images = pipeline.from_source(interpolate(first, last, frames), sampling)
         _write(images, names, out, columns=min(frames, 10))
         pictures = [Image.fromarray(image) for image in images]
@@ -113,7 +113,8 @@ def draw_sum(pipeline: TextToImage, terms: Sum, sampling: Sampling, seed: int, o
     names = [f"{kind}-{k}" for kind, of in (("add", terms.add), ("subtract", terms.subtract)) for k in range(len(of))]
     names = ["base", *names, "sum"]
     with _writing(out, [*names, "grid"]):
-        sources = pipeline.source(terms.prompts, [prompt_seed(seed, prompt) for prompt in terms.prompts])
+        seeds = [prompt_seed(seed, prompt) for prompt in terms.prompts]
+        sources = pipeline.source(terms.prompts, seeds, sampling.noise)
         images = pipeline.from_source(torch.cat([sources, terms.of(sources)[None]]), sampling)
         _write(images, names, out, columns=len(images))
     return out / "grid.png"
@@ -128,7 +129,7 @@ def before_and_after(
     """
     prompts = [prompt for terms in sums for prompt in terms.prompts]
     drawn = [prompt_seed(seed, prompt) for terms, seed in zip(sums, seeds, strict=True) for prompt in terms.prompts]
-    parts = pipeline.source(prompts, drawn).split([len(terms.prompts) for terms in sums])
+    parts = pipeline.source(prompts, drawn, sampling.noise).split([len(terms.prompts) for terms in sums])
     pairs = [torch.stack([part[0], terms.of(part)]) for part, terms in zip(parts, sums, strict=True)]
     images = pipeline.from_source(torch.cat(pairs), sampling)
     return list(zip(images[::2], images[1::2], strict=True))

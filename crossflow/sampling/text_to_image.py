@@ -163,11 +163,12 @@ class TextToImage:
         return images[: len(prompts)]
 
     @torch.no_grad()
-    def source(self, prompts: Sequence[str], seeds: Sequence[int]) -> Float[Tensor, "b c h w"]:
-        """Source latents of prompts, one sample of the posterior each."""
+    def source(self, prompts: Sequence[str], seeds: Sequence[int], noise: float = 1.0) -> Float[Tensor, "b c h w"]:
+        """Source latents of prompts, one sample of the posterior each; ``noise`` is that of ``Sampling``."""
         flow, parts = self._flow(), []
         for items in self._batches(len(prompts)):
-            parts.append(flow.source(*self._inputs([prompts[i] for i in items], [seeds[i] for i in items])))
+            tokens, mask, drawn = self._inputs([prompts[i] for i in items], [seeds[i] for i in items])
+            parts.append(flow.source(tokens, mask, noise * drawn))
         return torch.cat(parts)[: len(prompts)]
 
     @torch.no_grad()
@@ -273,7 +274,10 @@ def _own_autoencoder() -> Path:
 
 
 def finite(latents: Float[Tensor, "b c h w"], name: str) -> Float[Tensor, "b c h w"]:
-    """The latents of what ``name`` says; CrossFlowError for numbers that no picture can show and no text can say."""
+    """The ``latents`` of the modality ``name`` as they are; CrossFlowError where they are not finite.
+
+    Decoded they would be a black image or some text, and a score of that.
+    """
     if not latents.isfinite().all():
         raise CrossFlowError(f"The {name} ended in numbers that are not finite: sample with less guidance.")
     return latents

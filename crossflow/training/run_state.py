@@ -56,7 +56,7 @@ class Run:
         if config.batch_size % (config.accumulate * processes):
             raise CrossFlowError(
                 f"A batch of {config.batch_size} does not divide into {config.accumulate} parts "
-                f"over {processes} processes."
+                f"over {processes} processes: let it be a multiple of {config.accumulate * processes}."
             )
         if config.stages and shard and processes > 1:
             raise CrossFlowError("The weights of a recipe of several stages cannot be sharded: leave --shard out.")

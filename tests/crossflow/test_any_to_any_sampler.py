@@ -139,7 +139,7 @@ def test_settings_are_the_diffusers_own_unless_given(sampler):
         ({"text": ["a ball"]}, [], {}, "at least one"),
         ({"text": []}, ["image"], {}, "without any input"),
         ({"text": [3]}, ["image"], {}, "give words"),
-        ({"text": "a ball"}, ["image"], {}, "The inputs of text are a list"),
+        ({"text": "a ball"}, ["image"], {}, "text is one text, and a list is expected"),
         ({"image": [IMAGE[:16]]}, ["audio"], {}, r"uint8 \[16, 32, 3\], and this system reads uint8 \[32, 32, 3\]"),
         ({"audio": [SOUND * np.nan]}, ["image"], {}, "without NaN"),
         ({"audio": [SOUND + np.float32(np.inf)]}, ["image"], {}, "An input of audio has numbers that are infinite"),

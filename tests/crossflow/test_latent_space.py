@@ -1,5 +1,6 @@
 """Walks and sums of sources: the authors' formulas, and files that hold what a pipeline draws."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,14 @@ def test_a_walk_in_files(pipeline, tmp_path):
     tiles = read(shown)[1::3, 1::3]
     assert tiles.shape == (32, 4 * 34 - 2, 3)
     assert np.array_equal(tiles[:, 34:66], images[1])
+
+
+def test_a_walk_is_between_the_sources_that_images_are_drawn_from(pipeline, tmp_path):
+    """Without noise these are the middles of the posteriors, whatever the seed."""
+    ends = ("a photo of a ball", "a photo of a ring")
+    draw_walk(pipeline, ends, 2, replace(SAMPLING, noise=0.0), 5, tmp_path)
+    drawn = pipeline.generate(ends, [1, 2], replace(OVERRIDE, noise=0.0))
+    assert np.array_equal([read(tmp_path / f"frame-00{k}.png") for k in range(2)], drawn)
 
 
 def test_a_sum_in_files(pipeline, tmp_path):
