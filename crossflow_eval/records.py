@@ -51,6 +51,8 @@ LOG = "log.jsonl"
 """What a training's folder holds: its losses, a line each."""
 Record = TypeVar("Record", bound=BaseModel)
 
+FOLLOWS = ("n", "warning", "interval", "subsets", "bfloat16_shift", "bfloat16_shift_n")
+"""What of a protocol may follow from the outputs and from how many they are."""
 LARGEST = 2**63
 """What a number in a record stays below, so that it is one of any other language's too."""
 LONGEST = 200
@@ -316,6 +318,11 @@ def seal(result: Result, manifest: bytes, rows: bytes) -> Result:
     return result.model_copy(update={"proof": Proof(**digests, result=_own_digest(unsealed))})
 
 
+def lasting(protocol: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a metric's protocol does not follow from the outputs: what they were measured by."""
+    return {name: value for name, value in protocol.items() if name not in FOLLOWS}
+
+
 def canonical_json(record: Any) -> str:
     """One line of JSON with sorted keys; NaN and infinity are refused with a ValueError."""
     return json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
@@ -417,7 +424,7 @@ def _digest(path: Path) -> str | None:
     """The sha256 of a file; None where it is not there or cannot be read."""
     try:
         return file_sha256(path)
-    except OSError:
+    except CrossFlowError:
         return None
 
 

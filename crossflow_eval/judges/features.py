@@ -143,6 +143,11 @@ class OnFeatures:
     def __init__(self, extractor: FeatureExtractor) -> None:
         self.extractor = extractor
 
+    @property
+    def itself(self) -> OnFeatures:
+        """The metric whose values these are, where this one only stands around it."""
+        return self
+
     def update(
         self, examples: Sequence[Example], outputs: Sequence[Output], features: np.ndarray | None = None
     ) -> list[Row] | None:

@@ -11,18 +11,16 @@ import numpy as np
 
 from crossflow.errors import CrossFlowError
 from crossflow_eval import records
-from crossflow_eval.judges.features import keep_features
+from crossflow_eval.judges.features import OnFeatures, keep_features
 from crossflow_eval.metrics.fid import FID, NO_INTERVAL
-from crossflow_eval.runs.run import SCORE_BATCH, list_jobs
+from crossflow_eval.runs.run import SCORE_BATCH, list_jobs, plain_protocol
 from crossflow_eval.runs.store import Store
 from crossflow_eval.stats import Comparison, compare, jackknifed
 from crossflow_eval.suites import load_suite
-from crossflow_eval.types import Example, Result, Row
+from crossflow_eval.types import Example, Metric, Result, Row, Suite
 
 SCORES = (bool, int, float)
 ADDRESS = ("id", "index")
-OF_N = ("n", "warning", "bfloat16_shift", "bfloat16_shift_n")
-"""What of a protocol follows from the outputs, and so may differ where two runs have other numbers of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,17 +103,12 @@ def _check_alike(results: Sequence[Result], folders: tuple[Path, Path]) -> None:
         "metrics": (sorted(first.protocol), sorted(second.protocol)),
     }
     pairs |= {
-        f"protocol of {name}": (_lasting(first.protocol[name]), _lasting(second.protocol.get(name, {})))
+        f"protocol of {name}": tuple(records.lasting(of.get(name, {})) for of in (first.protocol, second.protocol))
         for name in first.protocol
     }
     for what, (left, right) in pairs.items():
         if left != right:
             raise CrossFlowError(f"{folders[0]} and {folders[1]} differ in their {what}: {left} and {right}.")
-
-
-def _lasting(protocol: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a protocol does not follow from the outputs."""
-    return {name: value for name, value in protocol.items() if name not in OF_N}
 
 
 def _common(folders: tuple[Path, Path], results: tuple[Result, Result]) -> set[str]:
@@ -163,9 +156,12 @@ def _apart(ours: FID, theirs: FID) -> Score:
 
 
 def _measured(folder: Path, result: Result, name: str, common: set[str], data: Path | None) -> FID | None:
-    """The metric ``name`` of a run's suite, of its common outputs in the order of their ids; None if it is no FID."""
+    """The metric ``name`` of a run's suite, of its common outputs in the order of their ids; None if it is no FID.
+
+    CrossFlowError where it would be measured here by anything else than it was for the run.
+    """
     suite, store = load_suite(result.settings.suite, data), Store(folder)
-    metric: Any = suite.metrics[name]()
+    metric = _here(suite, name, result.protocol[name])
     if not isinstance(metric, FID):
         return None
     cache = keep_features({name: metric}, store.home / "features", 0)[name]
@@ -174,6 +170,22 @@ def _measured(folder: Path, result: Result, name: str, common: set[str], data: P
         batch = jobs[start : start + SCORE_BATCH]
         metric.update_from(cache, [job.example for job in batch], [store.read_output(job)[0] for job in batch])
     return metric
+
+
+def _here(suite: Suite, name: str, protocol: Mapping[str, Any]) -> Metric:
+    """The metric ``name`` of a suite. CrossFlowError where the suite has it no more, or by another ``protocol``."""
+    if name not in suite.metrics:
+        raise CrossFlowError(f"the suite {suite.name} of this version has it no more; score both runs again.")
+    metric = suite.metrics[name]()
+    here, there = (records.lasting(each) for each in (plain_protocol(metric), protocol))
+    if absent := here.get("absent"):
+        raise CrossFlowError(f"{absent}.")
+    if other := sorted(key for key in here.keys() | there.keys() if here.get(key) != there.get(key)):
+        raise CrossFlowError(
+            f"here it would be measured by another {', '.join(other)} than the runs were; give --data their own, or "
+            "score both runs again."
+        )
+    return metric.itself if isinstance(metric, OnFeatures) else metric
 
 
 def _score_columns(rows: Sequence[Row]) -> Iterator[str]:

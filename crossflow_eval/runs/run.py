@@ -18,6 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from pydantic import TypeAdapter
+
 from crossflow.errors import CrossFlowError, first_few
 from crossflow.files.processes import rank_and_world
 from crossflow_eval import records
@@ -43,6 +45,7 @@ from crossflow_eval.types import (
 )
 
 _logger = logging.getLogger(__name__)
+_PLAIN = TypeAdapter(dict[str, Any])
 
 
 @runtime_checkable
@@ -290,9 +293,9 @@ def score(
 ) -> Result:
     """Score the outputs of a run with fresh ``metrics``; write per_example.jsonl, outputs.jsonl and result.json.
 
-    A result that is there already is returned as it is if it was made by this very source, of whatever commit, and by
-    these versions of everything else, unless ``again`` or where a metric is another package's. Outputs are read from
-    disk batch by batch, so memory does not grow with their number.
+    A result that is there already is returned as it is if it was made by this very version of everything, and by the
+    weights and references that metrics have now, unless ``again``. Outputs are read from disk batch by batch, so memory
+    does not grow with their number.
 
     Raises:
         CrossFlowError: missing or unreadable outputs, with their count and the first names; examples whose files
@@ -303,10 +306,9 @@ def score(
     examples = Examples.of(examples)
     data, machine = examples.sha256, environment()
     done = None if again else store.result()
-    same = done is not None and done.data_sha256 == data and same_numbers(done.environment, machine)
-    same = same and all(map(_is_ours, metrics.values()))
-    asked = {name: metric.protocol for name, metric in metrics.items()}
-    if done is not None and same and done.protocol.keys() == asked.keys() and _absent(done.protocol) == _absent(asked):
+    same = done is not None and done.data_sha256 == data and done.environment == machine and _is_clean(machine)
+    asked = {name: plain_protocol(metric) for name, metric in metrics.items()}
+    if done is not None and same and _lasting(done.protocol) == _lasting(asked):
         return done
     rows: list[Row] = []
     scored: list[Row] = []
@@ -325,7 +327,7 @@ def score(
     examples.check_unchanged()
     result = Result(
         settings=settings,
-        protocol={name: dict(metric.protocol) for name, metric in metrics.items()},
+        protocol={name: plain_protocol(metric) for name, metric in metrics.items()},
         n=len(jobs),
         values=values,
         higher_is_better=better,
@@ -448,9 +450,13 @@ def _wait(store: Store, jobs: Sequence[Job]) -> None:
         time.sleep(0.5)
 
 
-def _absent(protocols: Mapping[str, Mapping[str, Any]]) -> set[str]:
-    """The metrics that lack something, and say so."""
-    return {name for name, protocol in protocols.items() if "absent" in protocol}
+def plain_protocol(metric: Metric) -> dict[str, Any]:
+    """The fingerprint of a metric as a result holds it: plain JSON."""
+    return _PLAIN.dump_python(dict(metric.protocol), mode="json")
+
+
+def _lasting(protocols: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {name: records.lasting(protocol) for name, protocol in protocols.items()}
 
 
 def _is_ours(metric: Metric) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 from crossflow.errors import CrossFlowError
 from crossflow_eval import records
 from crossflow_eval.environment import environment
+from crossflow_eval.judges.features import OnFeatures
 from crossflow_eval.peers import peer_of
 from crossflow_eval.peers.peer import Line, Pairs, Peer, Said, Theirs, Verification, version
 from crossflow_eval.runs import launch, run
@@ -76,9 +77,12 @@ def _ask(name: str, make: Callable[[], Metric], result: Result, pairs: Pairs) ->
     except CrossFlowError as error:  # weights or a program that is not here
         return None, dict.fromkeys([value for value in result.values if value.split("/")[0] == name], str(error))
     values = list(metric.higher_is_better) or [value for value in result.values if value.split("/")[0] == name]
+    if not any(value in result.values for value in values):
+        return None, {}
     there, here = (of.get("weights_sha256") for of in (result.protocol[name], metric.protocol))
     if there != here:
         return None, dict.fromkeys(values, f"the run has weights {str(there)[:12]}, and here are {str(here)[:12]}")
+    metric = metric.itself if isinstance(metric, OnFeatures) else metric
     peer = peer_of(metric)
     if isinstance(peer, str):
         return None, dict.fromkeys(values, peer)

@@ -160,6 +160,11 @@ class _OfSeveral(OnFeatures):
         self.protocol: Mapping[str, Any] = metric.protocol
         self.higher_is_better: Mapping[str, bool] = metric.higher_is_better
 
+    @property
+    def itself(self) -> OnFeatures:
+        """The distance."""
+        return self._metric
+
     def update(
         self, examples: Sequence[Example], outputs: Sequence[Output], features: np.ndarray | None = None
     ) -> None:
@@ -184,7 +189,9 @@ def _of_several(make: Callable[[], Metric]) -> Metric:
 
 def _needed(root: Path | None, name: str) -> Path:
     if root is None:
-        raise CrossFlowError(f"The suite {name} needs its references: --references, or --data of `score` and `verify`.")
+        raise CrossFlowError(
+            f"The suite {name} needs its references: --references, or --data of `score`, `compare` and `verify`."
+        )
     return root
 
 

@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from crossflow.errors import CrossFlowError
 from crossflow_eval.cli import app
-from crossflow_eval.metrics.fid import FID
+from crossflow_eval.metrics.absent import Absent
+from crossflow_eval.metrics.fid import FID, NO_INTERVAL
 from crossflow_eval.metrics.frechet import Moments, frechet_distance
 from crossflow_eval.runs import run
 from crossflow_eval.runs.compare import compare_runs
@@ -199,6 +200,31 @@ def test_an_fid_that_cannot_be_made_again_is_named_and_the_rest_compared(painted
     monkeypatch.setattr("crossflow_eval.runs.compare.load_suite", lacking)
     found = compare_runs(place / "dark", place / "light")
     assert found.notes[1:] == ("fid is left out: there are no weights",) and "brightness" in found.scores
+
+
+def test_an_fid_that_would_be_of_another_reference_or_lacks_its_weights_is_named_and_not_made_up(painted, monkeypatch):
+    place, reference = painted
+    made = {
+        "here it would be measured by another reference than": FID(Colours(), reference, reference_name="other"),
+        "FID needs the file f.": Absent("FID needs the file f"),
+    }
+    for said, metric in made.items():
+        suite = dataclasses.replace(t2i.folder(), metrics={"fid": lambda metric=metric: metric})
+        monkeypatch.setattr("crossflow_eval.runs.compare.load_suite", lambda name, root, suite=suite: suite)
+        found = compare_runs(place / "dark", place / "light")
+        assert "fid" not in found.scores and said in found.notes[1] and "brightness" in found.scores
+    bare = dataclasses.replace(t2i.folder(), metrics={})
+    monkeypatch.setattr("crossflow_eval.runs.compare.load_suite", lambda name, root: bare)
+    assert "has it no more" in compare_runs(place / "dark", place / "light").notes[1]
+
+
+def test_runs_are_compared_where_one_has_too_many_outputs_for_an_interval(painted, monkeypatch):
+    """How an interval is made follows from n, and so does the size of the subsets of a kernel distance."""
+    place, _ = painted
+    result = json.loads((place / "light" / "n-45" / "result.json").read_text())
+    result["protocol"]["fid"] |= {"interval": NO_INTERVAL, "subsets": "100 of 45"}
+    (place / "light" / "n-45" / "result.json").write_text(json.dumps(result | {"proof": None}))
+    assert "fid" in compare_runs(place / "dark", place / "light").scores
 
 
 def test_runs_of_other_data_or_without_an_example_in_common_are_refused(painted):

@@ -89,6 +89,8 @@ CHANGES = {
     flatter: "result.json was edited",
     flatter_a_row: "per_example.jsonl was edited",
     cover_up: "outputs.jsonl was edited",
+    lambda run: (run / "per_example.jsonl").unlink(): "per_example.jsonl was edited",
+    lambda run: (run / "outputs.jsonl").unlink(): "outputs.jsonl was edited",
     lambda run: edit(run / "settings.json", seed=5): "settings.json is of another run|seed is 5 there and 0 now",
     lambda run: (run / "settings.json").unlink(): "no settings.json|settings.json, which says .* is gone",
     lambda run: (run / "examples.jsonl").write_text(""): "examples.jsonl (is not what was scored|differs)",
@@ -111,6 +113,16 @@ def test_what_was_changed_after_scoring_is_named_by_every_command(place: Path, c
     assert checked.exit_code == 2
     assert checked.stdout == f"{place / 'other' / 'n-5'}: sound, 5 outputs\n"
     assert checked.stderr.startswith(f"Error: {place / 'run' / 'n-5'} is not as it was scored: ")
+
+
+def test_outputs_that_are_gone_are_counted_and_named_and_the_run_makes_them_again(place: Path) -> None:
+    for name in ("i1-0.png", "i2-0.png"):
+        (place / "run" / "outputs" / name).unlink()
+    said = "2 of 5 outputs in .*outputs are not what was scored: i1-0.png, i2-0.png; put them back, or remove them"
+    with pytest.raises(CrossFlowError, match=said):
+        records.check_whole(place / "run" / "n-5")
+    launch.evaluate(request(place))
+    records.check_whole(place / "run" / "n-5")
 
 
 @pytest.mark.parametrize("change", [flatter, flatter_a_row, lambda run: (run / "result.json").write_text("{")])

@@ -392,6 +392,34 @@ def test_scoring_again_gives_the_same_bytes(place):
     assert files(place / "one") == before
 
 
+def test_a_result_is_taken_as_it_is_only_where_it_would_be_measured_by_the_same(place, monkeypatch):
+    """Weights and references are files that come and go, of which no version and no example says anything."""
+    monkeypatch.setattr(run, "_is_clean", lambda machine: True)
+    examples = [Example(id=f"e{i}", source="p") for i in range(3)]
+    model = load_model("fake_fast:Fake")
+
+    def measured(reference: str) -> tuple[dict, float]:
+        features = np.full((2, 3), len(reference), dtype=np.float32) * [[1], [2]]
+        made = lambda: FID(Means(), features, reference_name=reference)  # noqa: E731
+        suite = dataclasses.replace(t2i.folder(), metrics={"fid": made})
+        result = run.run(suite, model, run.make_settings(suite, model), examples, place / "run")
+        return result.protocol["fid"], (place / "run" / "n-3" / "result.json").stat().st_mtime_ns
+
+    protocol, written = measured("published")
+    assert measured("published") == (protocol, written)
+    again, later = measured("made of the images")
+    assert (again["reference"], later > written) == ("made of the images", True)
+
+
+class Means:
+    """The mean colour of an image."""
+
+    name, weights_sha256, dim = "means", "1" * 64, 3
+
+    def __call__(self, images):
+        return np.stack([image.mean((0, 1)) for image in images]).astype(np.float32)
+
+
 def test_two_launches_cannot_work_in_one_folder(place):
     launch.evaluate(request(place, "one", limit=2))
     with store.Store(place / "one").locked(), pytest.raises(CrossFlowError, match="Another process is working"):

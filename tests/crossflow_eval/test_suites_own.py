@@ -164,6 +164,8 @@ def test_super_resolved_pairs_have_any_size_and_a_list_of_ids_takes_some() -> No
     page = Path(found["report"]).read_text()
     assert "Own data (own-sr)" in page and "Table 6" not in page and "(paper)" not in page
     assert measured("score", found["run"], "--data", "high")["n"] == 2
+    compared = measured("compare", found["run"], found["run"], "--data", "high")["scores"]
+    assert compared["fd_efficientnet"]["first"] == pytest.approx(found["values"]["fd_efficientnet"]["mean"])
     Path("some.txt").write_text("z\n")
     assert "1 of 1 ids in some.txt are of no example: z" in refused(*arguments)
 

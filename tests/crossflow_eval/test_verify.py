@@ -82,8 +82,9 @@ TOKENS = {"bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider_d"}
 def test_super_resolution_agrees_with_scikit_image_and_torchmetrics() -> None:
     call("sr", "--ckpt", "ours", "--references", "real", "--out", "sr")
     found = verified("sr", "--data", "real")
-    assert close(found) == RESTORED
-    assert found["packages"] == {name: metadata.version(name) for name in ("scikit-image", "torchmetrics")}
+    assert close(found) == RESTORED | {"fd_efficientnet", "kd_efficientnet"}
+    used = ("clean-fid", "torch-fidelity", "efficientnet-lite-pytorch", "scikit-image", "torchmetrics")
+    assert found["packages"] == {name: metadata.version(name) for name in used}
     assert found["sealed"] == json.loads(Path("sr/n-3/result.json").read_text())["proof"]["result"]
 
 
