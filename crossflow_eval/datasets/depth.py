@@ -1,7 +1,7 @@
 """Depth maps on disk: the five data sets of the published suites, and predictions of other models.
 
 Each data set is found under one root in its own layout (as its archives unpack) or in Marigold's. The file lists are
-Marigold's, shipped in ``suites/lists`` and checked against their sha256 before use.
+Marigold's, shipped in ``lists`` and checked against their sha256 before use.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Literal
@@ -132,26 +132,54 @@ def read_captions(path: Path) -> Captions:
     Prompts of a text file are numbered from 000000. A folder is read as a Hugging Face dataset.
 
     Raises:
-        CrossFlowError: missing or undecodable file, unknown columns, a row without image or caption; with the line.
+        CrossFlowError: missing or undecodable file, unknown columns, a row without image or caption, with the line; two
+            images of one key.
     """
-    captions: dict[str, list[str]] = {}
     if path.is_dir():
         from crossflow_eval.datasets import on_disk
 
-        for name, texts in on_disk.texts(path):
-            captions.setdefault(image_key(name), []).extend(texts)
-        return Captions({key: tuple(several) for key, several in captions.items()})
+        return Captions(by_key(path, on_disk.texts(path)))
     prompts = path.suffix.lower() == ".txt"
     pairs = caption_files.read_prompts(path) if prompts else caption_files.read_captions(path, KEY_COLUMNS)
-    for name, caption in pairs:
-        captions.setdefault(image_key(name), []).append(caption)
-    return Captions({key: tuple(several) for key, several in captions.items()}, index=path.suffix.lower() == ".json")
+    of = by_key(path, ((name, (caption,)) for name, caption in pairs))
+    return Captions(of, index=path.suffix.lower() == ".json")
+
+
+def by_key(path: Path, captions: Iterable[tuple[str, Sequence[str]]]) -> dict[str, tuple[str, ...]]:
+    """The captions of each image by its key, in the order of the file ``path``.
+
+    Raises CrossFlowError where names of one key are of other folders, or of other kinds: the captions of several images
+    would be taken for those of one.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    names: dict[str, dict[PurePath, None]] = {}
+    for name, several in captions:
+        key = image_key(name)
+        names.setdefault(key, {})[_path(name)] = None
+        found[key] = (*found.get(key, ()), *several)
+    if alike := [str(name) for of_key in names.values() if _are_several(of_key) for name in of_key]:
+        raise CrossFlowError(
+            f"{len(alike)} images in {path} share their name without folder and suffix ({first_few(alike)}); give each "
+            "a name of its own."
+        )
+    return found
+
+
+def _are_several(names: Collection[PurePath]) -> bool:
+    """Whether names of one key, which may leave out folder and suffix, are of several images."""
+    folders = {name.parent for name in names} - {PurePath()}
+    suffixes = {name.suffix.lower() for name in names if name.suffix.lower() in SUFFIXES}
+    return len(folders) > 1 or len(suffixes) > 1
 
 
 def image_key(name: str) -> str:
     """Return the key of an image: its file name in composed form (NFC), without folder, by either slash, and suffix."""
-    last = PurePath(composed(name.strip()).replace("\\", "/"))
+    last = _path(name)
     return last.stem if last.suffix.lower() in SUFFIXES else last.name
+
+
+def _path(name: str) -> PurePath:
+    return PurePath(composed(name.strip()).replace("\\", "/"))
 
 
 def match(images: ImageFolder, captions: Captions, folder: Path, file: Path) -> list[str]:

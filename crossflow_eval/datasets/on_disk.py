@@ -30,7 +30,7 @@ def is_dataset(path: Path) -> bool:
 def texts(path: Path) -> list[tuple[str, tuple[str, ...]]]:
     """The texts of every row, by the row's name, in their order.
 
-    Raises CrossFlowError for a dataset that cannot be read, rows without text and names that come twice.
+    Raises CrossFlowError for a dataset that cannot be read, and rows without text.
     """
     rows = _opened(path)
     column = _column(path, rows, TEXTS)

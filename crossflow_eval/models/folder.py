@@ -44,7 +44,8 @@ class FolderModel:
         """Check that every needed output is there, and that every image belongs to one of the ``known`` examples.
 
         Raises:
-            CrossFlowError: missing or foreign images; counted, the first ones named.
+            CrossFlowError: missing or foreign images, and those whose names are of two examples ("a-0" and the first
+                of "a"); counted, the first ones named.
         """
         indices = range(outputs_per_example)
         missing = [f"{e.id}-{k}" for e in needed for k in indices if self._key(e.id, k) is None]
@@ -53,7 +54,13 @@ class FolderModel:
                 f"{len(missing)} of {len(needed) * outputs_per_example} {self.what}s are missing in {self.folder}: "
                 f"{first_few(missing)}."
             )
-        foreign = self.images.files.keys() - {self._key(e.id, k) for e in known for k in indices}
+        claims = Counter(key for e in known for k in indices if (key := self._key(e.id, k)) is not None)
+        if shared := sorted(self.images.files[key].name for key, times in claims.items() if times > 1):
+            raise CrossFlowError(
+                f"{len(shared)} {self.what}s in {self.folder} may be of either of two examples: {first_few(shared)}. "
+                "Call each by its example and a number, ID-0 and so on."
+            )
+        foreign = self.images.files.keys() - claims.keys()
         if foreign:
             names = sorted(self.images.files[key].name for key in foreign)
             raise CrossFlowError(

@@ -1,7 +1,8 @@
 """Captions that some system predicted, read from one file: COCO's results format, or JSON lines.
 
 A ``.json`` file is a list of ``{"image_id": 391895, "caption": "…"}``; a ``.jsonl`` file has ``{"id": "391895",
-"caption": "…"}`` on each line. Other keys are left alone. A caption is kept as it stands, and may be empty.
+"caption": "…"}`` on each line, or ``image`` in the place of ``id``; either may be a file's name, of which folder and
+suffix are left out, as of references. Other keys are left alone. A caption is kept as it stands, and may be empty.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from typing import Any
 
 from crossflow.errors import CrossFlowError, first_few
 from crossflow.files.plain_json import read_json, read_json_lines
+from crossflow_eval.datasets.folder import image_key
 from crossflow_eval.types import Example
 
-KEYS = {".json": "image_id", ".jsonl": "id"}
-"""The kinds of file, and what each calls an image's id."""
+KEYS = {".json": ("image_id",), ".jsonl": ("id", "image")}
+"""The kinds of file, and what each calls an image."""
 
 
 def read_predictions(path: Path) -> dict[str, str]:
@@ -27,21 +29,23 @@ def read_predictions(path: Path) -> dict[str, str]:
         CrossFlowError: a file that is missing, of another kind or damaged, an entry without an id or a caption of valid
             unicode, an id that comes twice; with the entry's place.
     """
-    key = KEYS.get(path.suffix.lower())
-    if key is None:
+    keys = KEYS.get(path.suffix.lower())
+    if keys is None:
         raise CrossFlowError(f"The predictions {path} must be a file .json (COCO results) or .jsonl (id, caption).")
     try:
         text = path.read_text(encoding="utf-8-sig")
-        entries = list(_entries(path, text, key))
+        entries = list(_entries(path, text, keys[0]))
     except (OSError, UnicodeDecodeError) as error:
         raise CrossFlowError(f"Cannot read the predictions {path}: {error}.") from error
     captions: dict[str, str] = {}
     for place, entry in entries:
-        name, caption = _pair(entry, key)
+        name, caption = _pair(entry, keys)
         if name is None or caption is None:
+            wanted = " or ".join(map(repr, keys))
             raise CrossFlowError(
-                f"{path}, {place}: expected an object with {key!r} and 'caption', got {_shown(entry)}."
+                f"{path}, {place}: expected an object with {wanted} and 'caption', got {_shown(entry)}."
             )
+        name = image_key(name) if path.suffix.lower() == ".jsonl" else name
         if name in captions:
             raise CrossFlowError(f"{path}, {place}: a second caption for {name}; give one caption an image.")
         captions[name] = caption
@@ -101,11 +105,12 @@ def _entries(path: Path, text: str, key: str) -> Iterator[tuple[str, Any]]:
         yield f"entry {number}", entry
 
 
-def _pair(entry: Any, key: str) -> tuple[str | None, str | None]:
+def _pair(entry: Any, keys: Sequence[str]) -> tuple[str | None, str | None]:
     """The id and the caption of an entry, each None where it is missing or of another kind."""
     if not isinstance(entry, dict):
         return None, None
-    name, caption = entry.get(key), entry.get("caption")
+    given = [entry[key] for key in keys if key in entry]
+    name, caption = given[0] if len(given) == 1 else None, entry.get("caption")
     is_id = isinstance(name, (str, int)) and not isinstance(name, bool)
     return str(name) if is_id else None, caption if isinstance(caption, str) else None
 

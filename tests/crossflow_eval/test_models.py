@@ -167,6 +167,22 @@ def test_a_folder_is_checked_against_the_examples_both_ways(tmp_path):
         model.check([examples["a"]], [examples["a"]], 1)
 
 
+def test_an_image_whose_name_is_of_two_examples_is_measured_as_neither(tmp_path):
+    """Of "a" the first output may be called a-0, which is also a name of the example "a-0"."""
+    examples = [Example(id=name, source="") for name in ("a", "a-0")]
+    for names in (("a", "a-0"), ("a-0",)):
+        folder = tmp_path / str(len(names))
+        folder.mkdir()
+        for name in names:
+            Image.new("RGB", (4, 4)).save(folder / f"{name}.png")
+        with pytest.raises(
+            CrossFlowError, match=r"1 images in .* may be of either of two examples: a-0\.png\. Call each"
+        ):
+            FolderModel(folder).check(examples, examples, 1)
+    Image.new("RGB", (4, 4)).save(folder / "a-0-0.png")
+    FolderModel(folder).check(examples, examples, 1)
+
+
 @pytest.mark.parametrize("device", ["gpu", "cpu:0", "cuda:x", ""])
 def test_an_unknown_device_is_refused(device):
     with pytest.raises(CrossFlowError, match="has no device"):

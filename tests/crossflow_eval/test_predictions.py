@@ -33,6 +33,17 @@ def test_both_kinds_of_file_give_the_captions_as_they_stand(tmp_path):
     ours[0].check(EXAMPLES[:1], EXAMPLES, 1)
 
 
+def test_lines_may_name_images_by_their_files_as_references_do(tmp_path):
+    named = write(tmp_path / "a.jsonl", '{"image": "val/7.jpg", "caption": "a"}\n{"id": "8.png", "caption": "b"}\n')
+    assert read_predictions(named) == {"7": "a", "8": "b"}
+    for line, told in (
+        ('{"image": "train/7.png", "caption": "c"}', "line 3: a second caption for 7"),
+        ('{"id": 9, "image": "9.png", "caption": "c"}', "line 3: expected an object with 'id' or"),
+    ):
+        with pytest.raises(CrossFlowError, match=told):
+            read_predictions(write(tmp_path / "b.jsonl", named.read_text() + line))
+
+
 def test_another_caption_is_another_identity_and_another_order_is_not(tmp_path):
     entries = [{"image_id": 7, "caption": "a"}, {"image_id": 8, "caption": "b"}]
     first, turned, other = (
@@ -62,7 +73,7 @@ def test_another_caption_is_another_identity_and_another_order_is_not(tmp_path):
         ("a.jsonl", '{"id": 1' + "0" * 5000 + ', "caption": "a"}', "line 1"),
         ("a.jsonl", '{"id": NaN, "caption": "a"}', "line 1"),
         ("a.jsonl", '{"id": "7", "caption": "a"}\n\nnot json', "line 3: it is not JSON"),
-        ("a.jsonl", '{"id": "7", "caption": "a"}\n\n{"id": "8"}', "line 3: expected an object with 'id' and 'caption'"),
+        ("a.jsonl", '{"id": "7", "caption": "a"}\n\n{"id": "8"}', "line 3: expected an object with 'id' or"),
     ],
 )
 def test_what_cannot_be_read_is_named_with_its_place(tmp_path, name, content, told):

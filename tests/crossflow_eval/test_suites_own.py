@@ -98,6 +98,19 @@ def test_names_in_a_captions_file_have_either_slash_and_any_unicode_form() -> No
     assert read_captions(Path("captions.csv")).of == {"caf\u00e9": ("one",), "d": ("two",)}
 
 
+@pytest.mark.parametrize("read", [read_captions, read_references])
+def test_captions_of_two_images_are_never_taken_for_those_of_one(read) -> None:
+    """Without their folders train/1.jpg and val/1.jpg have one name, which outputs are called by."""
+    Path("some.jsonl").write_text(
+        "".join(f'{{"image": "{name}", "caption": "x"}}\n' for name in ("train/1.jpg", "2.jpg", "val/1.jpg"))
+    )
+    with pytest.raises(CrossFlowError, match=r"2 images in some.jsonl share .* \(train/1.jpg, val/1.jpg\)"):
+        read(Path("some.jsonl"))
+    Path("some.jsonl").write_text('{"image": "a/1.jpg", "caption": "x"}\n{"image": "a\\\\1.jpg", "caption": "y"}\n')
+    found = read(Path("some.jsonl"))
+    assert (list(found.of) if read is read_captions else [each.id for each in found]) == ["1"]
+
+
 COCO = {
     "images": [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "b.jpg"}, {"id": 3, "file_name": "c.jpg"}],
     "annotations": [
@@ -108,8 +121,11 @@ COCO = {
 }
 
 
-def test_reference_captions_are_of_cocos_numbers_or_of_ones_own_ids() -> None:
+def test_reference_captions_are_of_cocos_numbers_or_of_ones_own_ids(caplog: pytest.LogCaptureFixture) -> None:
     Path("coco.json").write_text(json.dumps(COCO))
+    with caplog.at_level("WARNING"):
+        read_references(Path("coco.json"))
+    assert "1 of 3 images in coco.json have no captions and are left out." in caplog.text
     targets = {example.id: example.target for example in read_references(Path("coco.json"))}
     assert targets == {"1": ["a cat on a mat"], "2": ["a dog runs", "a dog"]}
     Path("own.jsonl").write_text('{"id": 7, "caption": "x"}\n{"id": "b", "caption": "y"}\n{"id": 7, "caption": "z"}\n')
