@@ -45,6 +45,11 @@ class Entry:
         """The label, or the name of the model."""
         return self.label if self.label is not None else self.result.settings.model
 
+    @property
+    def of(self) -> tuple[str, int, str]:
+        """What tells runs apart: settings, number of outputs, data."""
+        return self.result.settings.digest, self.result.n, self.result.data_sha256
+
     def pictures(self, row: Row) -> dict[str, bytes]:
         """The pictures of a row by their ``PARTS``, in the order in which they are shown."""
         made = {_part("output", name): self.picture(each) for name, each in each_output(row).items()}

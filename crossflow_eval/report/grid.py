@@ -9,7 +9,7 @@ from typing import Any
 from crossflow.errors import CrossFlowError, first_few
 from crossflow_eval.report.entry import Entry
 from crossflow_eval.tables import Column, Matrix, Table, TableRow
-from crossflow_eval.types import Role, Value
+from crossflow_eval.types import Result, Role, Value
 
 PUBLISHED_N = 30_000
 """The n that a distance of two distributions is published at; any other n stands in the column's label."""
@@ -17,7 +17,10 @@ MARK = "°"
 """What stands behind a marked value."""
 MODELS_ACROSS = 3
 """The most models that stand in columns, where a table asks for it; more of them are rows."""
-SIZED = ("fid", "sfid", "kid", "fd_dinov2", "cmmd", "fd_efficientnet", "kd_efficientnet")
+SIZED = (
+    *("fid", "sfid", "kid", "fd_dinov2", "cmmd", "fd_efficientnet", "kd_efficientnet"),
+    *("fd_panns", "fad_vggish", "fvd"),
+)
 """Values whose expectation depends on n, so that two n may not share a column."""
 
 
@@ -218,7 +221,7 @@ def _lines(entries: Sequence[Entry], table: Table) -> list[Line]:
     waiting: dict[str, list[Entry]] = {}
     for entry in entries:
         group = waiting.setdefault(entry.identity, [])
-        if any(entry.result.settings.digest == other.result.settings.digest for other in group):
+        if any(_same_run(entry.result, other.result) for other in group):
             raise CrossFlowError(f"The run {entry.result.settings.digest} is given twice; give each run once.")
         group.append(entry)
     placed: list[tuple[TableRow, list[Entry]]] = []
@@ -238,6 +241,11 @@ def _lines(entries: Sequence[Entry], table: Table) -> list[Line]:
         )
         for row, group in placed
     ]
+
+
+def _same_run(one: Result, other: Result) -> bool:
+    """Whether two results are of one run: references of one's own are part of the data alone."""
+    return one.settings.digest == other.settings.digest and one.data_sha256 == other.data_sha256
 
 
 def _fits(row: TableRow, entry: Entry) -> bool:

@@ -23,14 +23,14 @@ def entries(folders: Sequence[Path], *, so_far: bool = False) -> list[Entry]:
     Raises CrossFlowError for one that is not finished; ``so_far`` such a run is taken as far as it is, and such a
     reference left out.
     """
-    found: dict[tuple[str, int], Entry] = {}
+    found: dict[tuple[str, int, str], Entry] = {}
     runs = [records.run_in(folder) for folder in folders]
     for run in runs:
         for role, reference in records.references(run).items():
             if so_far and not _finished(reference):
                 continue
             entry = _entry(reference, role)
-            found.setdefault((entry.result.settings.digest, entry.result.n), entry)
+            found.setdefault(entry.of, entry)
     return [
         *found.values(),
         *(_unfinished(each) if so_far and not _finished(each) else _entry(each) for each in runs),

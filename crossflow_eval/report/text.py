@@ -13,6 +13,8 @@ from crossflow_eval.report.grid import Cell, Grid
 
 DASH = "—"
 INTERVALS = "Brackets hold 95 % intervals, where one is defined; a dash is a run not made."
+FORMULAS = ("=", "+", "-", "@")
+"""What a cell of text in a CSV file does not begin with: spreadsheets would compute it."""
 WIDEST = 100
 """How many characters a line of a Markdown table has at most."""
 COLUMN = 234
@@ -146,7 +148,7 @@ def _pipes(row: Sequence[str], widths: Sequence[int]) -> str:
 
 def markdown_text(text: str) -> str:
     """Text that Markdown shows as it is, in one line."""
-    return re.sub(r"([\\|<>*`])", r"\\\1", one_line(text))
+    return re.sub(r"([\\|<>*`]|(?<=\])[\[(])", r"\\\1", one_line(text))
 
 
 def latex(grid: Grid) -> str:
@@ -170,7 +172,8 @@ def latex(grid: Grid) -> str:
 
 
 def _tabular(rows: Sequence[Sequence[str]]) -> str:
-    head, *body = (f"    {' & '.join(row)} \\\\" for row in rows)
+    """A bracket or a star after the end of a line would be an option of it, so a row begins with neither."""
+    head, *body = (f"    {'{}' * row[0].startswith(('[', '*'))}{' & '.join(row)} \\\\" for row in rows)
     begin = f"  \\begin{{tabular}}{{l{'r' * (len(rows[0]) - 1)}}}"
     return "\n".join([begin, r"    \toprule", head, r"    \midrule", *body, r"    \bottomrule", r"  \end{tabular}"])
 
@@ -209,11 +212,16 @@ def cell_records(grids: Sequence[Grid]) -> list[dict[str, Any]]:
     return found
 
 
+def csv_text(text: str) -> str:
+    """Text for a cell of a CSV file, in one line; a quote before what a spreadsheet would take for a formula."""
+    return "'" * text.startswith(FORMULAS) + one_line(text)
+
+
 def tidy(grids: Sequence[Grid]) -> str:
     """One CSV line a cell with full digits, for a program to read; empty fields where there is no number."""
     stream = io.StringIO()
     writer = csv.DictWriter(stream, CSV_HEADER, lineterminator="\n")
     writer.writeheader()
     for record in cell_records(grids):
-        writer.writerow({key: one_line(each) if isinstance(each, str) else each for key, each in record.items()})
+        writer.writerow({key: csv_text(each) if isinstance(each, str) else each for key, each in record.items()})
     return stream.getvalue()

@@ -237,7 +237,7 @@ class _Viewer:
 
 
 def _each_once(entries: Sequence[Entry]) -> list[Entry]:
-    return list({(entry.result.settings.digest, entry.result.n): entry for entry in entries}.values())
+    return list({entry.of: entry for entry in entries}.values())
 
 
 def _left_out(why: Mapping[str, str]) -> Section:

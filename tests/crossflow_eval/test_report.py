@@ -140,9 +140,27 @@ def test_csv_has_one_line_a_cell_and_all_digits() -> None:
     assert baseline["mean"] == "" and baseline["published"] == "", "no run: nothing, not the published number"
 
 
+def test_no_text_of_a_csv_is_a_formula_and_numbers_stay_numbers() -> None:
+    for begins in "=+-@":
+        text = render([entry("m", label=f"{begins}HYPERLINK(1)", fid=-0.5)], "csv")
+        (line,) = (each for each in csv.DictReader(io.StringIO(text)) if each["value"] == "fid")
+        assert (line["row"], float(line["mean"])) == (f"'{begins}HYPERLINK(1)", -0.5)
+
+
 def test_the_label_tells_n_unless_it_is_the_published_one() -> None:
     assert "FID@1000" in render([entry()], "md", table=TABLE)
     assert "FID@" not in render([entry(n=30_000)], "md", table=TABLE)
+    audio = Table(name="a", title="a", columns=(Column(label="FD", value="fd_panns"),))
+    assert "FD@" in render([sounds(10)], table=audio)
+    with pytest.raises(CrossFlowError, match=r"n is 10 in .* and 20 in"):
+        render([sounds(10), sounds(20)], table=audio)
+
+
+def sounds(n: int) -> Entry:
+    """A run of so many clips, of which everybody has another part."""
+    made = entry(f"m{n}", n=n, protocol={"panns": {}}, data=f"{n:064d}")
+    values = {"fd_panns": Value(mean=float(n), n=n)}
+    return dataclasses.replace(made, result=made.result.model_copy(update={"values": values}))
 
 
 def test_a_suite_without_a_table_gets_all_its_values() -> None:
@@ -160,6 +178,13 @@ def test_models_that_share_a_row_are_told_apart() -> None:
     first, second = entry("base-1"), entry("base-2")
     text = render([first, second], "md", table=TABLE)
     assert all(f"Baseline ({each.result.settings.digest})" in text for each in (first, second))
+
+
+def test_runs_of_equal_settings_on_other_references_are_two_runs() -> None:
+    """References of one's own are part of the data, and of no digest of settings."""
+    first, second = entry(), entry(data="ef" * 32)
+    with pytest.raises(CrossFlowError, match="all give 'fid' for the row 'ours'; report them apart"):
+        render([first, second])
 
 
 def test_a_run_that_fits_no_row_has_its_own() -> None:
@@ -241,6 +266,14 @@ def test_hostile_text_stays_text_in_markdown() -> None:
     text = render([entry("m", label=HOSTILE + "\nnext line")], "md", table=TABLE)
     line = next(line for line in text.splitlines() if "alert" in line)
     assert len(re.findall(r"(?<!\\)\|", line)) == 3 and not re.search(r"(?<!\\)<", line) and "next line" in line
+
+
+def test_a_name_is_no_link_in_markdown_and_no_option_of_a_line_in_latex() -> None:
+    named = [entry("m", label="[a](http://b)"), entry("n", label="*")]
+    assert "[a]\\(http://b)" in render(named, "md", table=TABLE)
+    lines = render(named, "latex", table=TABLE).splitlines()
+    assert not any(line.lstrip().startswith(("[", "*")) for line in lines)
+    assert any(line.startswith("    {}[a](http://b) &") for line in lines)
 
 
 class Tags(HTMLParser):

@@ -136,7 +136,9 @@ const fits = (item, wanted) => {
 };
 
 const csv = (run) => {
-  const field = (value) => `"${String(value === undefined ? "" : value).replaceAll('"', '""')}"`;
+  // A quote before text that a spreadsheet would take for a formula.
+  const shown = (value) => (typeof value === "string" && /^[=+\-@]/.test(value) ? `'${value}` : String(value));
+  const field = (value) => `"${value === undefined ? "" : shown(value).replaceAll('"', '""')}"`;
   const rows = run.outputs.map((each) => [each.id, each.index, each.prompt, each.text, each.task, each.correct,
     each.reason, ...each.scores]);
   const head = ["id", "index", "prompt", "output", "task", "correct", "reason", ...run.scores];
