@@ -204,7 +204,7 @@ class Restoration:
             if name.startswith("psnr_pooled"):
                 errors = np.array([row[name.replace("psnr_pooled", "mse")] for row in self._rows])
                 if errors.any():
-                    values[name] = jackknife(partial(_pooled, errors), len(errors))
+                    values[name] = _pooled_value(errors)
             elif None not in (column := [row[name] for row in self._rows]):
                 values[name] = bootstrap_mean(column)
         return values
@@ -237,6 +237,14 @@ class Restoration:
             else:
                 found[measure] = gaussian[measure == "ssim_padded"]
         return found
+
+
+def _pooled_value(errors: np.ndarray) -> Value:
+    """dB of the mean of the images' errors, with its interval; none where a group of outputs has all of it."""
+    try:
+        return jackknife(partial(_pooled, errors), len(errors))
+    except ZeroDivisionError:
+        return Value(mean=_pooled(errors, np.arange(len(errors))), n=len(errors))
 
 
 def _pooled(errors: np.ndarray, kept: np.ndarray) -> float:

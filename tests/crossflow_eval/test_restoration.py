@@ -179,6 +179,18 @@ def test_lumas_are_matlabs_and_jpegs(tmp_path):
         assert len({round(value, 4) for value in row.values()}) == 3
 
 
+def test_pooled_psnr_has_no_interval_where_nearly_all_outputs_are_exact(tmp_path):
+    """Of one error among 60 outputs a jackknife's group without it has none, whose decibels are infinite."""
+    image, original = pair(24, 24)
+    Image.fromarray(original).save(tmp_path / "o.png")
+    metric = Restoration(measures=("psnr_pooled",), channels=("rgb",))
+    examples = [Example(id=str(number), source="", target=tmp_path / "o.png") for number in range(60)]
+    metric.update(examples, [image, *[original] * 59])
+    value = metric.compute()["psnr_pooled_rgb"]
+    assert value.ci_low is None and value.n == 60
+    assert value.mean == pytest.approx(psnr(image, original) + 10 * math.log10(60))
+
+
 def test_pooled_psnr_is_decibels_of_the_mean_error(tmp_path):
     """Oracle: torchmetrics pools its updates; the mean of dB is larger (Jensen)."""
     metric, _ = restored(tmp_path, measures=("psnr", "psnr_pooled"), channels=("rgb",))
