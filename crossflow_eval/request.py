@@ -80,6 +80,7 @@ OURS = {"model": "crossflow"}
 OF_IMAGES = {
     "checkpoint": "A checkpoint, or the images with --model folder.",
     "model": "crossflow, folder, diffusers:PATH_OR_ID, or package.module:factory.",
+    "references": "What images are compared with as a set: a folder of them, statistics .npz, a published reference.",
 }
 """What text to image has by default, and says in its own words."""
 
@@ -108,6 +109,7 @@ COMMANDS: dict[str, Command] = {
         suite="scenes-caption",
         with_data="coco_karpathy",
         with_references="own-captions",
+        says={"references": "True captions of your own: COCO's .json, .jsonl of id and caption, a dataset on disk."},
     ),
     "depth": Command(
         task="depth",
@@ -117,6 +119,7 @@ COMMANDS: dict[str, Command] = {
         suite="scenes-depth",
         with_data="kitti_eigen",
         with_references="own-depth",
+        says={"references": "A folder of true depth maps of your own, in metres, under the names of the predictions."},
     ),
     "sr": Command(
         task="sr",
@@ -124,6 +127,7 @@ COMMANDS: dict[str, Command] = {
         suite="scenes-sr",
         with_data="imagenet_sr",
         with_references="own-sr",
+        says={"references": "A folder of originals of your own, under the names of the outputs."},
     ),
     "t2a": Command(
         task="t2a",
@@ -219,7 +223,7 @@ class Request:
         default=None,
         metadata=_said(
             "--references",
-            "References of your own: a folder (images, depth maps), captions .json or .jsonl, statistics .npz.",
+            "References of your own.",
             tasks=("t2i", "caption", "depth", "sr"),
             chooses=True,
         ),
