@@ -16,7 +16,7 @@ import math
 import os
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,9 @@ import numpy as np
 
 from crossflow.errors import CrossFlowError
 from crossflow.files.arrays import MOST, plain_arrays
+from crossflow.files.hashes import file_sha256
 from crossflow.files.plain_json import read_json_file
+from crossflow.files.writing import write_whole
 
 KEYS = {"pool": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
 """The keys of mean and covariance, by the tap of the network."""
@@ -64,11 +66,15 @@ def read_statistics(path: Path, protocol: str | None = None, *, tap: str = "pool
     sha256 = file_sha256(path)
     record = _read_provenance(path, sha256)
     if record is None and protocol is None:
-        raise CrossFlowError(f"{path} does not say how its features were made; say it, as in --protocol clean.")
+        raise CrossFlowError(
+            f"{path} does not say how its features were made; say it, as in `crossflow-eval fid IMAGES {path.name} "
+            "--protocol clean`."
+        )
     made = {"protocol": protocol} if record is None else record["protocol"]
     if protocol not in (None, made["protocol"]):
         raise CrossFlowError(f"{path} was made under the protocol {made['protocol']!r}, not {protocol!r}.")
     said = "said by the user; the file records neither it nor n" if record is None else "recorded beside the file"
+    said += f", in {precision}" if (precision := made.get("precision", "float32")) != "float32" else ""
     return Statistics(
         mean=mean,
         covariance=covariance,
@@ -85,12 +91,6 @@ def _read_arrays(path: Path, *keys: str) -> list[np.ndarray]:
     if odd := [key for key in keys if found[key].dtype.kind not in "biuf"]:
         raise CrossFlowError(f"{odd[0]} in {path} is {found[odd[0]].dtype}, no numbers; make the file again.")
     return [found[key].astype(np.float64) for key in keys]
-
-
-def file_sha256(path: Path) -> str:
-    """The sha256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_provenance(path: Path, sha256: str) -> dict[str, Any] | None:
@@ -129,20 +129,10 @@ def write_statistics(
     np.savez(stream, **arrays)  # pyright: ignore[reportArgumentType]
     content = stream.getvalue()
     record = {**provenance, "sha256": hashlib.sha256(content).hexdigest()}
-    _write(path, content)
-    _write(path.with_suffix(".json"), (json.dumps(record, indent=2, allow_nan=False) + "\n").encode())
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise CrossFlowError(f"Cannot write {path}: {error.strerror}; make room or give another name.") from error
+    write_whole(path, content, writer=os.getpid())
+    write_whole(
+        path.with_suffix(".json"), (json.dumps(record, indent=2, allow_nan=False) + "\n").encode(), writer=os.getpid()
+    )
 
 
 def read_samples(path: Path) -> tuple[int, Iterator[np.ndarray]]:

@@ -427,6 +427,9 @@ def _found(
     warnings = list(dict.fromkeys(f"{each['warning']}." for each in protocols.values() if "warning" in each))
     if warnings and not any(name.startswith(("kid", "kd_")) for name in values):
         warnings.append("A kernel distance needs no covariance: --also kid.")
+    for side in sides:
+        rough = {str(each.protocol.get("precision", "float32")) for each in (side.statistics or {}).values()}
+        warnings += [f"{side.name} was made in {each}, which moves distances." for each in rough - {"float32"}]
     pictures = [side.pictures for side in sides if side.pictures is not None]
     if len(pictures) == 2 and pictures[0].record["sha256"] == pictures[1].record["sha256"]:
         warnings.append("Both sides hold the same images.")

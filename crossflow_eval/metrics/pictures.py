@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from crossflow.errors import CrossFlowError
+from crossflow.files.hashes import file_sha256
 from crossflow.files.images import UnreadableImage, why_unreadable
 from crossflow.files.listing import list_folder
 from crossflow.files.processes import file_threads
 from crossflow_eval.datasets import on_disk
 from crossflow_eval.datasets.folder import ImageFolder, decode_image, read_folder
-from crossflow_eval.judges.statistics_files import file_sha256, read_samples
+from crossflow_eval.judges.statistics_files import read_samples
 
 _AT_A_TIME = 64
 

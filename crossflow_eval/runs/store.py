@@ -31,6 +31,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from crossflow.errors import CrossFlowError, first_few
+from crossflow.files.hashes import file_sha256
 from crossflow.files.images import UnreadableImage
 from crossflow.files.locks import writing_in
 from crossflow.files.writing import write_whole, written
@@ -58,7 +59,7 @@ class Examples(tuple[Example, ...]):
 
         Files stand as their name and sha256, arrays as theirs, never as paths. CrossFlowError for an unreadable file.
         """
-        hashed = cache(_file_sha256)
+        hashed = cache(file_sha256)
         return _jsonl(
             {name: _plain(getattr(example, name), hashed) for name in ("id", "source", "target", "tags")}
             for example in self
@@ -337,13 +338,6 @@ def _shown(folder: Path) -> set[str]:
 
 def _jsonl(lines: Iterable[Mapping[str, Any]]) -> bytes:
     return "".join(canonical_json(line) + "\n" for line in lines).encode()
-
-
-def _file_sha256(path: Path) -> str:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise CrossFlowError(f"Cannot read {path}: {error.strerror}.") from error
 
 
 def _pretty(record: BaseModel) -> bytes:

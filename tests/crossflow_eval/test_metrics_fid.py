@@ -265,7 +265,11 @@ def test_statistics_in_sixteen_bits_are_asked_for_by_name(
     for precision in ("float32", "bfloat16"):
         words = ["stats", str(tmp_path / "images"), str(tmp_path / f"{precision}.npz"), "--precision", precision]
         assert CliRunner().invoke(app, [*words, "--device", "cpu"]).exit_code == 0
-        assert read_statistics(tmp_path / f"{precision}.npz").protocol["precision"] == precision
+        found = read_statistics(tmp_path / f"{precision}.npz")
+        assert found.protocol["precision"] == precision
+        assert ("in bfloat16" in found.origin["protocol"]) == (precision == "bfloat16"), (
+            "as all that is measured by it says"
+        )
     done = CliRunner().invoke(app, ["stats", str(tmp_path / "images"), "x.npz", "--precision", "bfloat61"])
     assert done.exit_code == 2
     assert done.stderr == (
