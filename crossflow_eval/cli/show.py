@@ -45,7 +45,7 @@ def report(
 
         found = entries(finished)
         beside = None if out is None else out.parent
-        text = reports.render(found, format, table=chosen, allow_mixed=allow_mixed, beside=beside)
+        text = reports.render(found, format, table=chosen, allow_mixed=allow_mixed, beside=beside, provenance=True)
         if out is None:
             return typer.echo(text)
         write_whole(out, text.encode())

@@ -144,8 +144,8 @@ class OnFeatures:
         self.extractor = extractor
 
     @property
-    def itself(self) -> OnFeatures:
-        """The metric whose values these are, where this one only stands around it."""
+    def itself(self) -> Any:
+        """The metric whose values these are: this one, unless it only stands around another."""
         return self
 
     def update(

@@ -234,8 +234,11 @@ def read_side(given: str, protocol: str | None) -> Mapping[str, Statistics] | No
 def _holds_statistics(path: Path) -> bool:
     if not zipfile.is_zipfile(path):
         return True  # whose reader says what is wrong with it
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except zipfile.BadZipFile:
+        return True  # likewise
     return "mu.npy" in names or "arr_0.npy" not in names
 
 

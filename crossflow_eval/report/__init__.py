@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from crossflow.errors import CrossFlowError
+from crossflow.errors import CrossFlowError, one_line
 from crossflow_eval.report.entry import Entry, load
 from crossflow_eval.report.gains import with_gains
 from crossflow_eval.report.grid import Grid, across, build_grid, matrices, plain_table
-from crossflow_eval.report.text import latex, markdown, tidy
+from crossflow_eval.report.text import facts, latex, markdown, markdown_text, tidy
 from crossflow_eval.tables import Table, table_of_suite
 
 if TYPE_CHECKING:
@@ -30,13 +30,17 @@ def render(
     allow_mixed: bool = False,
     beside: Path | None = None,
     sections: Sequence[Section] = (),
+    provenance: bool = False,
 ) -> str:
     """The report of ``entries`` as text. The same entries give the same bytes.
 
     With ``table`` all entries go into it, and none are needed to see what is published; without one each suite gets its
     own table, in the order of the entries. HTML has further ``sections``, and links the original outputs where it is to
-    lie in the folder ``beside``. CrossFlowError for neither table nor entries, an unknown format, and a column that
-    mixes what may not be compared (with ``allow_mixed`` a footnote says so instead).
+    lie in the folder ``beside``. Markdown and LaTeX name every run below the tables where ``provenance`` is asked for,
+    LaTeX in comments; CSV and HTML always do.
+
+    CrossFlowError for neither table nor entries, an unknown format, and a column that mixes what may not be compared
+    (with ``allow_mixed`` a footnote says so instead).
     """
     if format not in FORMATS:
         raise CrossFlowError(f"There is no format {format!r}. Available: {', '.join(FORMATS)}.")
@@ -49,7 +53,11 @@ def render(
         from crossflow_eval.report.page import page
 
         return page(grids, entries, beside=beside, sections=sections)
-    return "\n".join(map(markdown if format == "md" else latex, grids))
+    text = "\n".join(map(markdown if format == "md" else latex, grids))
+    if not provenance or not entries:
+        return text
+    said = [f"- {markdown_text(facts(each))}." if format == "md" else f"% {one_line(facts(each))}" for each in entries]
+    return "\n".join((text, *said, ""))
 
 
 def tables_of(entries: Sequence[Entry], *, table: Table | None = None, allow_mixed: bool = False) -> list[Grid]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from crossflow.errors import one_line
+from crossflow_eval import records
+from crossflow_eval.report.entry import Entry
 from crossflow_eval.report.grid import Cell, Grid
 
 DASH = "—"
@@ -196,6 +199,24 @@ def _latex_width(column: Sequence[str]) -> float:
 
 def _escape_latex(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in one_line(text))
+
+
+def facts(entry: Entry) -> str:
+    """By what a run is found again, and by what its numbers were made, in a line: digests, seed, n, weights."""
+    result, settings = entry.result, entry.result.settings
+    lasting = {name: records.lasting(protocol) for name, protocol in result.protocol.items()}
+    protocol = hashlib.sha256(records.canonical_json(lasting).encode()).hexdigest()
+    said = [
+        f"run {settings.digest}",
+        f"suite {settings.suite}, version {settings.suite_version}",
+        f"{result.n:,} outputs",
+        f"seed {settings.seed}",
+        f"examples {result.data_sha256[:12]}",
+        f"protocol {protocol[:12]}",
+    ]
+    if weights := settings.identity.get("weights_sha256"):
+        said.append(f"weights {str(weights)[:12]}")
+    return f"{entry.title}: {', '.join(said)}"
 
 
 def cell_records(grids: Sequence[Grid]) -> list[dict[str, Any]]:

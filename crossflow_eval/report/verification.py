@@ -116,7 +116,7 @@ def _left(verification: Verification) -> list[str]:
 def _protocols(verification: Verification) -> list[str]:
     """The protocol of each metric."""
     said = {
-        name: {"": of["warning"]} if "absent" in of else of  # not measured, and why
+        name: {"": f"not measured: {of['absent']}"} if "absent" in of else of
         for name, of in verification.protocol.items()
     }
     return [f"{name}: {'; '.join(f'{key} {value}'.strip() for key, value in of.items())}" for name, of in said.items()]

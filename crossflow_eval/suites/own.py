@@ -161,7 +161,7 @@ class _OfSeveral(OnFeatures):
         self.higher_is_better: Mapping[str, bool] = metric.higher_is_better
 
     @property
-    def itself(self) -> OnFeatures:
+    def itself(self) -> Any:
         """The distance."""
         return self._metric
 

@@ -147,6 +147,21 @@ def test_no_text_of_a_csv_is_a_formula_and_numbers_stay_numbers() -> None:
         assert (line["row"], float(line["mean"])) == (f"'{begins}HYPERLINK(1)", -0.5)
 
 
+def test_runs_are_named_below_their_tables_by_what_finds_them_again() -> None:
+    first, second = entry(), entry(label=HOSTILE + "\n\\end", protocol=PROTOCOL | {"fid": {"dim": 64}}, data="ef" * 32)
+    digest = first.result.settings.digest
+    text = render([first], provenance=True)
+    (line,) = (line for line in text.splitlines() if line.startswith("- "))
+    wanted = f"- ours: run {digest}, suite fake, version 1, 1,000 outputs, seed 0, examples cdcdcdcdcdcd, protocol "
+    assert line.startswith(wanted) and line.endswith(", weights abababababab.") and text.startswith(render([first]))
+    warned = entry(protocol={name: {**of, "warning": "few", "n": 3} for name, of in PROTOCOL.items()})
+    assert line in render([warned], provenance=True).splitlines(), "what follows from outputs is no protocol"
+    tex = render([first, second], "latex", table=TABLE, allow_mixed=True, provenance=True).partition(r"\end{table}")[2]
+    lines = tex.strip().splitlines()
+    assert len(lines) == 2 and all(line.startswith("% ") for line in lines)
+    assert lines[0].split("protocol ")[1] != lines[1].split("protocol ")[1]
+
+
 def test_the_label_tells_n_unless_it_is_the_published_one() -> None:
     assert "FID@1000" in render([entry()], "md", table=TABLE)
     assert "FID@" not in render([entry(n=30_000)], "md", table=TABLE)
