@@ -260,3 +260,11 @@ def test_the_command_prints_n_of_both_sides_the_weights_and_what_is_not_read(set
     assert record["first"]["n"] == 12 and set(record["values"]) == {"fd_efficientnet"} and record["environment"]
     wrong = CliRunner().invoke(app, ["fid", a, b, "--also", "kit"])
     assert wrong.exit_code == 2 and "kid" in wrong.stderr
+
+
+def test_a_file_of_statistics_whose_directory_is_damaged_is_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "reference.npz"
+    np.savez(path, mu=np.zeros(3), sigma=np.eye(3))
+    path.write_bytes(path.read_bytes().replace(b"PK\x01\x02", b"PK\x09\x09"))
+    with pytest.raises(CrossFlowError, match=r"Cannot read the statistics .*reference\.npz"):
+        image_sets.read_side(str(path), "clean")
