@@ -16,16 +16,25 @@ from crossflow.files.hashes import file_sha256
 
 PACKAGES = (
     "crossflow",
+    "ftfy",
     "numpy",
+    "open_clip_torch",
+    "opencv-python-headless",
     "pillow",
+    "pycocoevalcap",
     "pydantic",
+    "regex",
     "safetensors",
     "scipy",
+    "timm",
+    "tokenizers",
     "torch",
+    "torchaudio",
     "torchmetrics",
     "torchvision",
     "transformers",
 )
+"""All that decode, cut, resize, embed or score: SSIM is OpenCV's filters, a prompt's tokens are open_clip's."""
 
 
 _COMMIT = ("git_commit", "git_dirty")

