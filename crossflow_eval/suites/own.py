@@ -39,10 +39,11 @@ from crossflow_eval.metrics.caption import CaptionScores
 from crossflow_eval.metrics.distances import FeatureMetric, kid
 from crossflow_eval.metrics.fid import FID, InceptionFID, KeptFeatures
 from crossflow_eval.metrics.image_sets import DEFAULT, read_side, reference_features
+from crossflow_eval.metrics.image_statistics import ImageStatistics
 from crossflow_eval.metrics.pictures import Pictures, open_pictures
 from crossflow_eval.metrics.restoration import Restoration
 from crossflow_eval.models.folder import FolderModel
-from crossflow_eval.suites.t2i import ImageStatistics, clip_scores
+from crossflow_eval.suites.t2i import clip_scores
 from crossflow_eval.types import Example, Metric, Output, Suite, Value
 
 VERSION = "1"

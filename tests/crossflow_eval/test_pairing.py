@@ -14,11 +14,11 @@ from crossflow_eval.cli import app
 from crossflow_eval.metrics.absent import Absent
 from crossflow_eval.metrics.fid import FID, NO_INTERVAL
 from crossflow_eval.metrics.frechet import Moments, frechet_distance
+from crossflow_eval.metrics.image_statistics import ImageStatistics
 from crossflow_eval.runs import run
 from crossflow_eval.runs.compare import compare_runs
 from crossflow_eval.stats import Comparison, jackknife
 from crossflow_eval.suites import t2i
-from crossflow_eval.suites.t2i import ImageStatistics
 from crossflow_eval.types import Example, Result, Settings
 
 

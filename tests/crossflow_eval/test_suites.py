@@ -9,11 +9,11 @@ from scipy import ndimage
 
 from crossflow.errors import CrossFlowError
 from crossflow_eval import report, suites
+from crossflow_eval.metrics.image_statistics import ImageStatistics
 from crossflow_eval.report.runs import entries
 from crossflow_eval.runs import launch
 from crossflow_eval.suites import load_suite, suite_names
 from crossflow_eval.suites.scenes import t2i as scenes
-from crossflow_eval.suites.t2i import ImageStatistics
 from crossflow_eval.types import Example, Suite
 
 EXAMPLE = Example(id="a", source="a")
