@@ -80,7 +80,7 @@ OURS = {"model": "crossflow"}
 OF_IMAGES = {
     "checkpoint": "A checkpoint, or the images with --model folder.",
     "model": "crossflow, folder, diffusers:PATH_OR_ID, or package.module:factory.",
-    "references": "What images are compared with as a set: a folder of them, statistics .npz, a published reference.",
+    "references": "What images are compared with as a set: a folder of them, statistics .npz, or as in `fid` a name.",
 }
 """What text to image has by default, and says in its own words."""
 

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
@@ -51,10 +51,11 @@ class Program(TyperGroup):
         return super().invoke(ctx)
 
 
-def reading(command: Callable[..., None]) -> Callable[..., None]:
+def reading(command: Callable[..., None], named: Collection[str] = ()) -> Callable[..., None]:
     """The command, once the paths that it is to read are found: before it loads what takes seconds.
 
-    CrossFlowError, as a sentence, for one that is not there.
+    What is ``named`` stands for a path that the command knows. CrossFlowError, as a sentence, for one that is not
+    there.
     """
 
     @functools.wraps(command)
@@ -63,7 +64,7 @@ def reading(command: Callable[..., None]) -> Callable[..., None]:
             read = {} if any(given.get(name) for name in PLANNED) else given
             for name, value in read.items():
                 for each in value if isinstance(value, list) else [value]:
-                    if isinstance(each, Path) and name not in WRITTEN:
+                    if isinstance(each, Path) and name not in WRITTEN and str(each) not in named:
                         look_for(each)
         command(**given)
 
@@ -88,8 +89,17 @@ class OneLine(logging.Formatter):
         return one_line(record.getMessage())
 
 
-def new_app(name: str, says: str | None, commands: Commands, prepare: Callable[[], None] = lambda: None) -> typer.Typer:
-    """The program ``name`` with its ``commands``, ``-h``, ``--version``, completion; ``prepare`` runs before each."""
+def new_app(
+    name: str,
+    says: str | None,
+    commands: Commands,
+    prepare: Callable[[], None] = lambda: None,
+    named: Collection[str] = (),
+) -> typer.Typer:
+    """The program ``name`` with its ``commands``, ``-h``, ``--version``, completion; ``prepare`` runs before each.
+
+    What is ``named`` may stand in the place of a path.
+    """
     app = typer.Typer(
         cls=Program,
         no_args_is_help=True,
@@ -112,7 +122,9 @@ def new_app(name: str, says: str | None, commands: Commands, prepare: Callable[[
     app.callback()(main)
     for group, of in commands.items():
         for command, example in of:
-            app.command(example.split()[1], rich_help_panel=group, epilog=f"Example: {example}")(reading(command))
+            app.command(example.split()[1], rich_help_panel=group, epilog=f"Example: {example}")(
+                reading(command, named)
+            )
     return app
 
 

@@ -62,6 +62,6 @@ def _speak() -> None:
     logger.setLevel(logging.INFO)
 
 
-app = new_app("crossflow-eval", __doc__, COMMANDS, _speak)
+app = new_app("crossflow-eval", __doc__, COMMANDS, _speak, fid.PUBLISHED)
 app.add_typer(setup.prepare, name="prepare", rich_help_panel="Prepare")
 app.add_typer(setup.weights, name="weights", rich_help_panel="Prepare")

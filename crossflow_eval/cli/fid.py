@@ -16,8 +16,9 @@ from crossflow_eval.cli.terminal import print_table
 if TYPE_CHECKING:
     from crossflow_eval.metrics.image_sets import Distances
 
-A_SET = "A folder of images, an .npz file of statistics or images, or a published reference: coco-uvit, "
-A_SET += "coco-t2ibenchmark or imagenet256-adm."
+PUBLISHED = ("coco-uvit", "coco-t2ibenchmark", "imagenet256-adm")
+"""The references that have names, ``crossflow_eval.judges.references``."""
+A_SET = f"A folder of images, an .npz file of statistics or images, or a published reference: {', '.join(PUBLISHED)}."
 
 
 def fid(

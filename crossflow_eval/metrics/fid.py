@@ -267,7 +267,7 @@ class InceptionFID(FID):
 
 
 def refuse_another_protocol(reference: Statistics, ours: Mapping[str, Any]) -> None:
-    """Raise CrossFlowError where the reference was made under another protocol or with other weights."""
+    """Raise CrossFlowError where the reference was made under another protocol or, where both say, other weights."""
     from crossflow_eval.judges.inception import CONVERSIONS
 
     file, theirs = reference.origin["file"], reference.protocol
@@ -276,7 +276,7 @@ def refuse_another_protocol(reference: Statistics, ours: Mapping[str, Any]) -> N
             f"{file} was made under the protocol {theirs['protocol']!r}, the outputs are measured under "
             f"{ours['protocol']!r}; their distance is no FID. Take statistics of one protocol."
         )
-    pair = {theirs.get("weights_sha256", ours["weights_sha256"]), ours["weights_sha256"]}
+    pair = {of["weights_sha256"] for of in (theirs, ours) if "weights_sha256" in of}
     if len(pair) > 1 and not pair <= CONVERSIONS.keys():
         raise CrossFlowError(f"{file} was made with other weights ({theirs['weights_sha256'][:8]}); make it again.")
 

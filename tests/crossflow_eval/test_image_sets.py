@@ -268,3 +268,23 @@ def test_a_file_of_statistics_whose_directory_is_damaged_is_one_sentence(tmp_pat
     path.write_bytes(path.read_bytes().replace(b"PK\x01\x02", b"PK\x09\x09"))
     with pytest.raises(CrossFlowError, match=r"Cannot read the statistics .*reference\.npz"):
         image_sets.read_side(str(path), "clean")
+
+
+def test_two_files_of_statistics_that_record_nothing_have_a_distance_once_their_protocol_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As clean-fid and pytorch-fid leave them: with neither n nor weights."""
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    for name, shift in (("a.npz", 0.0), ("b.npz", 2.0)):
+        features = random.normal(shift, 1, size=(50, 3))
+        np.savez(name, mu=features.mean(axis=0), sigma=np.cov(features, rowvar=False))
+    np.savez("negative.npz", mu=np.zeros(3), sigma=-np.eye(3))
+    found = measure("a.npz", "b.npz", protocol="clean")
+    files = [np.load(name) for name in ("a.npz", "b.npz")]
+    moments = [Moments.of_covariance(each["mu"], each["sigma"]) for each in files]
+    assert found.values["fid"].mean == pytest.approx(frechet_distance(*moments)) and found.first["n"] is None
+    with pytest.raises(CrossFlowError, match="--protocol clean"):
+        measure("a.npz", "b.npz")
+    with pytest.raises(CrossFlowError, match="not symmetric and positive semidefinite"):
+        measure("a.npz", "negative.npz", protocol="clean")

@@ -12,9 +12,11 @@ from typer.testing import CliRunner
 
 from crossflow.errors import CrossFlowError
 from crossflow_eval.cli import app
+from crossflow_eval.cli.fid import PUBLISHED
 from crossflow_eval.datasets.folder import read_captions
 from crossflow_eval.datasets.references import read_references
 from crossflow_eval.judges.local_weights import HOME
+from crossflow_eval.judges.references import REFERENCES
 from crossflow_eval.metrics.image_sets import measure
 from crossflow_eval.suites import own
 
@@ -139,6 +141,13 @@ def test_reference_captions_are_of_cocos_numbers_or_of_ones_own_ids(caplog: pyte
     for name in ("twice.json", "own.csv"):
         with pytest.raises(CrossFlowError, match=name):
             read_references(Path(name))
+
+
+def test_a_published_reference_is_given_by_its_name() -> None:
+    pictures("ours", ["a", "b"])
+    assert set(PUBLISHED) == REFERENCES.keys()
+    for name, reference in REFERENCES.items():
+        assert f"The reference {name} is {reference.file}: fetch it from" in refused(*OURS, "--references", name)
 
 
 def depth_maps(folder: str, factor: float) -> None:
