@@ -96,16 +96,16 @@ def compare_runs(first: Path, second: Path, data: Path | None = None) -> Compare
 
 def _check_alike(results: Sequence[Result], folders: tuple[Path, Path]) -> None:
     first, second = results
-    pairs = {
+    pairs: dict[str, tuple[Any, Any]] = {
         "suite": (first.settings.suite, second.settings.suite),
         "suite version": (first.settings.suite_version, second.settings.suite_version),
         "outputs of an example": (first.settings.outputs_per_example, second.settings.outputs_per_example),
         "metrics": (sorted(first.protocol), sorted(second.protocol)),
     }
-    pairs |= {
-        f"protocol of {name}": tuple(records.lasting(of.get(name, {})) for of in (first.protocol, second.protocol))
-        for name in first.protocol
-    }
+    for name in (each for each in first.protocol if each in second.protocol):
+        ours, theirs = (records.lasting(of.protocol[name]) for of in results)
+        for key in ours | theirs:
+            pairs[f"protocol of {name}, {key}"] = ours.get(key, "not there"), theirs.get(key, "not there")
     for what, (left, right) in pairs.items():
         if left != right:
             raise CrossFlowError(f"{folders[0]} and {folders[1]} differ in their {what}: {left} and {right}.")

@@ -77,7 +77,7 @@ def test_tasks_weigh_alike(tmp_path):
     ("changes", "message"),
     [
         ({"data_sha256": "1" * 64}, "differ in their data"),
-        ({"protocol": {"judge": {"threshold": 0.6}}}, "differ in their protocol of judge"),
+        ({"protocol": {"judge": {"threshold": 0.6}}}, "differ in their protocol of judge, threshold: 0.5 and 0.6"),
         ({"protocol": {}}, "differ in their metrics"),
         ({"settings": Settings(suite="t", suite_version="1", model="m", identity={})}, "differ in their suite"),
     ],
