@@ -100,9 +100,10 @@ def _read_provenance(path: Path, sha256: str) -> dict[str, Any] | None:
     try:
         record = read_json_file(beside)
         found, name, n = record["sha256"], record["protocol"]["protocol"], record["n"]
-    except (CrossFlowError, KeyError, TypeError) as error:
+        weights = record["protocol"].get("weights_sha256", "")
+    except (CrossFlowError, AttributeError, KeyError, TypeError) as error:
         raise CrossFlowError(f"{beside} does not record how {path.name} was made ({error!r}); move it away.") from error
-    if found != sha256 or not isinstance(name, str) or not isinstance(n, int):
+    if found != sha256 or not (isinstance(name, str) and isinstance(n, int) and isinstance(weights, str)):
         raise CrossFlowError(
             f"{beside} records how another file was made than {path}; move it away, or make both again."
         )
