@@ -79,13 +79,15 @@ def test_a_protocol_is_needed_and_held_to(path: Path) -> None:
         read_statistics(path, "legacy_pytorch")
 
 
-@pytest.mark.parametrize("damage", ["another file", "not json", "no protocol", "n is text"])
+@pytest.mark.parametrize("damage", ["another file", "not json", "no protocol", "n is text", "odd weights"])
 def test_a_provenance_that_is_not_of_the_file_is_refused(damage: str, path: Path) -> None:
     write_statistics(path, {"pool": (MEAN, COVARIANCE)}, PROVENANCE)
     beside = path.with_suffix(".json")
     record = json.loads(beside.read_text())
     if damage == "another file":
         np.savez(path, mu=MEAN + 1, sigma=COVARIANCE)
+    elif damage == "odd weights":
+        beside.write_text(json.dumps({**record, "protocol": {**record["protocol"], "weights_sha256": [1]}}))
     elif damage == "no protocol":
         beside.write_text(json.dumps({**record, "protocol": {}}))
     else:
