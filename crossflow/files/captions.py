@@ -10,7 +10,8 @@ from crossflow.errors import CrossFlowError, first_few
 from crossflow.files.karpathy import ARCHIVE, MEMBER, TRAINING, read_split
 from crossflow.files.listing import Listing, list_folder
 from crossflow.files.names import composed
-from crossflow.files.plain_json import read_json, read_json_lines
+from crossflow.files.plain_json import OR_LINES, read_json, read_json_lines
+from crossflow.files.texts import read_text
 
 Row = tuple[str, Any, Any]
 """A location in a captions file, and the image and caption found there, not yet checked."""
@@ -145,11 +146,7 @@ def _stripped(value: Any) -> str:
 
 
 def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise CrossFlowError(f"The captions {path} cannot be read ({reason}): give a text file.") from error
+    return read_text(path, "The captions")
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
@@ -160,9 +157,9 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
 
 def _key(where: str, present: Iterable[str], columns: Sequence[str]) -> str:
     """The column that names the image; CrossFlowError if there is none, or several, or no one column of ``TEXTS``."""
-    present = set(present)
-    keys = [column for column in columns if column in present]
-    if len(keys) != 1 or len(present & set(TEXTS)) != 1:
+    present = list(present)
+    keys = [column for column in present if column in columns]
+    if len(keys) != 1 or sum(map(present.count, TEXTS)) != 1:
         one = f"exactly one of {', '.join(columns)}" if len(columns) > 1 else f"'{columns[0]}'"
         raise CrossFlowError(f"{where}: it has the columns {sorted(present)}, expected 'caption' and {one}.")
     return keys[0]
@@ -192,9 +189,13 @@ def _jsonl_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
 
 
 def _coco_rows(path: Path) -> Iterator[Row]:
-    record = read_json(_text(path), str(path))
+    record = read_json(_text(path), str(path), OR_LINES)
     try:
-        names = {image["id"]: image["file_name"] for image in record["images"]}
+        names: dict[Any, Any] = {}
+        for image in record["images"]:
+            number, name = image["id"], image["file_name"]
+            if names.setdefault(number, name) != name:
+                raise CrossFlowError(f"{path} calls two images {number}, {names[number]} and {name}: number them anew.")
         for number, each in enumerate(record["annotations"], start=1):
             yield f"annotation {number}", names[each["image_id"]], each["caption"]
     except (LookupError, TypeError) as error:

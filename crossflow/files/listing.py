@@ -1,6 +1,7 @@
 """The images, or depth maps, of a folder: the one reader of folders, so that every command finds the same.
 
 - Subfolders are read too; links to folders are not followed.
+- Pipes, sockets and devices are refused where their names are of what is read, and else passed over.
 - Names that begin with a dot are passed over: macOS leaves ``._a.jpg`` beside ``a.jpg``.
 - A file is known by its path below the folder, with forward slashes and in Unicode's composed form (NFC), so that a
   name typed in a captions file finds a file that macOS named.
@@ -20,6 +21,9 @@ from crossflow.files.names import composed, is_text, shown
 
 UNREAD = (".avif", ".gif", ".heic", ".heif", ".jp2", ".jxl", ".tga", ".tif", ".tiff")
 """Suffixes of images that are not read."""
+
+OWN = ("samples.jsonl", "outputs.jsonl")
+"""What crossflow itself writes beside outputs, which surprises nobody there."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,8 @@ class Listing:
 
     def left(self, apart_from: Collection[str] = ()) -> str:
         """One sentence on the files that are not read, ``apart_from`` some names; empty where there are none."""
-        names = [name for name in (*self.unread, *self.others) if name not in apart_from]
+        found = [name for name in (*self.unread, *self.others) if name not in apart_from]
+        names = [name for name in found if PurePosixPath(name).name not in OWN]
         if not names:
             return ""
         return f"{len(names)} files in {self.folder} hold no {self.what} and are not read: {first_few(names, 3)}."
@@ -74,8 +79,8 @@ class Listing:
 def list_folder(folder: Path, suffixes: Collection[str] = SUFFIXES, what: str = "image") -> Listing:
     """The files in ``folder``, those to be read by their ``suffixes``, in either case.
 
-    CrossFlowError for no folder, one that cannot be read, and names to be read that are not UTF-8 or differ in their
-    Unicode form alone.
+    CrossFlowError for no folder, one that cannot be read, and names to be read that are of no files, are not UTF-8 or
+    differ in their Unicode form alone.
     """
     try:
         there = stat.S_ISDIR(folder.stat().st_mode)
@@ -85,8 +90,14 @@ def list_folder(folder: Path, suffixes: Collection[str] = SUFFIXES, what: str = 
         raise CrossFlowError(f"The folder cannot be read ({error.strerror}): {folder}.") from error
     if not there:
         raise CrossFlowError(f"There is no folder {folder}; give the folder that holds the {what}s.")
-    paths = list(_visible(folder))
-    read = [path for path in paths if path.suffix.lower() in suffixes and not path.is_dir()]
+    modes = {path: _mode(path) for path in _visible(folder)}
+    paths = [path for path, mode in modes.items() if not _is_endless(mode)]
+    if bad := [shown(path.relative_to(folder)) for path in modes.keys() - paths if path.suffix.lower() in suffixes]:
+        raise CrossFlowError(
+            f"{len(bad)} {what}s in {folder} are pipes or devices, not files ({first_few(sorted(bad))}); move them"
+            " away."
+        )
+    read = [path for path in paths if path.suffix.lower() in suffixes and not stat.S_ISDIR(modes[path])]
     if bad := [shown(path.relative_to(folder)) for path in read if not is_text(str(path.relative_to(folder)))]:
         raise CrossFlowError(
             f"{len(bad)} {what}s in {folder} have names that are not UTF-8 ({first_few(bad)}); rename them."
@@ -109,6 +120,19 @@ def _visible(folder: Path) -> Iterable[Path]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         links = [name for name in folders if os.path.islink(os.path.join(place, name))]
         yield from (Path(place, name) for name in (*names, *links) if not name.startswith("."))
+
+
+def _mode(path: Path) -> int:
+    """What kind of file a path is, behind links; 0 where there is none."""
+    try:
+        return path.stat().st_mode
+    except OSError:
+        return 0
+
+
+def _is_endless(mode: int) -> bool:
+    """Whether a file is a pipe, a socket or a device: who reads one may wait, or read, for ever."""
+    return bool(mode) and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def _refuse(error: OSError) -> None:

@@ -15,6 +15,8 @@ from typing import Any
 from crossflow.errors import CrossFlowError
 from crossflow.files.names import is_text
 
+OR_LINES = "write it again, or call it .jsonl if it has one object a line"
+"""The remedy for a .json of users that may be either."""
 DIGITS = 40
 """The digits of the longest integer that is read."""
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")

@@ -20,6 +20,7 @@ from crossflow.files.mel import RATE, log_mel, wave_of
 from crossflow.files.names import shown
 from crossflow.files.resizing import covering
 from crossflow.files.sounds import encode_wav, read_wav
+from crossflow.files.texts import read_text
 from crossflow.files.videos import READERS as FILMS
 from crossflow.files.videos import encode_gif, encode_mp4, encode_webp, read_video
 from crossflow.modalities.depth import grey
@@ -70,12 +71,7 @@ def _depth(path: Path, shape: Shape) -> np.ndarray:
 
 
 def _text(path: Path, shape: Shape) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig").strip()
-    except OSError as error:
-        raise CrossFlowError(f"The text {shown(path)} cannot be read ({error.strerror}): give a text file.") from error
-    except UnicodeDecodeError as error:
-        raise CrossFlowError(f"{shown(path)} is not UTF-8 text ({error.reason}): convert the file.") from error
+    return read_text(path, "The text").strip()
 
 
 def _image(path: Path, shape: Shape) -> np.ndarray:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from crossflow.errors import CrossFlowError, first_few
-from crossflow.files.plain_json import read_json, read_json_lines
-from crossflow_eval.datasets.folder import image_key
+from crossflow.files.plain_json import OR_LINES, read_json, read_json_lines
+from crossflow.files.texts import read_text
 from crossflow_eval.types import Example
 
 KEYS = {".json": ("image_id",), ".jsonl": ("id", "image")}
@@ -32,14 +32,9 @@ def read_predictions(path: Path) -> dict[str, str]:
     keys = KEYS.get(path.suffix.lower())
     if keys is None:
         raise CrossFlowError(f"The predictions {path} must be a file .json (COCO results) or .jsonl (id, caption).")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        entries = list(_entries(path, text, keys[0]))
-    except (OSError, UnicodeDecodeError) as error:
-        raise CrossFlowError(f"Cannot read the predictions {path}: {error}.") from error
     captions: dict[str, str] = {}
-    for place, entry in entries:
-        name, caption = _pair(entry, keys)
+    for place, entry in _entries(path, read_text(path, "The predictions"), key):
+        name, caption = _pair(entry, key)
         if name is None or caption is None:
             wanted = " or ".join(map(repr, keys))
             raise CrossFlowError(
@@ -98,7 +93,7 @@ def _entries(path: Path, text: str, key: str) -> Iterator[tuple[str, Any]]:
     if path.suffix.lower() == ".jsonl":
         yield from read_json_lines(text, str(path))
         return
-    record = read_json(text, str(path))
+    record = read_json(text, str(path), OR_LINES)
     if not isinstance(record, list):
         raise CrossFlowError(f"{path} holds {_shown(record)}; expected COCO results, a list of {key!r} with 'caption'.")
     for number, entry in enumerate(record, start=1):

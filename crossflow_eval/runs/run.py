@@ -22,6 +22,7 @@ from pydantic import TypeAdapter
 
 from crossflow.errors import CrossFlowError, first_few
 from crossflow.files.processes import rank_and_world
+from crossflow.files.texts import read_text
 from crossflow_eval import records
 from crossflow_eval.environment import environment, same_numbers
 from crossflow_eval.judges.features import FeatureCache, OnFeatures, keep_features
@@ -109,10 +110,7 @@ def shuffled_examples(examples: Sequence[Example], seed: int) -> list[Example]:
 
 def read_ids(file: Path) -> set[str]:
     """The ids that a text file lists, one a line. Raises CrossFlowError where it cannot be read, or lists none."""
-    try:
-        ids = {line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()} - {""}
-    except (OSError, UnicodeDecodeError) as error:
-        raise CrossFlowError(f"The list of ids {file} cannot be read ({error}): give a text file.") from error
+    ids = {line.strip() for line in read_text(file, "The list of ids").split("\n")} - {""}
     if not ids:
         raise CrossFlowError(f"{file} lists no ids; write one on each line.")
     return ids

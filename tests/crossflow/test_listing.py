@@ -22,6 +22,7 @@ def made(folder, *names: str):
 def test_subfolders_and_every_suffix_are_read_and_hidden_files_are_not(tmp_path):
     read = ["a/b/c.JFIF", "a/x.jpe", "b.bmp", "d.ppm", "e.png"]
     made(tmp_path, *read, "._e.png", ".DS_Store", ".git/f.png", "a/._x.jpe", "notes.md", "old.tiff", "png")
+    made(tmp_path, "samples.jsonl", "a/outputs.jsonl")
     listing = list_folder(tmp_path)
     assert list(listing.read) == read
     assert listing.left() == f"3 files in {tmp_path} hold no image and are not read: old.tiff, notes.md, png."
@@ -36,6 +37,16 @@ def test_a_link_to_a_folder_is_named_and_not_followed(tmp_path):
     listing = list_folder(tmp_path / "images")
     assert list(listing.read) == ["a.png"]
     assert "link" in listing.left()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes in folders here")
+def test_a_pipe_is_never_waited_for(tmp_path):
+    folder = made(tmp_path, "a.png")
+    os.mkfifo(folder / "a.txt")
+    assert not list_folder(folder).others
+    (folder / "b.png").symlink_to("a.txt")
+    with pytest.raises(CrossFlowError, match=r"1 images in .* are pipes or devices, not files \(b.png\); move them"):
+        list_folder(folder)
 
 
 def test_names_are_unique_by_stem_or_by_path(tmp_path):

@@ -208,7 +208,17 @@ def test_captions_keep_the_order_of_the_file_and_the_first_one_is_first(tmp_path
         ("c.jsonl", b'{"image": "a", "caption": "b"}\n{"image": "a"', "line 2: it is not JSON"),
         ("c.jsonl", b'["a"]', "line 1: expected an object"),
         ("c.jsonl", b'{"image": null, "caption": "b"}', "line 1: expected one image"),
+        ("c.csv", b"image,image,caption\na,b,c\n", "exactly one"),
+        ("c.csv", b"image,caption,prompt\na,b,c\n", "exactly one"),
+        ("c.csv", "image,caption\na,b\n".encode("utf-16"), "it is UTF-16.*save it as UTF-8"),
+        ("c.jsonl", b'{"id": "x/1.png", "caption": "b"}\n{"id": "y/1.png", "caption": "b"}', "x/1.png and y/1.png"),
         ("c.json", b"[]", "not a COCO captions file"),
+        ("c.json", b'{"a": 1}\n{"a": 2}\n', "call it .jsonl"),
+        (
+            "c.json",
+            b'{"images": [{"id": 1, "file_name": "a"}, {"id": 1, "file_name": "b"}], "annotations": []}',
+            "calls two images 1, a and b",
+        ),
         ("c.json", b'{"images": [], "annotations": [{"image_id": 1, "caption": "x"}]}', "not a COCO captions file"),
     ],
 )

@@ -82,10 +82,10 @@ def test_what_cannot_be_read_is_named_with_its_place(tmp_path, name, content, to
 
 
 def test_a_file_that_is_missing_or_no_text_is_named(tmp_path):
-    with pytest.raises(CrossFlowError, match=r"Cannot read the predictions .*none\.json"):
+    with pytest.raises(CrossFlowError, match=r"The predictions .*none\.json cannot be read"):
         read_predictions(tmp_path / "none.json")
     (tmp_path / "latin.json").write_bytes('[{"image_id": 7, "caption": "café"}]'.encode("latin-1"))
-    with pytest.raises(CrossFlowError, match=r"Cannot read the predictions .*latin\.json"):
+    with pytest.raises(CrossFlowError, match=r"The predictions .*latin\.json cannot be read .*: save it as UTF-8"):
         read_predictions(tmp_path / "latin.json")
 
 
