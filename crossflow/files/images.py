@@ -4,17 +4,19 @@
   dropped.
 - Refused are transparency (the background is unknown), CMYK (its RGB depends on a colour profile), more than 8 bits
   per channel (rounding), several frames, and empty, truncated or otherwise unreadable files.
-- Pixels are taken as stored: EXIF orientation and colour profiles are not applied, as in every FID implementation.
+- Pixels are taken as stored: EXIF orientation and colour profiles are not applied, as in every FID implementation. A
+  Notice says that photographs are to be shown turned.
 """
 
 import io
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFile
+from PIL import ExifTags, Image, ImageFile
 
-from crossflow.errors import CrossFlowError
+from crossflow.errors import CrossFlowError, Notice
 from crossflow.files.names import shown
 
 FORMATS = {
@@ -29,6 +31,12 @@ SUFFIXES = tuple(suffix for several in FORMATS.values() for suffix in several)
 PNG_END = b"IEND\xaeB`\x82"
 DAMAGE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 """What Pillow raises on damaged files, and on those of too many pixels."""
+
+
+TURNED = Notice(
+    "Some images say (EXIF) that they are to be shown turned; pixels are taken as they are stored, as in every FID "
+    "implementation: turn such photographs first, for instance by `mogrify -auto-orient`."
+)
 
 
 class UnreadableImage(Exception):
@@ -70,6 +78,8 @@ def decode_image(content: bytes, formats: Iterable[str] = FORMATS) -> tuple[Imag
             if kind == "PPM" and isinstance(args := image.tile[0].args, tuple) and args[-1] != 255:  # or it rounds
                 raise UnreadableImage(f"{args[-1]} as its white, not 255")
             image.load()
+            if _is_turned(image):
+                warnings.warn(TURNED, stacklevel=2)
             return opaque(image), kind
     except Image.UnidentifiedImageError as error:
         raise UnreadableImage(f"not a {', '.join(formats[:-1])} or {formats[-1]} file") from error
@@ -80,6 +90,15 @@ def decode_image(content: bytes, formats: Iterable[str] = FORMATS) -> tuple[Imag
         text = " ".join(str(error).split()) or type(error).__name__
         cut = "truncat" in text.lower()
         raise UnreadableImage("truncated" if cut else text, "get it again" if cut else "make it again") from error
+
+
+def _is_turned(image: Image.Image) -> bool:
+    if "exif" not in image.info:
+        return False
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
+    except Exception:  # Pillow documents no list of what damaged EXIF raises, and the pixels are whole
+        return False
 
 
 def read_depth_png(path: Path, scale: float) -> np.ndarray:

@@ -1,6 +1,7 @@
 """What the two programs share: they print on any terminal, and what libraries say of themselves reaches no user."""
 
 import functools
+import inspect
 import io
 import logging
 import os
@@ -40,7 +41,7 @@ class Program(TyperGroup):
         logging.getLogger().addHandler(logging.NullHandler())  # else Python prints what no handler takes
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            warnings.simplefilter("always", Notice)
+            warnings.simplefilter("default", Notice)  # each once
             warnings.showwarning = _show
             return super().main(*args, **kwargs)
 
@@ -122,10 +123,14 @@ def new_app(
     app.callback()(main)
     for group, of in commands.items():
         for command, example in of:
-            app.command(example.split()[1], rich_help_panel=group, epilog=f"Example: {example}")(
-                reading(command, named)
-            )
+            given = {"help": _paragraphs(command), "rich_help_panel": group, "epilog": f"Example: {example}"}
+            app.command(example.split()[1], **given)(reading(command))
     return app
+
+
+def _paragraphs(command: Callable[..., None]) -> str:
+    """What a command says of itself, a line a paragraph: where the terminal ends is where its lines are broken."""
+    return "\n\n".join(" ".join(each.split()) for each in (inspect.getdoc(command) or "").split("\n\n"))
 
 
 def _show(message: Warning | str, *_: Any, **__: Any) -> None:

@@ -120,7 +120,8 @@ def load_text_decoder(checkpoint: str | Path, device: str = "cpu") -> nn.Module:
     terms = [term for term in config.terms if isinstance(term, TextReconstruction)] if config is not None else []
     if config is None or not terms:
         raise CrossFlowError(
-            f"{checkpoint} was trained without a decoder of its text: train a recipe with the loss TextReconstruction."
+            f"{checkpoint} was trained without a decoder of its text: train a recipe that has one, such as "
+            "tiny-text-reconstruction."
         )
     if not path.is_file():
         raise CrossFlowError(f"There is no {path}, the text decoder of {checkpoint}: keep it beside the checkpoint.")

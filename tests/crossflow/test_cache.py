@@ -257,12 +257,16 @@ def spoilt(data, tmp_path):
 
 
 def test_an_image_that_cannot_be_read_is_named(spoilt, tmp_path):
-    assert f"{spoilt / 'images' / NAMES[0]} cannot be read (zero bytes)" in refused(spoilt, tmp_path / "cache")
+    message = refused(spoilt, tmp_path / "cache")
+    assert f"{spoilt / 'images' / NAMES[0]} cannot be read (zero bytes)" in message
+    assert message.endswith("or leave out such images by --skip-bad.")
     assert not content(tmp_path / "cache")
 
 
 def test_or_left_out_on_request_and_recorded(spoilt, whole, tmp_path):
-    source = Shards(run(spoilt, tmp_path / "cache", skip_bad=True))
+    said: list[str] = []
+    source = Shards(run(spoilt, tmp_path / "cache", skip_bad=True, progress=said.append))
+    assert any(f"images that cannot be read ({NAMES[0]}" in line for line in said)
     bad = {NAMES[0], NAMES[14], NAMES[20]}
     assert set(source.index.skipped) == bad
     kept = [pair for pair in expected_pairs(spoilt) if pair[0] not in bad]

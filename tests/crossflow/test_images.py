@@ -1,6 +1,7 @@
 """Images become the RGB they store, or are refused by name; captions files give their pairs in one order."""
 
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -67,6 +68,19 @@ def test_what_does_not(tmp_path):
     assert "(2 frames)" in refused(read_image, tmp_path / "two.webp")
     frames[0].save(tmp_path / "a.tiff")
     assert "(not a BMP, JPEG, PNG, PPM or WEBP file)" in refused(read_image, tmp_path / "a.tiff")
+
+
+def test_a_photograph_that_is_to_be_shown_turned_is_read_as_it_is_stored_and_that_is_said(tmp_path):
+    pixels = np.zeros((4, 8, 3), np.uint8)
+    for number, expected in ((1, 0), (6, 1), (99, 0)):
+        exif = Image.Exif()
+        exif[0x112] = number
+        Image.fromarray(pixels).save(tmp_path / "a.jpg", exif=exif)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            assert read_image(tmp_path / "a.jpg").size == (8, 4)
+        assert len(said) == expected
+        assert all("to be shown turned" in str(each.message) for each in said)
 
 
 def test_no_image_at_all(tmp_path, monkeypatch):

@@ -132,9 +132,16 @@ def _refuse_whitening(model: TrainedModel) -> None:
         raise CrossFlowError("Tokens are whitened by prompts of scenes: let whitened be False for other data.")
 
 
+def _draws_its_own(folder: Path) -> CrossFlowError:
+    return CrossFlowError(
+        f"This recipe draws its own data and does not read {folder}: leave --data out, or choose one that reads data; "
+        "captioned images of your own are read by t2i-* and paper-70m to paper-1b, once `crossflow cache` encoded them."
+    )
+
+
 def _scenes(recipe: TrainConfig, folder: Path | None, seed: int) -> Data:
     if folder is not None:
-        raise CrossFlowError(f"This recipe draws its own data and does not read {folder}: leave --data out.")
+        raise _draws_its_own(folder)
     if recipe.model.reads.kind not in _OF_SCENES:
         raise CrossFlowError(f"Scenes have no {recipe.model.reads.kind}: choose another recipe.")
     return _Scenes(recipe)
@@ -178,7 +185,7 @@ class _Events:
 
 def _events(recipe: TrainConfig, folder: Path | None, seed: int) -> Data:
     if folder is not None:
-        raise CrossFlowError(f"This recipe draws its own data and does not read {folder}: leave --data out.")
+        raise _draws_its_own(folder)
     return _Events(recipe)
 
 

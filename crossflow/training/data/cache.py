@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from crossflow.errors import CrossFlowError
+from crossflow.errors import CrossFlowError, first_few
 from crossflow.files.captions import Pair, read_pairs
 from crossflow.files.images import read_image
 from crossflow.files.locks import writing_in
@@ -106,7 +106,10 @@ def cache(
             path = out / shard_name(number)
             items, skipped = maker.items(pairs[number * per_shard : (number + 1) * per_shard])
             write_shard(path, items, {"plan": f"{plan} {number}", "recipe": recipe, "skipped": skipped})
-            progress(f"shard {number + 1} of {total}: {len(items)} pairs")
+            without = (
+                f", without {len(skipped)} images that cannot be read ({first_few(skipped, 3)})" if skipped else ""
+            )
+            progress(f"shard {number + 1} of {total}: {len(items)} pairs{without}")
         if left := _unfinished(out, plan, total):
             progress(f"{len(left)} of {total} shards are left to other processes")
         else:
@@ -192,10 +195,10 @@ class _Maker:
     def _read(self, name: str) -> Tensor | None:
         try:
             return torch.from_numpy(np.array(center_crop(read_image(self.folder / name), self.size)))
-        except CrossFlowError:
+        except CrossFlowError as error:
             if self.skip_bad:
                 return None
-            raise
+            raise CrossFlowError(f"{str(error).rstrip('.')}, or leave out such images by --skip-bad.") from error
 
 
 def _by_chunk(compute: Callable[[Tensor], Tensor], images: Sequence[Tensor]) -> list[Tensor]:
