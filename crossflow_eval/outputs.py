@@ -19,6 +19,7 @@ from PIL import Image
 from crossflow.errors import CrossFlowError, unknown
 from crossflow.files.arrays import plain_array
 from crossflow.files.images import decode_image
+from crossflow.files.names import is_text
 from crossflow.files.recordings import Recording, decode_recording, encode_recording
 from crossflow.files.sounds import encode_wav
 from crossflow.files.videos import decode_webp, encode_webp
@@ -294,8 +295,8 @@ KINDS: dict[str, Kind] = {
         legend="The frames of a film go from left to right, then down.",
     ),
     "txt": Kind(
-        wanted="a str",
-        check=lambda output: isinstance(output, str),
+        wanted="a str that UTF-8 can hold",
+        check=lambda output: isinstance(output, str) and is_text(output),
         encode=lambda output: str(output).encode(),
         decode=bytes.decode,
     ),

@@ -106,6 +106,7 @@ def test_metrics_get_back_exactly_what_the_model_gave_in_order(tmp_path, monkeyp
         ("webp", np.zeros((4, 4, 3), np.uint8), r"uint8 \[4, 4, 3\]"),
         ("webp", np.full((2, 3, 4, 4), 2.0), r"float64 \[2, 3, 4, 4\] from 2 to 2, not from 0 to 1,"),
         ("txt", 3, "int"),
+        ("txt", "half \ud83d", "str"),
     ],
 )
 def test_an_output_of_another_kind_is_refused(tmp_path, kind, answer, got):
