@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import errno
 import os
+import re
 import shlex
 import sys
 import unicodedata
@@ -59,7 +60,7 @@ def one_sentence() -> Iterator[None]:
     """End a program on CrossFlowError with its message on stderr and exit code 2, and on Ctrl-C with exit code 130.
 
     So it ends, too, on what the system says of a path that nobody could use, such as a name that is too long, and where
-    memory is at its end. A reader of the output that went away, as ``head`` does, is left to Typer, which says nothing.
+    memory ran out, on a GPU or beside it.
     """
     import typer
 
@@ -85,14 +86,33 @@ def one_sentence() -> Iterator[None]:
             err=True,
         )
         raise typer.Exit(2) from error
+    except (MemoryError, RuntimeError) as error:
+        if not _is_of_memory(error):
+            raise
+        typer.echo(f"Error: Memory ran out{_amount(str(error))}; {LESS}.", err=True)
+        raise typer.Exit(2) from error
     except KeyboardInterrupt as error:
         typer.echo(f"Stopped. {_kept(error)}", err=True)
         raise typer.Exit(130) from error
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    """Whether an error is Python's or torch's of no memory; torch's of a GPU is known by its name, without torch."""
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+LESS = (
+    "take less at a time, by --batch-size, in training also by --accumulate, --checkpointing or --shard, "
+    "or end what else holds memory"
+)
+"""What to do where memory ran out."""
+
+
+def _is_of_memory(error: Exception) -> bool:
+    """Whether memory ran out: torch says so by a class of its own for GPUs, and by its words for the main memory."""
+    return isinstance(error, MemoryError) or any(
+        words in f"{type(error).__name__}: {error}" for words in ("OutOfMemoryError", "can't allocate memory")
+    )
+
+
+def _amount(text: str) -> str:
+    found = re.search(r"[Tt]ried to allocate [\d.]+ \w+", text)
+    return f" (it {found[0][0].lower()}{found[0][1:]})" if found else ""
 
 
 def _kept(error: KeyboardInterrupt) -> str:
