@@ -39,6 +39,8 @@ def report(
         from crossflow_eval import report as reports
         from crossflow_eval import tables
 
+        if out is not None:
+            reports.check_replaces(out)
         chosen = None if table is None else tables.load_table(table)
         finished = _finished(runs or [])  # before what takes seconds is loaded
         from crossflow_eval.report.runs import entries

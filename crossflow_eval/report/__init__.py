@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from crossflow.errors import CrossFlowError, one_line
+from crossflow.errors import CrossFlowError
+from crossflow.files.writing import written
 from crossflow_eval.report.entry import Entry, load
 from crossflow_eval.report.gains import with_gains
 from crossflow_eval.report.grid import Grid, across, build_grid, matrices, plain_table
@@ -16,10 +17,12 @@ from crossflow_eval.tables import Table, table_of_suite
 if TYPE_CHECKING:
     from crossflow_eval.report.page import Section
 
-__all__ = ["FORMATS", "Entry", "Format", "load", "render", "tables_of"]
+__all__ = ["FORMATS", "Entry", "Format", "check_replaces", "load", "render", "tables_of"]
 
 Format = Literal["md", "csv", "latex", "html"]
 FORMATS: tuple[Format, ...] = get_args(Format)
+BEGINS = (b"**", b"table,row,", b"\\begin{table}", b"<!doctype html>")
+"""How reports of these formats begin."""
 
 
 def render(
@@ -58,6 +61,17 @@ def render(
         return text
     said = [f"- {markdown_text(facts(each))}." if format == "md" else f"% {one_line(facts(each))}" for each in entries]
     return "\n".join((text, *said, ""))
+
+
+def check_replaces(out: Path) -> None:
+    """Raise CrossFlowError where a file lies at ``out`` that is no earlier report or verification: it may be data."""
+    with written(out):
+        if not out.is_file():
+            return
+        with out.open("rb") as file:
+            begins = file.read(max(map(len, BEGINS)))
+    if begins and not begins.startswith(BEGINS):
+        raise CrossFlowError(f"{out} is there already and holds no report: choose another name, or remove it.")
 
 
 def tables_of(entries: Sequence[Entry], *, table: Table | None = None, allow_mixed: bool = False) -> list[Grid]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from crossflow.errors import CrossFlowError
 from crossflow_eval.peers.peer import Line, Verification
-from crossflow_eval.report import render
+from crossflow_eval.report import check_replaces, render
 from crossflow_eval.report.page import Section, html_table
 from crossflow_eval.report.runs import entries
 from crossflow_eval.report.text import markdown_text, pipes
@@ -19,9 +19,10 @@ TITLE = "Verified against the original packages"
 
 
 def check_name(out: Path) -> None:
-    """Raise CrossFlowError where a verification cannot be written as ``out``."""
+    """Raise CrossFlowError where a verification cannot be written as ``out``, or would replace what is none."""
     if out.suffix not in SUFFIXES:
         raise CrossFlowError(f"--out {out} ends with neither {' nor '.join(SUFFIXES)}; give such a name.")
+    check_replaces(out)
 
 
 def rendered(verification: Verification, folder: Path, out: Path) -> str:

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from crossflow.errors import CrossFlowError
-from crossflow_eval.report import Entry, render
+from crossflow_eval.report import FORMATS, Entry, check_replaces, render
 from crossflow_eval.report.curves import POINTS, sweep, training, trainings
 from crossflow_eval.report.grid import build_grid
 from crossflow_eval.tables import Column, Table, TableRow, load_table, parse_table, table_names
@@ -407,3 +407,13 @@ def test_pages_and_tables_are_byte_stable() -> None:
         for seed in ("1", "2")
     }  # fmt: skip
     assert len(digests) == 1
+
+
+@pytest.mark.parametrize("name", table_names())
+def test_an_earlier_report_of_any_format_is_known_by_its_beginning_and_may_be_replaced(tmp_path, name):
+    for format in FORMATS:
+        (tmp_path / format).write_text(render([], format, table=load_table(name)))
+        check_replaces(tmp_path / format)
+    (tmp_path / "prompts.txt").write_text("a red ball\n")
+    with pytest.raises(CrossFlowError, match="holds no report: choose another name"):
+        check_replaces(tmp_path / "prompts.txt")
