@@ -58,6 +58,7 @@ def make_folder(folder: Path) -> None:
 REMEDIES = {
     errno.ENAMETOOLONG: "choose a shorter name, of at most 240 bytes",
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room, or choose another folder"),
+    **dict.fromkeys((errno.EEXIST, errno.ENOTDIR), "choose another place, for a file is where a folder is needed"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "allow it, or choose another folder"),
 }
 """What to do about an error of the file system."""
@@ -69,7 +70,8 @@ def written(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        remedy = REMEDIES.get(error.errno or 0, "choose another place")
+        number = error.errno or errno.ENOSPC  # numpy, which has written a part of an array, has none
+        remedy = REMEDIES.get(number, "choose another place")
         raise CrossFlowError(
             f"{path} cannot be written ({error.strerror or error}): {remedy}; what is finished is kept."
         ) from error

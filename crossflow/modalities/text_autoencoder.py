@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crossflow.errors import CrossFlowError
+from crossflow.errors import CrossFlowError, first_few
 from crossflow.flow import losses
 from crossflow.flow.gaussian import Gaussian
 from crossflow.modalities.modality import Modality, Reached
@@ -164,7 +164,8 @@ class Words:
             words = _WORD.findall(caption.lower())
             if unknown := [word for word in words if word not in known]:
                 raise CrossFlowError(
-                    f"The word {unknown[0]!r} is not in this model's vocabulary of {len(known)}: say it in other words."
+                    f"The word {unknown[0]!r} is not in this model's vocabulary of {len(known)}: say it in other "
+                    f"words: {first_few(sorted(filter(str.isalpha, known)), 60)}."
                 )
             if len(words) > len(row):
                 raise CrossFlowError(

@@ -123,7 +123,9 @@ def test_wrong_checkpoints_and_settings(place):
     assert "no device 'tpu'" in refused(*SAMPLE, *one, "--device", "tpu")
     Path("file").touch()
     assert "cannot be written" in refused("sample", "--ckpt", "model.safetensors", *one, "--out", "file/out")
-    assert "cannot be written" in refused("sample", "--ckpt", "model.safetensors", *one, "--out", "file")
+    assert "a file is where a folder is needed" in refused(
+        "sample", "--ckpt", "model.safetensors", *one, "--out", "file"
+    )
 
 
 def test_info_tells_what_a_checkpoint_is(place):

@@ -11,6 +11,7 @@ import pytest
 from crossflow.errors import CrossFlowError
 from crossflow.files import locks
 from crossflow.files.locks import check_writable, only_writer, writing_in
+from crossflow.files.writing import written
 
 fork = multiprocessing.get_context("fork")
 
@@ -120,3 +121,9 @@ def test_what_was_written_stays_with_its_lock_and_a_lock_that_was_there_too(tmp_
         raise CrossFlowError("The disk is full: make room.")
     refused_in(tmp_path / "out")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {locks.NAME, "image"}
+
+
+def test_an_array_of_which_a_part_was_written_is_a_disk_that_is_full(tmp_path):
+    said = r"a.npy cannot be written \(1024 requested and 18 written\): make room"
+    with pytest.raises(CrossFlowError, match=said), written(tmp_path / "a.npy"):
+        raise OSError("1024 requested and 18 written")
