@@ -123,8 +123,8 @@ def new_app(
     app.callback()(main)
     for group, of in commands.items():
         for command, example in of:
-            given = {"help": _paragraphs(command), "rich_help_panel": group, "epilog": f"Example: {example}"}
-            app.command(example.split()[1], **given)(reading(command))
+            said, epilog = _paragraphs(command), f"Example: {example}"
+            app.command(example.split()[1], help=said, rich_help_panel=group, epilog=epilog)(reading(command))
     return app
 
 
