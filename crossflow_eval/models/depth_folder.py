@@ -23,6 +23,8 @@ class DepthFolderModel(FolderModel):
     A PNG holds metres times ``png_scale``.
     """
 
+    what = "depth map"
+
     def __init__(self, folder: Path, png_scale: float = MILLIMETRES) -> None:
         self.folder = folder
         self._png_scale = png_scale

@@ -164,8 +164,8 @@ def test_a_space_that_a_suite_does_not_take_is_refused(tmp_path, suite, space, s
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
-        (lambda folder: (folder / f"{IDS[1]}.npy").unlink(), f"1 of 3 images are missing in .*: {IDS[1]}-0"),
-        (lambda folder: np.save(folder / "other.npy", np.ones((2, 2))), r"1 of 4 images .* no example: other\.npy"),
+        (lambda folder: (folder / f"{IDS[1]}.npy").unlink(), f"1 of 3 depth maps are missing in .*: {IDS[1]}-0"),
+        (lambda folder: np.save(folder / "other.npy", np.ones((2, 2))), r"1 of 4 depth maps .* no example: other\.npy"),
         (
             lambda folder: np.save(folder / f"{IDS[1]}.npy", np.ones((100, 300))),
             rf"{IDS[1]}: the prediction has the shape \[100, 300\] and the target \[375, 1242\]",
