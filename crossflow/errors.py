@@ -96,23 +96,10 @@ def one_sentence() -> Iterator[None]:
         raise typer.Exit(130) from error
 
 
-LESS = (
-    "take less at a time, by --batch-size, in training also by --accumulate, --checkpointing or --shard, "
-    "or end what else holds memory"
-)
-"""What to do where memory ran out."""
-
-
-def _is_of_memory(error: Exception) -> bool:
-    """Whether memory ran out: torch says so by a class of its own for GPUs, and by its words for the main memory."""
-    return isinstance(error, MemoryError) or any(
-        words in f"{type(error).__name__}: {error}" for words in ("OutOfMemoryError", "can't allocate memory")
-    )
-
-
-def _amount(text: str) -> str:
-    found = re.search(r"[Tt]ried to allocate [\d.]+ \w+", text)
-    return f" (it {found[0][0].lower()}{found[0][1:]})" if found else ""
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether an error is of no memory: Python's or, without torch, a GPU's by its name and a CPU's by its words."""
+    of_a_gpu, of_a_cpu = type(error).__name__ == "OutOfMemoryError", "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or of_a_gpu or of_a_cpu
 
 
 def _kept(error: KeyboardInterrupt) -> str:

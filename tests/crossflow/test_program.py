@@ -59,6 +59,13 @@ def test_what_the_machine_has_no_more_of_is_one_sentence(error, said, capsys):
     assert said in capsys.readouterr().err
 
 
+def test_a_tensor_that_no_memory_holds_is_one_sentence(capsys):
+    with pytest.raises(typer.Exit) as ended, one_sentence():
+        torch.empty(10**15)
+    assert ended.value.exit_code == 2
+    assert "can't allocate memory" in capsys.readouterr().err
+
+
 def test_a_reader_that_went_away_hears_nothing(capsys):
     """Typer ends such a program without a word, as ``head`` expects."""
     with pytest.raises(BrokenPipeError), one_sentence():
