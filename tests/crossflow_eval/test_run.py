@@ -411,9 +411,8 @@ def test_scoring_again_gives_the_same_bytes(place):
     assert files(place / "one") == before
 
 
-def test_a_result_is_taken_as_it_is_only_where_it_would_be_measured_by_the_same(place, monkeypatch):
+def test_a_result_is_taken_as_it_is_only_where_it_would_be_measured_by_the_same(place):
     """Weights and references are files that come and go, of which no version and no example says anything."""
-    monkeypatch.setattr(run, "_is_clean", lambda machine: True)
     examples = [Example(id=f"e{i}", source="p") for i in range(3)]
     model = load_model("fake_fast:Fake")
 
