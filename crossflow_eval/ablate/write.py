@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -366,18 +366,33 @@ def _candidate(candidate: Any, several: bool) -> str:
 
 
 def _provenance(plan: Plan, found: Sequence[Found]) -> str:
-    record = next(iter(found[0].records.values()))[0][1]
-    identity, environment = record.test.settings.identity, record.test.environment
-    said = {name: word for name, word in _SAMPLING if identity.get(name) is not None}
-    sampling = ", ".join(f"{identity[name]} {word}".strip() for name, word in said.items())
+    """By what all of it was made; where tables differ in their sampling, the way of each."""
+    by_table = {each.table.ablation.name: [r for of in each.records.values() for _, r in of] for each in found}
+    records = [record for group in by_table.values() for record in group]
+    ways: dict[str, list[str]] = {}
+    for name, group in by_table.items():
+        ways.setdefault(_distinct(map(_sampling, group)), []).append(name)
+    sampling = "; ".join(f"{way} ({', '.join(names)})" if len(ways) > 1 else way for way, names in ways.items())
     lines = (
-        f"Training: {record.training.precision}, {plan.gpus} process{'es' if plan.gpus > 1 else ''} a training.",
+        f"Training: {_distinct(record.training.precision for record in records)}, "
+        f"{plan.gpus} process{'es' if plan.gpus > 1 else ''} a training.",
         f"Sampling: {sampling}." if sampling else "",
         f"Hardware: {hardware()}.",
-        f"Commit: {environment.get('git_commit', 'unknown')[:12]}.",
+        f"Commit: {_distinct(record.test.environment.get('git_commit', 'unknown')[:12] for record in records)}.",
         f"Command: `{plan.command}`",
     )
     return "\n".join(f"- {line}" for line in lines if line) + "\n"
+
+
+def _sampling(record: Measured) -> str:
+    """How the outputs of a record were sampled."""
+    identity = record.test.settings.identity
+    return ", ".join(f"{identity[name]} {word}".strip() for name, word in _SAMPLING if identity.get(name) is not None)
+
+
+def _distinct(words: Iterable[str]) -> str:
+    """Different words once each, in their order."""
+    return " or ".join(dict.fromkeys(words))
 
 
 _SAMPLING = (("solver", ""), ("steps", "steps"), ("precision", ""), ("device", ""))
