@@ -58,7 +58,7 @@ def test_encoder_and_baseline_have_it_where_they_ask_for_it():
     encoder = VariationalConfig(width=8, depth=1, heads=2, whitened=True).build((5, 6), SHAPE)
     network = TransformerConfig(width=8, depth=1, heads=2, whitened=True).attending(SHAPE, 6, None)
     assert all(any(isinstance(part, Whitening) for part in each.modules()) for each in (encoder, network))
-    assert not any(isinstance(part, Whitening) for part in CONFIGS["scenes-t2i"].model.build().modules())
+    assert not any(isinstance(part, Whitening) for part in CONFIGS["scenes-t2i-short"].model.build().modules())
 
 
 def test_a_training_fits_it_and_the_checkpoint_keeps_it(tmp_path):
