@@ -38,9 +38,9 @@ def main(
         if not page.is_file():
             raise CrossFlowError(f"There is no {page}: run make demo first.")
         with browser() as session:
-            for name, tab, dark in (("scores", "scores", False), ("outputs", "run-3", True)):
+            for name, tab, dark in (("scores", "scores", False), ("outputs", "run-0", True)):
                 write(out / f"{name}.webp", [seen(session, page, tab, SCREEN, dark)])
-            phone = [seen(session, page, tab, PHONE, dark) for tab, dark in (("scores", False), ("run-1", True))]
+            phone = [seen(session, page, tab, PHONE, dark) for tab, dark in (("scores", False), ("run-0", True))]
             write(out / "phone.webp", phone)
             with viewed(demo) as address:
                 write(out / "view.webp", [seen(session, f"{address}show?run=t2i", "run-0", SCREEN, False)])
