@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import errno
 import os
-import re
 import shlex
 import sys
 import unicodedata
@@ -60,7 +59,7 @@ def one_sentence() -> Iterator[None]:
     """End a program on CrossFlowError with its message on stderr and exit code 2, and on Ctrl-C with exit code 130.
 
     So it ends, too, on what the system says of a path that nobody could use, such as a name that is too long, and where
-    memory ran out, on a GPU or beside it.
+    memory is at its end. A reader of the output that went away, as ``head`` does, is left to Typer, which says nothing.
     """
     import typer
 
@@ -85,11 +84,6 @@ def one_sentence() -> Iterator[None]:
             "at once, by options such as --batch-size, --accumulate and --checkpointing.",
             err=True,
         )
-        raise typer.Exit(2) from error
-    except (MemoryError, RuntimeError) as error:
-        if not _is_of_memory(error):
-            raise
-        typer.echo(f"Error: Memory ran out{_amount(str(error))}; {LESS}.", err=True)
         raise typer.Exit(2) from error
     except KeyboardInterrupt as error:
         typer.echo(f"Stopped. {_kept(error)}", err=True)

@@ -124,7 +124,8 @@ def new_app(
     for group, of in commands.items():
         for command, example in of:
             said, epilog = _paragraphs(command), f"Example: {example}"
-            app.command(example.split()[1], help=said, rich_help_panel=group, epilog=epilog)(reading(command))
+            reads = reading(command, named)
+            app.command(example.split()[1], help=said, rich_help_panel=group, epilog=epilog)(reads)
     return app
 
 

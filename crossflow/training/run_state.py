@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from crossflow.errors import CrossFlowError, first_few
+from crossflow.errors import CrossFlowError
 from crossflow.files.hashes import file_sha256
 from crossflow.files.tensors import read_tensors, write_tensors
 from crossflow.model.checkpoint import NOT_SHIPPED, check_tensors, decoder_prefix, take_weights
@@ -185,10 +185,7 @@ class Run:
         header, found = read_tensors(path)
         mine = json.loads(json.dumps(self._header()))
         if any(header.get(name) != mine.get(name) for name in ("digest", "precision", "data")):
-            names = ("config", "training", "seed", "precision", "data", "init", "digest")
-            name = next(name for name in names if header.get(name) != mine.get(name))
-            how = _difference(header.get(name), mine.get(name))
-            raise CrossFlowError(f"{path} is the state of another run, its {name} differs{how}: choose another --out.")
+            raise _another(path, header, mine)
         held = self._tensors()
         check_tensors(path, found, held | self.optimizer.blank_state())
         with torch.no_grad():
@@ -205,21 +202,19 @@ class Run:
         return {f"{prefix}.{name}": part for prefix, tensors in parts for name, part in tensors.items()}
 
 
-def _difference(there: Any, now: Any) -> str:
-    """How two values of plain JSON differ, in brackets; empty for hashes, which say nothing to anybody."""
-    left, right = dict(_leaves("", there)), dict(_leaves("", now))
-    names = [name for name in (left | right) if left.get(name) != right.get(name)]
-    said = [f"{name} {left.get(name)} there and {right.get(name)} now".strip() for name in names]
-    return "" if any(len(each) > 100 for each in said) else f" ({first_few(said, 3)})"
-
-
-def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """The values in plain JSON that hold no others, each after its place such as ``data.count``."""
-    if not isinstance(value, dict) or not value:
-        yield name, value
-        return
-    for key, inner in value.items():
-        yield from _leaves(f"{name}.{key}".lstrip("."), inner)
+def _another(path: Path, header: Mapping[str, Any], mine: Mapping[str, Any]) -> CrossFlowError:
+    """What to say of the state of another run than mine: the first thing that differs, and how."""
+    names = ("config", "training", "seed", "precision", "data", "init", "digest")
+    name = next(name for name in names if header.get(name) != mine.get(name))
+    was, now, how = header.get(name), mine.get(name), ""
+    if isinstance(was, dict) and isinstance(now, dict):
+        fields = [field for field in {**was, **now} if was.get(field) != now.get(field)]
+        how = f" in {', '.join(fields)}"
+    elif name in ("seed", "precision"):
+        how = f", {was} there and {now} here"
+    return CrossFlowError(
+        f"{path} is the state of another run, its {name} differs{how}: give the same, or choose another --out."
+    )
 
 
 def _fresh_model(config: TrainConfig, seed: int, init: Path | None, data: Data) -> tuple[TrainedModel, list[str]]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Literal
@@ -132,56 +132,53 @@ def read_captions(path: Path) -> Captions:
     Prompts of a text file are numbered from 000000. A folder is read as a Hugging Face dataset.
 
     Raises:
-        CrossFlowError: missing or undecodable file, unknown columns, a row without image or caption; with the line;
-            two images that are called alike but for folder and suffix.
+        CrossFlowError: missing or undecodable file, unknown columns, a row without image or caption, with the line; two
+            images of one key.
     """
-    suffix, in_folder = path.suffix.lower(), path.is_dir()
-    if in_folder:
+    if path.is_dir():
         from crossflow_eval.datasets import on_disk
 
-        found = on_disk.texts(path)
-    else:
-        pairs = caption_files.read_prompts(path) if suffix == ".txt" else caption_files.read_captions(path, KEY_COLUMNS)
-        found = [(name, (caption,)) for name, caption in pairs]
-    keys = image_keys((name for name, _ in found), path)
-    captions: dict[str, list[str]] = {}
-    for name, texts in found:
-        captions.setdefault(keys[name], []).extend(texts)
-    index = suffix == ".json" and not in_folder
-    return Captions({key: tuple(several) for key, several in captions.items()}, index=index)
+        return Captions(by_key(path, on_disk.texts(path)))
+    prompts = path.suffix.lower() == ".txt"
+    pairs = caption_files.read_prompts(path) if prompts else caption_files.read_captions(path, KEY_COLUMNS)
+    of = by_key(path, ((name, (caption,)) for name, caption in pairs))
+    return Captions(of, index=path.suffix.lower() == ".json")
 
 
-def image_keys(names: Iterable[str], file: Path) -> dict[str, str]:
-    """The key of every image that a ``file`` names, by its name.
+def by_key(path: Path, captions: Iterable[tuple[str, Sequence[str]]]) -> dict[str, tuple[str, ...]]:
+    """The captions of each image by its key, in the order of the file ``path``.
 
-    CrossFlowError where two images have one key, for the captions of both would be taken for those of one.
+    Raises CrossFlowError where names of one key are of other folders, or of other kinds: the captions of several images
+    would be taken for those of one.
     """
-    keys = {name: image_key(name) for name in names}
-    first: dict[str, str] = {}
-    for name, key in keys.items():
-        other = first.setdefault(key, name)
-        if _are_two(_place(other), _place(name)):
-            raise CrossFlowError(
-                f"{file} names {other} and {name}, and an image is known by its name without folder and suffix ({key}):"
-                " give each its own."
-            )
-    return keys
+    found: dict[str, tuple[str, ...]] = {}
+    names: dict[str, dict[PurePath, None]] = {}
+    for name, several in captions:
+        key = image_key(name)
+        names.setdefault(key, {})[_path(name)] = None
+        found[key] = (*found.get(key, ()), *several)
+    if alike := [str(name) for of_key in names.values() if _are_several(of_key) for name in of_key]:
+        raise CrossFlowError(
+            f"{len(alike)} images in {path} share their name without folder and suffix ({first_few(alike)}); give each "
+            "a name of its own."
+        )
+    return found
+
+
+def _are_several(names: Collection[PurePath]) -> bool:
+    """Whether names of one key, which may leave out folder and suffix, are of several images."""
+    folders = {name.parent for name in names} - {PurePath()}
+    suffixes = {name.suffix.lower() for name in names if name.suffix.lower() in SUFFIXES}
+    return len(folders) > 1 or len(suffixes) > 1
 
 
 def image_key(name: str) -> str:
     """Return the key of an image: its file name in composed form (NFC), without folder, by either slash, and suffix."""
-    last = _place(name)
+    last = _path(name)
     return last.stem if last.suffix.lower() in SUFFIXES else last.name
 
 
-def _are_two(one: PurePath, other: PurePath) -> bool:
-    """Whether two places of one key are of two images: their folders differ, or their suffixes, where both have one."""
-    folders = {each.parts[:-1] for each in (one, other)} - {()}
-    suffixes = {each.suffix.lower() for each in (one, other) if each.suffix.lower() in SUFFIXES}
-    return len(folders) > 1 or len(suffixes) > 1
-
-
-def _place(name: str) -> PurePath:
+def _path(name: str) -> PurePath:
     return PurePath(composed(name.strip()).replace("\\", "/"))
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from crossflow.errors import CrossFlowError
 from crossflow.files.captions import read_captions
-from crossflow.files.plain_json import OR_LINES, read_json_file
+from crossflow.files.plain_json import read_json_file
 from crossflow_eval.datasets import on_disk
-from crossflow_eval.datasets.folder import image_keys
+from crossflow_eval.datasets.folder import by_key, image_key
 from crossflow_eval.datasets.folder import read_captions as read_file
 from crossflow_eval.types import Example
 
@@ -26,37 +26,35 @@ def read_references(path: Path) -> list[Example]:
     of the image where it lies beside the file, which a model needs to see it; else its name. A folder may be a Hugging
     Face dataset (``on_disk``).
 
-    Raises CrossFlowError for a file that is missing, of another kind or malformed, and two images with one id.
+    Images of a COCO file without captions are left out, and counted in the log. Raises CrossFlowError for a file that
+    is missing, of another kind or malformed, and for one in which two images have one name.
     """
     if on_disk.is_dataset(path):
         return [Example(id=key, source=key, target=list(several)) for key, several in read_file(path).of.items()]
     suffix = path.suffix.lower()
     if suffix not in (".json", ".jsonl"):
         raise CrossFlowError(f"The references {path} must be a file .json (COCO captions) or .jsonl (id, caption).")
-    captions: dict[str, list[str]] = {}
-    names: dict[str, str] = {}
-    if suffix == ".json":
-        ids = _coco_ids(path)
-        names = {number: file for file, number in ids.items()}
-        captions = {number: [] for number in names}
-        for file, caption in read_captions(path):
-            captions[ids[file]].append(caption)
-    else:
+    if suffix == ".jsonl":
         pairs = list(read_captions(path, ("id", "image")))
-        keys = image_keys((name for name, _ in pairs), path)
-        names = {key: name for name, key in keys.items()}
-        for name, caption in pairs:
-            captions.setdefault(keys[name], []).append(caption)
-    return [
-        Example(id=key, source=_beside(path, names[key]), target=several)
-        for key, several in captions.items()
-        if several
-    ]
+        places = {image_key(name): name for name, _ in reversed(pairs)}
+        found = by_key(path, ((name, (caption,)) for name, caption in pairs))
+        return [_example(path, key, places[key], several) for key, several in found.items()]
+    ids = _coco_ids(path)
+    captions: dict[str, list[str]] = {file: [] for file in ids}
+    for file, caption in read_captions(path):
+        captions[file].append(caption)
+    if bare := [file for file, several in captions.items() if not several]:
+        _log.warning("%d of %d images in %s have no captions and are left out.", len(bare), len(captions), path)
+    return [_example(path, ids[file], file, several) for file, several in captions.items() if several]
+
+
+def _example(path: Path, key: str, name: str, captions: Sequence[str]) -> Example:
+    return Example(id=key, source=_beside(path, name), target=list(captions))
 
 
 def _coco_ids(path: Path) -> dict[str, str]:
     """The numbers of the images by their files' names. CrossFlowError where two images share one."""
-    record: Any = read_json_file(path, OR_LINES)
+    record: Any = read_json_file(path, "give a COCO captions file")
     try:
         pairs = [(str(each["file_name"]).strip(), str(each["id"])) for each in record["images"]]
     except (KeyError, TypeError) as error:

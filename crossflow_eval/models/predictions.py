@@ -16,6 +16,7 @@ from typing import Any
 from crossflow.errors import CrossFlowError, first_few
 from crossflow.files.plain_json import OR_LINES, read_json, read_json_lines
 from crossflow.files.texts import read_text
+from crossflow_eval.datasets.folder import image_key
 from crossflow_eval.types import Example
 
 KEYS = {".json": ("image_id",), ".jsonl": ("id", "image")}
@@ -33,8 +34,8 @@ def read_predictions(path: Path) -> dict[str, str]:
     if keys is None:
         raise CrossFlowError(f"The predictions {path} must be a file .json (COCO results) or .jsonl (id, caption).")
     captions: dict[str, str] = {}
-    for place, entry in _entries(path, read_text(path, "The predictions"), key):
-        name, caption = _pair(entry, key)
+    for place, entry in _entries(path, read_text(path, "The predictions"), keys[0]):
+        name, caption = _pair(entry, keys)
         if name is None or caption is None:
             wanted = " or ".join(map(repr, keys))
             raise CrossFlowError(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from crossflow.errors import CrossFlowError
+from crossflow.errors import CrossFlowError, one_line
 from crossflow.files.writing import written
 from crossflow_eval.report.entry import Entry, load
 from crossflow_eval.report.gains import with_gains

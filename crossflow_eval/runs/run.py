@@ -291,9 +291,9 @@ def score(
 ) -> Result:
     """Score the outputs of a run with fresh ``metrics``; write per_example.jsonl, outputs.jsonl and result.json.
 
-    A result that is there already is returned as it is if it was made by this very version of everything, and by the
-    weights and references that metrics have now, unless ``again``. Outputs are read from disk batch by batch, so memory
-    does not grow with their number.
+    A result that is there already is returned as it is if it was made by this very source, of whatever commit, by these
+    versions of everything else, and by the weights and references that metrics have now, unless ``again`` or where a
+    metric is another package's. Outputs are read from disk batch by batch, so memory does not grow with their number.
 
     Raises:
         CrossFlowError: missing or unreadable outputs, with their count and the first names; examples whose files
@@ -304,7 +304,8 @@ def score(
     examples = Examples.of(examples)
     data, machine = examples.sha256, environment()
     done = None if again else store.result()
-    same = done is not None and done.data_sha256 == data and done.environment == machine and _is_clean(machine)
+    same = done is not None and done.data_sha256 == data and same_numbers(done.environment, machine)
+    same = same and all(map(_is_ours, metrics.values()))
     asked = {name: plain_protocol(metric) for name, metric in metrics.items()}
     if done is not None and same and _lasting(done.protocol) == _lasting(asked):
         return done

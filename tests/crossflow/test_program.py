@@ -9,6 +9,7 @@ import pytest
 import torch
 import typer
 
+import crossflow
 from crossflow.errors import one_sentence
 
 RUN = "from {}.cli import app; app()"
@@ -96,32 +97,3 @@ def test_warnings_of_libraries_are_not_shown_and_ours_are_sentences():
     place = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=place, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "Warning: Mind the step.\n")
-
-
-@pytest.mark.parametrize(
-    ("error", "said"),
-    [
-        (MemoryError(), "Memory ran out; take less"),
-        (
-            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0"),
-            "(it tried to allocate 2.00 GiB)",
-        ),
-        (lambda: torch.empty(10**15, dtype=torch.float64), "(it tried to allocate 8000000000000000 bytes)"),
-    ],
-    ids=["python", "gpu", "torch"],
-)
-def test_where_memory_runs_out_a_sentence_says_what_takes_less(error, said, capsys):
-    with pytest.raises(typer.Exit) as ended, one_sentence():
-        if isinstance(error, BaseException):
-            raise error
-        error()
-    assert ended.value.exit_code == 2
-    told = capsys.readouterr().err
-    assert told.startswith("Error: Memory ran out")
-    assert said in told
-    assert told.count("\n") == 1
-
-
-def test_another_error_of_a_program_is_not_hidden():
-    with pytest.raises(RuntimeError, match="a fault"), one_sentence():
-        raise RuntimeError("a fault")

@@ -210,9 +210,9 @@ def test_a_finished_run_is_left_as_it_is(run):
 
 def test_a_run_is_not_begun_again_over_another(run):
     assert "add --resume" in refused(SMALL, run)
-    assert "its seed differs (0 there and 1 now)" in refused(SMALL, run, seed=1, resume=True)
-    assert "its training differs (steps 4 there and 5 now)" in refused(replace(SMALL, steps=5), run, resume=True)
-    assert "its precision differs" in refused(SMALL, run, precision="bf16", resume=True)
+    assert "its seed differs, 0 there and 1 here: give the same" in refused(SMALL, run, seed=1, resume=True)
+    assert "its training differs in steps: give the same" in refused(replace(SMALL, steps=5), run, resume=True)
+    assert "its precision differs, fp32 there and bf16" in refused(SMALL, run, precision="bf16", resume=True)
     kl, contrast = SMALL.model.losses
     other = replace(SMALL, model=replace(SMALL.model, losses=(replace(kl, weight=0.5), contrast)))
     assert "its config differs" in refused(other, run, resume=True)

@@ -106,6 +106,9 @@ def test_score_report_and_compare_read_what_is_there(place):
         done = invoke("report", "one", "--format", format)
         assert done.exit_code == 0, done.stderr
         assert "harpness" in done.stdout
+        digest = json.loads(before)["data_sha256"][:12]
+        assert "seed 0, examples" in done.stdout or format not in ("md", "latex"), "what the table alone does not say"
+        assert digest in done.stdout or format == "csv"
         for _ in range(2):
             assert invoke("report", "one", "--format", format, "--out", f"made.{format}").exit_code == 0
         assert "holds no report: choose another name" in refused(

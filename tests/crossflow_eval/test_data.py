@@ -211,7 +211,6 @@ def test_captions_keep_the_order_of_the_file_and_the_first_one_is_first(tmp_path
         ("c.csv", b"image,image,caption\na,b,c\n", "exactly one"),
         ("c.csv", b"image,caption,prompt\na,b,c\n", "exactly one"),
         ("c.csv", "image,caption\na,b\n".encode("utf-16"), "it is UTF-16.*save it as UTF-8"),
-        ("c.jsonl", b'{"id": "x/1.png", "caption": "b"}\n{"id": "y/1.png", "caption": "b"}', "x/1.png and y/1.png"),
         ("c.json", b"[]", "not a COCO captions file"),
         ("c.json", b'{"a": 1}\n{"a": 2}\n', "call it .jsonl"),
         (
