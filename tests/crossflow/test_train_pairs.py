@@ -63,7 +63,7 @@ def test_a_run_goes_on_only_on_its_own_data(data, tmp_path):
     assert len(read_header(model)["data"]) == 64
     other = shards(tmp_path / "other", seed=1)
     message = refused(TINY, tmp_path / "run", data=other, resume=True)
-    assert message.endswith("its data differs: choose another --out.")
+    assert message.endswith("its data differs: give the same, or choose another --out.")
     trained(TINY, tmp_path / "run", data=data, resume=True)
 
 

@@ -182,8 +182,10 @@ def test_a_source_file_is_read_once_for_all_records_and_once_more_when_a_run_end
     files = [tmp_path / f"{name}.bin" for name in "ab"]
     for file in files:
         file.write_bytes(file.name.encode())
-    read, before = [], Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda path: (read.append(path), before(path))[1])
+    read, before = [], Path.open
+    monkeypatch.setattr(
+        Path, "open", lambda path, *given, **named: (read.append(path), before(path, *given, **named))[1]
+    )
     examples = store.Examples([Example(id=str(i), source=files[i % 2], target=files[0]) for i in range(4)])
     suite, model = suite_of("txt", 1), Speaker(lambda s, seed: "said")
     results = [
