@@ -372,7 +372,8 @@ def _provenance(plan: Plan, found: Sequence[Found]) -> str:
     ways: dict[str, list[str]] = {}
     for name, group in by_table.items():
         ways.setdefault(_distinct(map(_sampling, group)), []).append(name)
-    sampling = "; ".join(f"{way} ({', '.join(names)})" if len(ways) > 1 else way for way, names in ways.items())
+    named = [(way, f" ({', '.join(names)})" if len(ways) > 1 else "") for way, names in ways.items() if way]
+    sampling = "; ".join(f"{way}{of}" for way, of in named)
     lines = (
         f"Training: {_distinct(record.training.precision for record in records)}, "
         f"{plan.gpus} process{'es' if plan.gpus > 1 else ''} a training.",
@@ -385,8 +386,10 @@ def _provenance(plan: Plan, found: Sequence[Found]) -> str:
 
 
 def _sampling(record: Measured) -> str:
-    """How the outputs of a record were sampled."""
+    """How the outputs of a record were sampled; nothing where nothing was."""
     identity = record.test.settings.identity
+    if identity.get("solver") is None:
+        return ""
     return ", ".join(f"{identity[name]} {word}".strip() for name, word in _SAMPLING if identity.get(name) is not None)
 
 
