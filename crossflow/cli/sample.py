@@ -26,7 +26,12 @@ from crossflow.cli.options import (
 def sample(
     out: Annotated[Path, typer.Option(help="Folder for the images and samples.jsonl.", show_default=False)],
     prompt: Annotated[list[str] | None, typer.Option(help="A prompt; may be repeated.", show_default=False)] = None,
-    prompts: Annotated[Path | None, typer.Option(help="A file of prompts, one per line.", show_default=False)] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            help="A text file, one prompt a line, or captions: .csv, .jsonl, COCO's .json.", show_default=False
+        ),
+    ] = None,
     ckpt: Checkpoint = None,
     per_prompt: Annotated[int, typer.Option(min=1, help="Images per prompt.")] = 1,
     seed: Annotated[int, typer.Option(help="With prompt and copy it determines an image.")] = 0,
@@ -96,9 +101,13 @@ def _noting(prompts: Iterator[str], strange: dict[str, None]) -> Iterator[str]:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """The prompts in a UTF-8 text file, one per line, blank lines skipped; the file is streamed."""
+    """The prompts of a file of captions; else of a UTF-8 text file, one per line, blank ones skipped, streamed."""
     from crossflow.errors import CrossFlowError
+    from crossflow.files.captions import KEYS, TABLES, read_captions
 
+    if path.suffix.lower() in TABLES:
+        yield from (pair.caption for pair in read_captions(path, KEYS))
+        return
     found = False
     try:
         with path.open(encoding="utf-8-sig") as file:

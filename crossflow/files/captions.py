@@ -19,6 +19,10 @@ Row = tuple[str, Any, Any]
 
 TEXTS = ("caption", "prompt")
 """The column of captions, and what ``crossflow sample`` calls it in ``samples.jsonl``."""
+KEYS = ("image", "file", "id")
+"""The columns that may name an image, or its caption, where no folder of images is read."""
+TABLES = (".csv", ".jsonl", ".json")
+"""The suffixes of files in which captions stand beside their images."""
 
 
 class Pair(NamedTuple):

@@ -31,7 +31,6 @@ from crossflow.files.names import composed
 from crossflow.files.processes import file_threads
 
 _log = logging.getLogger(__name__)
-KEY_COLUMNS = ("image", "file", "id")
 AT_A_TIME = 256
 """Files that wait for a thread at once, so that their number takes no memory."""
 
@@ -140,7 +139,7 @@ def read_captions(path: Path) -> Captions:
 
         return Captions(by_key(path, on_disk.texts(path)))
     prompts = path.suffix.lower() == ".txt"
-    pairs = caption_files.read_prompts(path) if prompts else caption_files.read_captions(path, KEY_COLUMNS)
+    pairs = caption_files.read_prompts(path) if prompts else caption_files.read_captions(path, caption_files.KEYS)
     of = by_key(path, ((name, (caption,)) for name, caption in pairs))
     return Captions(of, index=path.suffix.lower() == ".json")
 

@@ -98,7 +98,23 @@ def test_samples_of_a_file(place):
     }
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("mine.jsonl", '{"image": "a.png", "caption": "a red ball"}\n{"image": "b.png", "caption": "a cone"}\n'),
+        ("mine.csv", "file,caption\na.png,a red ball\nb.png,a cone\n"),
+    ],
+)
+def test_captions_of_a_file_are_prompts(place, name, content):
+    Path(name).write_text(content)
+    succeeded(*SAMPLE, "--prompts", name)
+    rows = [json.loads(line) for line in Path("out/samples.jsonl").read_text().splitlines()]
+    assert [row["prompt"] for row in rows] == ["a red ball", "a cone"]
+
+
 def test_wrong_prompts(place):
+    Path("rows.csv").write_text("a,b\n1,2\n")
+    assert "expected 'caption'" in refused(*SAMPLE, "--prompts", "rows.csv")
     Path("empty.txt").write_text("\n  \n")
     Path("latin.txt").write_bytes(b"a b\xe4ll\n")
     assert "holds no prompt" in refused(*SAMPLE, "--prompts", "empty.txt")
