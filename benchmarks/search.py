@@ -245,7 +245,7 @@ def page(found: Mapping[str, Mapping[str, Any]]) -> str:
     ]
     lines += ["| trial | " + " | ".join(KINDS) + " |", "|---|" + "---:|" * len(KINDS)]
     for name, row in measured.items():
-        cells = [f"{row['distances'][kind]:.1f}" if row["distances"] else "" for kind in KINDS]
+        cells = [f"{row['distances'][kind]:.1f}" if kind in row["distances"] else "" for kind in KINDS]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += ["", f"What is wrong, images of {VALIDATION_PROMPTS}:", ""]
     lines += ["| trial | guidance | " + " | ".join(FAULTS) + " |", "|---|---:|" + "---:|" * len(FAULTS)]

@@ -23,7 +23,7 @@ from crossflow.flow.gaussian import Gaussian
 from crossflow.model.crossflow import CrossFlow
 from crossflow.model.settings import Override
 from crossflow.sampling.text_to_image import TextToImage, prompt_seed
-from crossflow.scenes.caption import RELATIONS, TASKS, specification
+from crossflow.scenes.caption import RELATIONS, TASKS, article, specification
 from crossflow.scenes.negatives import OPPOSITE
 from crossflow.scenes.parse import Found, read
 from crossflow.scenes.spec import COLORS, HELD_OUT, SHAPES
@@ -32,7 +32,15 @@ from crossflow_eval.metrics.geneval import Detection, judge
 
 PAIRS = 64
 """Pairs of each kind, at most."""
-KINDS: tuple[str, ...] = ("word", "colours swapped", "left / right", "above / below", "roles exchanged", "number")
+KINDS: tuple[str, ...] = (
+    "word",
+    "colours swapped",
+    "left / right",
+    "above / below",
+    "roles exchanged",
+    "number",
+    "place",
+)
 FAULTS: tuple[str, ...] = (
     "missing object",
     "wrong colour",
@@ -74,6 +82,10 @@ def _specifications(kind: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
             for second in COLORS
             if hue != second and not {(one, hue), (other, second), (one, second), (other, hue)} & set(HELD_OUT)
         ]
+    if kind == "place":
+        named = [article(f"{hue} {shape}") for shape in SHAPES for hue in COLORS if (shape, hue) not in HELD_OUT]
+        sides = ("at the left", "at the right")
+        return [({"prompt": f"{each} {sides[0]}"}, {"prompt": f"{each} {sides[1]}"}) for each in named]
     looks = [[(one, ""), (other, "")] for one, other in twos]
     if kind == "roles exchanged":
         return [
