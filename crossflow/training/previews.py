@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from PIL import Image
 
 from crossflow.errors import CrossFlowError
 from crossflow.files.folders import cache_folder
@@ -15,6 +16,7 @@ from crossflow.modalities.kl_autoencoder import KLConfig
 from crossflow.modalities.modality import Autoencoder, TextEmbedder
 from crossflow.modalities.tokens import TokensConfig
 from crossflow.model.config import TrainedModel
+from crossflow.model.settings import OWN, Override
 from crossflow.recipes.recipe import TrainConfig
 from crossflow.sampling.from_image import FromImage
 from crossflow.sampling.samples import grid
@@ -44,11 +46,11 @@ COLUMNS = 8
 
 
 class PromptGrids:
-    """Sample grids: one row of images for each of six prompts.
+    """Sample grids: one row of images for each of six prompts, without guidance where a weaker model guides.
 
     A model with an external autoencoder needs the weights of text encoder and autoencoder, given or in the default
-    locations of ``TextToImage``. CrossFlowError if they are given and cannot be read. If the defaults are missing, a
-    message says so once, and no grids are drawn.
+    locations of ``TextToImage``. CrossFlowError if they are given and cannot be read. If the defaults are missing, or
+    the model makes no images, a message says so once, and no grids are drawn.
     """
 
     def __init__(
@@ -64,6 +66,8 @@ class PromptGrids:
         self.parts: tuple[TextEmbedder, Autoencoder | None] | None = None
         reads, target = cast(TokensConfig, config.model.reads), config.model.target
         try:
+            if target.name != "image":
+                raise CrossFlowError(f"they are of images, and this model makes {target.name}.")
             embedder, vae = reads.embedder(text_encoder), None
             if target.external:
                 source = autoencoder or cache_folder() / AUTOENCODER
@@ -76,41 +80,40 @@ class PromptGrids:
                 raise
             say(f"No sample grids are drawn: {error}")
 
-    def draw(self, model: TrainedModel, path: Path) -> None:
-        """Write a sample grid to ``path``."""
+    def of(self, model: TrainedModel) -> Image.Image | None:
+        """A sample grid of the model, or None."""
         if self.parts is None:
-            return
+            return None
         embedder, autoencoder = self.parts
         pipeline = TextToImage(model.to(self.device), embedder, autoencoder=autoencoder)
         prompts = [prompt for prompt in self.prompts for _ in range(COLUMNS)]
-        images = pipeline.generate(prompts, list(range(len(prompts))))
-        with replacing(path) as temporary:
-            grid(images, COLUMNS, scale=max(1, 96 // images[0].shape[0])).save(temporary, format="PNG")
+        alone = OWN if model.config.guidance.weaker is None else Override(guidance_scale=1.0)
+        return _grid(pipeline.generate(prompts, list(range(len(prompts))), alone), COLUMNS)
 
 
 class Answers:
     """A model's outputs for a few fixed images, ``sources``, beside the ``truths``.
 
-    Images and depth maps become a grid of three rows: inputs, outputs, ground truth. Captions become a text file.
+    Images and depth maps become a grid of three rows: inputs, outputs, ground truth. Captions become a text.
     """
 
     def __init__(self, sources: list[np.ndarray], truths: list[Any]) -> None:
         self.sources, self.truths = sources, truths
 
-    def draw(self, model: TrainedModel, path: Path) -> None:
-        """Write the grid to ``path``, or captions to ``path`` with the suffix .txt; nothing where there is no image."""
+    def of(self, model: TrainedModel) -> Image.Image | str | None:
+        """The grid, the captions above the true ones, or None where there is no image."""
         if not self.sources:
-            return
+            return None
         answers = FromImage(model).generate(self.sources, range(len(self.sources)))
         if isinstance(answers[0], str):
-            lines = [f"{answer}\n    {truth}\n" for answer, truth in zip(answers, self.truths, strict=True)]
-            with replacing(path.with_suffix(".txt")) as temporary:
-                temporary.write_text("".join(lines), encoding="utf-8")
-            return
+            return "".join(f"{answer}\n    {truth}\n" for answer, truth in zip(answers, self.truths, strict=True))
         shown = [_shown(each, answers[0].shape[0]) for each in [*self.sources, *answers, *self.truths]]
-        with replacing(path) as temporary:
-            columns = len(self.sources)
-            grid(shown, columns, scale=max(1, 96 // shown[0].shape[0])).save(temporary, format="PNG")
+        return _grid(shown, len(self.sources))
+
+
+def _grid(images: list[np.ndarray], columns: int) -> Image.Image:
+    """Images in rows, of about 96 pixels a side at least."""
+    return grid(images, columns, scale=max(1, 96 // images[0].shape[0]))
 
 
 def _shown(picture: np.ndarray | str, side: int) -> np.ndarray:
@@ -122,6 +125,24 @@ def _shown(picture: np.ndarray | str, side: int) -> np.ndarray:
 
 
 Previews = PromptGrids | Answers
+
+
+def draw(previews: Previews, model: TrainedModel, path: Path, say: Callable[[str], None]) -> None:
+    """Write what ``previews`` show of a model to ``path``, a text with the suffix .txt.
+
+    What cannot be sampled, or has no memory left for it, is said: a training does not end with its previews.
+    """
+    try:
+        shown = previews.of(model)
+    except (CrossFlowError, torch.OutOfMemoryError) as error:
+        say(f"No samples are drawn of this step: {error}")
+        return
+    if isinstance(shown, str):
+        with replacing(path.with_suffix(".txt")) as temporary:
+            temporary.write_text(shown, encoding="utf-8")
+    elif shown is not None:
+        with replacing(path) as temporary:
+            shown.save(temporary, format="PNG")
 
 
 def previews_of(

@@ -31,7 +31,7 @@ from crossflow.model.settings import Losses
 from crossflow.recipes.recipe import TrainConfig
 from crossflow.training.data import Data, open_data
 from crossflow.training.data.pairs import read_ahead, shares
-from crossflow.training.previews import previews_of
+from crossflow.training.previews import draw, previews_of
 from crossflow.training.run_state import Run
 
 STEPS = ("training", "steps")
@@ -122,9 +122,10 @@ def train(
             at(run.step, config.steps)
             while run.step < config.steps:
                 losses = run.advance(ahead)
-                record.write(losses, last=stop.is_set())
+                stopped = stop.is_set()
+                record.write(losses, last=stopped)
                 at(run.step, config.steps)
-                if stop.is_set() and run.step < config.steps:
+                if stopped and run.step < config.steps:
                     raise Stopped(f"The training is kept as it was after step {run.step:,}, in {out}.", "--resume")
         return record.model
 
@@ -251,7 +252,7 @@ class _Record:
             self.say(line)
         average = run.average() if shown else None
         if sample_now and average is not None:
-            self.previews.draw(average, self.out / "samples" / f"step-{step:06d}.png")
+            draw(self.previews, average, self.out / "samples" / f"step-{step:06d}.png", self.say)
         decoder = run.text_decoder() if save_now else None
         if save_now and average is not None:
             save_checkpoint(self.model, average, run.notes())

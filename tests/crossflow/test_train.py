@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import re
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,13 +18,16 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
-from crossflow.errors import CrossFlowError
+from crossflow.errors import CrossFlowError, Stopped
 from crossflow.files.tensors import read_header, read_tensors, write_tensors
+from crossflow.flow.guidance import Autoguidance
+from crossflow.modalities.depth import DepthConfig
 from crossflow.modalities.minilm import MiniLM
 from crossflow.model.checkpoint import load_checkpoint
 from crossflow.model.settings import Sampling
 from crossflow.recipes import CONFIGS
 from crossflow.recipes.recipe import SceneData
+from crossflow.sampling.text_to_image import TextToImage
 from crossflow.training.previews import PHOTO_PROMPTS, SCENE_PROMPTS
 from crossflow.training.run_state import Run
 from crossflow.training.train import train
@@ -355,6 +359,55 @@ def test_a_kept_checkpoint_is_finite_too(tmp_path, monkeypatch):
     diverging(monkeypatch, 2, of_the_backbone)
     assert "at step 3" in refused(replace(DIVERGING, save_every=100, keep_at=(3,)), tmp_path)
     assert not list(tmp_path.glob("model*"))
+
+
+GUIDED_BY_A_WEAKER = replace(
+    SMALL.model,
+    guidance=Autoguidance(checkpoint="weaker.safetensors"),
+    sampling=Sampling(solver="euler", steps=1, guidance_scale=2.0),
+)
+
+
+def test_a_model_that_a_weaker_one_guides_is_trained_and_shown_without(tmp_path):
+    """The weaker one is beside a model that is sampled; in training there is none."""
+    train(replace(SMALL, model=GUIDED_BY_A_WEAKER, sample_every=2), tmp_path, precision="fp32", device="cpu")
+    assert len(list((tmp_path / "samples").iterdir())) == 2
+
+
+def test_a_model_that_no_pipeline_draws_is_trained_without_grids(tmp_path):
+    lines: list[str] = []
+    backbone, losses = replace(SMALL.model.backbone, patch=8), SMALL.model.losses[:1]
+    depth = replace(SMALL.model, target=DepthConfig(), shape=(1, 32, 32), backbone=backbone, losses=losses)
+    train(replace(SMALL, model=depth), tmp_path, precision="fp32", device="cpu", progress=lines.append)
+    said = "No sample grids are drawn: they are of images, and this model makes depth."
+    assert [line for line in lines if "drawn" in line] == [said]
+
+
+def test_a_preview_that_cannot_be_drawn_ends_no_training(tmp_path, monkeypatch):
+    lines: list[str] = []
+    small = replace(SMALL, sample_every=2)
+    whole = train(small, tmp_path / "whole", precision="fp32", device="cpu").read_bytes()
+
+    def diverging(*_: object) -> None:
+        raise CrossFlowError("The image ended in numbers that are not finite: sample with less guidance.")
+
+    monkeypatch.setattr(TextToImage, "generate", diverging)
+    path = train(small, tmp_path / "run", precision="fp32", device="cpu", progress=lines.append)
+    assert path.read_bytes() == whole
+    assert len([line for line in lines if line.startswith("No samples are drawn of this step: The image")]) == 2
+    assert not (tmp_path / "run" / "samples").exists()
+
+
+def test_a_signal_while_a_step_is_recorded_waits_for_one_that_is_saved(tmp_path):
+    """What is said to be kept is kept."""
+
+    def interrupted(line: str) -> None:
+        if line.startswith("step 2"):
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(Stopped, match="as it was after step 3"):
+        train(replace(SMALL, save_every=4), tmp_path, precision="fp32", device="cpu", progress=interrupted)
+    assert read_header(tmp_path / "state.safetensors")["step"] == 3
 
 
 def test_wrong_settings(tmp_path):
