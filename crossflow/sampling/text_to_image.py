@@ -34,6 +34,8 @@ BATCH = 50
 """Batch size for models of the embedded world."""
 RELEASED_BATCH = {"cpu": 1, "cuda": 16}
 """Batch size for released models by device; on a GPU one prompt takes as long as a batch."""
+LARGE = 10_000_000
+"""Parameters from which on a model has not the size of the embedded world's, of which none has two million."""
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
 AUTOENCODER = "autoencoder_kl.pth"
 """The default file of the Stable Diffusion autoencoder, in the cache folder."""
@@ -42,9 +44,8 @@ AUTOENCODER = "autoencoder_kl.pth"
 class TextToImage:
     """A model with its text embedder and autoencoder.
 
-    ``precision`` is that of the velocity network. ``auto`` is float64 for models of the embedded world; for models with
-    the Stable Diffusion autoencoder it is bfloat16 on a GPU and float32 on a CPU. Only released networks support
-    bfloat16.
+    ``precision`` is that of the velocity network, and ``auto`` is what ``dtype_named`` makes of it. Only released
+    networks support bfloat16.
 
     An image depends on its own prompt and seed, not on the rest of its batch. In float64 this holds because rounding
     differences between batch sizes are far below one grey level. Otherwise batches are ``filled``: each has
@@ -254,10 +255,17 @@ class TextToImage:
 
 
 def dtype_named(precision: str, model: FlowModel, device: torch.device) -> torch.dtype:
-    """The dtype that ``precision`` names for this model (see ``TextToImage``); CrossFlowError if unsupported."""
-    released = model.config.target.external
+    """The dtype that ``precision`` names for this model on this device; CrossFlowError if the model has no such form.
+
+    ``auto`` is float64; for models with the Stable Diffusion autoencoder bfloat16 on a GPU and float32 on a CPU; and on
+    a GPU float32 for other models that are ``LARGE``, for most GPUs have next to no float64.
+    """
     if precision == "auto":
-        return (torch.bfloat16 if device.type == "cuda" else torch.float32) if released else torch.float64
+        on_gpu = device.type == "cuda"
+        if model.config.target.external:
+            return torch.bfloat16 if on_gpu else torch.float32
+        large = sum(part.numel() for part in model.parameters()) >= LARGE
+        return torch.float32 if on_gpu and large else torch.float64
     dtype = named("precision", precision, DTYPES)
     if dtype == torch.bfloat16 and not model.tabulates:
         raise CrossFlowError("This network gains nothing from bfloat16, and has no such form: use float32 or float64.")

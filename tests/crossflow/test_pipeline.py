@@ -11,7 +11,7 @@ from crossflow.model.settings import Override, Sampling
 from crossflow.recipes import CONFIGS
 from crossflow.sampling import text_to_image as module
 from crossflow.sampling.sampler import Sampler
-from crossflow.sampling.text_to_image import TextToImage, prompt_seed, seeded_noise
+from crossflow.sampling.text_to_image import TextToImage, dtype_named, prompt_seed, seeded_noise
 from crossflow.scenes import example, render
 
 PROMPTS = ["a photo of a ball", "a photo of two rings", "a photo of a red box and a blue cone", ""] * 3
@@ -110,6 +110,24 @@ def test_a_sampler_is_made_once_for_the_same_settings(cache_folder, monkeypatch)
     drawn.to_source([one], Sampling(steps=2))
     assert np.array_equal(drawn.generate(PROMPTS[1:2], [1]), [two])
     assert made == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("name", "on_cpu", "on_gpu"),
+    [
+        ("scenes-t2i", torch.float64, torch.float64),
+        ("scenes-caption-standard", torch.float64, torch.float64),
+        ("paper-sr-small", torch.float64, torch.float32),
+        ("t2i-tiny", torch.float32, torch.bfloat16),
+    ],
+)
+def test_auto_is_exact_but_for_large_models_on_a_gpu_and_released_ones(name, on_cpu, on_gpu):
+    """The largest of the embedded world, and the smallest of the paper's tasks."""
+    with torch.device("meta"):
+        model = CONFIGS[name].model.build(training=False)
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert (dtype_named("auto", model, cpu), dtype_named("auto", model, gpu)) == (on_cpu, on_gpu)
+    assert dtype_named("float64", model, gpu) == torch.float64
 
 
 def test_precisions_that_cannot_be(cache_folder):
