@@ -38,7 +38,9 @@ def train(
     init: Annotated[
         Path | None, typer.Option(help="A checkpoint to start from (fine-tuning).", show_default="fresh weights")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Resume the run in --out; at a constant rate with more --steps, too.")
+    ] = False,
     steps: Annotated[int | None, typer.Option(min=1, help="Number of steps.", show_default="the recipe's")] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Items per step, over all processes.", show_default="the recipe's")

@@ -272,6 +272,14 @@ class TrainConfig:
         kept = tuple(max(1, round(steps * step / self.steps)) for step in self.keep_at)
         return replace(self, steps=steps, stages=stages, keep_at=kept, epochs=None, warmup_epochs=0)
 
+    def begun_with(self, steps: int) -> "TrainConfig":
+        """The recipe of a training of so many ``steps`` that this one goes on from, which for most is itself.
+
+        At a constant rate, in one stage and with no checkpoint kept along it, no step depends on how many there are.
+        """
+        same = self.final_learning_rate == 1 and not (self.stages or self.keep_at or self.epochs)
+        return replace(self, steps=steps) if same else self
+
     def stage(self, step: int) -> Stage:
         """The stage of optimiser step ``step``, counted from 0."""
         return self._place(step)[0]

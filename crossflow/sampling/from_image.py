@@ -42,9 +42,9 @@ class Decoder(Protocol):
 class FromImage:
     """A pipeline of a model that reads images. ``ends`` names the modalities that it reads and generates.
 
-    ``precision`` is float64 or float32; auto is float64, but of a large model on a GPU (see ``dtype_named``). In float64
-    an output depends on its own image and seed alone: rounding differences between batch sizes are far too small to
-    show. In float32 this holds up to rounding.
+    ``precision`` is float64 or float32; auto is float64, but for a large model on a GPU (see ``dtype_named``). In
+    float64 an output depends on its own image and seed alone: rounding differences between batch sizes are far too
+    small to show. In float32 this holds up to rounding.
 
     With ``any_size``, as where a checkpoint was trained on data sets, it takes images of any size by one of
     ``sizes.RULES``: depth maps and larger images are made in tiles (``sizes.tiled``), and a caption is of the middle of

@@ -180,11 +180,11 @@ class Run:
         """Load the state in ``path``; CrossFlowError unless recipe, seed, precision, data and init are the same.
 
         The digest says so of recipe, seed and init: one of an earlier version lacks fields that have been added since,
-        which then have their defaults.
+        which then have their defaults. A training whose steps do not depend on their number may be made longer.
         """
         header, found = read_tensors(path)
         mine = json.loads(json.dumps(self._header()))
-        if any(header.get(name) != mine.get(name) for name in ("digest", "precision", "data")):
+        if any(header.get(name) != mine.get(name) for name in ("precision", "data")) or not self._goes_on(header):
             raise _another(path, header, mine)
         held = self._tensors()
         check_tensors(path, found, held | self.optimizer.blank_state())
@@ -193,6 +193,14 @@ class Run:
                 tensor.copy_(share_like(found[name], tensor))
         self.optimizer.load_state(found)
         self.step = int(header["step"])
+
+    def _goes_on(self, header: Mapping[str, Any]) -> bool:
+        """Whether this training is the one of a state, or that one with another number of steps still to come."""
+        begun = [self.config]
+        match header:
+            case {"training": {"steps": int(steps)}, "step": int(step)} if 0 < step <= min(steps, self.config.steps):
+                begun.append(self.config.begun_with(steps))
+        return header.get("digest") in [each.digest(self.seed, self.init) for each in begun]
 
     def _header(self) -> dict[str, Any]:
         return self.notes() | {"config": dataclasses.asdict(self.config.model)}
@@ -206,15 +214,15 @@ def _another(path: Path, header: Mapping[str, Any], mine: Mapping[str, Any]) -> 
     """What to say of the state of another run than mine: the first thing that differs, and how."""
     names = ("config", "training", "seed", "precision", "data", "init", "digest")
     name = next(name for name in names if header.get(name) != mine.get(name))
-    was, now, how = header.get(name), mine.get(name), ""
+    was, now, how, remedy = header.get(name), mine.get(name), "", "choose another --out"
     if isinstance(was, dict) and isinstance(now, dict):
         fields = [field for field in {**was, **now} if was.get(field) != now.get(field)]
         how = f" in {', '.join(fields)}"
+        if "steps" in fields:
+            remedy = f"train further in another --out from its model, by --init {path.with_name('model.safetensors')}"
     elif name in ("seed", "precision"):
         how = f", {was} there and {now} here"
-    return CrossFlowError(
-        f"{path} is the state of another run, its {name} differs{how}: give the same, or choose another --out."
-    )
+    return CrossFlowError(f"{path} is the state of another run, its {name} differs{how}: give the same, or {remedy}.")
 
 
 def _fresh_model(config: TrainConfig, seed: int, init: Path | None, data: Data) -> tuple[TrainedModel, list[str]]:

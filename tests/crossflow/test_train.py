@@ -215,13 +215,29 @@ def test_a_finished_run_is_left_as_it_is(run):
 def test_a_run_is_not_begun_again_over_another(run):
     assert "add --resume" in refused(SMALL, run)
     assert "its seed differs, 0 there and 1 here: give the same" in refused(SMALL, run, seed=1, resume=True)
-    assert "its training differs in steps: give the same" in refused(replace(SMALL, steps=5), run, resume=True)
+    longer = refused(replace(SMALL, steps=5), run, resume=True)
+    assert (
+        f"differs in steps: give the same, or train further in another --out from its model, by --init {run}" in longer
+    )
     assert "its precision differs, fp32 there and bf16" in refused(SMALL, run, precision="bf16", resume=True)
     kl, contrast = SMALL.model.losses
     other = replace(SMALL, model=replace(SMALL.model, losses=(replace(kl, weight=0.5), contrast)))
     assert "its config differs" in refused(other, run, resume=True)
     (run / "state.safetensors").write_bytes((run / "state.safetensors").read_bytes()[:-100])
     assert "not a whole safetensors file" in refused(SMALL, run, resume=True)
+
+
+def test_a_training_at_a_constant_rate_is_made_longer_and_ends_as_if_it_had_been(tmp_path):
+    constant = replace(SMALL, final_learning_rate=1.0)
+    longer = replace(constant, steps=6)
+    whole = train(longer, tmp_path / "whole", precision="fp32", device="cpu")
+    train(constant, tmp_path / "run", precision="fp32", device="cpu")
+    path = train(longer, tmp_path / "run", precision="fp32", device="cpu", resume=True)
+    assert path.read_bytes() == whole.read_bytes()
+    assert [row["step"] for row in rows(tmp_path / "run")] == [2, 4, 6]
+    assert "differs in steps" in refused(constant, tmp_path / "run", resume=True)
+    kept = replace(longer, steps=8, keep_at=(1,))
+    assert "differs in keep_at, steps" in refused(kept, tmp_path / "run", resume=True)
 
 
 def test_a_state_of_an_earlier_version_lacks_the_fields_that_came_later(tmp_path):
