@@ -1,6 +1,7 @@
 """Shards give back every item bit for bit in any order; what was cut short or altered is refused in a sentence."""
 
 import concurrent.futures
+import hashlib
 import json
 import shutil
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from crossflow.errors import CrossFlowError
-from crossflow.files.tensors import read_header, write_tensors
+from crossflow.files.tensors import read_header, read_tensors, write_tensors
 from crossflow.training.data import shards
 from crossflow.training.data.shards import KeptPair, PairSource, Shard, Shards, shard_name, write_index, write_shard
 
@@ -89,6 +90,35 @@ def test_any_captions(tmp_path_factory, captions):
     write_shard(path, [item(0)._replace(caption=caption) for caption in captions], HEADER)
     shard = Shard(path)
     assert [shard.item(row).caption for row in range(shard.count)] == captions
+
+
+NEW = "a \U0001fae8 on a café's table"
+"""A caption with a character that Python 3.11 calls unprintable, and 3.12 does not."""
+
+
+def still(caption: str) -> KeptPair:
+    return KeptPair(torch.zeros(8, 2, 2), torch.zeros(5, 6), torch.ones(5, dtype=torch.bool), caption)
+
+
+def test_the_digest_of_a_caption_is_that_of_any_python(tmp_path):
+    """Else shards that one Python made were altered to another."""
+    write_shard(tmp_path / "shard.safetensors", [still(NEW)], HEADER)
+    assert read_header(tmp_path / "shard.safetensors")["sha256"].startswith("621849e0abe8")
+
+
+def test_shards_of_earlier_versions_are_read(tmp_path):
+    """They spelled a caption as ``repr`` does."""
+    path, item = tmp_path / "shard.safetensors", still("café")
+    write_shard(path, [item], HEADER)
+    header, tensors = read_tensors(path)
+    digest = hashlib.sha256(repr(item.caption).encode())
+    for name in ("moments", "tokens", "mask"):
+        part = getattr(item, name)
+        digest.update(f"{name} {part.dtype} {list(part.shape)}".encode() + part.numpy().tobytes())
+    earlier = torch.tensor(list(digest.digest()), dtype=torch.uint8)[None]
+    assert not torch.equal(tensors["digests"], earlier)
+    write_tensors(path, tensors | {"digests": earlier}, header)
+    assert same(Shard(path).item(0), item)
 
 
 def test_the_same_items_give_the_same_bytes(made, tmp_path):

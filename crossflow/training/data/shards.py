@@ -8,7 +8,7 @@ its header and in the index, is that of these digests. Items are read on demand.
 import hashlib
 import json
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
@@ -185,7 +185,8 @@ class Shard:
         """The item in ``row``; CrossFlowError if it does not match its digest."""
         try:
             item = KeptPair(**{name: self._row(name, row) for name in TENSORS}, caption=self._caption(row))
-            whole = _digest(item) == self._row("digests", row).numpy().tobytes()
+            digest = self._row("digests", row).numpy().tobytes()
+            whole = any(digest == _digest(item, spelled) for spelled in (ascii, repr))
         except (SafetensorError, UnicodeDecodeError, IndexError, TypeError, AttributeError) as error:
             raise self._altered(row) from error
         if not whole:
@@ -207,9 +208,12 @@ class Shard:
         )
 
 
-def _digest(item: KeptPair) -> bytes:
-    """The sha256 of an item: each field with its name, dtype and shape."""
-    digest = hashlib.sha256(repr(item.caption).encode())
+def _digest(item: KeptPair, spelled: Callable[[str], str] = ascii) -> bytes:
+    """The sha256 of an item: each field with its name, dtype and shape.
+
+    The caption is ``spelled`` in ASCII; in shards of earlier versions by ``repr``, which depends on Python's Unicode.
+    """
+    digest = hashlib.sha256(spelled(item.caption).encode())
     for name in TENSORS:
         tensor = getattr(item, name)
         if tensor is not None:
