@@ -11,7 +11,7 @@ from crossflow.files.karpathy import ARCHIVE, MEMBER, TRAINING, read_split
 from crossflow.files.listing import Listing, list_folder
 from crossflow.files.names import composed
 from crossflow.files.plain_json import OR_LINES, read_json, read_json_lines
-from crossflow.files.texts import read_text
+from crossflow.files.texts import lines, read_text
 
 Row = tuple[str, Any, Any]
 """A location in a captions file, and the image and caption found there, not yet checked."""
@@ -128,7 +128,7 @@ def read_prompts(path: Path) -> Iterator[Pair]:
 
 def read_lines(path: Path) -> tuple[str, ...]:
     """The lines of a UTF-8 text file, without blank ones. CrossFlowError for a file that cannot be read."""
-    return tuple(line.strip() for _, line in _lines(path))
+    return lines(_text(path))
 
 
 def _pairs(path: Path, rows: Iterable[Row]) -> Iterator[Pair]:
@@ -155,8 +155,8 @@ def _text(path: Path) -> str:
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
     """Each line that is not blank, after its location."""
-    lines = enumerate(_text(path).split("\n"), start=1)
-    return ((f"line {number}", line) for number, line in lines if line.strip())
+    numbered = enumerate(_text(path).split("\n"), start=1)
+    return ((f"line {number}", line) for number, line in numbered if line.strip())
 
 
 def _key(where: str, present: Iterable[str], columns: Sequence[str]) -> str:

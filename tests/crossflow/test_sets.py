@@ -3,6 +3,7 @@
 import json
 import os
 import tarfile
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -195,6 +196,29 @@ def test_shards_of_tars_have_their_captions_as_text_or_json(tmp_path):
     assert list(items.names) == ["part-0.tar/0000", "part-0.tar/0002", "part-1.tar/0001", "part-1.tar/0003"]
     assert [items.read(index).captions for index in (0, 2)] == [small_sets.CAPTIONS, small_sets.CAPTIONS[:1]]
     assert np.array_equal(items.read(2).image, small_sets.picture(40, 40, 1))
+
+
+LINES = "\ufeffa ball\u2028on a table\r\n \na second\x0bcaption\n"
+"""As editors and the web leave them: a byte order mark, Windows' ends of lines, separators that are none of ours."""
+
+
+@pytest.mark.parametrize("layout", ["images", "tars"])
+def test_captions_are_read_alike_beside_an_image_and_in_a_tar(tmp_path, layout):
+    def read(text: bytes) -> tuple[str, ...]:
+        folder = Path(tempfile.mkdtemp(dir=tmp_path))
+        parts = {"a.png": small_sets.jpeg(small_sets.picture(8, 8, 0)), "a.txt": text}
+        if layout == "images":
+            for name, content in parts.items():
+                (folder / name).write_bytes(content)
+        else:
+            with tarfile.open(folder / "a.tar", "w") as archive:
+                for name, content in parts.items():
+                    small_sets.add(archive, name, content)
+        return open_sets((layout,), folder).read(0).captions
+
+    assert read(LINES.encode()) == ("a ball\u2028on a table", "a second\x0bcaption")
+    with pytest.raises(CrossFlowError, match=r"The captions .* cannot be read \(it is not UTF-8 text"):
+        read("café".encode("latin-1"))
 
 
 def test_images_of_ones_own_have_the_captions_beside_them(tmp_path):

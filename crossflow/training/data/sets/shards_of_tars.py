@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from crossflow.errors import CrossFlowError
 from crossflow.files.images import SUFFIXES
 from crossflow.files.plain_json import read_json
+from crossflow.files.texts import lines, text_of
 from crossflow.training.data.sets.imagenet import decoded
 from crossflow.training.data.sets.items import Items, Raw, items_of, wrong_layout
 from crossflow.training.data.sets.tars import Members, members
@@ -35,8 +36,7 @@ def open_shards_of_tars(root: Path) -> Items:
         image = next(place for suffix, place in parts.items() if suffix in SUFFIXES)
         captions = ()
         if ".txt" in parts:
-            text = archive.read(parts[".txt"]).decode(errors="replace")
-            captions = tuple(line.strip() for line in text.splitlines() if line.strip())
+            captions = lines(text_of(archive.read(parts[".txt"]), f"The captions of {name}"))
         elif ".json" in parts:
             match read_json(archive.read(parts[".json"]), name):
                 case {"caption": str(caption)}:
