@@ -127,6 +127,7 @@ def train(
                 at(run.step, config.steps)
                 if stopped and run.step < config.steps:
                     raise Stopped(f"The training is kept as it was after step {run.step:,}, in {out}.", "--resume")
+        accelerator.wait_for_everyone()  # one that goes on from the file finds it
         return record.model
 
 

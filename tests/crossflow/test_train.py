@@ -119,6 +119,11 @@ def test_null_targets_of_single_items_come_from_the_whole_batch(runs):
     assert_equal_training(runs / "quiet-pairs-1", runs / "quiet-pairs-singles", atol=1e-4)
 
 
+def test_no_rank_goes_on_before_the_model_is_there(runs):
+    """The next of several stages begins with it, on every rank."""
+    assert len(list(runs.glob("slow-2-found-by-*"))) == 2
+
+
 def test_a_lost_rank_changes_nothing(runs):
     """Byte-equal to the undisturbed run; dropout is on."""
     for name in ("model.safetensors", "state.safetensors", "log.jsonl"):

@@ -8,6 +8,7 @@ import random
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -230,8 +231,26 @@ def on_one(folder: Path, data: Path) -> None:
         run(SAVED_PAIRS, folder / "pairs-hop", data=data)
 
 
-def on_two(folder: Path, data: Path) -> None:
+@contextmanager
+def slow_to_save() -> Iterator[None]:
+    """The main rank, which alone saves, takes a second for it."""
+    save = crossflow.training.train.save_checkpoint
+
+    def slowly(*arguments: object) -> None:
+        time.sleep(1)
+        save(*arguments)
+
+    crossflow.training.train.save_checkpoint = slowly
+    yield
+    crossflow.training.train.save_checkpoint = save
+
+
+def on_two(folder: Path, data: Path, rank: int) -> None:
     """What each of two ranks trains."""
+    with slow_to_save():
+        path = train(replace(SHORT, steps=1), folder / "slow-2", precision="fp32", device="cpu")
+    if path.exists():
+        (folder / f"slow-2-found-by-{rank}").touch()
     for name, config in KINDS:
         run(config, folder / f"{name}-2")
     with own_negatives():
@@ -288,7 +307,7 @@ def main(folder: Path) -> None:
         kill_again_and_again(config, killed, precision, seed)
     data = make_pairs(folder / "data")
     succeed(start(lambda: on_one(folder, data)))
-    succeed(*ranks(2, lambda rank: on_two(folder, data)))
+    succeed(*ranks(2, lambda rank: on_two(folder, data, rank)))
     succeed(start(lambda: run(SAVED_PAIRS, folder / "pairs-hop", data=data, resume=True)))
     lose_a_rank(folder / "dropping-lost", data)
 
