@@ -41,6 +41,8 @@ DECODER = "text_decoder.safetensors"
 DECODER_FORMAT, DECODER_VERSION = "crossflow-text-decoder", "1"
 OF_TRAINING = ("digest", "step")
 """The notes that a checkpoint and its decoder have in common."""
+OF_WEIGHTS = ("reads", "source", "condition", "target", "backbone", "path", "parameterisation")
+"""The fields of a config that say what weights mean, beyond their shapes."""
 STORED, HALF = "stored", "float16"
 """The entry of the header of a file in half precision, and what it says there: all is computed in float32."""
 
@@ -245,14 +247,36 @@ def take_weights(model: TrainedModel, path: str | Path) -> list[str]:
     """Give ``model``, which is to be trained, the weights of a checkpoint; returns the loss terms that keep their own.
 
     What is no flow of its own registers how it takes them.
-    CrossFlowError unless the checkpoint has exactly the tensors that sampling from ``model`` needs.
+    CrossFlowError unless the checkpoint has exactly the tensors that sampling from ``model`` needs. A Notice names what
+    of its config makes these mean something else, such as other heads, or another end of the path that is predicted.
     """
-    found = shipped(_load(path, "cpu"))
+    start = _load(path, "cpu")
+    found = shipped(start)
     expected = shipped(model)
     check_tensors(path, found, expected, "the recipe")
+    if differ := _differing(start.config, model.config):
+        warnings.warn(
+            f"{path} has weights of the shapes of the recipe's, of a model that differs in {', '.join(differ)}: they "
+            "mean something else here.",
+            Notice,
+            stacklevel=2,
+        )
     model.load_state_dict(found, strict=False)
     terms = {name.split(".")[1] for name in model.state_dict().keys() - expected.keys()}
     return sorted(terms)
+
+
+def _differing(one: ModelConfig, other: ModelConfig) -> list[str]:
+    """What of ``OF_WEIGHTS`` two configs of equal tensors differ in, as ``backbone.heads``."""
+    was_all, now_all = asdict(one), asdict(other)
+    found: list[str] = []
+    for name in OF_WEIGHTS:
+        was, now = was_all.get(name), now_all.get(name)
+        if isinstance(was, dict) and isinstance(now, dict):
+            found += [f"{name}.{part}" for part in {**was, **now} if was.get(part) != now.get(part)]
+        elif was != now:
+            found.append(name)
+    return found
 
 
 def weaker_of(path: Path, config: ModelConfig) -> Path | None:

@@ -1,5 +1,7 @@
 """Fine-tuning: a training that starts from the weights of a checkpoint, and is known by them."""
 
+import re
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from tiny_pipelines import baseline_of
 from typer.testing import CliRunner
 
 from crossflow.cli import app
-from crossflow.errors import CrossFlowError
+from crossflow.errors import CrossFlowError, Notice
 from crossflow.files.hashes import file_sha256
 from crossflow.files.tensors import read_header
 from crossflow.model.checkpoint import load_checkpoint, save_checkpoint
@@ -114,6 +116,26 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
             trained(SMALL, tmp_path / "run", init=tmp_path / "other.safetensors")
     with pytest.raises(CrossFlowError, match="There is no file"):
         trained(SMALL, tmp_path / "run", init=tmp_path / "none.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"backbone": replace(SMALL.model.backbone, heads=2)}, "differs in backbone.heads:"),
+        ({"parameterisation": "target", "path": "sincos"}, "differs in path, parameterisation:"),
+    ],
+)
+def test_weights_that_mean_something_else_to_the_recipe_are_taken_and_named(start, tmp_path, other, said):
+    with pytest.warns(Notice, match=re.escape(said)):
+        trained(replace(STILL, model=replace(STILL.model, **other)), tmp_path / "run", init=start)
+
+
+def test_what_training_alone_reads_may_differ_from_that_of_the_weights(start, tmp_path):
+    losses, sampling = SMALL.model.losses[:1], Sampling(solver="heun", steps=2)
+    tuned = replace(STILL, model=replace(STILL.model, losses=losses, sampling=sampling, times="uniform", tail=0.2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Notice)
+        trained(tuned, tmp_path / "run", init=start)
 
 
 def test_a_run_does_not_begin_at_what_it_will_write(start, tmp_path):
