@@ -15,7 +15,7 @@ from jaxtyping import Int
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from crossflow.errors import CrossFlowError
+from crossflow.errors import CrossFlowError, first_few
 from crossflow.files.captions import read_training
 from crossflow.files.devices import usable_device
 from crossflow.files.hashes import file_sha256
@@ -130,7 +130,12 @@ def _of_captions(
     """The captions of a file, which are encoded as they are needed, in those of CLIP's tokens that they contain."""
     texts = [pair.caption for pair in read_training(path)]
     checked(texts)
-    known = tuple(sorted({token for text in texts for token in clip_tokens(text)}))
+    tokens = {text: clip_tokens(text) for text in texts}
+    if bare := [text for text, found in tokens.items() if not found]:
+        raise CrossFlowError(
+            f"{path} has captions without a token of CLIP's ({first_few(map(repr, bare), 3)}): leave them out."
+        )
+    known = tuple(sorted({token for found in tokens.values() for token in found}))
     config = CLIPTextConfig(width=256, depth=4, heads=8, known=known)
 
     def load(picks: Int[Tensor, " b"]) -> tuple[Gaussian, Int[Tensor, "b n"]]:

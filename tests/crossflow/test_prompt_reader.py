@@ -78,6 +78,15 @@ def trained_on(path: Path, captions: tuple[int, ...], seed: int = 0) -> Path:
     return path
 
 
+def test_captions_of_nothing_that_can_be_read_are_named_before_any_step(tmp_path):
+    """The HTML of a space, as some data sets have it, is a space to CLIP."""
+    model = trained_on(tmp_path / "model.safetensors", captions=(1,))
+    captions = tmp_path / "captions.csv"
+    captions.write_text("image,caption\na.png,a ball\nb.png,&nbsp;\n")
+    with pytest.raises(CrossFlowError, match=r"has captions without a token of CLIP's \('&nbsp;'\): leave them out"):
+        train_reader(model, tmp_path / "reader.safetensors", captions=captions, steps=1)
+
+
 def test_the_command_makes_a_reader_of_the_captions_that_the_model_knows(tmp_path):
     """The longest of them fits with its end, and the same seed gives the same bytes."""
     model = trained_on(tmp_path / "model.safetensors", captions=(1, 3))
