@@ -237,7 +237,7 @@ def _lines(entries: Sequence[Entry], table: Table) -> list[Line]:
             label=_line_label(row.label, group, labels.count(row.label) > 1),
             role=row.role,
             entries=tuple(group),
-            cells=tuple(_cell(column, row, group) for column in table.columns),
+            cells=tuple(_cell(column, row, group, table.suites) for column in table.columns),
         )
         for row, group in placed
     ]
@@ -256,12 +256,18 @@ def _line_label(label: str, group: Sequence[Entry], ambiguous: bool) -> str:
     return f"{label} ({group[0].result.settings.digest})" if ambiguous and group else label
 
 
-def _cell(column: Column, row: TableRow, group: Sequence[Entry]) -> Cell:
+def _cell(column: Column, row: TableRow, group: Sequence[Entry], suites: Sequence[str]) -> Cell:
+    """What a row has in a column: of a run of the column's suite, or of one of the table's ``suites``, if it names any.
+
+    Values of one name mean another thing in another suite, and may not stand beside what was published of this one.
+    """
     if column.published is not None:
         return Cell(column=column, published=row.published.get(column.published))
-    name = column.value or ""
+    name, suites = column.value or "", suites if column.suite is None else (column.suite,)
     having = [
-        entry for entry in group if name in entry.result.values and column.suite in (None, entry.result.settings.suite)
+        entry
+        for entry in group
+        if name in entry.result.values and (not suites or entry.result.settings.suite in suites)
     ]
     if len(having) > 1:
         runs = ", ".join(entry.result.settings.digest for entry in having)

@@ -121,8 +121,9 @@ class Table(BaseModel):
     """Rows, columns and the source of the published values. ``transpose`` writes scores down and rows across.
 
     ``paper`` names the table of the paper (``published.published``) that the columns' ``published`` and the rows'
-    ``method`` speak of; :func:`parse_table` puts its values into the rows. Below it stand the tables
-    ``across`` several runs, for which their ``gain`` is counted, and the ``matrices`` of each run.
+    ``method`` speak of; :func:`parse_table` puts its values into the rows. ``suites`` are those whose reports draw it
+    where no table is named, and whose values its columns hold; without any they hold those of each. Below it stand the
+    tables ``across`` several runs, for which their ``gain`` is counted, and the ``matrices`` of each run.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -252,7 +252,8 @@ def test_a_table_refuses_to_mix_protocols_and_sizes_unless_it_may(place, data):
     measured("crossflow-10k", data, "a")
     measured("crossflow-10k", data, "b", limit=5, model="second")
     measured("t2ibenchmark", data, "c", model="second")
-    table = ("--table", "table2")
+    (place / "mine.toml").write_text('title = "Any COCO"\n[[columns]]\nlabel = "FID"\nvalue = "fid/coco"\n')
+    table = ("--table", "mine.toml")
     assert "FID mixes what may not be compared: n is 6 in first" in refused("report", "a", "b", *table)
     message = refused("report", "a", "c", *table)
     assert "FID mixes what may not be compared: the suite is crossflow-10k 1 in first" in message
@@ -260,7 +261,7 @@ def test_a_table_refuses_to_mix_protocols_and_sizes_unless_it_may(place, data):
     assert mixed.exit_code == 0, mixed.stderr
     assert "FID: not comparable, fid.protocol is crossflow in first" in mixed.stdout
     assert "FID@6" in mixed.stdout
-    assert "9.63" in mixed.stdout
+    assert "gives no value of the table 'table2'" in refused("report", "a", "--table", "table2", "--allow-mixed")
 
 
 def test_two_clip_models_do_not_share_a_column(place, data, monkeypatch):
