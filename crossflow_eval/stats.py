@@ -37,8 +37,21 @@ FEW = 5
 """Examples of a task below which ``WELCH`` was seen to cover less than it says (``benchmarks.coverage``)."""
 PRIOR = 0.25
 """Squared distance from the mean that ``WITHIN_BOUNDS`` adds to each task, on the scale 0 to 1: that of one verdict."""
+SIZED = (
+    *("fid", "sfid", "kid", "fd_dinov2", "cmmd", "fd_efficientnet", "kd_efficientnet"),
+    *("fd_panns", "fad_vggish", "fvd"),
+    *("inception_score", "inception_score_adm", "inception_score_looks", "is_panns", "recall", "prdc"),
+)
+"""Values of a set whose expectation depends on its size n: n stands in their label, and no two share a column."""
+TOGETHER = ("cider_d", "spider")
+"""Scores of an output that depend on what else is scored: CIDEr-D weighs words by how many of the images have them."""
 _BLOCK = 1 << 22
 """How many resampled scores are held in memory at once."""
+
+
+def sized(name: str) -> bool:
+    """Whether the value called ``name`` is one of ``SIZED``, or a part of it."""
+    return name.split("/")[0] in SIZED
 
 
 def bootstrap_mean(scores: Sequence[float] | np.ndarray, *, seed: int = 0) -> Value:

@@ -71,7 +71,7 @@ def fid(
 
 def _show(found: Distances) -> None:
     """Print the values, and what they are of, on stdout; what is to be known of them on stderr."""
-    from crossflow_eval.report.grid import sized
+    from crossflow_eval.stats import sized
 
     n = found.first["n"]
     rows: list[tuple[str, str, str]] = []

@@ -8,6 +8,7 @@ from typing import Any
 
 from crossflow.errors import CrossFlowError, first_few
 from crossflow_eval.report.entry import Entry
+from crossflow_eval.stats import TOGETHER, sized
 from crossflow_eval.tables import Column, Matrix, Table, TableRow
 from crossflow_eval.types import Result, Role, Value
 
@@ -17,11 +18,6 @@ MARK = "°"
 """What stands behind a marked value."""
 MODELS_ACROSS = 3
 """The most models that stand in columns, where a table asks for it; more of them are rows."""
-SIZED = (
-    *("fid", "sfid", "kid", "fd_dinov2", "cmmd", "fd_efficientnet", "kd_efficientnet"),
-    *("fd_panns", "fad_vggish", "fvd"),
-)
-"""Values whose expectation depends on n, so that two n may not share a column."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +97,7 @@ def build_grid(entries: Sequence[Entry], table: Table, *, allow_mixed: bool = Fa
 
     Rows that no run fills are left out, unless the table has published values or nothing else.
 
-    Raises CrossFlowError where runs in one column differ in protocol, suite, examples, or n of a distance;
+    Raises CrossFlowError where runs in one column differ in protocol, suite, examples, or n of what depends on it;
     with ``allow_mixed`` the difference is a footnote instead.
     """
     lines = _lines(entries, table)
@@ -277,11 +273,6 @@ def _cell(column: Column, row: TableRow, group: Sequence[Entry], suites: Sequenc
     return Cell(column=column, entry=having[0], value=column.scaled(having[0].result.values[name]))
 
 
-def sized(name: str) -> bool:
-    """Whether the value called ``name`` is a distance whose expectation depends on n."""
-    return name.split("/")[0] in SIZED
-
-
 def _heading(column: Column, cells: Sequence[Cell]) -> str:
     if column.published is not None:
         return f"{column.label} (paper)"
@@ -316,7 +307,7 @@ def _facts(name: str, first: Entry, first_value: Value, other: Entry, value: Val
             f"{b.settings.suite} {b.settings.suite_version}",
         )
     ]
-    if sized(name):
+    if sized(name) or name in TOGETHER:
         facts.append(("n", first_value.n, value.n))
     if a.n == b.n:
         facts.append(("the sha256 of the examples", a.data_sha256[:12], b.data_sha256[:12]))

@@ -22,6 +22,8 @@ WIDEST = 100
 """How many characters a line of a Markdown table has at most."""
 COLUMN = 234
 """How wide a column of a paper of two is, in points."""
+_MARKUP = re.compile(r"[\\|<>*`~]|(?<=\])[\[(]|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;)|^[#+-](?=#*\s)")
+"""What Markdown takes for more than the character that it is; a ``_`` at either end of a word."""
 CSV_HEADER = (
     *("table", "row", "role", "column", "value", "mean", "ci_low", "ci_high", "n", "published"),
     *("suite", "model", "digest"),
@@ -150,8 +152,8 @@ def _pipes(row: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def markdown_text(text: str) -> str:
-    """Text that Markdown shows as it is, in one line."""
-    return re.sub(r"([\\|<>*`]|(?<=\])[\[(])", r"\\\1", one_line(text))
+    """Text that Markdown shows as it is, in one line, which it may begin: neither a heading nor an item of a list."""
+    return re.sub(r"^(\d+)(?=[.)]\s)", r"\1\\", _MARKUP.sub(r"\\\g<0>", one_line(text)))
 
 
 def latex(grid: Grid) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from crossflow_eval.judges.features import OnFeatures, keep_features
 from crossflow_eval.metrics.fid import FID, NO_INTERVAL
 from crossflow_eval.runs.run import SCORE_BATCH, list_jobs, plain_protocol
 from crossflow_eval.runs.store import Store
-from crossflow_eval.stats import Comparison, compare, jackknifed
+from crossflow_eval.stats import TOGETHER, Comparison, compare, jackknifed
 from crossflow_eval.suites import load_suite
 from crossflow_eval.types import Example, Metric, Result, Row, Suite
 
@@ -56,9 +57,11 @@ def compare_runs(first: Path, second: Path, data: Path | None = None) -> Compare
     """Compare two finished runs, on the examples that both have.
 
     Every column that holds a number or a verdict in all rows of both is compared; an example's score is the mean over
-    its outputs, and where rows name a ``task``, tasks weigh alike. So is every FID, by the jackknife of the difference:
-    that of the suite's metrics on the features that the runs have kept. ``data`` is the suite's data root, for
-    references of one's own.
+    its outputs, and where rows name a ``task``, tasks weigh alike, but in what runs report as the mean over examples.
+    Of what they report in another way, as BLEU of all captions, a note says that these means are no such number; what
+    depends on all that a run scored (``TOGETHER``) is left out unless both scored the same. So is every FID compared,
+    by the jackknife of the difference: that of the suite's metrics on the features that the runs have kept. ``data`` is
+    the suite's data root, for references of one's own.
 
     Raises:
         CrossFlowError: unfinished runs, and those that are not as they were scored; runs of different suites, data or
@@ -68,20 +71,9 @@ def compare_runs(first: Path, second: Path, data: Path | None = None) -> Compare
     results = (records.check_whole(folders[0]), records.check_whole(folders[1]))
     _check_alike(results, (first, second))
     common = _common(folders, results)
-    rows = [[row for row in records.read_rows(folder) if row["id"] in common] for folder in folders]
     counts = [result.n // result.settings.outputs_per_example for result in results]
-    shared = [name for name in _score_columns(rows[0]) if name in set(_score_columns(rows[1]))]
-    tasks = {row["id"]: str(row["task"]) for row in rows[0] if "task" in row}
-    strata = tasks if len(tasks) == len({row["id"] for row in rows[0]}) else None
-    scores: dict[str, Score] = {}
-    for name in shared:
-        ours, theirs = (_means(each, name) for each in rows)
-        found = compare(ours, theirs, strata=strata)
-        mean = _mean(ours, strata)
-        scores[name] = Score(first=mean, second=mean + found.difference, comparison=found)
     notes: list[str] = []
-    for name, score in _distances(folders, results, common, data, notes):
-        scores[name] = score
+    scores = dict(_paired(folders, results, common, notes)) | dict(_distances(folders, results, common, data, notes))
     if not scores:
         why = f" ({' '.join(notes)})" if notes else ""
         raise CrossFlowError(f"{first} and {second} have no score of single outputs in common{why}.")
@@ -121,6 +113,39 @@ def _common(folders: tuple[Path, Path], results: tuple[Result, Result]) -> set[s
         data = " and ".join(result.data_sha256[:12] for result in results)
         raise CrossFlowError(f"{folders[0]} and {folders[1]} differ in their data: {data}.")
     return common
+
+
+def _paired(
+    folders: tuple[Path, Path], results: tuple[Result, Result], common: set[str], notes: list[str]
+) -> Iterator[tuple[str, Score]]:
+    """The scores of single outputs; ``notes`` gets which are left out, and which are no number of a report."""
+    whole = [records.read_rows(folder) for folder in folders]
+    rows = [[row for row in each if row["id"] in common] for each in whole]
+    tasks = {row["id"]: str(row["task"]) for row in whole[0] if "task" in row}
+    strata = tasks if len(tasks) == len({row["id"] for row in whole[0]}) else None
+    otherwise: list[str] = []
+    for name in (each for each in _score_columns(rows[0]) if each in set(_score_columns(rows[1]))):
+        if name in TOGETHER and results[0].data_sha256 != results[1].data_sha256:
+            notes.append(
+                f"{name} is left out: that of an output depends on all that a run scored, and these scored other "
+                "examples; give both one --limit."
+            )
+            continue
+        ways = [each for each in (strata, None) if _is_reported(name, results[0], whole[0], each)]
+        otherwise += [] if ways else [name]
+        weighing = ways[0] if ways else strata
+        ours, theirs = (_means(each, name) for each in rows)
+        found = compare(ours, theirs, strata=weighing)
+        mean = _mean(ours, weighing)
+        yield name, Score(first=mean, second=mean + found.difference, comparison=found)
+    if otherwise:
+        notes.append(f"{', '.join(otherwise)}: means over examples, which is not how a report gives them of the whole.")
+
+
+def _is_reported(name: str, result: Result, rows: Sequence[Row], strata: Mapping[str, str] | None) -> bool:
+    """Whether a run reports a score as the mean over examples, of tasks alike with ``strata``; or not at all."""
+    value, having = result.values.get(name), [row for row in rows if isinstance(row.get(name), SCORES)]
+    return value is None or math.isclose(_mean(_means(having, name), strata), value.mean, rel_tol=1e-9, abs_tol=1e-12)
 
 
 def _distances(

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 from crossflow.errors import CrossFlowError
 from crossflow_eval.cli import app
 from crossflow_eval.metrics.absent import Absent
+from crossflow_eval.metrics.caption import CaptionScores
 from crossflow_eval.metrics.fid import FID, NO_INTERVAL
 from crossflow_eval.metrics.frechet import Moments, frechet_distance
 from crossflow_eval.metrics.image_statistics import ImageStatistics
@@ -19,7 +21,7 @@ from crossflow_eval.runs import run
 from crossflow_eval.runs.compare import compare_runs
 from crossflow_eval.stats import Comparison, jackknife
 from crossflow_eval.suites import t2i
-from crossflow_eval.types import Example, Result, Settings
+from crossflow_eval.types import Example, Result, Settings, Suite
 
 
 def finished(folder, rows, **changes):
@@ -114,6 +116,48 @@ def test_a_task_of_one_example_is_named_as_the_reason_for_no_interval(tmp_path):
     second = [row | task for row, task in zip(rows(0, 1, 0, 1), tasks, strict=True)]
     found = compare_runs(finished(tmp_path / "a", first), finished(tmp_path / "b", second)).scores["score"].comparison
     assert found.ci_low is None and "no interval of colors" in found.method
+
+
+def test_a_score_that_runs_report_as_the_plain_mean_is_compared_as_that(tmp_path):
+    """By hand: of scores 0, 0, 0 of one task and 1 of another the plain mean is 1/4, that of tasks 1/2."""
+    tasks = [{"task": "counting"}] * 3 + [{"task": "colors"}]
+    scored = [row | task for row, task in zip(rows(0.0, 0.0, 0.0, 1.0), tasks, strict=True)]
+    for mean, notes in ((0.25, 0), (0.5, 0), (0.3, 1)):
+        runs = [finished(tmp_path / f"{name}{mean}", scored, values={"score": {"mean": mean, "n": 4}}) for name in "ab"]
+        found = compare_runs(*runs)
+        assert found.scores["score"].first == (0.5 if notes else mean)
+        assert len(found.notes) == notes and all("not how a report gives them" in note for note in found.notes)
+
+
+def test_captions_are_not_compared_by_what_depends_on_how_many_were_scored_nor_bleu_taken_for_the_runs_own(tmp_path):
+    """The same captions have another CIDEr-D among 12 images than among 30, and BLEU is no mean over captions."""
+    words = np.random.default_rng(0).choice(list("abcdefgh"), size=(30, 3, 8))
+    examples = [
+        Example(id=f"e{i}", source="", target=[" ".join(each) for each in of[:2]]) for i, of in enumerate(words)
+    ]
+    said = {f"e{i}": " ".join([*of[0][:5], *of[2][:2]]) for i, of in enumerate(words)}
+    scores = partial(CaptionScores, tokens="words", with_meteor=False)
+    suite = Suite(
+        name="s", version="1", task="caption", output="txt", examples=lambda _: [], metrics={"captions": scores}
+    )
+
+    class Said:
+        name, identity = "said", {}
+
+        def read(self, example_id, index):
+            return said[example_id]
+
+    places = [tmp_path / "whole", tmp_path / "part"]
+    for place, n in zip(places, (30, 12), strict=True):
+        settings = run.make_settings(suite, Said(), limit=n if n < 30 else None)
+        whole = run.run(suite, Said(), settings, examples[:n], place)
+    found = compare_runs(*places)
+    assert found.scores.keys() == {"bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l"}
+    assert all(score.comparison.difference == 0 for score in found.scores.values())
+    assert found.scores["rouge_l"].second == pytest.approx(whole.values["rouge_l"].mean)
+    assert "cider_d is left out" in found.notes[1]
+    assert found.notes[2].startswith("bleu_2, bleu_3, bleu_4: means over examples")
+    assert "cider_d" in compare_runs(places[0], places[0]).scores
 
 
 class Colours:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from markdown_it import MarkdownIt
 from PIL import Image
 
 from crossflow.errors import CrossFlowError
@@ -231,6 +232,21 @@ def test_what_may_not_be_compared_does_not_share_a_column(change: Mapping[str, A
     assert re.search(f"FID: not comparable, .*{difference}", mixed)
 
 
+@pytest.mark.parametrize("name", ["inception_score", "is_panns", "prdc/recall", "fvd/stylegan-v", "cider_d", "spider"])
+def test_what_depends_on_how_many_are_scored_does_not_share_a_column_with_another_n(name: str) -> None:
+    """Nor does it where both are means of single outputs, as CIDEr-D is; what is none of these may."""
+    table = Table(name="t", title="t", columns=(Column(label="score", value=name),))
+
+    def scored(n: int, called: str) -> Entry:
+        of = entry(f"model {n}", n=n)
+        return dataclasses.replace(of, result=of.result.model_copy(update={"values": {called: Value(mean=0.5, n=n)}}))
+
+    with pytest.raises(CrossFlowError, match="score mixes what may not be compared: n is 1000 in model 1000"):
+        render([scored(1000, name), scored(5000, name)], table=table)
+    plain = Table(name="t", title="t", columns=(Column(label="score", value="bleu_4"),))
+    assert "0.500" in render([scored(1000, "bleu_4"), scored(5000, "bleu_4")], table=plain)
+
+
 def test_a_warning_is_printed_and_does_not_forbid_comparison() -> None:
     warned = {"fid": PROTOCOL["fid"] | {"warning": "the covariance is singular"}, "accuracy": PROTOCOL["accuracy"]}
     text = render([entry("base"), entry("ours", protocol=warned)], "md", table=TABLE)
@@ -281,6 +297,19 @@ def test_hostile_text_stays_text_in_markdown() -> None:
     text = render([entry("m", label=HOSTILE + "\nnext line")], "md", table=TABLE)
     line = next(line for line in text.splitlines() if "alert" in line)
     assert len(re.findall(r"(?<!\\)\|", line)) == 3 and not re.search(r"(?<!\\)<", line) and "next line" in line
+
+
+@pytest.mark.parametrize("name", ["_v2_", "__init__", "~~old~~", "a &lt; b", "# big", "- one", "13. third"])
+def test_a_name_is_shown_as_it_is_in_markdown_also_at_the_start_of_a_note(name: str) -> None:
+    """Oracle: what CommonMark, with GitHub's tables and strikethrough, makes of it."""
+    protocol = {"fid": {"warning": "it is biased"}, "accuracy": {}}
+    text = render([entry(name, protocol=protocol)], "md", table=TABLE)
+    shown = MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(text)
+    found = Tags(shown)
+    assert f"{name} (" in found.text and name in found.text.split("Baseline")[1]
+    assert [tag for tag, _ in found.tags if tag in ("em", "strong", "del", "s", "h1", "ul", "ol")] == ["strong"], (
+        "title"
+    )
 
 
 def test_a_name_is_no_link_in_markdown_and_no_option_of_a_line_in_latex() -> None:
