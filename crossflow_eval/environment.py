@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import platform
 import subprocess
@@ -38,27 +39,39 @@ PACKAGES = (
 
 
 _COMMIT = ("git_commit", "git_dirty")
+_ROOT = Path(__file__).resolve().parent.parent
 
 
 def environment() -> dict[str, str]:
-    """Return versions of what can change a number, the platform, and the digest of the source.
+    """Return versions of what can change a number, the platform, the GPU if there is one, and the digest of the source.
 
     In a checkout also its commit, with a flag that says whether the checkout is dirty.
     """
-    record = {"python": platform.python_version(), "platform": f"{platform.system()}-{platform.machine()}"}
-    for package in PACKAGES:
-        try:
-            record[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            record[package] = "not installed"
-    root = Path(__file__).resolve().parent.parent
-    return record | {"source_sha256": source_sha256(root)} | _commit(root)
+    return _decisive() | _commit(_ROOT)
 
 
 def same_numbers(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
     """Whether equal numbers are made in two environments: of one source, whatever its commit, and equal versions."""
     ours, theirs = ({name: of[name] for name in of if name not in _COMMIT} for of in (one, other))
     return "source_sha256" in ours and ours == theirs
+
+
+def numbers_sha256() -> str:
+    """The digest of all that ``same_numbers`` compares, here: what was computed under another is computed anew."""
+    return sha256(repr(sorted(_decisive().items())).encode()).hexdigest()
+
+
+def _decisive() -> dict[str, str]:
+    import torch
+
+    record = {"python": platform.python_version(), "platform": f"{platform.system()}-{platform.machine()}"}
+    record |= {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
+    for package in PACKAGES:
+        try:
+            record[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            record[package] = "not installed"
+    return record | {"source_sha256": source_sha256(_ROOT)}
 
 
 @cache
@@ -72,6 +85,19 @@ def source_sha256(root: Path) -> str:
     )
     lines = [f"{path.relative_to(root).as_posix()} {file_sha256(path)}\n" for path in files]
     return sha256("".join(lines).encode()).hexdigest()
+
+
+def code_sha256(*objects: object) -> str | None:
+    """The digest of the source files of functions and classes; None where there are none.
+
+    What these files import in their turn is not looked at.
+    """
+    paths: set[Path] = set()
+    for each in objects:
+        with suppress(TypeError, OSError):  # built in, or typed at a prompt
+            paths.add(Path(inspect.getsourcefile(inspect.unwrap(each)) or ""))  # pyright: ignore[reportArgumentType]
+    digests = sorted(file_sha256(path) for path in paths if path.is_file())
+    return sha256("".join(digests).encode()).hexdigest() if digests else None
 
 
 def hardware() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ import numpy as np
 
 from crossflow.errors import CrossFlowError
 from crossflow.files.recordings import Recording
+from crossflow_eval.environment import code_sha256, numbers_sha256
 from crossflow_eval.types import Example, Output, Row
 
 CHUNK = 64
@@ -75,14 +77,18 @@ class FeatureCache:
 
     Each rank appends to a file of its own, ``folder/<extractor>-<digest>-<rank>.features``, and reads those of all. A
     file is one line of text and then records: sha256 of the image, features, checksum. A record that was cut short or
-    damaged, or has a number that is not finite, is as good as none: it is computed anew.
+    damaged, or has a number that is not finite, is as good as none: it is computed anew. So is the whole file where its
+    line says that other code, other versions of what that stands on, or a machine with another GPU made it.
     """
 
     def __init__(self, extractor: FeatureExtractor, folder: Path, rank: int = 0) -> None:
         self._extractor = extractor
-        self._head = f"{extractor.name} {extractor.weights_sha256} {extractor.dim}\n".encode()
+        network = f"{extractor.name} {extractor.weights_sha256} {extractor.dim}"
+        made_by = hashlib.sha256(f"{numbers_sha256()} {code_sha256(type(extractor))}".encode()).hexdigest()
+        self._head = f"{network} {made_by}\n".encode()
         self._record = np.dtype([("image", "S64"), ("features", "<f4", (extractor.dim,)), ("check", "<u4")])
-        stem = re.sub(r"[^\w.-]+", "_", extractor.name) + f"-{hashlib.sha256(self._head).hexdigest()[:8]}"
+        digest = hashlib.sha256(f"{network}\n".encode()).hexdigest()[:8]
+        stem = re.sub(r"[^\w.-]+", "_", extractor.name) + f"-{digest}"
         self.path = folder / f"{stem}-{rank}.features"
         self._files = f"{stem}-*.features"
         self._known: dict[Path, int] = {}
@@ -106,7 +112,7 @@ class FeatureCache:
             if not path.is_file():
                 raise CrossFlowError(f"{path} is no file of features: move it away, and they are computed anew.")
             first = self._known.get(path, 0)
-            count = (path.stat().st_size - len(self._head)) // self._record.itemsize - first
+            count = self._whole(path) - first
             if count < 1:
                 continue
             start = len(self._head) + first * self._record.itemsize
@@ -117,17 +123,24 @@ class FeatureCache:
                 if zlib.crc32(features.tobytes()) == record["check"] and np.isfinite(features).all():
                     self._places[bytes(record["image"])] = records, place
 
+    def _whole(self, path: Path) -> int:
+        """How many whole records a file holds; none where it begins with another line."""
+        with path.open("rb") as file:
+            if file.read(len(self._head)) != self._head:
+                return 0
+            return (os.fstat(file.fileno()).st_size - len(self._head)) // self._record.itemsize
+
     def _append(self, names: Sequence[bytes], features: np.ndarray) -> None:
         records = np.zeros(len(names), self._record)
         records["image"], records["features"] = names, features
         records["check"] = [zlib.crc32(each.tobytes()) for each in records["features"]]
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            there = self.path.stat().st_size if self.path.exists() else 0
-            whole = max(there - len(self._head), 0) // self._record.itemsize * self._record.itemsize
+            there = self.path.exists()
+            whole = self._whole(self.path) if there else 0
             with self.path.open("r+b" if there else "wb") as file:
                 file.write(self._head)
-                file.seek(len(self._head) + whole)
+                file.seek(len(self._head) + whole * self._record.itemsize)
                 file.truncate()
                 file.write(records.tobytes())
         except OSError as error:

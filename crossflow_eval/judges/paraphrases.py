@@ -24,6 +24,7 @@ from crossflow.files.arrays import plain_arrays
 from crossflow.files.folders import cache_folder
 from crossflow.files.hashes import file_sha256
 from crossflow.files.writing import replacing
+from crossflow_eval.environment import code_sha256
 
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 """An odd number without a pattern."""
@@ -53,12 +54,12 @@ class Paraphrases:
 
     @staticmethod
     def of(table: Path) -> Paraphrases:
-        """The index of a table, gzip, which is kept in ``CROSSFLOW_CACHE`` by the table's sha256.
+        """The index of a table, gzip, which is kept in ``CROSSFLOW_CACHE`` by the sha256 of the table and of this code.
 
         What is kept there and is damaged is made again; where nothing can be kept, it is made each time. Raises
         CrossFlowError for a table that cannot be read.
         """
-        kept = cache_folder() / f"paraphrases-{file_sha256(table)}.npz"
+        kept = cache_folder() / f"paraphrases-{file_sha256(table)}-{str(code_sha256(Paraphrases))[:12]}.npz"
         with suppress(CrossFlowError):
             return Paraphrases(**plain_arrays(kept, "index of paraphrases"))
         made = Paraphrases.read(table)

@@ -5,20 +5,18 @@ Nothing is trusted to be what it should: whatever such code raises is one senten
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import inspect
 import json
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from crossflow.errors import CrossFlowError, unknown
-from crossflow.files.hashes import file_sha256
+from crossflow_eval.environment import code_sha256
 from crossflow_eval.records import is_file_name
 from crossflow_eval.types import CODE, Model
 
@@ -84,20 +82,7 @@ def build(name: str, factory: Any) -> Model:
         raise CrossFlowError(f"--model {name}: its identity is not plain JSON ({error}).") from error
     if not is_file_name(model.name):
         raise CrossFlowError(f"--model {name}: its name {str(model.name)[:80]!r} cannot name a folder.")
-    return OtherModel(model, _code_sha256(factory, model))
-
-
-def _code_sha256(factory: object, model: object) -> str | None:
-    """The sha256 of the source files of a factory and of what it built; None where there are none.
-
-    What these files import in their turn is not looked at.
-    """
-    paths: set[Path] = set()
-    for each in (factory, type(model)):
-        with suppress(TypeError, OSError):  # built in, or typed at a prompt
-            paths.add(Path(inspect.getsourcefile(inspect.unwrap(each)) or ""))  # pyright: ignore[reportArgumentType]
-    digests = sorted(file_sha256(path) for path in paths if path.is_file())
-    return hashlib.sha256("".join(digests).encode()).hexdigest() if digests else None
+    return OtherModel(model, code_sha256(factory, type(model)))
 
 
 @contextmanager

@@ -91,6 +91,26 @@ def test_other_pixels_and_other_weights_are_computed_anew(tmp_path: Path) -> Non
     assert old.calls == [], "each has a file of its own"
 
 
+@pytest.mark.parametrize("other", ["environment.source_sha256", "judges.features.code_sha256"])
+def test_features_of_other_code_are_computed_anew_in_the_same_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    """A result says which code made it; a release that mends a network must not be given the features of the last."""
+    images = pictures(3)
+    cache = FeatureCache(ConvExtractor(), tmp_path)
+    cache.extract(images)
+    with monkeypatch.context() as context:
+        context.setattr(f"crossflow_eval.{other}", lambda *_: "0" * 64)
+        extractor = ConvExtractor()
+        FeatureCache(extractor, tmp_path).extract(images[:2])
+        FeatureCache(extractor, tmp_path).extract(images[:2])
+        assert len(extractor.calls) == 1
+    again = ConvExtractor()
+    assert np.array_equal(FeatureCache(again, tmp_path).extract(images), extract(ConvExtractor(), images))
+    assert len(again.calls) == 1
+    assert [path.name for path in tmp_path.iterdir()] == [cache.path.name]
+
+
 def test_ranks_read_what_the_others_kept(tmp_path: Path) -> None:
     images = pictures(20)
     for rank in (0, 1):
