@@ -20,6 +20,7 @@ from crossflow.files.recordings import Recording
 from crossflow_eval.judges.audioldm import resampled
 from crossflow_eval.judges.features import of_distinct
 from crossflow_eval.judges.local_weights import checked_sha256, load_folder
+from crossflow_eval.judges.precise import in_float32
 
 PUBLISHED = "laion/clap-htsat-unfused"
 HOLDS = "config.json, model.safetensors, preprocessor_config.json and the tokenizer's files"
@@ -53,23 +54,19 @@ class Clap:
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """The embeddings of the texts, float32 [n dim], not brought to one length."""
-        import torch
-
         tokens = self._tokenizer(
             list(texts), padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt"
         )
         ids, mask = tokens["input_ids"].to(self._device), tokens["attention_mask"].to(self._device)
-        with torch.inference_mode():
+        with in_float32():
             pooled = self._model.text_model(input_ids=ids, attention_mask=mask).pooler_output
             return self._model.text_projection(pooled).cpu().numpy()
 
     def _embed(self, recordings: Sequence[Recording]) -> np.ndarray:
-        import torch
-
         rate, most = self._sounds.sampling_rate, self._sounds.nb_max_samples
         waves = [resampled(recording, rate)[:most] for recording in recordings]
         heard = self._sounds(waves, sampling_rate=rate, return_tensors="pt")["input_features"].float()
-        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        with in_float32():
             pooled = self._model.audio_model(input_features=heard.to(self._device)).pooler_output
             return self._model.audio_projection(pooled).cpu().numpy()
 

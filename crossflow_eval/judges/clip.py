@@ -24,6 +24,7 @@ from torch import Tensor
 from crossflow.errors import CrossFlowError, unknown
 from crossflow.files.pretrained import UNREADABLE, load_tensors
 from crossflow_eval.judges.local_weights import checked_sha256, load_folder, reason
+from crossflow_eval.judges.precise import in_float32
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 """Of each channel on the 0-1 scale, as OpenAI's preprocessing subtracts and divides."""
@@ -62,7 +63,7 @@ class Clip:
 
     def embed_texts(self, texts: Sequence[str], tokens: str = "openai") -> np.ndarray:
         """The embeddings, float32 [n dim], of n texts, cut into tokens by one of ``TOKENS``."""
-        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        with in_float32():
             return self.towers.text(tokenize(texts, tokens).to(self.towers.device)).cpu().numpy()
 
     def images(self, preprocessing: str) -> "ClipImages":
@@ -94,7 +95,7 @@ class ClipImages:
         """
         batch = torch.stack([self._prepare(image, self._towers.side) for image in images])
         batch = (batch - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
-        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        with in_float32():
             return self._towers.image(batch.to(self._towers.device)).cpu().numpy()
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from crossflow.errors import CrossFlowError
 from crossflow.files.pretrained import load_tensors
 from crossflow_eval.judges.local_weights import checked_sha256, load_folder, reason
+from crossflow_eval.judges.precise import in_float32
 
 SIDE = 224
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -40,7 +41,7 @@ class DinoV2:
 
     def __call__(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """The normalised class tokens, float32 [n dim], of n images, uint8 [h w 3] of any size."""
-        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        with in_float32():
             return self._network(torch.stack([to_input(image) for image in images])).cpu().numpy()
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -20,6 +19,7 @@ from crossflow.errors import CrossFlowError
 from crossflow.files.pretrained import load_tensors
 from crossflow_eval.judges.features import of_distinct
 from crossflow_eval.judges.local_weights import checked_sha256
+from crossflow_eval.judges.precise import in_float32
 from crossflow_eval.judges.resize import Images, pil_bicubic, prepare
 
 PROTOCOL = "efficientnet-lite0"
@@ -60,7 +60,7 @@ class EfficientNetFeatures:
 
     def __call__(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """Float32 [n 1280] of n images, uint8 [h w 3] of any sizes. One given several times is computed once."""
-        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        with in_float32():
             return of_distinct(self._forward, images, BATCH)
 
     def _forward(self, images: Sequence[np.ndarray]) -> np.ndarray:

@@ -16,6 +16,7 @@ import numpy as np
 from crossflow.errors import CrossFlowError
 from crossflow_eval.judges.features import of_distinct
 from crossflow_eval.judges.local_weights import checked_sha256, find_weights, reason
+from crossflow_eval.judges.precise import in_float32
 from crossflow_eval.judges.weights import I3D
 
 FRAMES = 16
@@ -53,7 +54,7 @@ class I3d:
         side = min(height, width)
         top, left = (height - side) // 2, (width - side) // 2
         square = np.ascontiguousarray(film[:, top : top + side, left : left + side].transpose(3, 0, 1, 2))
-        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        with in_float32():
             x = torch.from_numpy(square)[None].float().to(self._device)
             return self._program(x, rescale=True, resize=True, return_features=True).cpu().numpy()
 

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from crossflow.errors import CrossFlowError, unknown
 from crossflow_eval.judges.features import CHUNK, of_distinct
 from crossflow_eval.judges.local_weights import checked_sha256, find_weights
+from crossflow_eval.judges.precise import in_float32
 from crossflow_eval.judges.resize import prepare, preprocessing
 from crossflow_eval.judges.weights import TEXT_TO_IMAGE
 
@@ -286,7 +287,7 @@ class InceptionFeatures:
 
     def __call__(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """Float32 [n dim] of n images, uint8 [h w 3] of any sizes. One given several times is computed once."""
-        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        with in_float32():
             return of_distinct(self._forward, images, self._batch)
 
     def _forward(self, images: Sequence[np.ndarray]) -> np.ndarray:

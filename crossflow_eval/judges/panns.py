@@ -20,6 +20,7 @@ from crossflow.files.recordings import Recording
 from crossflow_eval.judges.audioldm import PREPARATION, prepared
 from crossflow_eval.judges.features import of_distinct
 from crossflow_eval.judges.local_weights import checked_sha256, find_weights, reason
+from crossflow_eval.judges.precise import in_float32
 from crossflow_eval.judges.weights import PANNS
 
 HOP = 160
@@ -104,7 +105,7 @@ class Panns:
 
     def __call__(self, recordings: Sequence[Recording]) -> np.ndarray:
         """Float32 [n dim] of n recordings. One given several times is computed once."""
-        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        with in_float32():
             return of_distinct(self._forward, recordings, 1)
 
     def _forward(self, recordings: Sequence[Recording]) -> np.ndarray:

@@ -18,6 +18,7 @@ from crossflow.files.pretrained import load_tensors
 from crossflow.files.recordings import Recording
 from crossflow_eval.judges.audioldm import PREPARATION, RATE, prepared
 from crossflow_eval.judges.local_weights import checked_sha256, find_weights, reason
+from crossflow_eval.judges.precise import in_float32
 from crossflow_eval.judges.weights import VGGISH
 
 WINDOW, HOP, FFT = 400, 160, 512
@@ -95,7 +96,7 @@ class Vggish:
     def __call__(self, recording: Recording) -> np.ndarray:
         """The embeddings, float32 [k dim], k at least 2."""
         x = torch.from_numpy(patches(prepared(recording)))[:, None].to(self._device)
-        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        with in_float32():
             return self._network(x).cpu().numpy()
 
 

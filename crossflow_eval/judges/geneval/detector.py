@@ -21,6 +21,7 @@ from crossflow.errors import CrossFlowError
 from crossflow_eval.judges.geneval.checkpoint import load_mask2former
 from crossflow_eval.judges.geneval.detection import Box, Detection
 from crossflow_eval.judges.local_weights import checked_sha256
+from crossflow_eval.judges.precise import in_float32
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,7 +81,7 @@ class Detector:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise CrossFlowError(f"The detector needs images, uint8 [h w 3], got {image.dtype} {list(image.shape)}.")
         pixels, seen = prepare(image, fit)
-        with torch.inference_mode():
+        with in_float32():
             found = self._model(torch.from_numpy(pixels)[None].to(self._device))
             probabilities = found.class_queries_logits[0].softmax(-1)[:, :-1].flatten()
             best = probabilities.topk(min(DETECTIONS, len(probabilities)))
