@@ -119,7 +119,8 @@ def _guidance(found: Found) -> list[Curve]:
         for _, record in group:
             best: dict[float, float] = {}
             for tried in record.tried:
-                scale, value = tried.candidate.guidance_scale or 1.0, tried.value.mean
+                given, value = tried.candidate.guidance_scale, tried.value.mean
+                scale = 1.0 if given is None else given
                 best[scale] = (max if higher else min)(best.get(scale, value), value)
             for scale, value in best.items():
                 by_scale.setdefault(scale, []).append(value)

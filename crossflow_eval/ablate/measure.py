@@ -83,6 +83,7 @@ class _At:
     def result(
         self, training: Training, candidate: Candidate, suite_name: str, limit: int | None
     ) -> tuple[Result, Path]:
+        """The result of one run, with its folder. CrossFlowError where it lacks the value that all is judged by."""
         suite = load_suite(suite_name, self.plan.test_data)
         folder = self.plan.out / training.digest
         weaker = None if candidate.weaker is None else training.checkpoint(self.plan.out, candidate.weaker)
@@ -97,7 +98,11 @@ class _At:
             guidance_scale=candidate.guidance_scale,
             **options,
         )
-        return _run(suite, build_model(request, suite), limit, folder / suite_name, self.plan.test_data, self.track)
+        model, where = build_model(request, suite), folder / suite_name
+        result, run_folder = _run(suite, model, limit, where, self.plan.test_data, self.track)
+        if (by := self.measurement.choose) not in result.values:
+            raise CrossFlowError(f"A run of {result.n} outputs of {suite_name} gives no {by}; raise its limit.")
+        return result, run_folder
 
 
 def measure(plan: Plan, measurement: Measurement, track: run.Track = run.untracked) -> Measured:
@@ -147,15 +152,12 @@ def measure(plan: Plan, measurement: Measurement, track: run.Track = run.untrack
 def choose(tried: Mapping[Candidate, Result], measurement: Measurement) -> Candidate:
     """The candidate whose result is best by ``measurement.choose``; of equals the first with the smallest scale.
 
-    Raises:
-        CrossFlowError: a result of another suite than the one for validation, or without the value to choose by.
+    Raises CrossFlowError for a result of another suite than the one for validation.
     """
     by = measurement.choose
     for result in tried.values():
         if result.settings.suite != measurement.validation:
             raise CrossFlowError(f"All is chosen on {measurement.validation} alone, not on {result.settings.suite}.")
-        if by not in result.values:
-            raise CrossFlowError(f"A run of {result.n} outputs gives no {by}; raise its limit.")
     sign = {each: 1 if result.higher_is_better[by] else -1 for each, result in tried.items()}
     smallest_first = sorted(tried, key=lambda each: each.guidance_scale or 0.0)
     return max(smallest_first, key=lambda each: sign[each] * tried[each].values[by].mean)

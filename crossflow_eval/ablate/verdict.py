@@ -83,12 +83,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def seeds_needed(ours: Sequence[float], theirs: Sequence[float]) -> int | None:
-    """Seeds a row that would decide the difference seen, given the spread seen; None where no number would do."""
+    """Seeds a row that would decide the difference seen, given the spread seen.
+
+    None where no number would do, and where no spread is seen, which says nothing of what other seeds do.
+    """
     if min(len(ours), len(theirs)) < 2:
         return None
     difference = abs(float(np.mean(ours) - np.mean(theirs)))
     variance = float(np.var(ours, ddof=1) + np.var(theirs, ddof=1))
-    if difference == 0:
+    if difference == 0 or variance == 0:
         return None
     for n in range(2, MOST_SEEDS + 1):
         freedom = 2 * (n - 1)

@@ -27,7 +27,7 @@ from crossflow_eval.environment import hardware
 from crossflow_eval.report import Entry
 from crossflow_eval.report.grid import Grid, build_grid, plain_table
 from crossflow_eval.report.page import Section, page
-from crossflow_eval.report.text import DASH, latex, markdown, pipes, tidy
+from crossflow_eval.report.text import DASH, latex, markdown, markdown_text, pipes, tidy
 from crossflow_eval.stats import STUDENT, student_mean
 from crossflow_eval.tables import Column, TableRow, table_of_suite
 from crossflow_eval.tables import Table as Layout
@@ -121,9 +121,12 @@ def mean_grid(plan: Plan, found: Found) -> Grid:
     for role, result in found.beside.items():
         alone = {name: Value(mean=value.mean, n=value.n) for name, value in result.values.items()}
         entries.append(Entry(result=_between_seeds(result, values=alone), role=role))
+    fewest, most = (of(len(group) for group in found.records.values()) for of in (min, max))
     how = "One training seed, so no intervals."
-    if plan.seeds > 1:
-        how = f"Means of {plan.seeds} training seeds, intervals by Student t with df {plan.seeds - 1}, unclipped."
+    if most > 1:
+        how = f"Means of {most} training seeds, intervals by Student t with df {most - 1}, unclipped."
+    if fewest < most:
+        how = f"Means of {fewest} to {most} training seeds, intervals by Student t with df = seeds - 1, unclipped."
     ablation = found.table.ablation
     failed = [f"{line.label} failed" for line in found.table.lines if line.name in found.failed]
     notes = " ".join(filter(None, (f"{plan.scale.title}.", how, ablation.notes, _sentence(failed))))
@@ -272,7 +275,8 @@ def _sentence(parts: Sequence[str]) -> str:
 def _failed(found: Found) -> str:
     """Lines that have no value, with the reason."""
     labels = {line.name: line.label for line in found.table.lines}
-    return "".join(f"- {labels[name]} failed, {reason.rstrip('.')}.\n" for name, reason in found.failed.items())
+    said = (f"{labels[name]} failed, {reason.rstrip('.')}." for name, reason in found.failed.items())
+    return "".join(f"- {markdown_text(each)}\n" for each in said)
 
 
 def verdict_rows(found: Found) -> list[list[str]]:
@@ -299,8 +303,8 @@ def verdict_rows(found: Found) -> list[list[str]]:
 def _verdict_table(found: Found) -> str:
     if not found.verdicts:
         return ""
-    how = f"{METHOD[0].upper()}{METHOD[1:]}"
-    return f"**Verdicts of {found.table.ablation.name}**\n\n{pipes(verdict_rows(found))}\n{how}\n"
+    how, rows = f"{METHOD[0].upper()}{METHOD[1:]}", [list(map(markdown_text, row)) for row in verdict_rows(found)]
+    return f"**Verdicts of {found.table.ablation.name}**\n\n{pipes(rows)}\n{how}\n"
 
 
 def _reached(found: Found, scale: str) -> str:
@@ -320,8 +324,9 @@ def _reached(found: Found, scale: str) -> str:
         level = [steps for steps, score in sorted(scores.items()) if (score >= goal) == higher or score == goal]
         along = ", ".join(f"{score:.3f} after {steps:,}" for steps, score in sorted(scores.items()))
         first = f"first after {level[0]:,} steps" if level else "after none of these steps"
+        level_with = markdown_text(f"{row.label} is level with {main[0][0].line.label}")
         said.append(
-            f"- {row.label} is level with {main[0][0].line.label} ({by} {goal:.3f} after "
+            f"- {level_with} ({by} {goal:.3f} after "
             f"{main[0][1].training.steps:,} steps) {first}: {along}. Means over seeds, without an interval.\n"
         )
     return "".join(said)
@@ -338,7 +343,7 @@ def _search(found: Found) -> str:
         return ""
     task = found.table.task
     labels = {line.name: line.label for line in found.table.lines}
-    rows = [["on validation", *(["candidate", task.choose])]]
+    rows = [["on validation", "candidate", task.choose]]
     for name, group in searched.items():
         for part, record in group:
             for tried in record.tried:
@@ -346,7 +351,7 @@ def _search(found: Found) -> str:
                 chosen = tried.candidate == record.chosen
                 rows.append(
                     [
-                        f"{labels[name]}, seed {part.seed}",
+                        markdown_text(f"{labels[name]}, seed {part.seed}"),
                         _candidate(tried.candidate, several=len(part.measurement.trainings) > 1),
                         f"**{value}**" if chosen else value,
                     ]
