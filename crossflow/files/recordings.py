@@ -1,6 +1,7 @@
 """WAV files of any rate, length and number of channels, as other programs and data sets have them, without loss."""
 
 import io
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,6 @@ from scipy.io import wavfile
 
 from crossflow.errors import CrossFlowError
 from crossflow.files.names import shown
-from crossflow.files.sounds import stored_wav
 from crossflow.files.stand_ins import refuse_stand_in
 
 SUFFIXES = (".wav",)
@@ -48,7 +48,7 @@ def read_recording(path: Path) -> Recording:
 
 def decode_recording(content: bytes) -> Recording:
     """The sound in the bytes of a WAV file of integers of 8 to 32 bits or of floats; ValueError with the reason."""
-    rate, stored = stored_wav(content)
+    rate, stored = _stored(content)
     if rate < 1:
         raise ValueError("it has no samples a second")
     if stored.dtype in _FULL:
@@ -61,6 +61,23 @@ def decode_recording(content: bytes) -> Recording:
     if not np.isfinite(samples).all():
         raise ValueError("it holds numbers that are not finite")
     return Recording(samples.reshape(len(samples), -1), int(rate))
+
+
+def _stored(content: bytes) -> tuple[int, np.ndarray]:
+    """Rate and samples, [n] or [n channels], as they are in the bytes of a WAV file; ValueError with the reason."""
+    if not content:
+        raise ValueError("it has zero bytes")
+    try:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            rate, wave = wavfile.read(io.BytesIO(content))  # not of the file: that would trust the size it claims
+    except Exception as error:  # scipy documents no list of what damaged bytes raise
+        raise ValueError(f"it is no whole WAV file ({' '.join(str(error).split()) or type(error).__name__})") from error
+    if any("prematurely" in str(each.message) for each in said):
+        raise ValueError("it is truncated")
+    if not wave.size:
+        raise ValueError("it holds no samples")
+    return rate, wave
 
 
 def encode_recording(recording: Recording) -> bytes:

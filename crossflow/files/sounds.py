@@ -1,12 +1,10 @@
 """WAV files, read strictly and written whole: one second, or whatever was asked for, of one channel.
 
-Read are 16-bit integers and 32-bit floats, the two forms in which a sample is what it says. Several channels become
-one by their mean. Another rate or length, silence, and damage are refused; nothing is resampled, for each way to do so
-sounds otherwise.
+Integers of 8 to 32 bits and floats are read alike, full scale as 1, and several channels become one by their mean.
+Another rate or length, silence, and damage are refused; nothing is resampled, for each way to do so sounds otherwise.
 """
 
 import io
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +14,7 @@ from scipy.io import wavfile
 
 from crossflow.errors import CrossFlowError
 from crossflow.files.names import shown
+from crossflow.files.recordings import decode_recording
 from crossflow.files.stand_ins import refuse_stand_in
 from crossflow.files.writing import write_whole
 
@@ -46,17 +45,14 @@ def read_wav(path: Path, *, rate: int, samples: int) -> Float[ndarray, "samples"
 
 def decode_wav(content: bytes, *, rate: int, samples: int) -> Float[ndarray, "samples"]:
     """The sound in the bytes of a WAV file, as ``read_wav`` gives it; ValueError with the reason where it refuses."""
-    found, wave = stored_wav(content)
-    if wave.dtype not in (np.int16, np.float32):
-        raise ValueError(f"its samples are {wave.dtype}, and those of int16 and float32 are read")
-    if found != rate:
-        raise ValueError(f"it has {found:,} samples a second, and {rate:,} are expected")
-    mono = (wave if wave.ndim == 1 else wave.mean(axis=1, dtype=np.float64)).astype(np.float32)
-    mono = mono / np.float32(32768) if wave.dtype == np.int16 else mono
+    recording = decode_recording(content)
+    if recording.rate != rate:
+        raise ValueError(f"it has {recording.rate:,} samples a second, and {rate:,} are expected")
+    mono = recording.samples.mean(axis=1, dtype=np.float64).astype(np.float32)
     if len(mono) != samples:
         raise ValueError(f"it is {len(mono) / rate:.3g} s long, and {samples / rate:g} s are expected")
     loudest = float(np.abs(mono).max())
-    if not loudest <= 1:
+    if loudest > 1:
         raise ValueError(f"its samples go up to {loudest:.3g}, and 1 is the loudest")
     if loudest < QUIETEST:
         raise ValueError("it is silent")
@@ -73,20 +69,3 @@ def encode_wav(wave: Float[ndarray, "samples"], *, rate: int) -> bytes:
 def write_wav(path: Path, wave: Float[ndarray, "samples"], *, rate: int) -> None:
     """Write ``encode_wav`` of a sound, whole or not at all."""
     write_whole(path, encode_wav(wave, rate=rate))
-
-
-def stored_wav(content: bytes) -> tuple[int, np.ndarray]:
-    """Rate and samples, [n] or [n channels], as they are in the bytes of a WAV file; ValueError with the reason."""
-    if not content:
-        raise ValueError("it has zero bytes")
-    try:
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always")
-            rate, wave = wavfile.read(io.BytesIO(content))  # not of the file: that would trust the size it claims
-    except Exception as error:  # scipy documents no list of what damaged bytes raise
-        raise ValueError(f"it is no whole WAV file ({' '.join(str(error).split()) or type(error).__name__})") from error
-    if any("prematurely" in str(each.message) for each in said):
-        raise ValueError("it is truncated")
-    if not wave.size:
-        raise ValueError("it holds no samples")
-    return rate, wave

@@ -1,6 +1,7 @@
 """Sounds and films go into files and come back, or are refused by one sentence that says why and what to do."""
 
 import io
+import wave
 
 import av
 import numpy as np
@@ -50,20 +51,41 @@ def test_channels_become_one_by_their_mean_and_floats_are_kept(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("rate", "wave", "why"),
+    ("bits", "stored"),
+    [
+        (8, np.rint(127 * WAVE + 128).astype(np.uint8)),
+        (16, np.rint(32767 * WAVE).astype(np.int16)),
+        (32, np.rint((2**31 - 1) * WAVE.astype(np.float64)).astype(np.int32)),
+        (64, WAVE.astype(np.float64)),
+    ],
+)
+def test_a_wave_is_the_same_sound_in_every_form(tmp_path, bits, stored):
+    wavfile.write(tmp_path / "a.wav", RATE, stored)
+    found = read_wav(tmp_path / "a.wav", rate=RATE, samples=RATE)
+    assert np.abs(found - WAVE).max() <= 2.0 ** (2 - min(bits, 24))
+
+
+def test_a_wave_of_24_bits_is_read(tmp_path):
+    whole = np.rint((2**23 - 1) * WAVE.astype(np.float64)).astype("<i4")
+    with wave.open(str(tmp_path / "a.wav"), "wb") as file:
+        file.setparams((1, 3, RATE, RATE, "NONE", "not compressed"))
+        file.writeframes(whole.view(np.uint8).reshape(-1, 4)[:, :3].tobytes())
+    assert np.abs(read_wav(tmp_path / "a.wav", rate=RATE, samples=RATE) - WAVE).max() <= 2.0**-22
+
+
+@pytest.mark.parametrize(
+    ("rate", "sound", "why"),
     [
         (44_100, WAVE, "it has 44,100 samples a second, and 16,000 are expected"),
         (RATE, WAVE[:8000], "it is 0.5 s long, and 1 s are expected"),
         (RATE, WAVE[:0], "it holds no samples"),
         (RATE, 1e-5 * WAVE, "it is silent"),
-        (RATE, WAVE * np.float32(np.nan), "its samples go up to nan"),
+        (RATE, WAVE * np.float32(np.nan), "it holds numbers that are not finite"),
         (RATE, 32768 * WAVE, "its samples go up to 1.64e+04"),
-        (RATE, WAVE.astype(np.float64), "its samples are float64"),
-        (RATE, (127 * WAVE + 128).astype(np.uint8), "its samples are uint8"),
     ],
 )
-def test_a_wave_of_another_form_is_refused_with_the_command_that_mends_it(tmp_path, rate, wave, why):
-    wavfile.write(tmp_path / "a.wav", rate, wave)
+def test_a_wave_of_another_form_is_refused_with_the_command_that_mends_it(tmp_path, rate, sound, why):
+    wavfile.write(tmp_path / "a.wav", rate, sound)
     message = refused(read_wav, tmp_path / "a.wav", rate=RATE, samples=RATE)
     assert why in message and "`ffmpeg -i IN -af apad -t 1 -ac 1 -ar 16000 -c:a pcm_s16le OUT.wav`" in message
 
