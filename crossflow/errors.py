@@ -113,9 +113,12 @@ def named(kind: str, name: str, table: Mapping[str, T]) -> T:
 
 
 def unknown(kind: str, name: str, available: Iterable[str]) -> CrossFlowError:
-    """The error for an unknown ``name`` of a ``kind`` ("suite", "model", ...), with the nearest known name."""
+    """The error for an unknown ``name`` of a ``kind`` ("suite", "model", ...), with the nearest known name.
+
+    Suffixes of files (".mp3") have none: they are too short for a likeness to mean anything.
+    """
     known = list(available)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    near = [] if name.startswith(".") else difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return CrossFlowError(f"Unknown {kind} {name!r}.{hint} Available: {first_few(known, MANY) or 'none'}.")
 

@@ -5,7 +5,8 @@
 - GIF and MP4 are drawn SCALE times as large, a square a pixel, so that they can be seen and that MP4's coarser colours
   hardly touch them. GIF joins equal frames, and says so by how long one is shown.
 - A film is read at the size that is asked for; of a whole multiple of it by the mean of each square, of any other as an
-  image is (``resizing.covering``). Of frames it has as many as are asked for.
+  image is (``resizing.covering``). Of frames it has as many as are asked for; those of MP4 and AVI count alike, however
+  long each is shown.
 """
 
 import io
@@ -190,7 +191,9 @@ def _animation(content: bytes, kind: str) -> np.ndarray:
                 found += room.taken(np.asarray(opaque(frame)), times)
     except Image.UnidentifiedImageError as error:
         raise ValueError(f"it is no {kind} file") from error
-    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError, UnreadableImage) as error:
+    except UnreadableImage as error:
+        raise ValueError(f"it has {error}") from error
+    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise ValueError(f"it is no whole {kind} file ({why_unreadable(error)})") from error
     return _film(found)
 

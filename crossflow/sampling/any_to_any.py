@@ -175,6 +175,11 @@ class AnyToAnySampler:
     ) -> None:
         """CrossFlowError where ``wanted`` cannot be made of any so many inputs by modality in this way."""
         makes, reads = self.able(method)
+        if method in ("anchor", "direct") and not makes:
+            raise CrossFlowError(
+                f"This system has no networks for the method {method}: give one of crossflow train codi-{method}, or "
+                "choose another method."
+            )
         self._check_names(wanted, makes, "make")
         if not wanted or len(set(wanted)) < len(wanted):
             raise CrossFlowError(f"The outputs are {', '.join(wanted) or 'none'}: name at least one, and each once.")

@@ -15,7 +15,7 @@ import numpy as np
 
 from crossflow.errors import CrossFlowError, unknown
 from crossflow.files.arrays import plain_arrays
-from crossflow.files.images import read_image
+from crossflow.files.images import MILLIMETRES, read_depth_png, read_image
 from crossflow.files.mel import RATE, log_mel, wave_of
 from crossflow.files.names import shown
 from crossflow.files.resizing import covering
@@ -60,7 +60,7 @@ def _array(path: Path, shape: Shape) -> np.ndarray:
 
 
 def _depth(path: Path, shape: Shape) -> np.ndarray:
-    depth = _array(path, shape)
+    depth = read_depth_png(path, MILLIMETRES) if path.suffix.lower() == ".png" else _array(path, shape)
     if depth.ndim != 2 or depth.dtype != np.float32 or not depth.size:
         raise CrossFlowError(
             f"{shown(path)} holds {depth.dtype} {list(depth.shape)}: give a map of metres, floats [h w]."
@@ -89,11 +89,11 @@ def _film(path: Path, shape: Shape) -> np.ndarray:
 READERS: Mapping[str, Mapping[str, Callable[[Path, Shape], Any]]] = {
     "text": {".txt": _text},
     "image": dict.fromkeys((".png", ".jpg", ".jpeg", ".webp", ".bmp"), _image),
-    "depth": {".npy": _depth},
+    "depth": {".npy": _depth, ".png": _depth},
     "audio": {".wav": _sound, ".npy": _array},
     "video": {**dict.fromkeys(FILMS, _film), ".npy": _array},
 }
-"""By modality and suffix. Depth is in metres; a sound is read as its log-mel spectrogram."""
+"""By modality and suffix. Depth is metres, in a 16-bit PNG millimetres; a sound is read as its log-mel spectrogram."""
 
 
 def writers(modality: str) -> Mapping[str, Callable[[Any], bytes]]:

@@ -20,7 +20,7 @@ import numpy as np
 from crossflow.errors import CrossFlowError, first_few
 from crossflow.files import lists
 from crossflow.files.arrays import plain_arrays
-from crossflow.files.images import read_depth_png
+from crossflow.files.images import MILLIMETRES, read_depth_png
 from crossflow.files.listing import Listing, list_folder
 from crossflow.files.names import composed
 from crossflow.files.processes import file_threads
@@ -108,7 +108,7 @@ class OwnDepth:
     An image of a map's name, in the folder or below, is what a model sees.
     """
 
-    png_scale: float = 1000.0
+    png_scale: float = MILLIMETRES
 
     def examples(self, root: Path | None) -> list[Example]:
         """One example a depth map, by its name without folder and suffix. Raises CrossFlowError.

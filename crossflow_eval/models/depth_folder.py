@@ -10,11 +10,9 @@ from typing import Any
 import numpy as np
 
 from crossflow.errors import CrossFlowError
+from crossflow.files.images import MILLIMETRES
 from crossflow_eval.datasets.depth import read_depth_folder, read_prediction
 from crossflow_eval.models.folder import FolderModel
-
-MILLIMETRES = 1000.0
-"""What a 16-bit PNG of depth holds where nothing else is said, a metre."""
 
 
 class DepthFolderModel(FolderModel):

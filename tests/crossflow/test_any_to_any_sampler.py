@@ -8,6 +8,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from crossflow.anytoany.system import PARTS, system_config
@@ -158,7 +159,7 @@ def test_settings_are_the_diffusers_own_unless_given(sampler):
             {"text": ["a ball"]},
             ["image"],
             {"method": "anchor"},
-            "not trained to make image in this way: it can make nothing",
+            "no networks for the method anchor: give one of crossflow train codi-anchor, or choose another",
         ),
         ({"text": ["a ball"]}, ["image"], {"guidance_scale": math.nan}, "guidance_scale is nan"),
     ],
@@ -189,10 +190,21 @@ def test_the_first_file_of_a_value_is_read_back_as_it_was(tmp_path, modality):
     assert np.array_equal(read_value(modality, str(tmp_path / f"x{suffix}"), shape), value)
 
 
-def test_what_is_written_for_people_can_be_given_again():
-    assert all(
-        suffix in READERS[name] or (name, suffix) == ("depth", ".png") for name in WRITERS for suffix in writers(name)
-    )
+def test_what_is_written_for_people_can_be_given_again_but_for_the_picture_of_a_depth_map(tmp_path):
+    assert all(suffix in READERS[name] for name in WRITERS for suffix in writers(name))
+    (tmp_path / "depth.png").write_bytes(WRITERS["depth"][".png"](np.exp(SOUND)))
+    with pytest.raises(CrossFlowError, match="a colour-mapped picture of depth cannot be judged"):
+        read_value("depth", str(tmp_path / "depth.png"), (32, 32))
+
+
+def test_a_depth_map_in_16_bits_is_of_millimetres_and_has_no_holes(tmp_path):
+    stored = NUMBERS.integers(1, 1 << 16, (32, 32), dtype=np.uint16)
+    Image.fromarray(stored).save(tmp_path / "map.png")
+    assert np.array_equal(read_value("depth", str(tmp_path / "map.png"), (32, 32)), (stored / 1000).astype(np.float32))
+    stored[3, 4] = 0
+    Image.fromarray(stored).save(tmp_path / "map.png")
+    with pytest.raises(CrossFlowError, match="pixels without a distance above 0"):
+        read_value("depth", str(tmp_path / "map.png"), (32, 32))
 
 
 @pytest.fixture(scope="module")
@@ -284,7 +296,7 @@ def test_a_text_is_printed(folder, tmp_path):
         ("text=a ball", "image", ("--mix", "audio=1"), "no audio among the inputs"),
         ("audio={}/rate.wav", "image", (), "8,000 samples a second"),
         ("audio={}/silence.wav", "image", (), "it is silent"),
-        ("audio={}/scene.png", "image", (), "Unknown kind of file for audio '.png'"),
+        ("audio={}/scene.png", "image", (), "Unknown kind of file for audio '.png'. Available: .wav, .npy."),
         ("audio={}/nothing.wav", "image", (), "There is no file or folder"),
         ("video={}/still.gif", "image", (), "is not used"),
         ("video={}/broken.mp4", "image", (), "no whole MP4"),
