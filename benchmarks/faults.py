@@ -40,6 +40,7 @@ from torch import Tensor
 from crossflow.errors import CrossFlowError
 from crossflow.files.arrays import plain_arrays, read_arrays
 from crossflow.files.captions import read_captions
+from crossflow.files.depth_maps import read_map
 from crossflow.files.images import read_image
 from crossflow.files.plain_json import read_json_file
 from crossflow.modalities.tokens import TokensConfig
@@ -57,7 +58,6 @@ from crossflow.training.data.cache import cache
 from crossflow.training.data.shards import Shard, Shards
 from crossflow.training.train import train
 from crossflow_eval import records
-from crossflow_eval.datasets.depth import read_prediction
 from crossflow_eval.environment import environment, hardware
 from crossflow_eval.judges.statistics_files import read_samples, read_statistics, write_statistics
 from crossflow_eval.models.predictions import read_predictions
@@ -256,7 +256,7 @@ def kinds(place: Path) -> dict[str, tuple[bytes, str, Callable[[Path], object]]]
     np.savez_compressed(place / "d.npz", depth=depth)
     Image.fromarray((depth * 256).astype(np.uint16)).save(place / "d.png")
     for suffix in ("npy", "npz", "png"):
-        read = partial(read_prediction, png_scale=256.0)
+        read = partial(read_map, png_scale=256.0)
         made[f"depth, {suffix}"] = (place / f"d.{suffix}").read_bytes(), f"d.{suffix}", read
     np.save(place / "f.npy", {"mask": np.ones(4, bool), "tokens": depth}, allow_pickle=True)  # pyright: ignore[reportArgumentType]
     made["authors' features"] = (place / "f.npy").read_bytes(), "f.npy", read_arrays

@@ -22,6 +22,7 @@ import cv2
 import numpy as np
 import torch
 
+from crossflow.files.depth_maps import measured
 from crossflow.files.images import read_depth_png, read_image
 from crossflow.modalities.clip_text import CLIPTextConfig, clip_tokens
 from crossflow.modalities.depth import DepthConfig
@@ -34,7 +35,6 @@ from crossflow.sources.image import ImageEncoderConfig
 from crossflow.training.data.set_pairs import first_ends
 from crossflow.training.data.sets import LAYOUTS, open_sets
 from crossflow.training.data.sets.items import Items, Raw, items_of
-from crossflow.training.data.sets.kitti import measured
 from crossflow.training.train import train
 from crossflow_eval.environment import hardware
 

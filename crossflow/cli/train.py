@@ -32,7 +32,17 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder of the run.", show_default=False)],
     data: Annotated[
         Path | None,
-        typer.Option(help="Folder of crossflow cache, of the authors' features, or of a data set.", show_default=False),
+        typer.Option(
+            help="Folder of your images, of a data set, of crossflow cache, or of the authors' features.",
+            show_default=False,
+        ),
+    ] = None,
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            help="How the data set lies in --data: images, your own with what belongs to them, tars, coco, ...",
+            show_default="the recipe's",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the initial weights and of all sampling.")] = 0,
     init: Annotated[
@@ -70,8 +80,9 @@ def train(
     CONFIG codi trains all stages of the any-to-any system in order, each into a folder of its own inside --out, and
     codi-self and the like its variants; their --init may be a stage of codi, which leaves out what that has.
 
-    Recipes of text to image that read --data need the text encoder and the autoencoder for sample grids, and draw none
-    without them. docs/recipes.md says how a data set is laid out.
+    The recipes own-* read a folder of your own images as it is, and what lies beside them. Others of text to image that
+    read --data need the text encoder and the autoencoder for sample grids, and draw none without them. docs/recipes.md
+    says how a data set is laid out.
 
     Several processes: torchrun --standalone --nproc-per-node 2 --no-python crossflow train CONFIG --out DIR
     """
@@ -110,6 +121,8 @@ def train(
             "stage": progress,
             "trackers": [name for name, wanted in chosen.items() if wanted],
         }
+        if layout is not None:
+            recipes = {name: recipe.laid_out(layout) for name, recipe in recipes.items()}
         single = recipes.get(config)
         path = train_in_order(recipes, out, **options) if single is None else run(single, out, **options)
         if rank_and_world()[0] == 0:  # under torchrun only the main process prints

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -21,6 +21,8 @@ TEXTS = ("caption", "prompt")
 """The column of captions, and what ``crossflow sample`` calls it in ``samples.jsonl``."""
 KEYS = ("image", "file", "id")
 """The columns that may name an image, or its caption, where no folder of images is read."""
+HUGGING_FACE = ("file_name", "text")
+"""The columns of image and caption in the ``metadata.csv`` or ``.jsonl`` of a Hugging Face image folder."""
 TABLES = (".csv", ".jsonl", ".json")
 """The suffixes of files in which captions stand beside their images."""
 
@@ -106,8 +108,9 @@ def read_captions(path: Path, columns: Sequence[str] = ("image",)) -> Iterator[P
     """The images and captions of a file, in its order; the suffix decides the format.
 
     ``.csv`` and ``.jsonl`` have ``caption``, or ``prompt`` as the ``samples.jsonl`` of ``crossflow sample``, and one
-    exactly of the ``columns`` that may name the image; ``.json`` is in COCO's format. CrossFlowError for a file that is
-    missing or malformed, with its line.
+    exactly of the ``columns`` that may name the image; where there are none of these, ``file_name`` and ``text`` as
+    Hugging Face has them. ``.json`` is in COCO's format. CrossFlowError for a file that is missing or malformed, with
+    its line.
     """
     suffix = path.suffix.lower()
     if suffix == ".json":
@@ -159,26 +162,24 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
     return ((f"line {number}", line) for number, line in numbered if line.strip())
 
 
-def _key(where: str, present: Iterable[str], columns: Sequence[str]) -> str:
-    """The column that names the image; CrossFlowError if there is none, or several, or no one column of ``TEXTS``."""
+def _columns(where: str, present: Iterable[str], columns: Sequence[str]) -> tuple[str, str]:
+    """The columns of image and caption; CrossFlowError where there is not one of each."""
     present = list(present)
-    keys = [column for column in present if column in columns]
-    if len(keys) != 1 or sum(map(present.count, TEXTS)) != 1:
+    image, text = HUGGING_FACE
+    keys = [column for column in present if column in columns] or [each for each in present if each == image]
+    texts = [column for column in present if column in TEXTS] or [each for each in present if each == text]
+    if len(keys) != 1 or len(texts) != 1:
         one = f"exactly one of {', '.join(columns)}" if len(columns) > 1 else f"'{columns[0]}'"
         raise CrossFlowError(f"{where}: it has the columns {sorted(present)}, expected 'caption' and {one}.")
-    return keys[0]
-
-
-def _text_in(row: Mapping[str, Any]) -> Any:
-    return next(row[column] for column in TEXTS if column in row)
+    return keys[0], texts[0]
 
 
 def _csv_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
     reader = csv.DictReader(io.StringIO(_text(path), newline=""), strict=True)
     try:
-        key = _key(f"{path}, line 1", reader.fieldnames or (), columns)
+        key, text = _columns(f"{path}, line 1", reader.fieldnames or (), columns)
         for row in reader:
-            yield f"line {reader.line_num}", row.get(key), None if None in row else _text_in(row)
+            yield f"line {reader.line_num}", row.get(key), None if None in row else row[text]
     except csv.Error as error:
         raise CrossFlowError(f"{path}, line {reader.line_num}: it is not CSV ({error}).") from error
 
@@ -187,9 +188,10 @@ def _jsonl_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
     for place, row in read_json_lines(_text(path), str(path)):
         if not isinstance(row, dict):
             raise CrossFlowError(f"{path}, {place}: expected an object with '{columns[0]}' and 'caption'.")
-        image = row[_key(f"{path}, {place}", row, columns)]
+        key, text = _columns(f"{path}, {place}", row, columns)
+        image = row[key]
         number = isinstance(image, int) and not isinstance(image, bool)
-        yield place, str(image) if number else image, _text_in(row)
+        yield place, str(image) if number else image, row[text]
 
 
 def _coco_rows(path: Path) -> Iterator[Row]:

@@ -2,8 +2,9 @@
 
 ``CONFIGS`` are those of flows from one modality to another, ``ANY_TO_ANY`` the stages of the any-to-any system.
 
-``scenes`` has the recipes of the embedded world, ``authors`` those of the authors' code, ``paper`` those of the paper's
-text to image and ``paper_tasks`` of its other tasks, ``ablations`` the rows of its tables, ``anytoany`` stages.
+``scenes`` has the recipes of the embedded world, ``own`` those for images of one's own, ``authors`` those of the
+authors' code, ``paper`` those of the paper's text to image and ``paper_tasks`` of its other tasks, ``ablations`` the
+rows of its tables, ``anytoany`` stages.
 """
 
 from dataclasses import replace
@@ -14,6 +15,7 @@ from crossflow.files.kinds import loaded
 from crossflow.recipes.ablations import ABLATIONS
 from crossflow.recipes.anytoany import ANY_TO_ANY, IN_ORDER
 from crossflow.recipes.authors import AUTHORS, TINY
+from crossflow.recipes.own import OWN
 from crossflow.recipes.paper import PAPER
 from crossflow.recipes.paper_tasks import PAPER_TASKS
 from crossflow.recipes.recipe import TrainConfig
@@ -29,6 +31,7 @@ def _with_image_features(recipe: TrainConfig) -> TrainConfig:
 
 CONFIGS: dict[str, TrainConfig] = {
     **SCENES,
+    **OWN,
     "t2i-tiny": TINY,
     **AUTHORS,
     **PAPER,

@@ -57,13 +57,19 @@ class Task:
     common: Mapping[str, Any]
     training: Mapping[str, Any]
 
-    def recipes(self, name: str) -> dict[str, TrainConfig]:
-        """The four recipes of the task."""
+    def pair(self, name: str) -> dict[str, TrainConfig]:
+        """CrossFlow and its baseline, in the task's own sizes."""
         own = TransformerConfig(width=self.width, heads=self.heads, depth=self.depth, patch=self.cells)
-        small = replace(SMALL, patch=self.cells)
         return {
             name: self._crossflow(own, self.target),
             f"{name}-standard": self._standard(replace(own, depth=self.standard[0]), self.target),
+        }
+
+    def recipes(self, name: str) -> dict[str, TrainConfig]:
+        """The four recipes of the task."""
+        small = replace(SMALL, patch=self.cells)
+        return {
+            **self.pair(name),
             f"{name}-small": self._crossflow(small, self.small_target),
             f"{name}-small-standard": self._standard(replace(small, depth=self.standard[1]), self.small_target),
         }

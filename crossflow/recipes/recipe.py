@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 from crossflow.anytoany.stages import Stage as AnyStage
 from crossflow.errors import CrossFlowError
 from crossflow.losses.contrast import NEGATIVES
+from crossflow.modalities.components import ComponentsConfig
 from crossflow.model.config import ModelConfig, TrainedConfig
 from crossflow.networks.blocks import check_sizes
 from crossflow.scenes.negatives import MOST
@@ -82,11 +83,12 @@ class PairData:
 class SetData:
     """Training pairs made of the images of data sets in their own ``layouts``, in a folder given at training time.
 
-    Of several data sets each lies in a subfolder of its name. What is made of an image depends on what the model gives:
-    its caption, its depth, or itself for a model that reads it shrunk. Images are cut to ``size`` (h, w) after they are
-    resized to just cover it or, without ``resize``, as they are; in the centre or, with the ``crop`` random, anywhere.
-    ``benchmark`` first cuts images that are as wide as KITTI's, and its virtual twin's, to its benchmark crop. ``flip``
-    is the share of items that are mirrored. Holes in depth are filled by the rule ``holes``; the loss leaves them out.
+    Of several data sets each lies in a subfolder of its name. What is made of an image depends on the model's ends: its
+    caption, its depth, itself for a model that reads it shrunk, or itself of its caption. Images are cut to ``size``
+    (h, w) after they are resized to just cover it or, without ``resize``, as they are; in the centre or, with the
+    ``crop`` random, anywhere. ``benchmark`` first cuts images that are as wide as KITTI's, and its virtual twin's, to
+    its benchmark crop. ``flip`` is the share of items that are mirrored. Holes in depth are filled by the rule
+    ``holes``; the loss leaves them out.
 
     Of super-resolution, images whose shorter side is below ``size`` are left out, and cutting and shrinking is SR3's.
     """
@@ -106,17 +108,24 @@ class SetData:
             raise CrossFlowError(f"flip is {self.flip}; it is a share from 0 to 1 of the items.")
 
     def check(self, model: ModelConfig) -> None:
-        """CrossFlowError for a model that reads no image, or another size, or gives what no data set has."""
-        if model.reads.kind != "image" or model.target.external or model.target.name not in ("text", "depth", "image"):
+        """CrossFlowError for a model that reads neither images nor texts, or another size, or gives what no set has."""
+        ends = (model.reads.kind, model.target.name)
+        if model.target.external or ends not in (
+            ("tokens", "image"),
+            *(("image", made) for made in ("text", "depth", "image")),
+        ):
             raise CrossFlowError(
-                "Of the images of data sets captions, depth or larger images are made: change the ends."
+                "Of the images of data sets captions, depth or larger images are made, or they of their captions: "
+                "change the ends."
             )
-        sizes = {} if model.target.name == "image" else {"read": model.reads.shape[1:]}
-        sizes |= {} if model.target.name == "text" else {"given": model.shape[1:]}
+        larger = ends == ("image", "image")
+        sizes = {"read": model.reads.shape[1:]} if ends[0] == "image" and not larger else {}
+        side = model.target.patch if isinstance(model.target, ComponentsConfig) else 1
+        sizes |= {} if model.target.name == "text" else {"given": tuple(side * cells for cells in model.shape[1:])}
         for what, size in sizes.items():
             if size != self.size:
                 raise CrossFlowError(f"The images that are {what} are {size}, and the data are cut to {self.size}.")
-        if model.target.name == "image" and self.size[0] != self.size[1]:
+        if larger and self.size[0] != self.size[1]:
             raise CrossFlowError(f"Super-resolution is trained on squares, and size is {self.size}.")
         if model.beside:
             raise CrossFlowError(f"A term of the loss reads {model.beside[0]}, which data sets do not have.")
@@ -259,6 +268,15 @@ class TrainConfig:
         steps = max(1, round(self.epochs * items / self.batch_size))
         warmup = max(1, round(self.warmup_epochs * items / self.batch_size))
         return replace(self.in_steps(steps), epochs=self.epochs, warmup_epochs=self.warmup_epochs, warmup=warmup)
+
+    def laid_out(self, *layouts: str) -> "TrainConfig":
+        """The same recipe on data sets of other layouts. CrossFlowError for one that reads no data set."""
+        if not isinstance(self.data, SetData):
+            raise CrossFlowError(
+                "This recipe reads no data set in a layout of its own: leave --layout out, or choose own-* or paper-* "
+                "of captions, depth and super-resolution."
+            )
+        return replace(self, data=replace(self.data, layouts=layouts))
 
     def in_steps(self, steps: int) -> "TrainConfig":
         """The same recipe in another number of steps: stages and kept checkpoints keep their shares of the whole.

@@ -1,6 +1,6 @@
 """Previews during training: samples for fixed prompts, or outputs for fixed images."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +21,7 @@ from crossflow.recipes.recipe import TrainConfig
 from crossflow.sampling.from_image import FromImage
 from crossflow.sampling.samples import grid
 from crossflow.sampling.text_to_image import AUTOENCODER, TextToImage
+from crossflow.training.data import Data
 
 SCENE_PROMPTS = (
     "a photo of a ball",
@@ -41,12 +42,12 @@ PHOTO_PROMPTS = (
 )
 """The same for recipes on photographs."""
 PROMPTS: Mapping[str, tuple[str, ...]] = {"scenes": SCENE_PROMPTS, "folder": PHOTO_PROMPTS}
-"""Prompts by the kind of a recipe's data."""
+"""Prompts by the kind of a recipe's data, where these have none of their own."""
 COLUMNS = 8
 
 
 class PromptGrids:
-    """Sample grids: one row of images for each of six prompts, without guidance where a weaker model guides.
+    """Sample grids: one row of images for each of ``prompts``.
 
     A model with an external autoencoder needs the weights of text encoder and autoencoder, given or in the default
     locations of ``TextToImage``. CrossFlowError if they are given and cannot be read. If the defaults are missing, or
@@ -56,13 +57,14 @@ class PromptGrids:
     def __init__(
         self,
         config: TrainConfig,
+        prompts: Sequence[str],
         text_encoder: Path | None,
         autoencoder: Path | None,
         device: torch.device,
         say: Callable[[str], None],
     ) -> None:
         self.device = device
-        self.prompts = PROMPTS[config.data.kind]
+        self.prompts = prompts
         self.parts: tuple[TextEmbedder, Autoencoder | None] | None = None
         reads, target = cast(TokensConfig, config.model.reads), config.model.target
         try:
@@ -80,10 +82,10 @@ class PromptGrids:
                 raise
             say(f"No sample grids are drawn: {error}")
 
-    def of(self, model: TrainedModel) -> Image.Image | None:
-        """A sample grid of the model, or None."""
-        if self.parts is None:
-            return None
+    def draw(self, model: TrainedModel, path: Path) -> None:
+        """Write a sample grid to ``path``."""
+        if self.parts is None or not self.prompts:
+            return
         embedder, autoencoder = self.parts
         pipeline = TextToImage(model.to(self.device), embedder, autoencoder=autoencoder)
         prompts = [prompt for prompt in self.prompts for _ in range(COLUMNS)]
@@ -147,13 +149,14 @@ def draw(previews: Previews, model: TrainedModel, path: Path, say: Callable[[str
 
 def previews_of(
     config: TrainConfig,
-    examples: tuple[list[np.ndarray], list[Any]] | None,
+    data: Data,
     text_encoder: Path | None,
     autoencoder: Path | None,
     device: torch.device,
     say: Callable[[str], None],
 ) -> Previews:
-    """The previews for ``config``; ``examples`` are those of ``Data``, the other arguments those of ``PromptGrids``."""
-    if examples is None:
-        return PromptGrids(config, text_encoder, autoencoder, device, say)
-    return Answers(*examples)
+    """The previews for ``config`` on ``data``; the other arguments are those of ``PromptGrids``."""
+    if (examples := data.examples()) is not None:
+        return Answers(*examples)
+    prompts = data.prompts() or PROMPTS.get(config.data.kind, ())
+    return PromptGrids(config, prompts, text_encoder, autoencoder, device, say)

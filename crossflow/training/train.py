@@ -226,8 +226,7 @@ class _Record:
         self.main = run.accelerator.is_main_process
         if self.main:
             self.log = _Log(out / "log.jsonl", run.step)
-            shown = data.examples()
-            self.previews = previews_of(run.config, shown, text_encoder, autoencoder, run.accelerator.device, say)
+            self.previews = previews_of(run.config, data, text_encoder, autoencoder, run.accelerator.device, say)
 
     def write(self, losses: Losses, last: bool = False) -> None:
         """Write what is due after a step, and what a training goes on from if it is the ``last`` of this process.

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
@@ -19,10 +18,9 @@ import numpy as np
 
 from crossflow.errors import CrossFlowError, first_few
 from crossflow.files import lists
-from crossflow.files.arrays import plain_arrays
-from crossflow.files.images import MILLIMETRES, read_depth_png
+from crossflow.files.depth_maps import MILLIMETRES, SUFFIXES, maps_and_images, partners, read_array, read_map
+from crossflow.files.images import read_depth_png
 from crossflow.files.listing import Listing, list_folder
-from crossflow.files.names import composed
 from crossflow.files.processes import file_threads
 from crossflow_eval.datasets.folder import ImageFolder
 from crossflow_eval.types import Example
@@ -30,7 +28,7 @@ from crossflow_eval.types import Example
 _log = logging.getLogger(__name__)
 
 LISTS = Path(str(files("crossflow_eval.datasets"))) / "lists"
-PREDICTIONS = (".npy", ".npz", ".png")
+PREDICTIONS = SUFFIXES
 ETH3D_SIZE = (4032, 6048)
 """Height and width of every depth map of ETH3D's high-resolution training images."""
 
@@ -105,7 +103,8 @@ class DepthSet:
 class OwnDepth:
     """A folder of depth maps of one's own as references: .npy or .npz of metres, or 16-bit .png of millimetres.
 
-    An image of a map's name, in the folder or below, is what a model sees.
+    The image of a map's name, beside it or in a folder of its own (``rgb/a.png``, ``depth/a.png``), is what a model
+    sees: see ``crossflow.files.depth_maps``.
     """
 
     png_scale: float = MILLIMETRES
@@ -117,41 +116,21 @@ class OwnDepth:
         """
         if root is None:
             raise CrossFlowError("The suites own-depth need their references: --references FOLDER of depth maps.")
-        maps = list_maps(root).by_stem()
-        judged = set(maps.values())
-        images = [(composed(path.stem), path) for path in list_folder(root).read.values() if path not in judged]
-        if twice := sorted(name for name, n in Counter(name for name, _ in images).items() if n > 1):
-            raise CrossFlowError(f"Several images in {root} are called {first_few(twice)}; keep one of each.")
-        seen = dict(images)
-        return [Example(id=name, source=seen.get(name, path.name), target=path) for name, path in maps.items()]
+        maps, images = maps_and_images(root)
+        if not maps:
+            list_maps(root)  # says what is wrong with a folder that has none at all
+            raise CrossFlowError(
+                f"The folder {root} holds no depth maps but images: give .npy or .npz of metres, or 16-bit .png of "
+                "one channel and millimetres."
+            )
+        by_id = replace(list_folder(root, PREDICTIONS, "depth map"), read=maps).by_stem()
+        seen = partners(maps, images, "images")
+        sources = {path: seen.get(name, path.name) for name, path in maps.items()}
+        return [Example(id=name, source=sources[path], target=path) for name, path in by_id.items()]
 
     def read(self, target: Path) -> Measured:
         """Read an example's target; a pixel of 0, NaN or infinity has no depth. Raises CrossFlowError."""
-        return read_prediction(target, self.png_scale), None
-
-
-def read_array(path: Path) -> np.ndarray:
-    """The one array of an .npy or .npz file, without axes of length 1. Raises CrossFlowError for anything else."""
-    arrays = list(plain_arrays(path, "depth map").values())
-    if len(arrays) != 1 or arrays[0].squeeze().ndim != 2:
-        shapes = ", ".join(str(list(array.shape)) for array in arrays)
-        raise CrossFlowError(f"{path} holds arrays of the shapes {shapes}; expected one of [h w].")
-    return arrays[0].squeeze()
-
-
-def read_prediction(path: Path, png_scale: float) -> np.ndarray:
-    """A model's depth map as float32 [h w]: floats of an .npy or .npz file as they are, or a 16-bit PNG over its scale.
-
-    Raises CrossFlowError, also for an array of integers, whose unit is not known.
-    """
-    if path.suffix.lower() == ".png":
-        return read_depth_png(path, png_scale)
-    array = read_array(path)
-    if not np.issubdtype(array.dtype, np.floating):
-        raise CrossFlowError(
-            f"{path} holds {array.dtype}, whose unit is not known; store depth as floating point numbers."
-        )
-    return array.astype(np.float32)
+        return read_map(target, self.png_scale), None
 
 
 def list_maps(folder: Path) -> Listing:
@@ -190,7 +169,7 @@ def read_depth_folder(folder: Path, png_scale: float) -> ImageFolder:
 def _check(path: Path, png_scale: float) -> tuple[str, str]:
     """Return (sha256 of the content, "") or ("", why it cannot be read)."""
     try:
-        read_prediction(path, png_scale)
+        read_map(path, png_scale)
         return hashlib.sha256(path.read_bytes()).hexdigest(), ""
     except CrossFlowError as error:
         return "", str(error)

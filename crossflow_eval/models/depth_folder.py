@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from crossflow.errors import CrossFlowError
-from crossflow.files.images import MILLIMETRES
-from crossflow_eval.datasets.depth import read_depth_folder, read_prediction
+from crossflow.files.depth_maps import MILLIMETRES, read_map
+from crossflow_eval.datasets.depth import read_depth_folder
 from crossflow_eval.models.folder import FolderModel
 
 
@@ -39,6 +39,6 @@ class DepthFolderModel(FolderModel):
         key = self._key(example_id, index)
         if key is None:
             raise CrossFlowError(f"The folder {self.folder} holds no depth map for {example_id}.")
-        depth = read_prediction(self.images.files[key], self._png_scale)
+        depth = read_map(self.images.files[key], self._png_scale)
         self.images.check_unchanged(key)
         return depth

@@ -19,6 +19,29 @@ SIZES: dict[str, tuple[tuple[int, int, int], tuple[int, int, int], int]] = {
 """What is read, the latents, and the latent cells of a token's side, by what a model gives."""
 
 
+def small_of_text(name: str = "own-t2i", steps: int = 4) -> TrainConfig:
+    """A recipe of text to images of one's own in a few steps, at 16 pixels."""
+    recipe = CONFIGS[name]
+    model = recipe.model
+    fields: dict[str, Any] = {
+        "shape": (6, 2, 2),
+        "target": replace(model.target, components=6),
+        "backbone": replace(model.backbone, width=16, depth=1, heads=2),
+        "sampling": replace(model.sampling, steps=1),
+    }
+    if isinstance(model, FlowConfig):
+        fields["source"] = replace(model.source, width=16, heads=2)
+    return replace(
+        recipe.in_steps(steps),
+        model=replace(model, **fields),
+        data=replace(recipe.data, size=(16, 16)),
+        batch_size=4,
+        log_every=1,
+        save_every=2,
+        sample_every=4,
+    )
+
+
 def small(name: str, steps: int = 4, **changes: Any) -> TrainConfig:
     """A recipe of the paper's in a few steps; ``changes`` are of the training."""
     recipe = CONFIGS[name]

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import small_sets
 import torch
-from small_paper_tasks import small
+from small_paper_tasks import small, small_of_text
 
 from crossflow.errors import CrossFlowError, Notice
 from crossflow.files.resizing import covering, cut, shrunk_pair
 from crossflow.modalities.depth import RelativeDepthConfig
 from crossflow.recipes.recipe import SetData
 from crossflow.training.data import open_data
-from crossflow.training.data.pairs import shares
-from crossflow.training.data.set_pairs import ends, filled
+from crossflow.training.data.pairs import seed_of, shares
+from crossflow.training.data.set_pairs import SetPairs, ends, filled, fit_to_sets
 from crossflow.training.data.sets import open_sets
 from crossflow.training.train import train
 
@@ -34,7 +34,14 @@ def roots(tmp_path_factory) -> Path:
     small_sets.small_hypersim(root / "hypersim", size=(24, 32))
     small_sets.small_virtual_kitti(root / "virtual-kitti", size=(20, 60))
     small_sets.imagenet_folders(root / "imagenet", count=5)
+    for number in range(6):
+        small_sets.save(root / "own" / f"{number}.png", small_sets.picture(20, 24, number))
+        (root / "own" / f"{number}.txt").write_text("\n".join(own_captions(number)))
     return root
+
+
+def own_captions(number: int) -> list[str]:
+    return [f"a cat {number}", f"two dogs {number}"]
 
 
 def batches(recipe, root, first=0, process=0, processes=1):
@@ -135,11 +142,46 @@ def test_an_epoch_has_every_item_once_on_any_number_of_processes(roots):
         assert torch.equal(torch.cat([first.same, second.same]), whole[step])
 
 
+def test_an_image_of_ones_own_is_made_of_one_of_its_captions_as_the_language_model_reads_it(roots):
+    recipe = small_of_text()
+    items = open_sets(("images",), roots / "own")
+    model = recipe.model.build()
+    fit_to_sets(items, recipe, model, 0)
+    embedder = recipe.model.reads.embedder()
+    texts = {str(embedder.embed([text], 32)[0][0].tolist()): text for n in range(6) for text in own_captions(n)}
+    pairs = SetPairs(items, recipe, model, 0)
+    seen = set()
+    for share in shares(pairs, replace(recipe, steps=12), 0):
+        batch = share.batch
+        for values, same, latents in zip(batch["text"].values, batch.same, batch["image"].values, strict=True):
+            text = texts[str(values.tolist())]
+            seen.add(text)
+            image = covering(small_sets.picture(20, 24, int(text[-1])), (16, 16), (0.5, 0.5))
+            assert torch.equal(latents, model.autoencoder.prepare([image])[0])
+            assert int(same) == seed_of(text)
+        assert torch.equal(batch.goal[share.draws.conditional], batch["image"].values[share.draws.conditional])
+    assert seen == set(texts.values())
+
+
+def test_an_autoencoder_is_fitted_to_the_images_at_hand(roots):
+    """Oracle: the components of all patches of all images, by numpy."""
+    recipe = small_of_text()
+    items = open_sets(("images",), roots / "own")
+    model = recipe.model.build()
+    fit_to_sets(items, recipe, model, 0)
+    images = [covering(items.read(index).image, (16, 16), (0.5, 0.5)) / 255 - 0.5 for index in range(6)]
+    patches = np.stack(images).reshape(6, 2, 8, 2, 8, 3).transpose(0, 1, 3, 2, 4, 5).reshape(24, -1)
+    _, _, directions = np.linalg.svd(patches - patches.mean(0), full_matrices=False)
+    assert np.allclose(model.autoencoder.mean, patches.mean(0), atol=1e-6)
+    assert np.allclose(np.abs(directions[:6] @ model.autoencoder.basis.numpy()), np.eye(6), atol=1e-4)
+
+
 @pytest.mark.parametrize(
-    ("name", "folder"), [("paper-caption", "coco"), ("paper-depth-zeroshot", ""), ("paper-sr", "imagenet")]
+    ("name", "folder"),
+    [("paper-caption", "coco"), ("paper-depth-zeroshot", ""), ("paper-sr", "imagenet"), ("own-t2i", "own")],
 )
 def test_a_run_that_was_killed_ends_in_the_same_bits(roots, tmp_path, name, folder):
-    recipe, root = small(name), roots / folder
+    recipe, root = small_of_text(name) if name == "own-t2i" else small(name), roots / folder
     train(recipe, tmp_path / "whole", data=root, device="cpu", precision="fp32")
 
     @contextmanager

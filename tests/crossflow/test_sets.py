@@ -13,7 +13,7 @@ import pytest
 import small_sets
 from PIL import Image
 
-from crossflow.errors import CrossFlowError
+from crossflow.errors import CrossFlowError, Notice
 from crossflow.files.images import read_image
 from crossflow.files.resizing import shrunk_pair
 from crossflow.training.data.sets import LAYOUTS, hypersim, imagenet, kitti, nyuv2, open_sets, tars
@@ -229,6 +229,62 @@ def test_images_of_ones_own_have_the_captions_beside_them(tmp_path):
     assert list(items.names) == ["a/one.jpg", "two.png"]
     assert [items.read(index).captions for index in range(2)] == [small_sets.CAPTIONS, ()]
     assert np.array_equal(items.read(1).image, small_sets.picture(4, 4, 1))
+
+
+@pytest.mark.parametrize("table", ["captions.jsonl", "metadata.jsonl", "metadata.csv", "captions.json"])
+def test_one_file_may_hold_the_captions_of_all_images_as_ours_or_cocos_or_hugging_faces(tmp_path, table):
+    for name in ("a/one.jpg", "two.png"):
+        small_sets.save(tmp_path / name, small_sets.picture(8, 12, 0))
+    rows = [("a/one.jpg", "A cat."), ("a/one.jpg", "Two, cats.")]
+    image, text = ("file_name", "text") if table.startswith("metadata") else ("image", "caption")
+    written = {
+        ".jsonl": "\n".join(json.dumps({image: name, text: caption}) for name, caption in rows),
+        ".csv": "\n".join([f"{image},{text}", *(f'{name},"{caption}"' for name, caption in rows)]),
+        ".json": json.dumps(
+            {
+                "images": [{"id": 1, "file_name": "a/one.jpg"}],
+                "annotations": [{"image_id": 1, "caption": caption} for _, caption in rows],
+            }
+        ),
+    }
+    (tmp_path / table).write_text(written[Path(table).suffix])
+    items = open_sets(("images",), tmp_path)
+    assert [items.read(index).captions for index in range(2)] == [("A cat.", "Two, cats."), ()]
+    (tmp_path / "captions.csv").write_text("image,caption\ntwo.png,a dog\n")
+    with pytest.raises(CrossFlowError, match=r"several files of captions .*keep one"):
+        open_sets(("images",), tmp_path)
+
+
+def test_depth_maps_of_ones_own_are_found_beside_images_and_in_folders_of_their_own(tmp_path):
+    """Metres of arrays, millimetres of 16-bit PNGs, which are no images; zero is no depth."""
+    for name in ("rgb/x/1.png", "rgb/y/1.png", "2.jpg", "3.jpg"):
+        small_sets.save(tmp_path / name, small_sets.picture(2, 3, 0))
+    for name, depth in (("x/1", 1500), ("y/1", 2500)):
+        small_sets.save(tmp_path / "depth" / f"{name}.png", np.full((2, 3), depth, np.uint16))
+    np.save(tmp_path / "2.npy", np.array([[1.5, 0, np.inf], [2, np.nan, 3]], np.float32))
+    items = open_sets(("images",), tmp_path)
+    assert list(items.names) == ["2.jpg", "3.jpg", "rgb/x/1.png", "rgb/y/1.png"]
+    depths = [items.read(index).depth for index in range(4)]
+    nan = np.nan
+    assert np.array_equal(depths[0], np.array([[1.5, nan, nan], [2, nan, 3]], np.float32), equal_nan=True)
+    assert depths[1] is None
+    assert [float(depth.mean()) for depth in depths[2:]] == [1.5, 2.5]
+    with pytest.warns(Notice, match=r"1 of 4 images have no depth and are left out: 3\.jpg"):
+        found = items.having("depth")
+    assert list(found.names) == ["2.jpg", "rgb/x/1.png", "rgb/y/1.png"]
+    assert float(found.read(1).depth.mean()) == 1.5
+    small_sets.save(tmp_path / "other" / "x" / "1.png", np.full((2, 3), 9, np.uint16))
+    with pytest.raises(CrossFlowError, match=r"Several depth maps are called as rgb/x/1\.png is"):
+        open_sets(("images",), tmp_path)
+
+
+def test_what_images_of_ones_own_lack_is_said_with_the_way_to_give_it(tmp_path):
+    small_sets.save(tmp_path / "two.png", small_sets.picture(4, 4, 1))
+    items = open_sets(("images",), tmp_path)
+    with pytest.raises(CrossFlowError, match=r"None of the 1 images has a caption \(two.png\): write a caption a line"):
+        items.having("captions")
+    with pytest.raises(CrossFlowError, match=r"None of the 1 images has a depth .*NAME.npy of metres"):
+        items.having("depth")
 
 
 def test_several_data_sets_are_one_after_the_other(tmp_path):

@@ -199,7 +199,7 @@ def test_captions_keep_the_order_of_the_file_and_the_first_one_is_first(tmp_path
         ("c.md", b"x", "must end in"),
         ("c.csv", b"", "columns"),
         ("c.csv", b"image,caption\n", "holds no captions"),
-        ("c.csv", b"image,text\na,b\n", "expected 'caption' and exactly one of image, file, id"),
+        ("c.csv", b"image,words\na,b\n", "expected 'caption' and exactly one of image, file, id"),
         ("c.csv", b"image,id,caption\na,b,c\n", "exactly one"),
         ("c.csv", b"image,caption\na,b\nc\n", "line 3: expected one image and one caption"),
         ("c.csv", b"image,caption\na,b,c\n", "line 2: expected one image and one caption"),

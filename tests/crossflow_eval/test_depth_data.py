@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from crossflow.errors import CrossFlowError
+from crossflow.files.depth_maps import read_map
 from crossflow_eval.datasets import depth as depth_data
 from crossflow_eval.datasets.depth import DIODE, ETH3D, KITTI, LISTS, NYUV2, SCANNET, read_list
 from crossflow_eval.runs.run import list_examples
@@ -161,7 +162,7 @@ def test_one_prediction_reads_alike_from_every_format(tmp_path):
     folder = depth_data.read_depth_folder(tmp_path, 256.0)
     assert folder.formats == {"a": "NPY", "b": "NPZ", "c": "PNG"}
     for path in folder.files.values():
-        read = depth_data.read_prediction(path, 256.0)
+        read = read_map(path, 256.0)
         assert read.dtype == np.float32
         assert np.array_equal(read, depth)
 
@@ -206,7 +207,7 @@ def test_a_folder_that_cannot_be_used_is_one_sentence(tmp_path):
 def test_files_that_are_no_depth_maps_are_refused(name, write, sentence, tmp_path):
     write(tmp_path / name)
     with pytest.raises(CrossFlowError, match=sentence):
-        depth_data.read_prediction(tmp_path / name, 256.0)
+        read_map(tmp_path / name, 256.0)
 
 
 def test_a_raw_depth_map_of_another_size_is_refused(tmp_path):

@@ -1,6 +1,6 @@
 """Training pairs, rendered from scenes, read from folders or made of data sets; ``open_data`` opens any kind."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
@@ -16,12 +16,14 @@ from crossflow.training.data.events import event_pairs, fit_to_events
 from crossflow.training.data.folders import SourcePairs, open_pairs
 from crossflow.training.data.pairs import Pairs
 from crossflow.training.data.scenes import answered_scenes, fit_to_scenes, image_pairs, text_pairs
-from crossflow.training.data.set_pairs import SetPairs, first_ends
+from crossflow.training.data.set_pairs import SetPairs, first_ends, fit_to_sets
 from crossflow.training.data.sets import open_sets
 from crossflow.training.data.sets.items import Items
 
 SHOWN = 8
 """Images of a preview."""
+ROWS = 6
+"""Prompts of a preview."""
 
 
 @runtime_checkable
@@ -44,6 +46,10 @@ class Data(Protocol):
 
     def examples(self) -> tuple[list[np.ndarray], list[Any]] | None:
         """Images for previews of a model that reads them, and what it is to make of each; None for other models."""
+        ...
+
+    def prompts(self) -> Sequence[str]:
+        """Prompts for previews of a model that reads texts; none where it is given others."""
         ...
 
 
@@ -76,6 +82,9 @@ class _Scenes:
         """The first scenes of the validation split."""
         return None if self.recipe.model.reads.name == "text" else answered_scenes(self.recipe, SHOWN)
 
+    def prompts(self) -> Sequence[str]:
+        return ()
+
 
 @dataclass(frozen=True)
 class _Folder:
@@ -98,6 +107,9 @@ class _Folder:
     def examples(self) -> None:
         return None
 
+    def prompts(self) -> Sequence[str]:
+        return ()
+
 
 @dataclass(frozen=True)
 class _Sets:
@@ -117,14 +129,19 @@ class _Sets:
 
     def fit(self, model: TrainedModel) -> None:
         _refuse_whitening(model)
+        fit_to_sets(self.items, self.recipe, model, self.seed)
 
     def pairs(self, model: TrainedModel, cache: Path, stage: Stage) -> Pairs:
-        """Items are read on demand, and no frozen network is run on them: there is nothing to cache."""
+        """Items are read on demand, and no frozen network is run on images: there is nothing to cache."""
         return SetPairs(self.items, self.recipe, model, self.seed)
 
-    def examples(self) -> tuple[list[np.ndarray], list[Any]]:
+    def examples(self) -> tuple[list[np.ndarray], list[Any]] | None:
         """The first items that can be used: what a model makes of what it was trained on."""
-        return first_ends(self.items, self.recipe, SHOWN)
+        return None if self.recipe.model.reads.name == "text" else first_ends(self.items, self.recipe, SHOWN)
+
+    def prompts(self) -> Sequence[str]:
+        """Captions of the first items that can be used."""
+        return first_ends(self.items, self.recipe, ROWS)[0] if self.recipe.model.reads.name == "text" else ()
 
 
 def _refuse_whitening(model: TrainedModel) -> None:
@@ -135,7 +152,8 @@ def _refuse_whitening(model: TrainedModel) -> None:
 def _draws_its_own(folder: Path) -> CrossFlowError:
     return CrossFlowError(
         f"This recipe draws its own data and does not read {folder}: leave --data out, or choose one that reads data; "
-        "captioned images of your own are read by t2i-* and paper-70m to paper-1b, once `crossflow cache` encoded them."
+        "captioned images of your own are read by own-t2i as they are, and by t2i-* and paper-70m to paper-1b once "
+        "`crossflow cache` encoded them."
     )
 
 
@@ -158,7 +176,14 @@ def _sets(recipe: TrainConfig, folder: Path | None, seed: int) -> Data:
     layouts = cast(SetData, recipe.data).layouts
     if folder is None:
         raise CrossFlowError(f"This recipe reads the data set {' and '.join(layouts)}: give its folder as --data.")
-    return _Sets(recipe, open_sets(layouts, folder), seed)
+    items = open_sets(layouts, folder)
+    if (part := _PARTS.get("text" if recipe.model.reads.name == "text" else recipe.model.target.name)) is not None:
+        items = items.having(part)
+    return _Sets(recipe, items, seed)
+
+
+_PARTS: Mapping[str, str] = {"text": "captions", "depth": "depth"}
+"""The part of an item that a recipe needs beside the image, by the end of the flow that is none."""
 
 
 @dataclass(frozen=True)
@@ -181,6 +206,9 @@ class _Events:
     def examples(self) -> tuple[list[np.ndarray], list[Any]]:
         """None: what a stage has learnt shows in what is generated later."""
         return [], []
+
+    def prompts(self) -> Sequence[str]:
+        return ()
 
 
 def _events(recipe: TrainConfig, folder: Path | None, seed: int) -> Data:

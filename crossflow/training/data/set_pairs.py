@@ -8,7 +8,7 @@ of processes trains on the same batches.
 import contextlib
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, cast
 
@@ -19,15 +19,18 @@ from scipy import ndimage
 from torch import Tensor
 
 from crossflow.errors import CrossFlowError, Notice
+from crossflow.files.processes import file_threads
 from crossflow.files.resizing import BENCHMARK, benchmark_corner, covering, cut, shrunk_pair
 from crossflow.flow.batch import Batch, Item
 from crossflow.flow.losses import Draws
+from crossflow.modalities.components import PatchComponents
 from crossflow.modalities.modality import Modality
 from crossflow.modalities.pixels import ImageConfig
+from crossflow.modalities.tokens import TokensConfig
 from crossflow.model.config import FlowModel, ModelConfig
 from crossflow.recipes.recipe import SetData, TrainConfig
 from crossflow.training.data.pairs import Epochs, seed_of
-from crossflow.training.data.sets.items import Items, TooSmall
+from crossflow.training.data.sets.items import Items, Raw, TooSmall
 
 DRAWS = 1 << 30
 """What is drawn for an item are numbers below this."""
@@ -35,14 +38,19 @@ AS_IT_IS = (DRAWS // 2, DRAWS // 2, DRAWS, 0)
 """The draws of an item that is cut in the centre, not mirrored, and has its first caption."""
 TRIES = 64
 """Other items that are tried in the place of one that cannot be used."""
+FITTED = 1 << 22
+"""Pixels of the images that an autoencoder is fitted to: a thousand of 64 pixels a side."""
 FEW, MOST = 8, 0.1
 """More than FEW files that cannot be read, and more than this share of those that were, end a training."""
 
 
 class Prepared(NamedTuple):
-    """One item as it goes into a batch; ``measured`` says where its target is known, None is everywhere."""
+    """One item as it goes into a batch; ``measured`` says where its target is known, None is everywhere.
 
-    source: np.ndarray
+    ``source`` is an image, or a text.
+    """
+
+    source: np.ndarray | str
     target: Tensor
     measured: Tensor | None
     same: int
@@ -60,7 +68,7 @@ class SetPairs:
         self.items, self.seed = items, seed
         self.data, self.model = cast(SetData, recipe.data), recipe.model
         self.target: Modality = model.autoencoder
-        self.read = cast(ImageConfig, recipe.model.reads).build()
+        self._sources = sources_of(recipe.model)
         self._epochs = Epochs(len(items), seed)
         self._readers = ThreadPoolExecutor()
         self._lock = threading.Lock()
@@ -79,7 +87,7 @@ class SetPairs:
         items = dict(zip(rows, self._readers.map(self._item, picks[rows].tolist()), strict=True))
         own = [items[row] for row in range(start, stop)]
         held = {
-            self.model.reads.name: Item(self.read.values(torch.from_numpy(np.stack([item.source for item in own])))),
+            self.model.reads.name: self._sources([item.source for item in own]),
             self.model.target.name: Item(self._targets(own)),
         }
         given = [items[row] for row in donors]
@@ -129,8 +137,19 @@ class SetPairs:
         source, target = ends(self.items, place, self.data, self.model, draws)
         stored = self.target.prepare([target])[0]
         if self.model.target.name != "depth":
-            return Prepared(source, stored, None, seed_of(target) if isinstance(target, str) else place)
+            text = next((end for end in (source, target) if isinstance(end, str)), None)
+            return Prepared(source, stored, None, place if text is None else seed_of(text))
         return Prepared(source, *filled(stored), place)
+
+
+def sources_of(model: ModelConfig) -> Callable[[Sequence[Any]], Item]:
+    """What makes the entry of a batch of what a model reads: token embeddings of texts, or images."""
+    reads = model.reads
+    if isinstance(reads, TokensConfig):
+        embedder = reads.embedder()
+        return lambda texts: Item(*embedder.embed(texts, reads.count))
+    pixels = cast(ImageConfig, reads).build()
+    return lambda images: Item(pixels.values(torch.from_numpy(np.stack(images))))
 
 
 def ends(
@@ -139,8 +158,9 @@ def ends(
     data: SetData,
     model: ModelConfig,
     draws: Sequence[int] = AS_IT_IS,
-) -> tuple[np.ndarray, Any]:
-    """What a model reads of an item, uint8 RGB [h w 3], and what it is to make of it: raw data of its target.
+) -> tuple[np.ndarray | str, Any]:
+    """What a model reads of an item, uint8 RGB [h w 3] or a caption, and what it is to make of it: raw data of its
+    target.
 
     ``draws`` are those of ``SetPairs.pick``. Raises ``TooSmall`` for an image that is left out, and CrossFlowError for
     one without what the model gives.
@@ -154,15 +174,15 @@ def ends(
         return np.ascontiguousarray(values[:, ::-1]) if mirrored else values
 
     mirrored = mirror / DRAWS < data.flip
+    if model.reads.kind == "tokens":
+        return _caption(raw, name, choice), taken(raw.image)
     if model.target.name == "image":
         high, low = model.shape[1], model.reads.shape[1]
         if min(raw.image.shape[:2]) < high:
             raise TooSmall(f"{name} is smaller than {high} pixels.")
         return shrunk_pair(raw.image[:, ::-1] if mirrored else raw.image, high, low)
     if model.target.name == "text":
-        if not raw.captions:
-            raise CrossFlowError(f"{name} has no captions, and this recipe is of captions.")
-        return taken(raw.image), raw.captions[choice % len(raw.captions)]
+        return taken(raw.image), _caption(raw, name, choice)
     if raw.depth is None:
         raise CrossFlowError(f"{name} has no depth, and this recipe is of depth.")
     if raw.depth.shape != raw.image.shape[:2]:
@@ -172,6 +192,12 @@ def ends(
     if not np.isfinite(depth).any():
         raise CrossFlowError(f"{name} has no measured depth in what is cut of it.")
     return taken(raw.image), depth
+
+
+def _caption(raw: Raw, name: str, choice: int) -> str:
+    if not raw.captions:
+        raise CrossFlowError(f"{name} has no captions, and this recipe is of captions.")
+    return raw.captions[choice % len(raw.captions)]
 
 
 def _window(values: np.ndarray, data: SetData, place: tuple[float, float]) -> np.ndarray:
@@ -197,11 +223,38 @@ def filled(latents: Float[Tensor, "c h w"]) -> tuple[Float[Tensor, "c h w"], Ten
     return latents[:, rows, columns], measured[None]
 
 
-def first_ends(items: Items, recipe: TrainConfig, count: int) -> tuple[list[np.ndarray], list[Any]]:
+def first_ends(items: Items, recipe: TrainConfig, count: int) -> tuple[list[Any], list[Any]]:
     """Both ``ends`` of the first ``count`` items that can be used; empty lists where none of the first few can."""
-    found: list[tuple[np.ndarray, Any]] = []
+    found: list[tuple[Any, Any]] = []
     for index in range(min(TRIES, len(items))):
         if len(found) < count:
             with contextlib.suppress(CrossFlowError):
                 found.append(ends(items, index, cast(SetData, recipe.data), recipe.model))
     return [source for source, _ in found], [target for _, target in found]
+
+
+def fit_to_sets(items: Items, recipe: TrainConfig, model: FlowModel, seed: int) -> None:
+    """Fit the autoencoder of ``model`` to images of the data sets, drawn by ``seed``, if it is fitted to any.
+
+    CrossFlowError where none of those that were drawn can be used.
+    """
+    if not model.autoencoder.fits:
+        return
+    data = cast(SetData, recipe.data)
+    order = torch.randperm(len(items), generator=torch.Generator().manual_seed(seed_of(seed, "fit"))).tolist()
+    why = ""
+
+    def target(index: int) -> Any:
+        nonlocal why
+        try:
+            return ends(items, index, data, recipe.model)[1]
+        except CrossFlowError as error:
+            why = str(error)
+            return None
+
+    with file_threads() as pool:
+        found = pool.map(target, order[: max(1, FITTED // (data.size[0] * data.size[1]))])
+        raw = [torch.from_numpy(each) for each in found if each is not None]
+    if not raw:
+        raise CrossFlowError(f"No image can be used; of the last, {why.rstrip('.')}: give another data set.")
+    cast(PatchComponents, model.autoencoder).fit(torch.stack(raw))

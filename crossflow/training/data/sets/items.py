@@ -1,14 +1,15 @@
 """The items of a data set in its own layout, and how layouts look for their files."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from crossflow.errors import CrossFlowError, first_few
+from crossflow.errors import CrossFlowError, Notice, first_few
 
 
 class Raw(NamedTuple):
@@ -32,25 +33,59 @@ class Items:
     """A data set as a random-access collection; ``read`` may be called from any thread.
 
     ``names`` say which file an item is. ``read`` raises CrossFlowError for an item that is missing or damaged.
-    ``fingerprint`` is a sha256 that identifies the list of items, not what is in their files.
+    ``fingerprint`` is a sha256 that identifies the list of items, not what is in their files. ``known`` are the names
+    of those that have a part of ``Raw``, where the layout knows before it reads them; ``remedy`` says what to do about
+    the others.
     """
 
     names: Sequence[str]
     read: Callable[[int], Raw]
     fingerprint: str
+    known: Mapping[str, Collection[str]] = field(default_factory=dict[str, Collection[str]])
+    remedy: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def __len__(self) -> int:
         return len(self.names)
 
+    def having(self, part: str) -> "Items":
+        """The items that have ``part`` of ``Raw``, as far as that is known; a Notice counts the others.
 
-def items_of(layout: str, names: Sequence[str], read: Callable[[int], Raw]) -> Items:
+        CrossFlowError where none has it.
+        """
+        if part not in self.known:
+            return self
+        places = [place for place, name in enumerate(self.names) if name in self.known[part]]
+        if len(places) == len(self):
+            return self
+        lacking = [name for name in self.names if name not in self.known[part]]
+        what = part.removesuffix("s")
+        if not places:
+            raise CrossFlowError(
+                f"None of the {len(self)} images has a {what} ({first_few(lacking, 3)}): {self.remedy[part]}."
+            )
+        warnings.warn(
+            Notice(f"{len(lacking)} of {len(self)} images have no {what} and are left out: {first_few(lacking, 3)}."),
+            stacklevel=2,
+        )
+        names, whole = [self.names[place] for place in places], self.read
+        fingerprint = hashlib.sha256(f"{self.fingerprint} {part} {names}".encode(errors="surrogatepass")).hexdigest()
+        return replace(self, names=names, read=lambda index: whole(places[index]), fingerprint=fingerprint)
+
+
+def items_of(
+    layout: str,
+    names: Sequence[str],
+    read: Callable[[int], Raw],
+    known: Mapping[str, Collection[str]] | None = None,
+    remedy: Mapping[str, str] | None = None,
+) -> Items:
     """The items of a layout by their names; CrossFlowError where there are none."""
     if not names:
         raise CrossFlowError(f"The data set {layout} has no items here: give the folder that holds it.")
     digest = hashlib.sha256(layout.encode())
     for name in names:
         digest.update(f"\0{name}".encode(errors="surrogatepass"))
-    return Items(names, read, digest.hexdigest())
+    return Items(names, read, digest.hexdigest(), known or {}, remedy or {})
 
 
 def joined(parts: Sequence[Items]) -> Items:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from crossflow.files.depth_maps import measured
 from crossflow.files.images import read_depth_png, read_image
 from crossflow.files.lists import read_list
 from crossflow.training.data.sets.items import Items, Raw, first_there, items_of, most_are_there, wrong_layout
@@ -45,8 +46,3 @@ def open_kitti(root: Path) -> Items:
         return Raw(np.array(read_image(images[index])), measured(read_depth_png(depths[index], SCALE)))
 
     return items_of("kitti", [row[0] for row in rows], read)
-
-
-def measured(depth: np.ndarray) -> np.ndarray:
-    """A depth map that has 0 where there is no depth, with NaN there."""
-    return np.where(depth > 0, depth, np.float32(np.nan))

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
+from crossflow.files.depth_maps import measured
 from crossflow.files.images import read_depth_png, read_image
 from crossflow.files.lists import read_list
 from crossflow.training.data.sets.items import Items, Raw, first_there, items_of, most_are_there, wrong_layout
-from crossflow.training.data.sets.kitti import measured
 
 LIST = "nyudepthv2_train_files_with_gt.txt"
 SHA256 = "66e2beb718a58c5c946c169f6e70cc6ae166ddd19f5618266fff52ff7443e0e9"
