@@ -16,7 +16,7 @@ SUFFIXES: dict[str, tuple[str, ...]] = {"text": (), "depth": (".npy", ".png"), "
 
 
 def from_image(
-    files: Annotated[list[Path], typer.Argument(help="Images of the size that the model reads.", show_default=False)],
+    files: Annotated[list[Path], typer.Argument(help="Images, or folders of them.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder for the outputs and outputs.jsonl.", show_default=False)],
     task: Annotated[Literal["caption", "depth", "sr"], typer.Option(help="Which shipped model.")] = "caption",
     ckpt: Annotated[Path | None, typer.Option(help="A checkpoint instead.", show_default="the shipped")] = None,
@@ -33,6 +33,7 @@ def from_image(
         from crossflow.errors import CrossFlowError
         from crossflow.files.folders import shipped
         from crossflow.files.images import read_image
+        from crossflow.files.listing import list_folder
         from crossflow.files.locks import writing_in
         from crossflow.files.progress import chunks, progress
         from crossflow.files.writing import refuse_existing, replacing
@@ -40,9 +41,15 @@ def from_image(
         from crossflow.sampling.from_image import FromImage
         from crossflow.sampling.text_to_image import prompt_seed
 
+        files = [
+            file
+            for given in files
+            for file in (list_folder(given).all_read().read.values() if given.is_dir() else [given])
+        ]
         if len({file.stem for file in files}) < len(files):
             raise CrossFlowError("Two of the images have one name: give them names of their own, for their outputs.")
-        images = [np.asarray(read_image(file)) for file in files]
+        for file in files:
+            read_image(file)  # what cannot be read is said before any work is done
         with writing_in(out, "writing"):
             refuse_existing([out / "outputs.jsonl"])
             model = FromImage.from_checkpoint(ckpt or shipped(task), device, precision)
@@ -51,7 +58,8 @@ def from_image(
             rows: list[dict[str, str]] = []
             for start in chunks(progress, "from-image", "images", len(files), model.batch_size):
                 part = slice(start, start + model.batch_size)
-                outputs = model.generate(images[part], seeds[part], Override(solver=solver, steps=steps))
+                images = [np.asarray(read_image(file)) for file in files[part]]
+                outputs = model.generate(images, seeds[part], Override(solver=solver, steps=steps))
                 rows += [_write(out, file, output) for file, output in zip(files[part], outputs, strict=True)]
             with replacing(out / "outputs.jsonl") as temporary:
                 temporary.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")

@@ -8,10 +8,22 @@ from crossflow.errors import CrossFlowError
 POINTER = b"version https://git-lfs.github.com/spec/"
 
 
+INSIDE = {
+    "model_index.json": "a pipeline of diffusers is measured by crossflow-eval t2i --model diffusers:{folder}",
+    "model.safetensors": "give {folder}/model.safetensors",
+}
+"""What to do instead of giving a folder, by a file that it has."""
+
+
+def _instead(folder: Path) -> str:
+    found = next((do for name, do in INSIDE.items() if (folder / name).exists()), "give the file in it")
+    return found.format(folder=folder)
+
+
 def refuse_stand_in(path: str | Path) -> None:
     """Raise CrossFlowError for a Git LFS pointer, a web page or a folder; others are left to readers."""
     if os.path.isdir(path):
-        raise CrossFlowError(f"{path} is a folder, and a file is expected: give the file in it.")
+        raise CrossFlowError(f"{path} is a folder, and a file is expected: {_instead(Path(path))}.")
     try:
         with open(path, "rb") as file:
             head = file.read(512)

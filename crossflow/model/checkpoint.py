@@ -85,6 +85,11 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if is_pickle(path):
         return {}, tensors_in(unpickled(path), path)
     header, tensors = read_tensors(path)
+    if "format" not in header and "digest" in header:
+        raise CrossFlowError(
+            f"{path} is the state of a training, which only --resume reads: give its model.safetensors, which lies "
+            "beside it."
+        )
     if STORED not in header:
         return header, tensors
     if header[STORED] != HALF:

@@ -65,7 +65,8 @@ class FromImage:
         reads = model.config.reads
         if reads.kind != "image":
             raise CrossFlowError(
-                f"This model reads {reads.name}, not images: load it with TextToImage, or run it backward by --reader."
+                f"This model reads {reads.name}, not images: load it with TextToImage, as crossflow sample does, or "
+                "run it backward by --reader."
             )
         self.ends = (reads.name, model.config.target.name)
         self.device = next(model.parameters()).device

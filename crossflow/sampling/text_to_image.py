@@ -76,12 +76,9 @@ class TextToImage:
         exact = self.dtype == torch.float64
         self.model = copy.deepcopy(model).to(torch.float64 if exact else torch.float32).eval()
         reads, target = model.config.reads, model.config.target
-        if reads.kind != "tokens":
-            raise CrossFlowError(f"This model makes {target.name} of {reads.name}: load it with FromImage.")
-        if target.name != "image":
+        if reads.kind != "tokens" or target.name != "image":
             raise CrossFlowError(
-                f"This model makes {target.name} of {reads.name}, which no pipeline draws: call its own generate, and "
-                "decode by its autoencoder."
+                f"This model makes {target.name} of {reads.name}: load it with FromImage, as crossflow from-image does."
             )
         if autoencoder is None and target.external:
             raise CrossFlowError("This model has no autoencoder of its own: give the one it was trained with.")
@@ -128,7 +125,10 @@ class TextToImage:
         model = load_model(path, device, weaker)
         config = model.config
         if config.reads.kind != "tokens":
-            raise CrossFlowError(f"This model reads {config.reads.name}, and no texts: load it with FromImage.")
+            raise CrossFlowError(
+                f"This model reads {config.reads.name}, and no texts: load it with FromImage, as crossflow from-image "
+                "does."
+            )
         embedder = cast(TokensConfig, config.reads).embedder(text_encoder, device) if prompts else None
         vae, parts = None, {} if embedder is None else weights_of(embedder)
         if config.target.external:

@@ -137,7 +137,18 @@ def test_the_baseline_is_another_kind(tmp_path):
 
 def test_a_missing_file(tmp_path):
     assert "There is no file" in refused(tmp_path / "none.safetensors")
-    assert "is a folder, and a file is expected" in refused(tmp_path)
+    assert "is a folder, and a file is expected: give the file in it" in refused(tmp_path)
+
+
+def test_the_folder_of_a_run_or_of_a_pipeline_and_a_state_are_said_to_be_that(file, tmp_path):
+    (tmp_path / "run").mkdir()
+    file.rename(tmp_path / "run" / "model.safetensors")
+    assert f"give {tmp_path / 'run'}/model.safetensors" in refused(tmp_path / "run")
+    (tmp_path / "run" / "model_index.json").write_text("{}")
+    assert f"t2i --model diffusers:{tmp_path / 'run'}" in refused(tmp_path / "run")
+    state = tmp_path / "state.safetensors"
+    write_tensors(state, {"model.x": torch.zeros(2)}, {"digest": "0", "step": 3, "config": {}})
+    assert "is the state of a training" in refused(state)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.02, 0.5, 0.999])
