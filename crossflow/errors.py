@@ -55,11 +55,12 @@ class Stopped(KeyboardInterrupt):
 
 
 @contextmanager
-def one_sentence() -> Iterator[None]:
+def one_sentence(goes_on: bool = True) -> Iterator[None]:
     """End a program on CrossFlowError with its message on stderr and exit code 2, and on Ctrl-C with exit code 130.
 
     So it ends, too, on what the system says of a path that nobody could use, such as a name that is too long, and where
     memory is at its end. A reader of the output that went away, as ``head`` does, is left to Typer, which says nothing.
+    ``goes_on`` is whether the same command goes on where it was stopped.
     """
     import typer
 
@@ -86,7 +87,7 @@ def one_sentence() -> Iterator[None]:
         )
         raise typer.Exit(2) from error
     except KeyboardInterrupt as error:
-        typer.echo(f"Stopped. {_kept(error)}", err=True)
+        typer.echo(f"Stopped. {_kept(error, goes_on)}", err=True)
         raise typer.Exit(130) from error
 
 
@@ -96,10 +97,10 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or of_a_gpu or of_a_cpu
 
 
-def _kept(error: KeyboardInterrupt) -> str:
+def _kept(error: KeyboardInterrupt, goes_on: bool) -> str:
     """What is kept of a command that was stopped, and the command that goes on."""
     if not isinstance(error, Stopped):
-        return "What is finished is kept, and the same command goes on."
+        return f"What is finished is kept{', and the same command goes on' if goes_on else ''}."
     words = [os.path.basename(sys.argv[0]), *sys.argv[1:]]
     words += [error.adds] if error.adds and error.adds not in words else []
     return f"{error} Go on by: {shlex.join(words)}"

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from crossflow.cli.console import one_sentence
 from crossflow.cli.options import Device
+
+if TYPE_CHECKING:
+    import numpy as np
 
 SUFFIXES: dict[str, tuple[str, ...]] = {"text": (), "depth": (".npy", ".png"), "image": (".png",)}
 """The suffixes of an output's files, by what a model makes."""
@@ -26,8 +30,8 @@ def from_image(
     precision: Annotated[str, typer.Option(help="auto, float64 or float32.")] = "auto",
     device: Device = "auto",
 ) -> None:
-    """Caption images, estimate their depth (.npy in metres, and a .png to view) or upscale them."""
-    with one_sentence():
+    """Caption images, estimate their depth (.npy, in metres if the model's is, and a .png to view) or upscale them."""
+    with one_sentence(goes_on=False):
         import numpy as np
 
         from crossflow.errors import CrossFlowError
@@ -54,17 +58,33 @@ def from_image(
             refuse_existing([out / "outputs.jsonl"])
             model = FromImage.from_checkpoint(ckpt or shipped(task), device, precision)
             refuse_existing(out / f"{file.stem}{suffix}" for file in files for suffix in SUFFIXES[model.ends[1]])
+            if not model.any_size:
+                _check_sizes(files, images, model.size)
             seeds = [prompt_seed(seed, file.name) for file in files]
+            unit = {"unit": model.unit} if model.unit else {}
             rows: list[dict[str, str]] = []
-            for start in chunks(progress, "from-image", "images", len(files), model.batch_size):
-                part = slice(start, start + model.batch_size)
-                images = [np.asarray(read_image(file)) for file in files[part]]
-                outputs = model.generate(images, seeds[part], Override(solver=solver, steps=steps))
-                rows += [_write(out, file, output) for file, output in zip(files[part], outputs, strict=True)]
-            with replacing(out / "outputs.jsonl") as temporary:
-                temporary.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+            try:
+                for start in chunks(progress, "from-image", "images", len(files), model.batch_size):
+                    part = slice(start, start + model.batch_size)
+                    outputs = model.generate(images[part], seeds[part], Override(solver=solver, steps=steps))
+                    rows += [
+                        _write(out, file, output) | unit for file, output in zip(files[part], outputs, strict=True)
+                    ]
+            finally:  # what is finished is kept, however it ends
+                if rows:
+                    with replacing(out / "outputs.jsonl") as temporary:
+                        temporary.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
         for row in rows:
             typer.echo(row["caption"] if "caption" in row else row["output"])
+
+
+def _check_sizes(files: Sequence[Path], images: Sequence[np.ndarray], size: tuple[int, ...]) -> None:
+    """CrossFlowError for images that are not of ``size`` (h, w)."""
+    from crossflow.errors import CrossFlowError, first_few
+
+    if odd := [file.name for file, image in zip(files, images, strict=True) if image.shape[:2] != size]:
+        wanted = " x ".join(map(str, size))
+        raise CrossFlowError(f"This model reads images of {wanted} pixels, unlike {first_few(odd)}: resize them first.")
 
 
 def _write(out: Path, file: Path, output: Any) -> dict[str, str]:

@@ -50,7 +50,7 @@ def generate(
     device: Device = "auto",
 ) -> None:
     """Make texts, images, depth maps, sounds and films, which belong together, from any of these."""
-    with one_sentence():
+    with one_sentence(goes_on=False):
         inputs = [_named(each, "--from", "text=WORDS or audio=FILE") for each in given]
         for name, value in inputs:
             if name in FILES or value.lower().endswith(".txt"):

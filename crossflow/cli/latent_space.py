@@ -36,7 +36,7 @@ def interpolate(
     device: Device = "auto",
 ) -> None:
     """Interpolate between the source latents of two prompts: frames, a grid and an animation."""
-    with one_sentence():
+    with one_sentence(goes_on=False):
         from crossflow.files.folders import shipped
         from crossflow.files.locks import check_writable
         from crossflow.model.settings import Override
@@ -68,7 +68,7 @@ def arithmetic(
     device: Device = "auto",
 ) -> None:
     """Add and subtract the source latents of prompts: an image of each prompt, and of the sum."""
-    with one_sentence():
+    with one_sentence(goes_on=False):
         from crossflow.files.folders import shipped
         from crossflow.files.locks import check_writable
         from crossflow.model.settings import Override

@@ -151,7 +151,7 @@ def train_reader(
 
     On scenes one thread and a few minutes. The same seed on the same machine gives the same file.
     """
-    with one_sentence():
+    with one_sentence(goes_on=False):
         import torch
 
         from crossflow.files.progress import progress

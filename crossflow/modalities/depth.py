@@ -17,6 +17,8 @@ from crossflow.errors import CrossFlowError
 from crossflow.modalities.components import ComponentsConfig, PatchComponents
 from crossflow.modalities.modality import Modality
 
+METRES = "metres"
+
 
 @dataclass(frozen=True, kw_only=True)
 class DepthConfig:
@@ -44,6 +46,8 @@ class DepthConfig:
 
 class LogDepth(Modality):
     """Depth maps [b h w] in metres to latents [b 1 h w] and back."""
+
+    unit = METRES
 
     def __init__(self, config: DepthConfig) -> None:
         super().__init__()
@@ -86,6 +90,7 @@ class PatchDepth(PatchComponents):
     """Depth maps [b h w] in metres, inf in the sky, to latents [b c h/8 w/8] and back."""
 
     noun = "Depth maps"
+    unit = METRES
 
     def __init__(self, config: PatchDepthConfig) -> None:
         super().__init__(config)
@@ -126,6 +131,8 @@ class RelativeDepthConfig:
 
 class RelativeDepth(Modality):
     """Depth maps [b h w] to latents [b 1 h w], and back to relative depth: 0 is nearest, 100 is farthest."""
+
+    unit = "relative: 0 is nearest, 100 is farthest"
 
     def __init__(self, config: RelativeDepthConfig) -> None:
         super().__init__()

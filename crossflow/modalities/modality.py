@@ -21,11 +21,13 @@ class Reached(NamedTuple):
 class Modality(nn.Module):
     """Conversion between raw data and latents. The base class itself is for latents that are precomputed.
 
-    ``learns`` says whether it is trained jointly with the flow, ``fits`` whether it is fitted to data beforehand.
+    ``learns`` says whether it is trained jointly with the flow, ``fits`` whether it is fitted to data beforehand, and
+    ``unit`` what its raw numbers are in, where that needs saying.
     """
 
     learns = False
     fits = False
+    unit = ""
 
     def prepare(self, raw: Sequence[Any]) -> Tensor:
         """Raw data as stored with the training pairs, one row per item."""

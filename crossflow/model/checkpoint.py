@@ -216,6 +216,10 @@ def load_model(path: str | Path, device: str = "cpu", weaker: Path | None = None
         model.config = replace(model.config, guidance=Autoguidance(checkpoint=weaker.name))
     other = weaker or weaker_of(Path(path), model.config)
     if other is not None:
+        if not (weaker or other.exists()):
+            raise CrossFlowError(
+                f"There is no file {other}, which guides {path}: keep it beside that, under this name."
+            )
         model.weaker = _version_of(model, path, other, device)
     return model
 

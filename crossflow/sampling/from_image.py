@@ -42,6 +42,8 @@ class Decoder(Protocol):
 class FromImage:
     """A pipeline of a model that reads images. ``ends`` names the modalities that it reads and generates.
 
+    ``unit`` is that of depth maps: metres, or for a model of relative depth what its numbers are; else it is empty.
+
     ``precision`` is float64 or float32; auto is float64, but for a large model on a GPU (see ``dtype_named``). In
     float64 an output depends on its own image and seed alone: rounding differences between batch sizes are far too
     small to show. In float32 this holds up to rounding.
@@ -73,6 +75,7 @@ class FromImage:
         self.dtype = dtype_named(precision, model, self.device)
         self.model = copy.deepcopy(model).to(self.dtype).eval()
         self.size = reads.shape[1:]
+        self.unit = self.model.autoencoder.unit
         self.weights_sha256 = weights_sha256
         self.batch_size = BATCH if batch_size is None else batch_size
         check_sizes(batch_size=self.batch_size)
@@ -111,7 +114,7 @@ class FromImage:
     ) -> list[str] | list[np.ndarray]:
         """One output per image; images are uint8 RGB [h w 3], of the size that the model reads unless ``any_size``.
 
-        A caption is a str, a depth map float32 [h w] in metres, a larger image uint8 RGB [h w 3].
+        A caption is a str, a depth map float32 [h w] in ``unit``, a larger image uint8 RGB [h w 3].
         """
         sampling = self.defaults.but(override)
         if not self.any_size:

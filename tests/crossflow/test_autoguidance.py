@@ -73,7 +73,7 @@ def test_the_worse_version_stays_a_file_of_its_own(tmp_path):
 def test_a_worse_version_that_is_not_there_is_named(tmp_path):
     path = saved(tmp_path)
     (tmp_path / "worse.safetensors").unlink()
-    with pytest.raises(CrossFlowError, match=r"There is no file .*worse\.safetensors"):
+    with pytest.raises(CrossFlowError, match=r"There is no file .*worse\.safetensors, which guides .*: keep it beside"):
         load_checkpoint(path)
 
 

@@ -16,12 +16,14 @@ from crossflow.cli import app
 from crossflow.errors import CrossFlowError
 from crossflow.flow.batch import Batch, Item
 from crossflow.flow.losses import draw
+from crossflow.modalities.depth import DepthConfig, LogDepth, RelativeDepthConfig
 from crossflow.modalities.tokens import TokensConfig
 from crossflow.model.checkpoint import load_model
 from crossflow.model.crossflow import CrossFlow
 from crossflow.model.settings import Sampling
 from crossflow.model.standard import StandardFlow
 from crossflow.recipes import CONFIGS
+from crossflow.sampling import from_image
 from crossflow.sampling.from_image import GRAIN, FromImage
 from crossflow.sampling.text_to_image import TextToImage
 from crossflow.scenes.caption import describe
@@ -240,6 +242,7 @@ def test_the_command(trained, tmp_path, task):
     assert result.exit_code == 0, result.output
     rows = [json.loads(line) for line in (tmp_path / "out" / "outputs.jsonl").read_text().splitlines()]
     assert [row["image"] for row in rows] == ["0.png", "1.png"]
+    assert [row.get("unit") for row in rows] == ["metres" if task == "depth" else None] * 2
     if task == "caption":
         assert result.stdout.splitlines() == [row["caption"] for row in rows]
     else:
@@ -254,18 +257,42 @@ def test_the_command(trained, tmp_path, task):
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_a_folder_is_its_images(trained, tmp_path):
-    for name in ("photos/b.png", "photos/a/c.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
-        Image.fromarray(sources("depth", 1)[0]).save(tmp_path / name)
-    command = ["from-image", str(tmp_path / "photos"), "--ckpt", str(trained["scenes-depth"]), "--out"]
-    result = CliRunner().invoke(app, [*command, str(tmp_path / "out")])
-    assert result.exit_code == 0, result.output
-    assert {path.name for path in (tmp_path / "out").glob("*.npy")} == {"b.npy", "c.npy"}
-    (tmp_path / "photos" / "d.png").write_bytes(b"")
-    result = CliRunner().invoke(app, [*command, str(tmp_path / "other")])
-    assert result.exit_code == 2 and "d.png cannot be read (zero bytes)" in result.stderr
-    assert not (tmp_path / "other").exists()
+def test_a_command_that_is_stopped_keeps_the_captions_that_it_has(trained, tmp_path, monkeypatch):
+    generate = FromImage.generate
+
+    def stopped(self: FromImage, images: list[np.ndarray], *options: object) -> object:
+        if len(images) < 2:
+            raise KeyboardInterrupt
+        return generate(self, images, *options)
+
+    monkeypatch.setattr(from_image, "BATCH", 2)
+    monkeypatch.setattr(FromImage, "generate", stopped)
+    for index, image in enumerate(sources("caption", 3)):
+        Image.fromarray(image).save(tmp_path / f"{index}.png")
+    files = [str(tmp_path / f"{index}.png") for index in range(3)]
+    ckpt = str(trained["scenes-caption"])
+    result = CliRunner().invoke(app, ["from-image", *files, "--ckpt", ckpt, "--out", str(tmp_path / "out")])
+    assert (result.exit_code, result.stderr) == (130, "Stopped. What is finished is kept.\n")
+    rows = [json.loads(line) for line in (tmp_path / "out" / "outputs.jsonl").read_text().splitlines()]
+    assert [row["image"] for row in rows] == ["0.png", "1.png"]
+
+
+def test_an_image_that_does_not_fit_is_named_before_any_is_read(trained, tmp_path):
+    Image.fromarray(sources("depth", 1)[0]).save(tmp_path / "a.png")
+    Image.new("RGB", (40, 30)).save(tmp_path / "b.png")
+    files = [str(tmp_path / name) for name in ("a.png", "b.png")]
+    ckpt = str(trained["scenes-depth"])
+    result = CliRunner().invoke(app, ["from-image", *files, "--ckpt", ckpt, "--out", str(tmp_path / "out")])
+    assert result.exit_code == 2
+    assert "reads images of 32 x 32 pixels, unlike b.png: resize them" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_depth_is_in_is_that_of_the_model():
+    relative = RelativeDepthConfig().build((1, 32, 32))
+    assert LogDepth(DepthConfig()).unit == "metres"
+    assert relative.unit.startswith("relative")
+    assert relative.decode(torch.full((1, 1, 2, 2), 3.0)).max() == 100
 
 
 def test_a_caption_may_have_no_word(tmp_path, monkeypatch):

@@ -130,7 +130,7 @@ class SetPairs:
         if broken > FEW and broken > MOST * tried:
             raise CrossFlowError(
                 f"{broken} of {tried} items that were read cannot be used, the last one {self.items.names[place]}: "
-                f"{why.rstrip('.')}; get the data set again."
+                f"{why.rstrip('.')}; get these again, or take them away."
             )
 
     def _prepared(self, place: int, draws: Sequence[int]) -> Prepared:
