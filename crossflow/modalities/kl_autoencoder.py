@@ -34,7 +34,7 @@ class KLConfig:
     ``scale`` multiplies its latents; the released CrossFlow models use 0.23010, not the usual 0.18215.
     """
 
-    scale: float = 0.23010
+    scale: float = SCALE
     name: Literal["image"] = "image"
     kind: Literal["kl"] = "kl"
     drawn: ClassVar[bool] = True

@@ -23,6 +23,12 @@ CELL = 8
 """Pixels per side of one cell of Stable Diffusion's latents."""
 
 
+def _check_count(count: int) -> None:
+    """CrossFlowError for data without any item."""
+    if count < 1:
+        raise CrossFlowError(f"count is {count}; data have at least one item.")
+
+
 @dataclass(frozen=True, kw_only=True)
 class SceneData:
     """Training pairs from ``count`` scenes of the split ``train``, rendered at ``size`` pixels.
@@ -42,6 +48,10 @@ class SceneData:
     kind: Literal["scenes"] = "scenes"
 
     def __post_init__(self) -> None:
+        _check_count(self.count)
+        check_sizes(size=self.size)
+        if not self.captions or not set(self.captions) <= set(range(PLACES + 1)):
+            raise CrossFlowError(f"captions are {self.captions}; give some of the indices from 0 to {PLACES}.")
         if not 0 <= self.negatives <= MOST:
             raise CrossFlowError(f"negatives is {self.negatives}; of every prompt there are from 0 to {MOST}.")
         if not 0 <= self.sides <= 1 or (self.sides and not self.retold):
@@ -150,6 +160,9 @@ class EventData:
     count: int = 20_000
     pairs: tuple[tuple[str, str], ...] = PAIRS
     kind: Literal["events"] = "events"
+
+    def __post_init__(self) -> None:
+        _check_count(self.count)
 
     def check(self, model: Any) -> None:
         """CrossFlowError for a model that is no stage of an any-to-any system, or for a pair that is not paired."""

@@ -16,13 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import ProjectConfiguration
 
 from crossflow.errors import CrossFlowError, Stopped, unknown
 from crossflow.files.devices import usable_device
 from crossflow.files.locks import writing_in
 from crossflow.files.plain_json import read_json
+from crossflow.files.processes import rank_and_world
 from crossflow.files.progress import Stage, silent
 from crossflow.files.seeds import check_seed
 from crossflow.files.writing import refuse_existing, replacing, written
@@ -166,9 +168,11 @@ def _accelerator(device: str, trackers: Sequence[str], out: Path) -> Accelerator
         if find_spec(name) is None:
             raise CrossFlowError(f"--{name} needs {name}: install it, or crossflow[{name}].")
     folder = None if not trackers else ProjectConfiguration(str(out), logging_dir=str(out / "tensorboard"))
-    return Accelerator(
-        cpu=usable_device(device) == "cpu", mixed_precision="no", log_with=list(trackers) or None, project_config=folder
-    )
+    where = usable_device(device)
+    held: torch.device | None = PartialState._shared_state.get("device")
+    if held is not None and held.type != where and rank_and_world()[1] == 1:  # that of a training before, in a notebook
+        AcceleratorState._reset_state(reset_partial_state=True)
+    return Accelerator(cpu=where == "cpu", mixed_precision="no", log_with=list(trackers) or None, project_config=folder)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from crossflow.modalities.patch_pca import PatchPCAConfig
 from crossflow.model.crossflow import CrossFlow
 from crossflow.networks.dimr import DiMR
 from crossflow.recipes import CONFIGS
-from crossflow.recipes.recipe import PairData, SceneData
+from crossflow.recipes.recipe import EventData, PairData, SceneData
 
 RATES = {
     "t2i-256px-clip-dimr": 1e-5,
@@ -103,3 +103,18 @@ def test_parts_that_do_not_fit_are_refused():
         replace(scenes, model=replace(scenes.model, target=KLConfig()))
     with pytest.raises(CrossFlowError, match="Pairs in a folder are encoded by the KL autoencoder"):
         replace(tiny, model=replace(tiny.model, target=PatchPCAConfig(patch=8, components=4)))
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: SceneData(count=0), "count is 0"),
+        (lambda: EventData(count=-1), "count is -1"),
+        (lambda: SceneData(size=0), "size is 0"),
+        (lambda: SceneData(captions=()), "captions are"),
+        (lambda: SceneData(captions=(0, 6)), "indices from 0 to 5"),
+    ],
+)
+def test_data_that_cannot_be_drawn_are_refused_where_they_are_written(make, said):
+    with pytest.raises(CrossFlowError, match=said):
+        make()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import PartialState
 from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -402,6 +403,15 @@ def test_a_model_that_no_pipeline_draws_is_trained_without_grids(tmp_path):
     train(replace(SMALL, model=depth), tmp_path, precision="fp32", device="cpu", progress=lines.append)
     said = "No sample grids are drawn: they are of images, and this model makes depth."
     assert [line for line in lines if "drawn" in line] == [said]
+
+
+def test_the_device_of_a_training_is_not_that_of_one_before_it(tmp_path, monkeypatch):
+    """In a notebook one may follow on the CPU what was on a GPU; Accelerate keeps the first for the process."""
+    brief = replace(SMALL, steps=1, sample_every=9)
+    train(brief, tmp_path / "one", precision="fp32", device="cpu")
+    monkeypatch.setitem(PartialState._shared_state, "device", torch.device("cuda"))
+    path = train(brief, tmp_path / "two", precision="fp32", device="cpu")
+    assert path.read_bytes() == (tmp_path / "one" / "model.safetensors").read_bytes()
 
 
 def test_a_preview_that_cannot_be_drawn_ends_no_training(tmp_path, monkeypatch):
