@@ -88,10 +88,14 @@ def _evaluate(request: Request, track: run.Track) -> tuple[Result | None, Path]:
             named = run.tracked_as(role, track)
             run.run(suite, reference, of_reference, examples, home / REFERENCES / role, track=named)
     except KeyboardInterrupt as error:
-        there = home / records.OUTPUTS
-        made = sum(1 for _ in there.iterdir()) if there.is_dir() else 0
-        raise Stopped(f"{made:,} of {outputs:,} outputs are kept in {there}.") from error
+        made = _made(records.part(home, len(examples)))
+        raise Stopped(f"{made:,} of {outputs:,} outputs are kept in {home / records.OUTPUTS}.") from error
     return result, records.part(home, len(examples))
+
+
+def _made(folder: Path) -> int:
+    """How many of a run's own outputs are there; those that are made together are one."""
+    return len(records.read_outputs_so_far(folder)[0]) if (folder / records.EXAMPLES).is_file() else 0
 
 
 def with_metrics(suite: Suite, names: Iterable[str]) -> Suite:

@@ -149,9 +149,11 @@ def test_a_run_stopped_at_any_rename_ends_byte_equal(place, monkeypatch):
                 raise KeyboardInterrupt
             replaced(*names)
 
-        with monkeypatch.context() as context, pytest.raises(Stopped):
+        with monkeypatch.context() as context, pytest.raises(Stopped) as stopped:
             context.setattr(os, "replace", stopping)
             launch.evaluate(request(place / f"stopped{moment}"))
+        made, of = re.match(r"(\d+) of (\d+) outputs are kept", str(stopped.value)).groups()
+        assert int(made) <= int(of), "outputs that are made together are one"
         launch.evaluate(request(place / f"stopped{moment}"))
         assert files(place / f"stopped{moment}") == whole
 
