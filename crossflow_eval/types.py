@@ -76,7 +76,10 @@ class Example:
 
 
 class Value(BaseModel):
-    """A statistic with its 95 % interval and the number of outputs behind it; None where no interval is defined."""
+    """A statistic with its 95 % interval, where one is defined.
+
+    ``n`` counts what it is of: outputs or, where all outputs of an example count as one, examples.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     mean: float

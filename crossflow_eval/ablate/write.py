@@ -91,7 +91,7 @@ def write(plan: Plan, found: Sequence[Found], folder: Path) -> str:
         reasons = [reason for each in found for reason in each.failed.values()]
         raise CrossFlowError(f"No row was measured: {reasons[0] if reasons else 'there is none'}; run it again.")
     shown = [each for each in found if each.records]
-    means, alone = [mean_grid(plan, each) for each in shown], [seed_grid(plan, each) for each in shown]
+    means, alone = [mean_grid(plan, each) for each in shown], [seed_grid(each) for each in shown]
     texts: list[str] = []
     for each, mean, seeds in zip(shown, means, alone, strict=True):
         reached = _reached(each, plan.scale.name)
@@ -105,7 +105,7 @@ def write(plan: Plan, found: Sequence[Found], folder: Path) -> str:
         "table.tex": "\n".join(map(latex, means)).encode(),
         "table.html": page(means, (), sections=_sections(shown, drawn)).encode(),
         "results.json": f"{record}\n".encode(),
-        "timing.md": _timing(plan, shown).encode(),
+        "timing.md": _timing(plan).encode(),
         **{name: content for name, content in drawn.files.items()},
     }
     for name, content in files.items():
@@ -146,7 +146,7 @@ def mean_result(name: str, group: Sequence[Measured]) -> Result:
     return _between_seeds(first, settings=settings, values=values | _facts(group[0]))
 
 
-def seed_grid(plan: Plan, found: Found) -> Grid:
+def seed_grid(found: Found) -> Grid:
     """Every seed for itself, with the intervals of its run and the guidance scale it was given."""
     labels = {line.name: line.label for line in found.table.lines}
     entries = [
@@ -406,7 +406,7 @@ def _distinct(words: Iterable[str]) -> str:
 _SAMPLING = (("solver", ""), ("steps", "steps"), ("precision", ""), ("device", ""))
 
 
-def _timing(plan: Plan, found: Sequence[Found]) -> str:
+def _timing(plan: Plan) -> str:
     """CPU time of every training, data preparation included."""
     rows = [["training", "folder", "CPU-seconds"]]
     for training in plan.trainings:

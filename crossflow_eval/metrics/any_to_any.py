@@ -114,7 +114,7 @@ class _OfTasks:
                 groups[f"{value}/{link}"][task] = scores
         return {name: stratified_mean(of, bounds=UNIT) for name, of in groups.items() if name != f"{value}/"}
 
-    def _means(self, bounds: tuple[float, float] | None = None) -> dict[str, Value]:
+    def _means(self) -> dict[str, Value]:
         return {name: bootstrap_mean(scores) for name, scores in self._scores.items()}
 
 

@@ -67,8 +67,8 @@ class CaptionScores:
 
     Values and columns: ``bleu_1`` to ``bleu_4``, ``rouge_l``, ``cider_d``; ``meteor``, which takes longer than the rest
     together; and ``spice`` where ``spice_models`` names the folder of its jars, and then ``spider`` too if it is asked
-    for. Captions are compared with each other
-    (CIDEr-D's document frequencies), so rows are known last: ask for :meth:`rows` after :meth:`compute`.
+    for. Captions are compared with each other (CIDEr-D's document frequencies), so rows are known last: ask for
+    :meth:`rows` after :meth:`compute`.
 
     ``tokens`` is one of ``TOKENS``: "ptb" is what published numbers are made with; with "words", and without METEOR and
     SPICE, nothing needs Java. Raises CrossFlowError where Java is needed and not there, or SPICE's models are not.

@@ -104,6 +104,8 @@ class CLIPScore(OnFeatures):
     def compute(self) -> dict[str, Value]:
         """The mean with its bootstrap interval."""
         value = _mean(self._scores)
+        if self._score.floor == "none":
+            return {self._name: value}
         bounds = {"mean": value.mean, "ci_low": value.ci_low, "ci_high": value.ci_high}
         floored = {name: None if bound is None else max(bound, 0.0) for name, bound in bounds.items()}
         return {self._name: value.model_copy(update=floored)}

@@ -13,7 +13,7 @@ from crossflow.errors import CrossFlowError
 from crossflow_eval.judges.features import FeatureExtractor, OnFeatures, in_chunks
 from crossflow_eval.metrics.distances import image_of
 from crossflow_eval.metrics.distribution import FIDELITY_SEED, inception_scores
-from crossflow_eval.metrics.geneval import Detection, judge
+from crossflow_eval.metrics.geneval import TASKS, Detection, judge
 from crossflow_eval.stats import (
     BOOTSTRAP,
     UNIT,
@@ -24,9 +24,6 @@ from crossflow_eval.stats import (
     student_mean,
 )
 from crossflow_eval.types import Example, Output, Row, Value
-
-TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
-"""GenEval's six tasks, in the order of its paper."""
 
 
 @runtime_checkable

@@ -260,21 +260,25 @@ def by_hand() -> Clip:
     return Clip(Towers(image, text, SIDE, 2, "cpu"), "hand", "e" * 64)
 
 
-def test_negative_cosines_count_as_zero_each_or_in_the_mean() -> None:
+def test_negative_cosines_count_as_zero_each_or_in_the_mean_or_stay() -> None:
     """White's normalised mean is m; a pair scores m / sqrt(m^2 + 1), its opposite minus that."""
     white = np.full((SIDE, SIDE, 3), 255, dtype=np.uint8)
     mean = np.mean((1 - np.array(MEAN)) / np.array(STD))
     cosine = mean / np.sqrt(mean**2 + 1)
-    for prompts, pair, of_mean in (
-        (["same", "other"], cosine / 2, 0.0),
-        (["same", "same", "other"], 2 * cosine / 3, 100 * cosine / 3),
-        (["other"], 0.0, 0.0),
+    for prompts, pair, of_mean, stays in (
+        (["same", "other"], cosine / 2, 0.0, 0.0),
+        (["same", "same", "other"], 2 * cosine / 3, 100 * cosine / 3, 100 * cosine / 3),
+        (["other"], 0.0, 0.0, -100 * cosine),
     ):
-        metrics = [CLIPScore(by_hand(), protocol) for protocol in (CROSSFLOW, COSINE100)]
+        metrics = [
+            CLIPScore(by_hand(), each)
+            for each in (CROSSFLOW, COSINE100, replace(COSINE100, floor="none", name="plain"))
+        ]
         for metric in metrics:
             scored(metric, [white] * len(prompts), prompts)
         assert metrics[0].compute()["clip_score/crossflow"].mean == pytest.approx(pair, abs=1e-6)
         assert metrics[1].compute()["clip_score/cosine100"].mean == pytest.approx(of_mean, abs=1e-5)
+        assert metrics[2].compute()["clip_score/plain"].mean == pytest.approx(stays, abs=1e-5)
 
 
 def test_rows_do_not_depend_on_the_batches(clip: Clip) -> None:
