@@ -30,7 +30,14 @@ def generate(
     to: Annotated[str, typer.Option(help="The outputs, as image,audio,video.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder for the outputs and outputs.jsonl.", show_default=False)],
     ckpt: Annotated[Path | None, typer.Option(help="An any-to-any system.", show_default="the shipped")] = None,
-    mix: Annotated[str, typer.Option(help="Weights of the inputs, as text=2,audio=1.", show_default="all alike")] = "",
+    mix: Annotated[
+        str,
+        typer.Option(
+            help="Weights of the inputs, as text=2,audio=1; several of a kind share one, or have one each in their "
+            "order: text=3,text=1.",
+            show_default="all alike",
+        ),
+    ] = "",
     seed: Annotated[int, typer.Option(help="It determines the outputs.")] = 0,
     guidance_scale: Annotated[
         float | None, typer.Option(help="1 is no guidance.", show_default="each output's own")
@@ -80,7 +87,8 @@ def generate(
                 raise CrossFlowError(f"{value} holds no text: write some.")
             item.setdefault(name, []).append(read)
         [outputs] = sampler.generate([item], wanted, [seed], mix=weights, method=method, **options)
-        heard = {name: values for name, values in item.items() if weights.get(name, 1)}
+        weighed = {name: _heard(values, weights.get(name, 1.0)) for name, values in item.items()}
+        heard = {name: values for name, values in weighed.items() if values}
         prompted = method in ("together", "in-turn", "chain")
         if prompted and (cosine := sampler.agreement(heard)) < CONTRADICTING:
             warnings.warn(
@@ -121,16 +129,20 @@ def _named(given: str, option: str, example: str) -> tuple[str, str]:
     return name.strip(), value
 
 
-def _weights(given: Sequence[str]) -> dict[str, float]:
-    """Weights by name."""
+def _weights(given: Sequence[str]) -> dict[str, float | list[float]]:
+    """Weights by name, several where a name stands several times."""
     from crossflow.errors import CrossFlowError
 
-    weights: dict[str, float] = {}
+    weights: dict[str, list[float]] = {}
     for name, value in (_named(each, "--mix", "weights as text=2,audio=1") for each in given):
-        if name in weights:
-            raise CrossFlowError(f"--mix gives {name} two weights: give one, which all inputs of {name} share.")
         try:
-            weights[name] = float(value)
+            weights.setdefault(name, []).append(float(value))
         except ValueError as error:
             raise CrossFlowError(f"--mix gives {name} the weight {value!r}: give a number.") from error
-    return weights
+    return {name: several if len(several) > 1 else several[0] for name, several in weights.items()}
+
+
+def _heard(values: list[Any], weight: float | list[float]) -> list[Any]:
+    """The inputs of a kind that weigh anything."""
+    weights = weight if isinstance(weight, list) else [weight] * len(values)
+    return [value for value, each in zip(values, weights, strict=True) if each]

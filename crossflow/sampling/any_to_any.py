@@ -25,6 +25,8 @@ from crossflow.sampling.text_to_image import BATCH, finite, prompt_seed, seeded_
 
 Given = Mapping[str, Sequence[Any]]
 """The inputs of one item: raw values by modality, several of a kind if need be."""
+Weights = Mapping[str, float | Sequence[float]]
+"""What inputs weigh, by modality: of several of a kind a number that they share, or one each in their order."""
 CONTRADICTING = 0.25
 """Inputs contradict each other where the cosine of their prompts is smaller. Of one event of the embedded world no two
 of 840 had less than 0.28; of two events that share no shape and no colour 63 % had less than 0.2."""
@@ -108,7 +110,7 @@ class AnyToAnySampler:
         wanted: Sequence[str],
         seeds: Sequence[int],
         *,
-        mix: Mapping[str, float] | None = None,
+        mix: Weights | None = None,
         guidance_scale: float | None = None,
         steps: int | None = None,
         context: str | None = None,
@@ -117,10 +119,10 @@ class AnyToAnySampler:
     ) -> list[dict[str, Any]]:
         """Raw values of the ``wanted`` modalities for each item, generated together.
 
-        ``mix`` are weights of the inputs by modality, which several of a kind share; 1 where it says nothing. None
-        keeps what the system was trained with: of each diffuser its guidance scale, and of those that are wanted the
-        solver and steps of the one that takes most. ``context`` and ``merge`` are those of ``AlignmentConfig``. The
-        ``method`` is one of ``METHODS``, each with the settings that apply to it.
+        ``mix`` are the weights of the inputs, 1 a modality where it says nothing. None keeps what the system was
+        trained with: of each diffuser its guidance scale, and of those that are wanted the solver and steps of the one
+        that takes most. ``context`` and ``merge`` are those of ``AlignmentConfig``. The ``method`` is one of
+        ``METHODS``, each with the settings that apply to it.
 
         CrossFlowError for a modality that the system was not trained for, and for an input that is no value of its own.
         """
@@ -234,17 +236,23 @@ class AnyToAnySampler:
                 can = ", ".join(able) or "nothing"
                 raise CrossFlowError(f"This system was not trained to {verb} {name} in this way: it can {verb} {can}.")
 
-    def _check_item(self, item: Given, mix: Mapping[str, float]) -> None:
+    def _check_item(self, item: Given, mix: Weights) -> None:
         if not any(item.values()):
             raise CrossFlowError("There is an item without any input: give each at least one.")
-        for name in mix:
-            if not item.get(name):
+        for name, weight in mix.items():
+            count = len(item.get(name, ()))
+            if not count:
                 raise CrossFlowError(
                     f"The mix gives {name} a weight, and there is no {name} among the inputs: leave it out."
                 )
+            if isinstance(weight, Sequence) and len(weight) != count:
+                raise CrossFlowError(
+                    f"The mix gives {name} {len(weight)} weights, and the inputs of {name} are {count}: give one each, "
+                    "or one that they share."
+                )
         if mix:
-            check_weights([mix.get(name, 1.0) for name, values in item.items() if values])
-            if sum(map(bool, item.values())) == 1:
+            check_weights([each for name, values in item.items() if values for each in _several(mix.get(name, 1.0))])
+            if sum(map(bool, item.values())) == 1 and max(len(_several(weight)) for weight in mix.values()) == 1:
                 raise CrossFlowError("The mix weighs inputs of several kinds, and there is one kind: leave it out.")
         for name, values in item.items():
             if isinstance(values, str):
@@ -266,7 +274,7 @@ class AnyToAnySampler:
             )
 
     def _mixed(
-        self, given: Sequence[Given], mix: Mapping[str, float], encode: Callable[[str, Sequence[Any]], Tensor]
+        self, given: Sequence[Given], mix: Weights, encode: Callable[[str, Sequence[Any]], Tensor]
     ) -> Float[Tensor, "b *dims"]:
         """The mixed codes of each item's inputs; all inputs of a modality are encoded together."""
         codes = {}
@@ -275,8 +283,8 @@ class AnyToAnySampler:
                 codes[name] = iter(encode(name, values).split(1))
         mixes = []
         for item in given:
-            own = [(next(codes[name]), mix.get(name, 1.0) / len(item[name])) for name in item for _ in item[name]]
-            mixes.append(mixed([code for code, _ in own], [weight for _, weight in own]))
+            weights = [weight for name, values in item.items() for weight in _shares(mix.get(name, 1.0), len(values))]
+            mixes.append(mixed([next(codes[name]) for name, values in item.items() for _ in values], weights))
         return torch.cat(mixes)
 
     def _by_hub(
@@ -306,7 +314,7 @@ class AnyToAnySampler:
         given: Sequence[Given],
         wanted: Sequence[str],
         seeds: Sequence[int],
-        mix: Mapping[str, float],
+        mix: Weights,
         steps: int | None,
     ) -> dict[str, Float[Tensor, "b c h w"]]:
         anchor = self.system.anchor
@@ -360,3 +368,12 @@ class AnyToAnySampler:
 
     def _decoded(self, name: str, latents: Float[Tensor, "b c h w"]) -> list[Any]:
         return raw_values(cast(Decoder, self.system.codec(name)).decode(finite(latents, name)))
+
+
+def _several(weight: float | Sequence[float]) -> Sequence[float]:
+    return weight if isinstance(weight, Sequence) else (weight,)
+
+
+def _shares(weight: float | Sequence[float], count: int) -> Sequence[float]:
+    """The weights of so many inputs of a kind."""
+    return weight if isinstance(weight, Sequence) else [weight / count] * count

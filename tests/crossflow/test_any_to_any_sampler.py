@@ -122,6 +122,19 @@ def test_weights_lean_on_an_input_and_are_shared_by_several_of_a_kind(sampler):
     assert same(*(sampler.generate([item], ["image"], [1], mix={"text": 2.0})[0] for item in (both, twice)))
 
 
+def test_inputs_of_one_kind_have_a_weight_each_in_their_order(sampler):
+    several = [{"text": ["a red ball", "a blue box"]}]
+
+    def made(given, **mix):
+        return sampler.generate(given, ["image"], [1], mix=mix or None)[0]
+
+    first, second = ([{"text": [text]}] for text in several[0]["text"])
+    assert same(made(several, text=[2.0, 0.0]), made(first))
+    assert same(made(several, text=[0.0, 2.0]), made(second))
+    assert same(made(several, text=[3.0, 3.0]), made(several))
+    assert not same(made(several, text=[3.0, 1.0]), made(several))
+
+
 def test_settings_are_the_diffusers_own_unless_given(sampler):
     sampling, scales = sampler.settings(["image", "audio"])
     assert (sampling.solver, sampling.steps, scales) == ("euler", 2, {"image": 2.0, "audio": 2.0})
@@ -152,6 +165,13 @@ def test_settings_are_the_diffusers_own_unless_given(sampler):
         ({"text": ["a ball"], "audio": [SOUND]}, ["image"], {"mix": {"text": 1e308, "audio": 1e308}}, "a finite sum"),
         ({"text": ["a ball"]}, ["image"], {"mix": {"audio": 1.0}}, "no audio among the inputs"),
         ({"text": ["a ball"]}, ["image"], {"mix": {"text": 2.0}}, "there is one kind: leave it out"),
+        (
+            {"text": ["a ball"] * 3},
+            ["image"],
+            {"mix": {"text": [1.0, 2.0]}},
+            "text 2 weights, and the inputs of text are 3",
+        ),
+        ({"text": ["a ball"] * 2}, ["image"], {"mix": {"text": [1.0, -2.0]}}, "weights of the prompts are 1, -2"),
         ({"text": ["a ball"]}, ["image", "audio"], {"context": "self", "merge": "mean"}, "merge says how others are"),
         ({"text": ["a ball"]}, ["image"], {"context": "all"}, "Unknown context 'all'"),
         ({"text": ["a ball"]}, ["image"], {"method": "all"}, "Unknown method 'all'"),
@@ -292,7 +312,12 @@ def test_a_text_is_printed(folder, tmp_path):
         ("a ball", "image", (), "--from got 'a ball'"),
         ("text=a ball", "image", ("--mix", "text=0"), "weights of the prompts are 0"),
         ("text=a ball", "image", ("--mix", "text=much"), "give a number"),
-        ("text=a ball", "image", ("--mix", "text=1,text=2"), "--mix gives text two weights"),
+        (
+            "text=a ball",
+            "image",
+            ("--mix", "text=1,text=2"),
+            "The mix gives text 2 weights, and the inputs of text are 1",
+        ),
         ("text=a ball", "image", ("--mix", "audio=1"), "no audio among the inputs"),
         ("audio={}/rate.wav", "image", (), "8,000 samples a second"),
         ("audio={}/silence.wav", "image", (), "it is silent"),
@@ -346,7 +371,8 @@ def test_an_input_without_weight_contradicts_nothing(folder, tmp_path, monkeypat
     monkeypatch.setattr(AnyToAnySampler, "agreement", lambda _, item: heard.append(list(item)) or 0.2)
     given = ["text=a red ball", f"audio={folder / 'tone.wav'}"]
     found = [run(folder, tmp_path / mix, given, "image", "--mix", mix) for mix in ("audio=0", "audio=1")]
-    assert heard == [["text"], ["text", "audio"]]
+    run(folder, tmp_path / "each", [*given, "text=a blue box"], "image", "--mix", "text=1,text=0,audio=0")
+    assert heard == [["text"], ["text", "audio"], ["text"]]
     assert "contradict each other" in re.sub(r"\s+", " ", found[1].stderr)
 
 
