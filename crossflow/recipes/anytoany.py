@@ -59,16 +59,27 @@ def member(
     return Member(codec=codec, diffuser=own)
 
 
-def stages(system: AnyToAnyConfig, schedules: Mapping[str, Mapping[str, Any]]) -> dict[str, TrainConfig]:
-    """The recipes of a system by name, in their order; ``schedules`` are by name or sort of the stage."""
+def stages(
+    system: AnyToAnyConfig,
+    schedules: Mapping[str, Mapping[str, Any]],
+    seen: tuple[tuple[str, str], ...] = PAIRS,
+    joined: tuple[tuple[str, str], ...] = JOINED,
+) -> dict[str, TrainConfig]:
+    """The recipes of a system by name, in their order; ``schedules`` are by name or sort of the stage.
+
+    Of the system's modalities the pairs ``seen`` are trained, text being in one with each, and of these ``joined`` are
+    aligned as outputs.
+    """
     names = system.names
-    pairs = [pair for pair in PAIRS if set(pair) <= set(names)]
+    pairs = [pair for pair in seen if set(pair) <= set(names)]
     partners = {name: tuple(a if b == name else b for a, b in pairs if name in (a, b)) for name in names}
     found: dict[str, Stage] = {"codecs": CodecStage(system=system)}
     found |= {f"prompts-{b}": PromptStage(system=system, pair=(a, b)) for a, b in pairs if a == "text"}
     found |= {f"diffuser-{each}": DiffuserStage(system=system, modality=each, prompts=partners[each]) for each in names}
-    found |= {f"pair-{a}-{b}": PairStage(system=system, pair=(a, b)) for a, b in JOINED if (a, b) in pairs}
-    return {name: _recipe(stage, schedules.get(name) or schedules[sort_of(name)]) for name, stage in found.items()}
+    found |= {f"pair-{a}-{b}": PairStage(system=system, pair=(a, b)) for a, b in joined if (a, b) in pairs}
+    return {
+        name: _recipe(stage, schedules.get(name) or schedules[sort_of(name)], seen) for name, stage in found.items()
+    }
 
 
 def rivals(
@@ -147,9 +158,10 @@ def base_of(name: str) -> str:
     return next(base for base in BASES if name == base or name.startswith(f"{base}-"))
 
 
-def _recipe(stage: Stage, schedule: Mapping[str, Any]) -> TrainConfig:
-    common = {"data": EventData(), "optimizer": "muon", "precision": "fp32"}
-    return TrainConfig(model=cast(Any, stage), **{**common, **schedule})
+def _recipe(stage: Stage, schedule: Mapping[str, Any], seen: tuple[tuple[str, str], ...] = PAIRS) -> TrainConfig:
+    data = replace(schedule.get("data", EventData()), pairs=seen)
+    common = {"optimizer": "muon", "precision": "fp32"}
+    return TrainConfig(model=cast(Any, stage), **{**common, **schedule, "data": data})
 
 
 _PROMPTS = PromptConfig(width=96, depth=2, heads=4)

@@ -18,7 +18,6 @@ from crossflow.scenes.negatives import OPPOSITE
 from crossflow.scenes.spec import CELLS, Object
 from crossflow.scenes.splits import relations
 
-MODALITIES = ("text", "image", "depth", "audio", "video")
 FACTORS = ("count", "shape", "color", "column", "row", "depth", "night", "bounce", "relation")
 OF_THINGS = ("shape", "color", "column", "row", "depth")
 """The factors that every object has its own of."""
@@ -38,6 +37,7 @@ TOLD: Mapping[str, frozenset[str]] = {
     "video": _LOOKS | _PLACES | {"night", "bounce"},
 }
 """What each modality tells; a text by the form of its caption, and ``text`` is whatever any text could tell."""
+MODALITIES = tuple(name for name in TOLD if not name.startswith("text-"))
 ASKED: Mapping[str, frozenset[str]] = {
     **{task: frozenset() for task in TASKS},
     "colors": frozenset({"color"}),

@@ -1,6 +1,7 @@
 """Events as raw values of each modality, and what an exact reader finds in such a value.
 
-A further modality is an entry in ``SENSES``, a reader in ``readers/``, and a line of ``TOLD`` in ``facts.py``.
+A further modality is an entry in ``SENSES``, a reader in ``readers/``, and a line of ``TOLD`` in ``facts.py``; one of
+the any-to-any system takes more, which docs/design.md lists.
 """
 
 from __future__ import annotations

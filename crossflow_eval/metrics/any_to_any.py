@@ -176,8 +176,8 @@ class Coherence(_OfTasks):
 
     Values: ``coherence`` and, by the example's tag ``link``, ``coherence/trained`` and so on: the unweighted means of
     their tasks; ``coherence/<task>``, in tasks of more than two outputs also ``coherence/<task>/<one>+<other>``, each
-    by factor; each task again with ``/shuffled``, with outputs of other examples of the task in place of the other's:
-    what the model's own outputs have by chance. Rows: coherence.
+    by factor; each task of several examples again with ``/shuffled``, with outputs of others of them in place of the
+    other's: what the model's own outputs have by chance. Rows: coherence.
     """
 
     def __init__(self, world: World) -> None:
@@ -209,7 +209,7 @@ class Coherence(_OfTasks):
 
     def compute(self) -> dict[str, Value]:
         """The means of tasks and factors, with outputs as they are and shuffled."""
-        tasks = [task for task in self._seen if self._scores.get(f"coherence/{task}")]
+        tasks = [task for task, seen in self._seen.items() if len(seen) > 1 and self._scores.get(f"coherence/{task}")]
         found = self._of_tasks("coherence") | self._means()
         found |= {f"coherence/{task}/shuffled": bootstrap_mean(self._shuffled(task)) for task in tasks}
         self.higher_is_better = dict.fromkeys((name for name in found if not name.endswith("/shuffled")), True)
@@ -234,7 +234,7 @@ class Synchrony(_OfTasks):
     """How many frames apart sound and film turn back: |b_video - b_audio|, the ``largest`` where one cannot be read.
 
     Of outputs made together, or of an output beside the input that it must fit, which then is the event's. Values:
-    ``sync_error/<task>``, and the same with ``/shuffled``, of outputs of other examples. Rows: sync_error.
+    ``sync_error/<task>``, and of several examples with ``/shuffled``, of outputs of others. Rows: sync_error.
     """
 
     def __init__(self, world: World, *, largest: int) -> None:
@@ -265,8 +265,9 @@ class Synchrony(_OfTasks):
         """The mean of each task, with outputs as they are and shuffled."""
         found = self._means()
         for task, seen in self._seen.items():
-            errors = [self.error(audio, video) for (audio, _), (_, video) in shuffled(seen)]
-            found[f"sync_error/{task}/shuffled"] = bootstrap_mean(errors)
+            if len(seen) > 1:
+                errors = [self.error(audio, video) for (audio, _), (_, video) in shuffled(seen)]
+                found[f"sync_error/{task}/shuffled"] = bootstrap_mean(errors)
         self.higher_is_better = {name: False for name in found if not name.endswith("/shuffled")}
         return found
 

@@ -10,33 +10,49 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from crossflow.anytoany.alignment import AlignmentConfig
+from crossflow.anytoany.environment import EnvironmentConfig
+from crossflow.anytoany.prompts import PromptConfig
+from crossflow.anytoany.system import AnyToAnyConfig
 from crossflow.errors import CrossFlowError
 from crossflow.flow.gaussian import Gaussian
 from crossflow.flow.guidance import GUIDANCES, Indicator, NoGuidance, indicator
 from crossflow.losses import KL, LOSSES
 from crossflow.losses.term import Step
 from crossflow.modalities import TARGETS
+from crossflow.modalities.components import ComponentsConfig, PatchComponents
 from crossflow.modalities.modality import Modality
+from crossflow.modalities.patch_pca import PatchPCAConfig
+from crossflow.modalities.text_autoencoder import TextAutoencoderConfig
 from crossflow.modalities.text_embedders import EMBEDDERS
 from crossflow.modalities.tokens import TokensConfig
 from crossflow.model.checkpoint import load_checkpoint
 from crossflow.model.crossflow import FlowConfig
 from crossflow.model.settings import Sampling
-from crossflow.networks import NETWORKS
+from crossflow.networks import NETWORKS, TransformerConfig
 from crossflow.recipes import CONFIGS, recipe_named
-from crossflow.recipes.recipe import SceneData, TrainConfig
+from crossflow.recipes.anytoany import LONGEST, member, stages
+from crossflow.recipes.recipe import EventData, SceneData, TrainConfig
+from crossflow.recipes.scenes import WORDS
+from crossflow.sampling.any_to_any import AnyToAnySampler
 from crossflow.sampling.from_image import FromImage
-from crossflow.scenes.render import render
+from crossflow.sampling.media import read_value, writers
+from crossflow.scenes.events import Event, event
+from crossflow.scenes.facts import FACTORS, TOLD, Facts, right, tells
+from crossflow.scenes.readers import depth
+from crossflow.scenes.render import object_masks, render
+from crossflow.scenes.sense import SENSES, Sense, read, value
 from crossflow.scenes.splits import example
 from crossflow.sources import SOURCES
 from crossflow.training.data.scenes import OF_SCENE
+from crossflow.training.in_order import train_in_order
 from crossflow.training.train import train
 
 TINY = CONFIGS["scenes-tiny"]
 
 
 TABLES = (SOURCES, LOSSES, TARGETS, NETWORKS, GUIDANCES)
-NAMES = (CONFIGS, EMBEDDERS, OF_SCENE)
+NAMES = (CONFIGS, EMBEDDERS, OF_SCENE, SENSES, TOLD)
 
 
 @pytest.fixture(autouse=True)
@@ -227,9 +243,9 @@ def silhouette(scene, size, model) -> np.ndarray:
 def test_a_modality_and_its_recipe(tmp_path):
     TARGETS.add(SilhouetteConfig)
     OF_SCENE["silhouette"] = silhouette
-    depth = CONFIGS["scenes-depth"]
-    model = replace(depth.model, target=SilhouetteConfig(), sampling=Sampling(solver="euler", steps=2))
-    CONFIGS["scenes-silhouette"] = replace(depth, model=replace(model, guidance=NoGuidance()))
+    like = CONFIGS["scenes-depth"]
+    model = replace(like.model, target=SilhouetteConfig(), sampling=Sampling(solver="euler", steps=2))
+    CONFIGS["scenes-silhouette"] = replace(like, model=replace(model, guidance=NoGuidance()))
     recipe = replace(recipe_named("scenes-silhouette"), steps=2, batch_size=4, save_every=2, sample_every=2)
     path = train(replace(recipe, data=SceneData(count=16)), tmp_path, precision="fp32", device="cpu")
     found = FromImage.from_checkpoint(path)
@@ -238,6 +254,79 @@ def test_a_modality_and_its_recipe(tmp_path):
     assert answer.shape == (32, 32)
     assert set(np.unique(answer)) <= {0.0, 1.0}
     assert (tmp_path / "samples" / "step-000002.png").is_file()
+
+
+# A modality of any to any: a file in modalities/, one in scenes/readers/, and a recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class SilhouettePatchesConfig(ComponentsConfig):
+    """Principal components of the patches of a silhouette."""
+
+    components: int = 16
+    name: Literal["silhouette"] = "silhouette"
+    kind: Literal["silhouette-pca"] = "silhouette-pca"
+    channels: ClassVar[int] = 1
+
+    def build(self, shape: tuple[int, int, int]) -> "SilhouettePatches":
+        self.check(shape)
+        return SilhouettePatches(self)
+
+
+class SilhouettePatches(PatchComponents):
+    noun = "Silhouettes"
+
+    def planes(self, raw: Float[Tensor, "b h w"]) -> Float[Tensor, "b h w 1"]:
+        return raw.to(self.mean.dtype)[..., None] - 0.5
+
+    def raw(self, planes: Float[Tensor, "b h w 1"]) -> Float[Tensor, "b h w"]:
+        return (planes[..., 0] > 0).float()
+
+
+def silhouette_of(item: Event, form: int) -> np.ndarray:
+    return object_masks(item.scene).any(0).astype(np.float32)
+
+
+def read_silhouette(value: np.ndarray) -> Facts:
+    """What a depth map would show that has one distance where the silhouette is."""
+    found = depth.read(np.where(value > 0, 3.0, np.inf))
+    return replace(found, things=tuple(replace(thing, depth=None) for thing in found.things))
+
+
+def test_a_modality_of_any_to_any(tmp_path):
+    TARGETS.add(SilhouettePatchesConfig)
+    SENSES["silhouette"] = Sense(value=silhouette_of, read=read_silhouette, shape=(32, 32))
+    TOLD["silhouette"] = frozenset({"count", "shape", "column", "row"})
+    events = [event("test", index) for index in range(20)]
+    verdicts = [
+        right(read("silhouette", value(each, "silhouette")), tells(each, "silhouette"), factor)
+        for each in events
+        for factor in FACTORS
+    ]
+    assert verdicts.count(False) <= 1 and verdicts.count(True) >= 79, "its reader reads what it tells"
+
+    prompts, network = PromptConfig(width=16, depth=1, heads=2, vector=8), TransformerConfig(width=16, depth=1, heads=2)
+    words = TextAutoencoderConfig(words=WORDS, count=LONGEST, width=16, depth=1, heads=2)
+    codecs = {4: words, 6: PatchPCAConfig(components=6), 16: SilhouettePatchesConfig()}
+    system = AnyToAnyConfig(
+        members=tuple(member(codec, channels, network, prompts, steps=1) for channels, codec in codecs.items()),
+        prompts=prompts,
+        alignment=AlignmentConfig(environment=EnvironmentConfig(width=16, depth=1, heads=2, vector=8)),
+    )
+    brief = {"data": EventData(count=16), "batch_size": 4, "steps": 2, "log_every": 2, "save_every": 2}
+    recipes = stages(
+        system,
+        dict.fromkeys(("codecs", "prompts", "diffuser", "pair"), brief),
+        seen=(("text", "image"), ("text", "silhouette"), ("image", "silhouette")),
+        joined=(("text", "image"), ("image", "silhouette")),
+    )
+    sampler = AnyToAnySampler.from_checkpoint(train_in_order(recipes, tmp_path, precision="fp32", device="cpu"))
+    given = value(events[0], "silhouette")
+    [made] = sampler.generate([{"silhouette": [given]}], ["image", "silhouette"], [0])
+    assert made["silhouette"].shape == (32, 32) and set(np.unique(made["silhouette"])) <= {0.0, 1.0}
+    [(suffix, write)] = writers("silhouette").items()
+    (tmp_path / f"x{suffix}").write_bytes(write(given))
+    assert np.array_equal(read_value("silhouette", str(tmp_path / f"x{suffix}"), sampler.shape("silhouette")), given)
 
 
 # What is not there

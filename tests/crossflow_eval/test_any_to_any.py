@@ -320,6 +320,14 @@ def test_synchrony_counts_frames_and_an_unreadable_bounce_as_the_most():
     assert metric.update([told(3)], [made(audio={"bounce": 1})]) == [{}], "there is nothing to compare with"
 
 
+def test_a_single_example_is_not_shuffled_with_itself():
+    for metric, factor in ((Coherence(WORLD), "shape"), (Synchrony(WORLD, largest=5), "bounce")):
+        outputs = made(image={factor: 1}, audio={factor: 1}, video={factor: 1})
+        metric.update([told(0, untold={"image+audio": ["shape"]})], [outputs])
+        values = metric.compute()
+        assert values and not [name for name in values if name.endswith("/shuffled")]
+
+
 def test_conflicts_say_whose_word_an_output_takes():
     metric = Conflict(WORLD)
     judged = {"told": {"image": {"shape": "text"}}, "against": {"text": "a", "audio": "b"}}

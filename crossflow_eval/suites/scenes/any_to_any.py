@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from crossflow.scenes.facts import Facts
 
 VERSION = "1"
-MODALITIES = ("text", "image", "depth", "audio", "video")
 KIND = {"text": "txt", "image": "png", "depth": "npy", "audio": "mel.npy", "video": "webp"}
 """As what an output of each modality is kept."""
+MODALITIES = tuple(KIND)
 JOINED = (("text", "image"), ("text", "audio"), ("audio", "video"), ("image", "depth"))
 """The pairs that a system of any to any is trained to make together; it has to do without the others."""
 PROMPTED = (*JOINED, ("text", "depth"), ("text", "video"))
