@@ -47,6 +47,10 @@ def generate(
         Literal["others", "self", "none"] | None,
         typer.Option(help="What outputs see of one another.", show_default="the system's"),
     ] = None,
+    merge: Annotated[
+        Literal["mean", "concat"] | None,
+        typer.Option(help="How an output sees several others.", show_default="the system's"),
+    ] = None,
     method: Annotated[
         Literal["together", "in-turn", "chain", "anchor", "direct"],
         typer.Option(
@@ -74,7 +78,12 @@ def generate(
         check_seed(seed)
         wanted = [name.strip() for name in to.split(",") if name.strip()]
         weights = _weights(mix.split(",")) if mix else {}
-        options: dict[str, Any] = {"guidance_scale": guidance_scale, "steps": steps, "context": context}
+        options: dict[str, Any] = {
+            "guidance_scale": guidance_scale,
+            "steps": steps,
+            "context": context,
+            "merge": merge,
+        }
         check_used(method, len(wanted), mix=weights or None, **options)
         check_writable(out, "writing")
         files = ["outputs.jsonl", *(f"{name}{suffix}" for name in wanted for suffix in writers(name))]

@@ -273,7 +273,7 @@ def test_the_command_makes_files_of_files(folder, tmp_path, sampler):
     assert read_wav(tmp_path / "audio.wav", rate=16_000, samples=16_000).shape == (16_000,)
     row = json.loads((tmp_path / "outputs.jsonl").read_text())
     assert (row["to"], row["seed"], row["from"][0]) == (["image", "audio"], 5, ["text", "a red ball"])
-    assert [row[each] for each in ("mix", "steps", "guidance_scale", "context")] == ["text=2,audio=1", None, None, None]
+    assert [row[each] for each in ("mix", "steps", "context", "merge")] == ["text=2,audio=1", None, None, None]
     again = run(folder, tmp_path, given, "image,audio")
     assert again.exit_code == 2 and "is there already" in again.output
 
@@ -330,6 +330,7 @@ def test_a_text_is_printed(folder, tmp_path):
         ("text=a ball", "image", ("--mix", "text=nan"), "weights of the prompts are nan"),
         ("text=a ball", "image", ("--mix", "text=-1"), "weights of the prompts are -1"),
         ("text=a ball", "image", ("--context", "self"), "context changes nothing of fewer than 2 outputs"),
+        ("text=a ball", "image,audio", ("--merge", "concat"), "merge changes nothing of fewer than 3 outputs"),
         ("text=a ball", "image,audio", ("--method", "anchor", "--context", "self"), "anchor does not use context"),
         ("text=a ball", "image", ("--method", "direct", "--mix", "text=1"), "direct does not use mix"),
         ("text=a ball", "image", ("--method", "anchor", "--guidance-scale", "2"), "does not use guidance_scale"),
