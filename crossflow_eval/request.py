@@ -109,7 +109,10 @@ COMMANDS: dict[str, Command] = {
         suite="scenes-caption",
         with_data="coco_karpathy",
         with_references="own-captions",
-        says={"references": "True captions of your own: COCO's .json, .jsonl of id and caption, a dataset on disk."},
+        says={
+            "references": "True captions of your own: COCO's .json, .jsonl of id and caption, a dataset on disk, a "
+            "folder of images with them."
+        },
     ),
     "depth": Command(
         task="depth",
@@ -214,7 +217,8 @@ class Request:
         default=None,
         metadata=_said(
             "--captions",
-            "Prompts: .csv or .jsonl (image, caption), samples.jsonl, COCO .json, .txt, one a line, a dataset on disk.",
+            "Prompts: .csv or .jsonl (image, caption), samples.jsonl, COCO .json, .txt, one a line, a dataset on disk, "
+            "a folder of images with them.",
             tasks=("t2i",),
             chooses=True,
         ),

@@ -25,6 +25,8 @@ HUGGING_FACE = ("file_name", "text")
 """The columns of image and caption in the ``metadata.csv`` or ``.jsonl`` of a Hugging Face image folder."""
 TABLES = (".csv", ".jsonl", ".json")
 """The suffixes of files in which captions stand beside their images."""
+TABLE_NAMES = tuple(f"{stem}{suffix}" for stem in ("captions", "metadata") for suffix in TABLES)
+"""The files at the top of a folder of images that may hold all their captions."""
 
 
 class Pair(NamedTuple):
@@ -52,6 +54,27 @@ def read_pairs(folder: Path, captions: Path | None, say: Callable[[str], None] =
     files = listing.read | listing.others
     placed = (pair._replace(image=files[pair.image].relative_to(folder).as_posix()) for pair in found)
     return sorted(placed, key=lambda pair: pair.image)
+
+
+def captions_in(folder: Path) -> dict[str, tuple[str, ...]]:
+    """The captions of the images below ``folder`` that have some, by their names there.
+
+    They are those of the one file of ``TABLE_NAMES`` in it or, without one, the lines of ``NAME.txt`` beside each
+    image. CrossFlowError as ``read_pairs``, and for several such files.
+    """
+    listing = list_folder(folder)
+    tables = [folder / name for name in TABLE_NAMES if name in listing.others]
+    if len(tables) > 1:
+        raise CrossFlowError(
+            f"{folder} holds several files of captions ({first_few([path.name for path in tables])}); keep one of them."
+        )
+    if not tables:
+        texts = {name: listing.others.get(_text_of(name)) for name in listing.read}
+        return {name: lines for name, path in texts.items() if path is not None and (lines := read_lines(path))}
+    found: dict[str, tuple[str, ...]] = {}
+    for pair in _listed(listing, tables[0]):
+        found[pair.image] = (*found.get(pair.image, ()), pair.caption)
+    return found
 
 
 def _beside(listing: Listing) -> list[Pair]:

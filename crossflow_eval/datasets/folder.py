@@ -128,7 +128,8 @@ def _check(path: Path) -> tuple[str, str, str]:
 def read_captions(path: Path) -> Captions:
     """Read a captions file by its suffix: .csv, .jsonl, .json in COCO's form, or .txt with a prompt on each line.
 
-    Prompts of a text file are numbered from 000000. A folder is read as a Hugging Face dataset.
+    Prompts of a text file are numbered from 000000. A folder is a Hugging Face dataset, or images with their captions
+    as training reads them (``captions_in``).
 
     Raises:
         CrossFlowError: missing or undecodable file, unknown columns, a row without image or caption, with the line; two
@@ -137,11 +138,24 @@ def read_captions(path: Path) -> Captions:
     if path.is_dir():
         from crossflow_eval.datasets import on_disk
 
-        return Captions(by_key(path, on_disk.texts(path)))
+        if on_disk.is_dataset(path):
+            return Captions(by_key(path, on_disk.texts(path)))
+        return Captions(by_key(path, captioned(path).items()))
     prompts = path.suffix.lower() == ".txt"
     pairs = caption_files.read_prompts(path) if prompts else caption_files.read_captions(path, caption_files.KEYS)
     of = by_key(path, ((name, (caption,)) for name, caption in pairs))
     return Captions(of, index=path.suffix.lower() == ".json")
+
+
+def captioned(folder: Path) -> dict[str, tuple[str, ...]]:
+    """The captions of the images in a folder, by their names there. Raises CrossFlowError where none has any."""
+    found = caption_files.captions_in(folder)
+    if not found:
+        raise CrossFlowError(
+            f"No image in {folder} has a caption: write a caption a line into NAME.txt beside NAME.jpg, or all into "
+            "captions.jsonl of the folder."
+        )
+    return found
 
 
 def by_key(path: Path, captions: Iterable[tuple[str, Sequence[str]]]) -> dict[str, tuple[str, ...]]:

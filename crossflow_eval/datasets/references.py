@@ -11,7 +11,7 @@ from crossflow.errors import CrossFlowError
 from crossflow.files.captions import read_captions
 from crossflow.files.plain_json import read_json_file
 from crossflow_eval.datasets import on_disk
-from crossflow_eval.datasets.folder import by_key, image_key
+from crossflow_eval.datasets.folder import by_key, captioned, image_key
 from crossflow_eval.datasets.folder import read_captions as read_file
 from crossflow_eval.types import Example
 
@@ -24,16 +24,24 @@ def read_references(path: Path) -> list[Example]:
     Of a COCO ``.json`` the id is the image's number, as results name it; of a ``.jsonl`` (``id`` or ``image``, and
     ``caption``, a line a caption) it is the id, or the image's name without folder and suffix. The source is the path
     of the image where it lies beside the file, which a model needs to see it; else its name. A folder may be a Hugging
-    Face dataset (``on_disk``).
+    Face dataset (``on_disk``), or images with their captions (``captioned``), which may have several.
 
     Images of a COCO file without captions are left out, and counted in the log. Raises CrossFlowError for a file that
     is missing, of another kind or malformed, and for one in which two images have one name.
     """
     if on_disk.is_dataset(path):
         return [Example(id=key, source=key, target=list(several)) for key, several in read_file(path).of.items()]
+    if path.is_dir():
+        found = captioned(path)
+        keys = by_key(path, found.items())
+        places = {image_key(name): name for name in found}
+        return [Example(id=key, source=path / places[key], target=list(several)) for key, several in keys.items()]
     suffix = path.suffix.lower()
     if suffix not in (".json", ".jsonl"):
-        raise CrossFlowError(f"The references {path} must be a file .json (COCO captions) or .jsonl (id, caption).")
+        raise CrossFlowError(
+            f"The references {path} must be a file .json (COCO captions) or .jsonl (id, caption), or a folder of "
+            "images with their captions."
+        )
     if suffix == ".jsonl":
         pairs = list(read_captions(path, ("id", "image")))
         places = {image_key(name): name for name, _ in reversed(pairs)}

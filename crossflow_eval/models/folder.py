@@ -52,7 +52,7 @@ class FolderModel:
         if missing:
             raise CrossFlowError(
                 f"{len(missing)} of {len(needed) * outputs_per_example} {self.what}s are missing in {self.folder}: "
-                f"{first_few(missing)}."
+                f"{first_few(missing)}; it holds {first_few(sorted(map(str, self.images.files)), 3)}."
             )
         claims = Counter(key for e in known for k in indices if (key := self._key(e.id, k)) is not None)
         if shared := sorted(self.images.files[key].name for key, times in claims.items() if times > 1):

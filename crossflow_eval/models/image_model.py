@@ -155,7 +155,7 @@ def _seen(sources: Sequence[str | Path]) -> list[np.ndarray]:
     if unseen := [str(source) for source in sources if not isinstance(source, Path)]:
         raise CrossFlowError(
             f"The references hold no image of {first_few(unseen)} for the model to see: put each beside its "
-            "reference, under the same name."
+            "reference, or in a folder beside the references' and give the folder of both, under the same name."
         )
     return [read_image(Path(source)) for source in sources]
 

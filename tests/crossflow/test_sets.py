@@ -285,6 +285,9 @@ def test_what_images_of_ones_own_lack_is_said_with_the_way_to_give_it(tmp_path):
         items.having("captions")
     with pytest.raises(CrossFlowError, match=r"None of the 1 images has a depth .*NAME.npy of metres"):
         items.having("depth")
+    np.save(tmp_path / "depth_two.npy", np.ones((4, 4), np.float32))
+    with pytest.raises(CrossFlowError, match=r"the depth maps there are called otherwise \(depth_two\.npy\)"):
+        open_sets(("images",), tmp_path).having("depth")
 
 
 def test_several_data_sets_are_one_after_the_other(tmp_path):

@@ -18,6 +18,7 @@ from crossflow_eval.datasets.folder import (
     read_folder,
     read_image,
 )
+from crossflow_eval.datasets.references import read_references
 
 RNG = np.random.default_rng(0)
 PHOTO = RNG.integers(0, 256, size=(9, 13, 3), dtype=np.uint8)
@@ -270,3 +271,17 @@ def test_a_coco_file_may_describe_more_images_than_the_folder_holds(tmp_path, ca
     images = read_folder(folder_of(tmp_path / "g", **{"000008_jpg": encoded(PHOTO, "JPEG")}))
     with pytest.raises(CrossFlowError, match=r"1 of 1 images .* have no caption"):
         match(images, captions, tmp_path / "g", tmp_path / "c.json")
+
+
+def test_a_folder_that_one_trains_on_is_prompts_and_true_captions_too(tmp_path):
+    for name in ("a/one.jpg", "two.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(PHOTO).save(tmp_path / name)
+    with pytest.raises(CrossFlowError, match=r"No image in .* has a caption: write a caption a line into NAME"):
+        read_captions(tmp_path)
+    (tmp_path / "a" / "one.txt").write_text("A cat.\n\nTwo cats.\n")
+    assert read_captions(tmp_path).of == {"one": ("A cat.", "Two cats.")}
+    (example,) = read_references(tmp_path)
+    assert (example.id, example.source, example.target) == ("one", tmp_path / "a/one.jpg", ["A cat.", "Two cats."])
+    (tmp_path / "metadata.csv").write_text("file_name,text\ntwo.png,a dog\n")
+    assert [example.id for example in read_references(tmp_path)] == ["two"]

@@ -116,8 +116,8 @@ class SetPairs:
                 self._used += 1
             return found
         raise CrossFlowError(
-            f"{TRIES} items in a row cannot be used, {self.items.names[index]} the first of them; of the last, {why}: "
-            "give another data set, or a smaller recipe."
+            f"{TRIES} items in a row cannot be used, {self.items.names[index]} the first of them; of the last, {why}; "
+            "mend them, or give another data set or a smaller recipe."
         )
 
     def _leave_out(self, place: int, why: str) -> None:
@@ -187,7 +187,7 @@ def ends(
         raise CrossFlowError(f"{name} has no depth, and this recipe is of depth.")
     if raw.depth.shape != raw.image.shape[:2]:
         sides = [" x ".join(map(str, part.shape[:2])) for part in (raw.image, raw.depth)]
-        raise CrossFlowError(f"{name} is {sides[0]} pixels and its depth {sides[1]}.")
+        raise CrossFlowError(f"{name} is {sides[0]} pixels and its depth {sides[1]}: resize one to the other.")
     depth = taken(raw.depth)
     if not np.isfinite(depth).any():
         raise CrossFlowError(f"{name} has no measured depth in what is cut of it.")
