@@ -34,6 +34,7 @@ SCHEDULE: Mapping[str, Any] = {
     "weight_decay": 0.01,
     "clip": 1.0,
     "ema": 0.999,
+    "precision": "auto",
     "save_every": 500,
     "sample_every": 1_000,
 }
@@ -56,10 +57,11 @@ def _of_text(name: str, depth: int) -> TrainConfig:
 
 def _of_images(name: str, standard: int, **changes: Any) -> dict[str, TrainConfig]:
     """One of the paper's tasks on images of ``SEEN`` pixels, and its baseline of ``standard`` blocks."""
-    task = TASKS[name]
-    sizes = {"reads": replace(task.reads, shape=(3, SEEN, SEEN)), "standard": (standard, standard), **NETWORK}
+    whole = TASKS[name]
     data = SetData(layouts=("images",), size=(SEEN, SEEN))
-    task: Task = replace(task, **{**sizes, "training": {"data": data, "steps": 1, "batch_size": 16}, **changes})
+    sizes = {"reads": replace(whole.reads, shape=(3, SEEN, SEEN)), "standard": (standard, standard), **NETWORK}
+    training = {"data": data, "steps": 1, "batch_size": 16}
+    task: Task = replace(whole, **{**sizes, "training": training, **changes})
     own = name.replace("paper-", "own-").removesuffix("-nyuv2")
     return {recipe: replace(config, **SCHEDULE) for recipe, config in task.pair(own).items()}
 
