@@ -102,7 +102,8 @@ class Task:
             guidance=NoGuidance(),
             **self.common,
         )
-        return _trained(model, self.training)
+        whole = replace(model.sampling, noise=1.0)  # the noise is all that its outputs differ by
+        return _trained(replace(model, sampling=whole), self.training)
 
 
 def _trained(model: FlowConfig | StandardConfig, training: Mapping[str, Any]) -> TrainConfig:

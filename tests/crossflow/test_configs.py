@@ -118,3 +118,8 @@ def test_parts_that_do_not_fit_are_refused():
 def test_data_that_cannot_be_drawn_are_refused_where_they_are_written(make, said):
     with pytest.raises(CrossFlowError, match=said):
         make()
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if "standard" in name])
+def test_a_baseline_is_sampled_from_the_noise_that_it_is_trained_from(name):
+    assert CONFIGS[name].model.sampling.noise == 1.0
