@@ -108,7 +108,7 @@ def compare(run_a: RunFolder, run_b: RunFolder, data: Data = None, as_json: AsJs
         for letter, side in (("A", found.first), ("B", found.second)):
             typer.echo(f"{letter}: {one_line(side.name)}, {side.examples} examples, {side.folder}")
         for note in found.notes:
-            typer.echo(note)
+            typer.echo(one_line(note))
         for method in dict.fromkeys(each.comparison.method for each in found.scores.values()):
             names = ", ".join(name for name, each in found.scores.items() if each.comparison.method == method)
             typer.echo(f"{one_line(names)}: {method}.\n")

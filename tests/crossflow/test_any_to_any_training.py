@@ -220,7 +220,7 @@ def test_a_file_that_is_no_system_is_refused(files, tmp_path):
     other = tmp_path / "other.safetensors"
     write_tensors(other, {}, {"format": "crossflow", "config": {"kind": "crossflow"}})
     assert "is not the file of an any-to-any system" in refused(RECIPES["prompts-image"], tmp_path / "run", other)
-    with pytest.raises(CrossFlowError, match="is not the file"):
+    with pytest.raises(CrossFlowError, match="is the state of a training, which only --resume reads"):
         load_system(state)
 
 

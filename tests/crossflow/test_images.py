@@ -170,7 +170,7 @@ def test_a_caption_without_its_image(tmp_path, folder, name):
         ("c.jsonl", '{"image": "b.png", "caption": " "}', "line 1: expected"),
         ("c.jsonl", '{"image": "b.png", "caption": "\\ud800"}', "line 1: it holds half a character"),
         ("c.jsonl", "\n", "holds no captions"),
-        ("c.csv", "image,text\nb.png,x\n", "line 1: it has the columns ['image', 'text'], expected"),
+        ("c.csv", "image,words\nb.png,x\n", "line 1: it has the columns ['image', 'words'], expected"),
         ("c.csv", "image,caption\nb.png,x,y\n", "line 2: expected"),
         ("c.csv", 'image,caption\nb.png,"x\n', "it is not CSV"),
         ("c.csv", "image,caption\n", "holds no captions"),

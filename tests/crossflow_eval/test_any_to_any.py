@@ -362,7 +362,7 @@ def test_what_a_system_cannot_make_is_said_before_a_run_has_a_folder(place):
     )
     for more, says in (
         ({}, "Unknown modality 'depth'"),
-        ({"method": "anchor"}, "not trained to make text"),
+        ({"method": "anchor"}, "has no networks for the method anchor"),
         ({"method": "anchor", "guidance_scale": 2.0}, "The method anchor does not use guidance_scale"),
         ({"merge": "concat"}, "merge changes nothing of fewer than 3 outputs"),
     ):

@@ -161,7 +161,7 @@ def test_a_folder_is_checked_against_the_examples_both_ways(tmp_path):
     model = FolderModel(images(tmp_path / "f", "a.png", "b.png"))
     examples = {name: Example(id=name, source="s") for name in "abcd"}
     model.check([examples["a"]], [examples["a"], examples["b"]], 1)
-    with pytest.raises(CrossFlowError, match=r"2 of 3 images are missing .*: c-0, d-0\."):
+    with pytest.raises(CrossFlowError, match=r"2 of 3 images are missing .*: c-0, d-0; it holds a, b\."):
         model.check([examples[name] for name in "acd"], list(examples.values()), 1)
     with pytest.raises(CrossFlowError, match=r"1 of 2 images .* belong to no example: b\.png"):
         model.check([examples["a"]], [examples["a"]], 1)

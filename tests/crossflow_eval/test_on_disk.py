@@ -87,7 +87,7 @@ def of_parts() -> Path:
         (lambda: saved("empty", caption=["a", " "]), "row 000001: expected text in the column 'caption'"),
         (damaged, "does not load as a dataset"),
         (of_parts, "holds several parts: give one of them, such as parts/train"),
-        (lambda: Path("."), "does not load as a dataset"),
+        (lambda: Path("."), "has a caption: write a caption a line into NAME.txt"),
     ],
 )
 def test_what_is_no_dataset_of_captions_is_one_sentence(make, said: str) -> None:
