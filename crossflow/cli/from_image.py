@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from crossflow.cli.console import one_sentence
 from crossflow.cli.options import Device
-
-if TYPE_CHECKING:
-    import numpy as np
 
 SUFFIXES: dict[str, tuple[str, ...]] = {"text": (), "depth": (".npy", ".png"), "image": (".png",)}
 """The suffixes of an output's files, by what a model makes."""
@@ -52,21 +49,21 @@ def from_image(
         ]
         if len({file.stem for file in files}) < len(files):
             raise CrossFlowError("Two of the images have one name: give them names of their own, for their outputs.")
-        for file in files:
-            read_image(file)  # what cannot be read is said before any work is done
+        sizes = [read_image(file).size for file in files]  # what cannot be read is said before any work is done
         with writing_in(out, "writing"):
             refuse_existing([out / "outputs.jsonl"])
             model = FromImage.from_checkpoint(ckpt or shipped(task), device, precision)
             refuse_existing(out / f"{file.stem}{suffix}" for file in files for suffix in SUFFIXES[model.ends[1]])
             if not model.any_size:
-                _check_sizes(files, images, model.size)
+                _check_sizes(files, sizes, model.size)
             seeds = [prompt_seed(seed, file.name) for file in files]
             unit = {"unit": model.unit} if model.unit else {}
             rows: list[dict[str, str]] = []
             try:
                 for start in chunks(progress, "from-image", "images", len(files), model.batch_size):
                     part = slice(start, start + model.batch_size)
-                    outputs = model.generate(images[part], seeds[part], Override(solver=solver, steps=steps))
+                    images = [np.asarray(read_image(file)) for file in files[part]]
+                    outputs = model.generate(images, seeds[part], Override(solver=solver, steps=steps))
                     rows += [
                         _write(out, file, output) | unit for file, output in zip(files[part], outputs, strict=True)
                     ]
@@ -78,11 +75,11 @@ def from_image(
             typer.echo(row["caption"] if "caption" in row else row["output"])
 
 
-def _check_sizes(files: Sequence[Path], images: Sequence[np.ndarray], size: tuple[int, ...]) -> None:
-    """CrossFlowError for images that are not of ``size`` (h, w)."""
+def _check_sizes(files: Sequence[Path], sizes: Sequence[tuple[int, int]], size: tuple[int, ...]) -> None:
+    """CrossFlowError for images of ``sizes`` (w, h) that are not of ``size`` (h, w)."""
     from crossflow.errors import CrossFlowError, first_few
 
-    if odd := [file.name for file, image in zip(files, images, strict=True) if image.shape[:2] != size]:
+    if odd := [file.name for file, (w, h) in zip(files, sizes, strict=True) if (h, w) != tuple(size)]:
         wanted = " x ".join(map(str, size))
         raise CrossFlowError(f"This model reads images of {wanted} pixels, unlike {first_few(odd)}: resize them first.")
 

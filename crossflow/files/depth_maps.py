@@ -17,7 +17,7 @@ from crossflow.files.listing import list_folder
 SUFFIXES = (".npy", ".npz", ".png")
 """The suffixes of depth maps."""
 MILLIMETRES = 1000.0
-"""What a 16-bit PNG of depth holds where nothing else is said, a metre."""
+"""What a 16-bit PNG of depth holds a metre, where nothing else is said."""
 
 
 def read_array(path: Path) -> np.ndarray:

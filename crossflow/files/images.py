@@ -28,8 +28,6 @@ FORMATS = {
 }
 """Formats that are read, by content: the suffix of a file may be any."""
 SUFFIXES = tuple(suffix for several in FORMATS.values() for suffix in several)
-MILLIMETRES = 1000.0
-"""What a 16-bit PNG of depth holds a metre, where nothing else is said."""
 PNG_END = b"IEND\xaeB`\x82"
 DAMAGE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 """What Pillow raises on damaged files, and on those of too many pixels."""

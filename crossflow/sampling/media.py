@@ -15,7 +15,8 @@ import numpy as np
 
 from crossflow.errors import CrossFlowError, unknown
 from crossflow.files.arrays import plain_arrays
-from crossflow.files.images import MILLIMETRES, read_depth_png, read_image
+from crossflow.files.depth_maps import MILLIMETRES
+from crossflow.files.images import read_depth_png, read_image
 from crossflow.files.mel import RATE, log_mel, wave_of
 from crossflow.files.names import shown
 from crossflow.files.resizing import covering

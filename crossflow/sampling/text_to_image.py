@@ -76,9 +76,14 @@ class TextToImage:
         exact = self.dtype == torch.float64
         self.model = copy.deepcopy(model).to(torch.float64 if exact else torch.float32).eval()
         reads, target = model.config.reads, model.config.target
-        if reads.kind != "tokens" or target.name != "image":
+        if reads.kind != "tokens":
             raise CrossFlowError(
                 f"This model makes {target.name} of {reads.name}: load it with FromImage, as crossflow from-image does."
+            )
+        if target.name != "image":
+            raise CrossFlowError(
+                f"This model makes {target.name} of {reads.name}, which no pipeline draws: call its own generate, and "
+                "decode by its autoencoder."
             )
         if autoencoder is None and target.external:
             raise CrossFlowError("This model has no autoencoder of its own: give the one it was trained with.")

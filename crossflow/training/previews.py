@@ -47,7 +47,7 @@ COLUMNS = 8
 
 
 class PromptGrids:
-    """Sample grids: one row of images for each of ``prompts``.
+    """Sample grids: one row of images for each of ``prompts``, without guidance where a weaker model guides.
 
     A model with an external autoencoder needs the weights of text encoder and autoencoder, given or in the default
     locations of ``TextToImage``. CrossFlowError if they are given and cannot be read. If the defaults are missing, or
@@ -82,10 +82,10 @@ class PromptGrids:
                 raise
             say(f"No sample grids are drawn: {error}")
 
-    def draw(self, model: TrainedModel, path: Path) -> None:
-        """Write a sample grid to ``path``."""
+    def of(self, model: TrainedModel) -> Image.Image | None:
+        """A sample grid of the model, or None."""
         if self.parts is None or not self.prompts:
-            return
+            return None
         embedder, autoencoder = self.parts
         pipeline = TextToImage(model.to(self.device), embedder, autoencoder=autoencoder)
         prompts = [prompt for prompt in self.prompts for _ in range(COLUMNS)]

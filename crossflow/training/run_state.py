@@ -222,11 +222,7 @@ def _another(path: Path, header: Mapping[str, Any], mine: Mapping[str, Any]) -> 
             remedy = f"train further in another --out from its model, by --init {path.with_name('model.safetensors')}"
     elif name in ("seed", "precision"):
         how = f", {was} there and {now} here"
-    longer = f" with --init {path.with_name('model.safetensors')} to go on from its weights"
-    return CrossFlowError(
-        f"{path} is the state of another run, its {name} differs{how}: give the same, or choose another --out"
-        f"{longer if how == ' in steps' else ''}."
-    )
+    return CrossFlowError(f"{path} is the state of another run, its {name} differs{how}: give the same, or {remedy}.")
 
 
 def _fresh_model(config: TrainConfig, seed: int, init: Path | None, data: Data) -> tuple[TrainedModel, list[str]]:

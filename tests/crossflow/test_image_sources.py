@@ -257,6 +257,20 @@ def test_the_command(trained, tmp_path, task):
     assert {path: path.read_bytes() for path in before} == before
 
 
+def test_a_folder_is_its_images(trained, tmp_path):
+    for name in ("photos/b.png", "photos/a/c.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        Image.fromarray(sources("depth", 1)[0]).save(tmp_path / name)
+    command = ["from-image", str(tmp_path / "photos"), "--ckpt", str(trained["scenes-depth"]), "--out"]
+    result = CliRunner().invoke(app, [*command, str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    assert {path.name for path in (tmp_path / "out").glob("*.npy")} == {"b.npy", "c.npy"}
+    (tmp_path / "photos" / "d.png").write_bytes(b"")
+    result = CliRunner().invoke(app, [*command, str(tmp_path / "other")])
+    assert result.exit_code == 2 and "d.png cannot be read (zero bytes)" in result.stderr
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_command_that_is_stopped_keeps_the_captions_that_it_has(trained, tmp_path, monkeypatch):
     generate = FromImage.generate
 

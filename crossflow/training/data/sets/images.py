@@ -7,8 +7,8 @@
     <root>/captions.jsonl   or .csv, or COCO's .json, or metadata.jsonl or .csv: the captions of all, in place of these
     <root>/<name>.npy       its depth in metres, or .npz, or a 16-bit .png of millimetres
 
-Super-resolution is trained on images alone. Where a recipe is of captions images without any are left out; more than a
-tenth of those that were read end the training.
+A depth map may lie in a folder of its own: that of ``rgb/a/1.png`` is ``depth/a/1.png`` (see ``files.depth_maps``).
+Super-resolution is trained on images alone. Images without caption or depth are left out where a recipe is of it.
 """
 
 from pathlib import Path
