@@ -37,15 +37,25 @@ class Number(BaseModel):
 
 
 class Run(BaseModel):
-    """A whole result, of one seed or of a reference."""
+    """A whole result, of one seed or of a reference, on ``n`` examples."""
 
+    n: int = 0
     values: dict[str, Number] = {}
     higher_is_better: dict[str, bool] = {}
+
+
+class Training(BaseModel):
+    """What was trained: its steps, and its parameters with those of the encoder."""
+
+    steps: int = 0
+    all_parameters: int = 0
 
 
 class Seed(BaseModel):
     """One training of a row; a failed one has no result."""
 
+    seed: int = 0
+    training: Training = Training()
     test: Run = Run()
 
 
@@ -139,7 +149,7 @@ def table3(folder: Path) -> str:
     CrossFlowError for a record that cannot be read.
     """
     lines: list[tuple[str, ...]] = []
-    for part in (part for path in sorted(folder.glob("table3*/results.json")) for part in _record(path).parts):
+    for part in (part for path in sorted(folder.glob("table3*/results.json")) for part in read_record(path).parts):
         ablation = load_ablations(part.table)[0]
         methods = {row.name: row.method for row in ablation.rows}
         printed = {row.method: row.values[ablation.published or ""] for row in published(part.table).rows}
@@ -153,7 +163,7 @@ def table3(folder: Path) -> str:
                 ours = _number(value, interval=True)
                 lines.append((row.label, ours, DASH if paper is None else f"{paper:.2f}", verdict))
     head = ("the row", "ours: GenEval, mean of six tasks ↑", "the paper: FID-10K ↓", "verdict: difference of ours")
-    return _table(head, lines) + "\n"
+    return pipe_table(head, lines) + "\n"
 
 
 def _said(of: Verdict) -> str:
@@ -172,7 +182,8 @@ def _readme(text: str) -> str:
     return f"{before}{found}{table3(RESULTS)}{ends}{after}"
 
 
-def _record(path: Path) -> Record:
+def read_record(path: Path) -> Record:
+    """The record of an ablation; CrossFlowError for a file that is none."""
     try:
         return Record.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
@@ -180,7 +191,7 @@ def _record(path: Path) -> Record:
 
 
 def _ablation(path: Path, folder: Path) -> str:
-    record = _record(path)
+    record = read_record(path)
     table = path.with_name("table.md")
     facts = {"Hardware": record.hardware, "Scale": record.scale, "Brackets": record.interval}
     told = " ".join(f"{name}: {fact}." for name, fact in facts.items() if fact is not None)
@@ -200,10 +211,10 @@ def _part(part: Part) -> list[str]:
         for name, value, seeds in trained + beside
     ]
     lines += [(name, "failed", DASH, DASH) for name in part.failed]
-    found = [_table(("row", part.heading, "n", "seeds"), lines)]
+    found = [pipe_table(("row", part.heading, "n", "seeds"), lines)]
     if part.verdicts:
         head = ("comparison", "verdict", "difference", "p", "difference in the paper")
-        found.append(_table(head, map(_verdict, part.verdicts)))
+        found.append(pipe_table(head, map(_verdict, part.verdicts)))
     return found
 
 
@@ -231,7 +242,7 @@ def _pages(folder: Path, name: str) -> str:
     for path in sorted((folder / name).glob("*.md")):
         command = re.search(r"`((?:python -m|crossflow)\S* [^`]+)`", _text(path).replace("\n", " "))
         lines.append((_link(_title(path), path, folder), f"`{command[1]}`" if command else DASH))
-    return _table(("page", "command"), lines)
+    return pipe_table(("page", "command"), lines)
 
 
 def _text(path: Path) -> str:
@@ -249,7 +260,7 @@ def _link(title: str, path: Path, folder: Path) -> str:
     return f"[{title}]({path.relative_to(folder).as_posix()})"
 
 
-def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+def pipe_table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     """A pipe table; numbers, which are all but the first of more than two columns, stand on the right."""
     sides = (":---", *("---:" if len(head) > 2 else ":---" for _ in head[1:]))
     return "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in (head, sides, *lines))

@@ -20,6 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from benchmarks.results_page import Record, Row, pipe_table, read_record
 from crossflow.errors import CrossFlowError, one_sentence
 from crossflow.files.writing import write_whole
 from crossflow_eval.report.plot import INK, MUTED, SERIES, quiet, standalone, svg_of
@@ -39,42 +40,9 @@ RECIPES = ("modulated", "binding")
 """Trials of the search that became the recipes scenes-t2i-short and scenes-t2i."""
 
 
-class _Number(BaseModel):
-    mean: float
+class Trial(BaseModel):
+    """What the log of the search has of a trial; ``scores`` by guidance scale and task, on validation."""
 
-
-class _Test(BaseModel):
-    n: int
-    values: dict[str, _Number]
-
-
-class _Training(BaseModel):
-    steps: int
-    all_parameters: int
-
-
-class _Seed(BaseModel):
-    seed: int
-    training: _Training
-    test: _Test
-
-
-class _Row(BaseModel):
-    label: str
-    seeds: list[_Seed]
-
-
-class _Table(BaseModel):
-    rows: dict[str, _Row]
-
-
-class _Record(BaseModel):
-    command: str
-    hardware: str
-    tables: list[_Table]
-
-
-class _Trial(BaseModel):
     steps: int
     parameters: int = 0
     cpu_minutes: float = 0.0
@@ -115,15 +83,15 @@ class Line:
         return float(2 ** ((goal - start) / slope))
 
 
-def lines(record: _Record, score: str) -> list[Line]:
+def lines(record: Record, score: str) -> list[Line]:
     """A line for each row that was measured at several shares of its steps, in the record's order."""
-    found: dict[str, list[_Row]] = {}
-    for name, row in record.tables[0].rows.items():
+    found: dict[str, list[Row]] = {}
+    for name, row in record.parts[0].rows.items():
         found.setdefault(name.partition("@")[0], []).append(row)
     return [_line(rows, score) for rows in found.values() if len(rows) > 1]
 
 
-def _line(rows: Sequence[_Row], score: str) -> Line:
+def _line(rows: Sequence[Row], score: str) -> Line:
     ordered = sorted(rows, key=lambda row: row.seeds[0].training.steps)
     seeds = [each.seed for each in ordered[0].seeds]
     if any([each.seed for each in row.seeds] != seeds for row in ordered):
@@ -137,7 +105,7 @@ def _line(rows: Sequence[_Row], score: str) -> Line:
     )
 
 
-def drawn(of: Sequence[Line], trials: Mapping[str, _Trial], goal: float) -> bytes:
+def drawn(of: Sequence[Line], trials: Mapping[str, Trial], goal: float) -> bytes:
     """The lines, each with its straight continuation up to the goal, and the search's recipes, as SVG."""
 
     def draw(figure: Figure) -> None:
@@ -162,12 +130,12 @@ def drawn(of: Sequence[Line], trials: Mapping[str, _Trial], goal: float) -> byte
     return standalone(svg_of(draw, (6.0, 4.0), "budget"))
 
 
-def best(trial: _Trial) -> float:
+def best(trial: Trial) -> float:
     """The mean of a trial's six tasks on validation, at its best guidance scale."""
     return max(scores["mean"] for scores in trial.scores.values())
 
 
-def report(record: _Record, trials: Mapping[str, _Trial]) -> str:
+def report(record: Record, trials: Mapping[str, Trial]) -> str:
     """The Markdown page."""
     means = lines(record, "geneval")
     seeds, n = len(means[0].scores), means[0].n
@@ -193,13 +161,13 @@ def report(record: _Record, trials: Mapping[str, _Trial]) -> str:
             )
             for each in of
         ]
-        parts += [f"## {CALLED[score]}: the goal is {goal}", _table(head, rows)]
+        parts += [f"## {CALLED[score]}: the goal is {goal}", pipe_table(head, rows)]
     parts += [
         "## How far a line carries",
         "The recipes that the search found, of one seed, by the best guidance scale on validation, beside what the "
         "lines above say at their steps. `modulated` is CrossFlow of width 128 with a rate that decays; `binding` has "
         "besides full captions in half of its examples, hard negatives, whitened tokens and strong positions.",
-        _table(
+        pipe_table(
             ("trial", "steps", "CPU minutes", "measured", *(f"line: {each.label}" for each in means)),
             [
                 (
@@ -217,7 +185,7 @@ def report(record: _Record, trials: Mapping[str, _Trial]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _between(trials: Mapping[str, _Trial]) -> str:
+def _between(trials: Mapping[str, Trial]) -> str:
     """What the two recipes of the search say by themselves."""
     first, last = (trials[name] for name in RECIPES)
     slope = (best(last) - best(first)) / math.log2(last.steps / first.steps)
@@ -242,22 +210,16 @@ def _meets(line: Line, goal: float) -> str:
     return f"{steps:,.0f} steps" if steps < MOST else f"more than {MOST:,} steps"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A pipe table; numbers, which are all but the first column, stand on the right."""
-    sides = ("---", *("---:" for _ in head[1:]))
-    return "\n".join(f"| {' | '.join(line)} |" for line in (head, sides, *rows))
-
-
 def main(
     out: Annotated[Path, typer.Option(help="The page; its figure lies beside it.")] = PAGE,
 ) -> None:
     """Fit the lines, and write the page and its figure."""
     with one_sentence():
         try:
-            record = _Record.model_validate_json(FIGURE3.read_bytes())
-            logged = TypeAdapter(dict[str, _Trial]).validate_json(SEARCH.read_bytes())
+            record = read_record(FIGURE3)
+            logged = TypeAdapter(dict[str, Trial]).validate_json(SEARCH.read_bytes())
         except (OSError, ValidationError) as error:
-            raise CrossFlowError(f"{FIGURE3} and {SEARCH} cannot be read as records: {error}") from error
+            raise CrossFlowError(f"{SEARCH} cannot be read as the log of the search: {error}") from error
         trials = {name: logged[name] for name in RECIPES}
         write_whole(out.with_suffix(".svg"), drawn(lines(record, "geneval"), trials, GOALS["geneval"]))
         write_whole(out, report(record, trials).encode())

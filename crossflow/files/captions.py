@@ -70,7 +70,8 @@ def captions_in(folder: Path) -> dict[str, tuple[str, ...]]:
         )
     if not tables:
         texts = {name: listing.others.get(_text_of(name)) for name in listing.read}
-        return {name: lines for name, path in texts.items() if path is not None and (lines := read_lines(path))}
+        own = {name: read_lines(path) for name, path in texts.items() if path is not None}
+        return {name: captions for name, captions in own.items() if captions}
     found: dict[str, tuple[str, ...]] = {}
     for pair in _listed(listing, tables[0]):
         found[pair.image] = (*found.get(pair.image, ()), pair.caption)
