@@ -183,6 +183,7 @@ class Suite:
     without one the usual reader of the kind does (``crossflow_eval.models.READERS``).
 
     ``one_size``: its images have the size that models of it read; to other suites' ours fit themselves by a named rule.
+    ``unit``: what outputs are in, where nothing is aligned; a model of ours whose outputs are in another is refused.
 
     ``root`` is the option that names the data root. Where the examples depend on the outputs that are measured,
     ``fitted`` gives the suite that fits these, and a run is scored again on the examples it has kept. Where prompts may
@@ -207,6 +208,7 @@ class Suite:
     fitted: Callable[[Model | Lookup], Suite] | None = None
     captioned: Callable[[Path], Suite] | None = None
     one_size: bool = False
+    unit: str = ""
     real: Callable[[], Iterable[np.ndarray]] | None = None
     some: Callable[[Path | None, Collection[str]], Sequence[Example]] | None = None
 

@@ -16,6 +16,8 @@ from crossflow.files.listing import list_folder
 
 SUFFIXES = (".npy", ".npz", ".png")
 """The suffixes of depth maps."""
+METRES = "metres"
+"""The unit of depth, where it is one that can be measured."""
 MILLIMETRES = 1000.0
 """What a 16-bit PNG of depth holds a metre, where nothing else is said."""
 

@@ -14,10 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from crossflow.errors import CrossFlowError
+from crossflow.files.depth_maps import METRES
 from crossflow.modalities.components import ComponentsConfig, PatchComponents
 from crossflow.modalities.modality import Modality
-
-METRES = "metres"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,8 +30,8 @@ class CrossFlowImageModel:
     ``solver``, ``steps`` and ``guidance_scale`` left None are the ones the checkpoint recommends. ``device``: "auto" (a
     GPU where there is one), "cpu", "cuda" or "cuda:N". Images of ``any_size`` are fitted to the model by a rule that is
     part of the identity (``crossflow.sampling.sizes``); ``of_originals``: they are to be shrunk first. ``ensemble``
-    makes a depth map of so many seeds, by their median at every pixel. Raises CrossFlowError for a checkpoint of
-    another task.
+    makes a depth map of so many seeds, by their median at every pixel. ``unit``: what its outputs must be in, where
+    that matters. Raises CrossFlowError for a checkpoint of another task or unit.
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class CrossFlowImageModel:
         any_size: bool = False,
         of_originals: bool = False,
         ensemble: int | None = None,
+        unit: str = "",
     ) -> None:
         check_sampling(solver, steps, guidance_scale)
         if ensemble is not None and ensemble < 1:
@@ -62,6 +63,11 @@ class CrossFlowImageModel:
         if self._pipeline.ends != ENDS[task]:
             read, given = self._pipeline.ends
             raise CrossFlowError(f"{path} is a checkpoint that makes {given} of {read}; give --ckpt one for {task}.")
+        if unit not in ("", self._pipeline.unit):
+            raise CrossFlowError(
+                f"The outputs of {path} are {self._pipeline.unit}, and this suite takes {unit}: choose one that aligns "
+                "them, --suite NAME_affine."
+            )
         sampling = self._pipeline.defaults.but(self._override)
         self.name = path.stem
         self._members = ensemble or 1

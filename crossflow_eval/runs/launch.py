@@ -169,6 +169,8 @@ def _own(request: Request, suite: Suite, _: str) -> Model:
     fitted: dict[str, Any] = {}
     if suite.task in models.ANY_SIZE and not suite.one_size:
         fitted = {"any_size": True} | ({"of_originals": suite.root == "references"} if suite.task == "sr" else {})
+    if suite.unit:
+        fitted["unit"] = suite.unit
     return models.OURS[suite.task](request.checkpoint, **request.of_model, **fitted)
 
 

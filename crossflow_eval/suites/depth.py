@@ -16,6 +16,7 @@ from functools import partial
 from typing import get_args
 
 from crossflow.errors import CrossFlowError, unknown
+from crossflow.files.depth_maps import METRES
 from crossflow_eval.datasets.depth import (
     DIODE,
     ETH3D,
@@ -99,4 +100,5 @@ def suite(name: str) -> Suite:
         made_elsewhere=partial(DepthFolderModel, png_scale=data.png_scale),
         root="references" if isinstance(data, OwnDepth) else "data",
         some=data.examples if isinstance(data, DepthSet) else None,
+        unit=METRES if protocol.space is None else "",
     )

@@ -10,6 +10,7 @@ import pytest
 import small_sets
 from small_paper_tasks import small
 
+from crossflow.errors import CrossFlowError
 from crossflow.files.tensors import read_header
 from crossflow.recipes import CONFIGS
 from crossflow.training.train import train
@@ -96,6 +97,8 @@ def test_relative_depth_from_two_data_sets_to_an_affine_suite(tmp_path, monkeypa
     small_sets.save(root / target / f"{IDS[0][-10:]}.png", small_sets.sparse(375, 1242, 256, 80, 0))
     result, _, _ = measured("depth", "kitti_affine", checkpoint, root, IDS[:1], tmp_path)
     assert 0 < result.values["abs_rel"].mean < 20
+    with pytest.raises(CrossFlowError, match=r"are relative: 0 is nearest, .* and this suite takes metres"):
+        measured("depth", "kitti_eigen", checkpoint, root, IDS[:1], tmp_path)
 
 
 def test_captions_from_coco_to_karpathys_test_images(tmp_path, monkeypatch):
