@@ -25,17 +25,23 @@ class Contrast:
     """CLIP loss between source latents and the other side of the pair, embedded by ``tower``.
 
     The logit scale is the exponential of a learned scalar (``exp``, as in CLIP) or, as in the authors' code, the scalar
-    itself (``raw``). ``hard_negatives`` adds wrong captions from the data, such as the caption with two colours
-    swapped, to the negatives of an image. ``positions`` is how position embeddings of the tower ``latents`` start.
+    itself (``raw``). The tower ``places`` compares source and target place by place, so that what the source says of a
+    thing stands where the thing is; the others compare them as wholes. ``hard_negatives`` adds wrong captions from the
+    data, such as the caption with two colours swapped, to the negatives of an image. ``positions`` is how position
+    embeddings of the tower ``latents`` start.
     """
 
     weight: float = 1.0
-    tower: Literal["latents", "siglip-l16", "features"] = "latents"
+    tower: Literal["latents", "places", "siglip-l16", "features"] = "latents"
     scale: Literal["exp", "raw"] = "exp"
     hard_negatives: bool = False
     positions: Positions = "small"
     kind: Literal["contrast"] = "contrast"
-    name: ClassVar[str] = "contrastive"
+
+    @property
+    def name(self) -> str:
+        """By places it has a name of its own, so that a model can have both."""
+        return "contrastive_places" if self.tower == "places" else "contrastive"
 
     def __post_init__(self) -> None:
         if self.positions != "small" and self.tower != "latents":
@@ -47,9 +53,9 @@ class Contrast:
 
     def check(self, accepts: str, variance: str, guided: bool, learns: bool) -> None:
         """CrossFlowError if the tower would not see each item's own target, or if hard negatives are not texts."""
-        if learns and (guided or self.tower != "latents"):
+        if learns and (guided or READS[self.tower]):
             raise CrossFlowError(
-                "A contrast with jointly trained latents needs the tower latents and no null items: "
+                "A contrast with jointly trained latents needs the tower latents or places, and no null items: "
                 "let guidance be none."
             )
         if self.hard_negatives and accepts != "tokens":

@@ -2,7 +2,8 @@
 
 They exist in training only; no checkpoint holds one. The paper says "image encoder"; the authors' code trains a
 SigLIP-L/16 on the pixels from random weights (``siglip-l16``). ``features`` reads image features precomputed by a
-frozen network instead, and ``latents`` reads the target latents. These two depart from the paper's recipe.
+frozen network instead, and ``latents`` and ``places`` read the target latents. These three depart from the paper's
+recipe.
 """
 
 import math
@@ -74,6 +75,22 @@ class LatentTower(Tower):
         for block in self.blocks:
             tokens = block(tokens)
         return self.patches.maps(tokens)
+
+
+class PlaceTower(Tower):
+    """A network of two layers at every place of the target latents, the same at all: no place sees another.
+
+    The source is then compared with the image place by place, so what it learns to say of a place stands at that place.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], scale_form: Literal["exp", "raw"]) -> None:
+        super().__init__(shape, scale_form)
+        width = 4 * shape[0]
+        self.places = nn.Sequential(nn.Linear(shape[0], width), nn.ReLU(), nn.Linear(width, shape[0]))
+        self.apply(initialise)
+
+    def forward(self, target: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        return at_least_float32(self.places(target.movedim(1, -1)).movedim(-1, 1))
 
 
 class FeatureTower(Tower):
@@ -156,12 +173,18 @@ def _head(shape: tuple[int, int, int]) -> nn.Module:
     )
 
 
-TOWERS: dict[str, type[LatentTower] | type[FeatureTower] | type[SiglipTower]] = {
+TOWERS: dict[str, type[LatentTower] | type[PlaceTower] | type[FeatureTower] | type[SiglipTower]] = {
     "latents": LatentTower,
+    "places": PlaceTower,
     "features": FeatureTower,
     "siglip-l16": SiglipTower,
 }
 PIXELS, IMAGE_FEATURES = "pixels", "image_features"
 """The entries of a batch with images, uint8 [b s s 3], and their features [b f], for towers that read these."""
-READS: Mapping[str, tuple[str, ...]] = {"latents": (), "features": (IMAGE_FEATURES,), "siglip-l16": (PIXELS,)}
+READS: Mapping[str, tuple[str, ...]] = {
+    "latents": (),
+    "places": (),
+    "features": (IMAGE_FEATURES,),
+    "siglip-l16": (PIXELS,),
+}
 """The entry of a batch that each tower reads; none means the target latent."""

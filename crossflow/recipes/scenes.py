@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from crossflow.flow.guidance import Indicator, NoGuidance
 from crossflow.losses import KL, Contrast, ImageReconstruction, LossConfig
@@ -106,20 +106,26 @@ def _trained(model: ModelConfig, data: SceneData, steps: int, batch_size: int = 
     return TrainConfig(model=model, data=data, steps=steps, batch_size=batch_size, optimizer="muon", precision="fp32")
 
 
-def _scenes(backbone: TransformerConfig, source: VariationalConfig | None, steps: int, null_rate: float) -> TrainConfig:
+def _scenes(
+    backbone: TransformerConfig,
+    source: VariationalConfig | None,
+    steps: int,
+    null_rate: float,
+    reads: TokensConfig | None = None,
+) -> TrainConfig:
     """Text to 32-pixel scenes: 16 patches of 48 principal components each. Without a source: the baseline."""
     target = PatchPCAConfig(patch=8, components=48, sd=0.35)
     sampling = Sampling(solver="midpoint", steps=16, guidance_scale=2.0)
-    shape, guidance = (48, 4, 4), Indicator(null_rate=null_rate)
+    shape, guidance, reads = (48, 4, 4), Indicator(null_rate=null_rate), reads or TokensConfig()
     model: FlowConfig | StandardConfig
     if source is None:
         model = StandardConfig(
-            shape=shape, reads=TokensConfig(), target=target, backbone=backbone, guidance=guidance, sampling=sampling
+            shape=shape, reads=reads, target=target, backbone=backbone, guidance=guidance, sampling=sampling
         )
     else:
         model = FlowConfig(
             shape=shape,
-            reads=TokensConfig(),
+            reads=reads,
             source=source,
             target=target,
             backbone=backbone,
@@ -147,24 +153,23 @@ def _short(backbone: TransformerConfig, source: VariationalConfig | None) -> Tra
     )
 
 
-def _binding() -> TrainConfig:
-    """Text to scenes: what helps a short training, with what divides the sources of prompts of the same words.
+def _binding(backbone: TransformerConfig, source: VariationalConfig | None) -> TrainConfig:
+    """Text to scenes: what helps a short training, with what tells the source where things are. Without: the baseline.
 
-    Tokens are whitened and positions of the content's scale, half of the captions name every object, a scene of two
-    shapes is asked for mostly in the forms that need binding, and the contrast has captions that are not true of the
-    image. results/scenes/search.md is the log of the search.
+    Tokens are early ones, whitened. The contrast compares source and image place by place, and has captions that are
+    not true of the image. Half of the captions name every object, and a scene of two shapes is asked for mostly in the
+    forms that need binding. results/scenes/search.md is the log of the search.
     """
-    network = replace(_VANILLA, summaries=4, positions="unit", modulated=True)
-    recipe = _scenes(network, VariationalConfig(width=128, depth=1, heads=4, whitened=True), 14_000, null_rate=0.1)
-    losses = (KL(weight=1e-2), Contrast(weight=0.1, hard_negatives=True, positions="unit"))
-    return replace(
-        recipe,
-        model=replace(recipe.model, losses=losses, parameterisation="target", tail=0.35),
-        data=SceneData(count=16_384, captions=(0, 0, 1, 3), negatives=1, retold=True),
-        batch_size=32,
-        learning_rate=4e-3,
-        precision="bf16",
-    )
+    network = replace(backbone, positions="unit", modulated=True)
+    reads = TokensConfig(count=24)
+    recipe = _scenes(network, source, 14_000, null_rate=0.1, reads=reads)
+    model: Any = replace(recipe.model, parameterisation="target", tail=0.35)
+    data = SceneData(count=16_384, captions=(0, 0, 1, 3), retold=True)
+    if source is not None:
+        contrast = Contrast(weight=1.0, tower="places", hard_negatives=True)
+        model = replace(model, losses=(KL(weight=1e-2), contrast))
+        data = replace(data, negatives=1)
+    return replace(recipe, model=model, data=data, batch_size=32, learning_rate=4e-3, precision="bf16")
 
 
 _VANILLA = TransformerConfig(width=128, depth=4, heads=4)
@@ -172,7 +177,10 @@ _IMAGE = ImageEncoderConfig(width=128, depth=2, heads=4, patch=8)
 
 
 SCENES: Mapping[str, TrainConfig] = {
-    "scenes-t2i": _binding(),
+    "scenes-t2i": _binding(
+        replace(_VANILLA, summaries=4), VariationalConfig(width=128, depth=2, heads=4, whitened=True)
+    ),
+    "scenes-t2i-standard": _binding(replace(_VANILLA, depth=6, whitened=True), None),
     "scenes-t2i-short": _short(_VANILLA, VariationalConfig(width=128, depth=1, heads=4)),
     "scenes-t2i-short-standard": _short(_VANILLA, None),
     "scenes-table1-crossflow": _scenes(_VANILLA, VariationalConfig(width=128, depth=1, heads=4), 1_500, 0.1),

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from crossflow.errors import CrossFlowError
-from crossflow.losses.towers import FeatureTower, FrozenSiglip, LatentTower, SiglipTower
+from crossflow.losses.towers import FeatureTower, FrozenSiglip, LatentTower, PlaceTower, SiglipTower
 
 SHAPE = (4, 8, 8)
 
@@ -91,7 +91,20 @@ def test_features_are_projected():
     assert torch.allclose(tower(features)[1], tower(features[1:2])[0], atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", [LatentTower, FeatureTower])
+def test_a_place_is_compared_by_itself():
+    """Law: what it says of a place is changed by that place alone, and is the same wherever the place is."""
+    torch.manual_seed(0)
+    tower = PlaceTower(SHAPE, "exp")
+    target = torch.randn(2, *SHAPE)
+    other = target.clone()
+    other[:, :, 1, 2] += 1
+    apart = (tower(target) - tower(other)).abs().amax((0, 1))
+    assert apart[1, 2] > 0.01
+    assert (apart > 0).sum() == 1
+    torch.testing.assert_close(tower(target.roll(1, 3)), tower(target).roll(1, 3))
+
+
+@pytest.mark.parametrize("kind", [LatentTower, PlaceTower, FeatureTower])
 def test_the_scale_is_learned_in_both_forms(kind):
     """1/0.07 in the paper's form, never above 100; the logarithm itself in the authors'."""
     paper, authors = kind(SHAPE, "exp"), kind(SHAPE, "raw")
