@@ -154,6 +154,11 @@ TRIALS: Mapping[str, Trial] = {
         "tokens whitened",
         _changed(FOUND, source=VariationalConfig(width=128, depth=1, heads=4, whitened=True)),
     ),
+    "short-places": Trial(
+        "modulated",
+        "contrast of weight 1 that compares source and image place by place",
+        _changed(FOUND, losses=(KL(weight=1e-2), Contrast(weight=1.0, tower="places"))),
+    ),
     "binding": Trial(
         "start",
         "half of the captions name all objects, no relation by sides; batches of 32, learning rate 4e-3, the tail of "
@@ -174,6 +179,9 @@ TRIALS: Mapping[str, Trial] = {
         "places",
         "14,000 steps, contrast of weight 1, encoder of two blocks: the recipe scenes-t2i",
         CONFIGS["scenes-t2i"],
+    ),
+    "layout-short": Trial(
+        "layout", "1,600 steps, learning rate 5e-3", replace(CONFIGS["scenes-t2i"], steps=1_600, learning_rate=5e-3)
     ),
     "layout-standard": Trial("layout", "the baseline: the recipe scenes-t2i-standard", CONFIGS["scenes-t2i-standard"]),
     "standard": Trial(
