@@ -153,12 +153,12 @@ def _short(backbone: TransformerConfig, source: VariationalConfig | None) -> Tra
     )
 
 
-def _binding(backbone: TransformerConfig, source: VariationalConfig | None) -> TrainConfig:
+def _layout(backbone: TransformerConfig, source: VariationalConfig | None) -> TrainConfig:
     """Text to scenes: what helps a short training, with what tells the source where things are. Without: the baseline.
 
-    Tokens are early ones, whitened. The contrast compares source and image place by place, and has captions that are
-    not true of the image. Half of the captions name every object, and a scene of two shapes is asked for mostly in the
-    forms that need binding. results/scenes/search.md is the log of the search.
+    Tokens are whitened, and enough for the places of two objects. The contrast compares source and image place by
+    place, and has captions that are not true of the image. Half of the captions name every object, and a scene of two
+    shapes is asked for mostly in the forms that need binding. results/scenes/search.md is the log of the search.
     """
     network = replace(backbone, positions="unit", modulated=True)
     reads = TokensConfig(count=24)
@@ -177,10 +177,10 @@ _IMAGE = ImageEncoderConfig(width=128, depth=2, heads=4, patch=8)
 
 
 SCENES: Mapping[str, TrainConfig] = {
-    "scenes-t2i": _binding(
+    "scenes-t2i": _layout(
         replace(_VANILLA, summaries=4), VariationalConfig(width=128, depth=2, heads=4, whitened=True)
     ),
-    "scenes-t2i-standard": _binding(replace(_VANILLA, depth=6, whitened=True), None),
+    "scenes-t2i-standard": _layout(replace(_VANILLA, depth=6, whitened=True), None),
     "scenes-t2i-short": _short(_VANILLA, VariationalConfig(width=128, depth=1, heads=4)),
     "scenes-t2i-short-standard": _short(_VANILLA, None),
     "scenes-table1-crossflow": _scenes(_VANILLA, VariationalConfig(width=128, depth=1, heads=4), 1_500, 0.1),

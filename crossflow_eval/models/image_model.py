@@ -65,8 +65,8 @@ class CrossFlowImageModel:
             raise CrossFlowError(f"{path} is a checkpoint that makes {given} of {read}; give --ckpt one for {task}.")
         if unit not in ("", self._pipeline.unit):
             raise CrossFlowError(
-                f"The outputs of {path} are {self._pipeline.unit}, and this suite takes {unit}: choose one that aligns "
-                "them, --suite NAME_affine."
+                f"The outputs of {path} are {self._pipeline.unit or 'of no unit that it says'}, and this suite takes "
+                f"{unit}: choose one that aligns them, --suite NAME_affine."
             )
         sampling = self._pipeline.defaults.but(self._override)
         self.name = path.stem

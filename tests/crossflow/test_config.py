@@ -169,6 +169,13 @@ def test_a_contrast_sees_the_items_own_targets():
     )
 
 
+def test_a_model_may_compare_by_places_and_as_a_whole():
+    """Each with a loss of its own name; two of one name are refused."""
+    whole, places = Contrast(), Contrast(tower="places")
+    assert set(flow(losses=(whole, places)).build().terms) == {"contrastive", "contrastive_places"}
+    assert "Two terms of the loss have one name" in refused(losses=(places, places))
+
+
 def test_a_network_of_several_resolutions_predicts_velocities():
     low = Stage(block="transformer", width=8, hidden=8, depth=1, patch=2)
     dimr = DiMRConfig(stages=(low, Stage(block="convnext", width=8, hidden=8, depth=1, patch=1)))
