@@ -49,6 +49,8 @@ FAULTS: tuple[str, ...] = (
     "another side",
     "wrong number",
 )
+FURTHER = "further objects"
+"""Images with more objects than were asked for, right or wrong: only a count is judged by what should not be there."""
 
 
 def pairs(kind: str) -> list[tuple[str, str]]:
@@ -159,17 +161,22 @@ def _opposite(clause: Mapping[str, Any]) -> dict[str, Any]:
 def read_errors(
     pipeline: TextToImage, items: Sequence[SceneExample], scale: float | None, seed: int = 0
 ) -> tuple[dict[str, float], dict[str, int]]:
-    """The share of right images by task and their mean, and the faults by kind, on ``items`` at a guidance scale."""
+    """The share of right images by task and their mean, and the faults by kind, on ``items`` at a guidance scale.
+
+    Among the faults are the images with FURTHER objects.
+    """
     seeds = [prompt_seed(seed, item.prompt, copy) for copy, item in enumerate(items)]
     images = pipeline.generate([item.prompt for item in items], seeds, Override(guidance_scale=scale))
     wrong: Counter[str] = Counter()
     right: dict[str, list[bool]] = {}
     for item, image in zip(items, images, strict=True):
-        here = faults(read(image), item.specification)
+        found = read(image)
+        here = faults(found, item.specification)
+        wrong[FURTHER] += len(found) > sum(clause["count"] for clause in item.specification["include"])
         right.setdefault(item.task, []).append(not here)
         wrong.update(here)
     scores = {task: float(np.mean(right[task])) for task in TASKS if task in right}
-    return scores | {"mean": float(np.mean(list(scores.values())))}, {kind: wrong[kind] for kind in FAULTS}
+    return scores | {"mean": float(np.mean(list(scores.values())))}, {kind: wrong[kind] for kind in (*FAULTS, FURTHER)}
 
 
 def report(

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from crossflow.errors import CrossFlowError, named
 from crossflow.flow import losses
 from crossflow.flow.path import LinearPath
-from crossflow.flow.solver import Velocity, solver_named
-from crossflow.model.settings import Losses, Sampling
+from crossflow.flow.solver import Velocity
+from crossflow.model.settings import Losses, Sampling, drawing_once
 from crossflow.networks import TransformerConfig
 from crossflow.networks.blocks import Block, Patches, initialise
 
@@ -98,11 +98,11 @@ class Anchor(nn.Module):
     def encode(self, name: str, latents: Float[Tensor, "b c h w"], sampling: Sampling) -> Float[Tensor, "b c h w"]:
         """The shared latent of a modality that is given, by its flow run backward; its noise is in it."""
         name = as_given(name) if name in self.config.given else name
-        return solver_named(sampling.solver)(self._velocity(name), latents, sampling.steps, backward=True)
+        return drawing_once(sampling)(self._velocity(name), latents, sampling.steps, backward=True)
 
     def decode(self, name: str, shared: Float[Tensor, "b c h w"], sampling: Sampling) -> Float[Tensor, "b c h w"]:
         """Latents of one modality."""
-        return solver_named(sampling.solver)(self._velocity(name), shared, sampling.steps)
+        return drawing_once(sampling)(self._velocity(name), shared, sampling.steps)
 
     def generate(
         self,

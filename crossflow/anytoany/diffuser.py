@@ -20,8 +20,7 @@ from crossflow.flow.field import Field, Parameterisation, field_of
 from crossflow.flow.guidance import Indicator
 from crossflow.flow.losses import Draws, Times
 from crossflow.flow.path import LinearPath
-from crossflow.flow.solver import solver_named
-from crossflow.model.settings import Losses, Sampling, check_tail
+from crossflow.model.settings import Losses, Sampling, check_tail, drawing_once
 from crossflow.networks import TransformerConfig
 from crossflow.networks.blocks import check_sizes
 
@@ -96,7 +95,7 @@ class Diffuser(nn.Module):
     ) -> Float[Tensor, "b c h w"]:
         """Sample latents from noise."""
         velocity = self.config.guidance.velocity(self.field(prompts), sampling.guidance_scale, None)
-        return solver_named(sampling.solver)(velocity, sampling.noise * noise, sampling.steps)
+        return drawing_once(sampling)(velocity, sampling.noise * noise, sampling.steps)
 
     def _predicted(self, prompts: Tensor, through: Through) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, ...]]:
         source = unit_variance(prompts)

@@ -10,8 +10,7 @@ from torch import Tensor
 from crossflow.anytoany.alignment import AlignmentConfig, Part, connected, environments
 from crossflow.errors import CrossFlowError
 from crossflow.flow.guidance import indicator
-from crossflow.flow.solver import solver_named
-from crossflow.model.settings import Override, Sampling
+from crossflow.model.settings import Override, Sampling, drawing_once
 
 Latents = Mapping[str, Float[Tensor, "b c h w"]]
 """Latents of the same items by modality."""
@@ -49,7 +48,7 @@ def sample_jointly(
     one = len(set(scales.values())) == 1
     each = [start.new_full((math.prod(shape),), scales[name]) for name, shape in shapes.items()]
     guided = indicator(velocity, next(iter(scales.values())) if one else torch.cat(each))
-    return unpack(solver_named(sampling.solver)(guided, sampling.noise * start, sampling.steps), shapes)
+    return unpack(drawing_once(sampling)(guided, sampling.noise * start, sampling.steps), shapes)
 
 
 def pack(latents: Latents) -> Float[Tensor, "b n"]:

@@ -47,6 +47,16 @@ class Path(Protocol):
         """How much of x0 is left in xt, from 1 at the source to about 0 at the target."""
         ...
 
+    def gained(self, t: Float[Tensor, " *b"]) -> Float[Tensor, " *b"]:
+        """How much of x1 is in xt, from 0 at the source to 1 at the target."""
+        ...
+
+    def ends(
+        self, xt: Float[Tensor, "b *dims"], velocity: Float[Tensor, "b *dims"], t: Float[Tensor, " b"]
+    ) -> tuple[Float[Tensor, "b *dims"], Float[Tensor, "b *dims"]]:
+        """x0 and x1 of the path that is at xt with this velocity at t."""
+        ...
+
 
 NEAREST = 0.05
 """The smallest denominator of ``velocity_to`` and ``velocity_from``."""
@@ -90,6 +100,17 @@ class LinearPath:
         """1 - (1 - sigma_min) t."""
         return 1 - (1 - self.sigma_min) * t
 
+    def gained(self, t: Float[Tensor, " *b"]) -> Float[Tensor, " *b"]:
+        """t."""
+        return t
+
+    def ends(
+        self, xt: Float[Tensor, "b *dims"], velocity: Float[Tensor, "b *dims"], t: Float[Tensor, " b"]
+    ) -> tuple[Float[Tensor, "b *dims"], Float[Tensor, "b *dims"]]:
+        """xt - t v, and v + (1 - sigma_min) times that."""
+        x0 = xt - _times(xt, velocity, t) * velocity
+        return x0, velocity + (1 - self.sigma_min) * x0
+
 
 @dataclass(frozen=True)
 class SinCosPath:
@@ -122,6 +143,17 @@ class SinCosPath:
     def left(self, t: Float[Tensor, " *b"]) -> Float[Tensor, " *b"]:
         """cos(pi t / 2)."""
         return (t * (math.pi / 2)).cos()
+
+    def gained(self, t: Float[Tensor, " *b"]) -> Float[Tensor, " *b"]:
+        """sin(pi t / 2)."""
+        return (t * (math.pi / 2)).sin()
+
+    def ends(
+        self, xt: Float[Tensor, "b *dims"], velocity: Float[Tensor, "b *dims"], t: Float[Tensor, " b"]
+    ) -> tuple[Float[Tensor, "b *dims"], Float[Tensor, "b *dims"]]:
+        """cos(pi t / 2) xt - 2 / pi sin(pi t / 2) v, and sin(pi t / 2) xt + 2 / pi cos(pi t / 2) v."""
+        angle, slope = _times(xt, velocity, t) * (math.pi / 2), velocity * (2 / math.pi)
+        return angle.cos() * xt - angle.sin() * slope, angle.sin() * xt + angle.cos() * slope
 
 
 PATHS: dict[str, type[LinearPath] | type[SinCosPath]] = {"linear": LinearPath, "sincos": SinCosPath}

@@ -54,7 +54,7 @@ def euler_official(
     The times run ahead of the steps, by a whole step at the end, so it is a first-order method with an additional
     error: use it to reproduce published samples. Backward takes the same times in reverse. One evaluation per step.
     """
-    _check(steps)
+    check_steps(steps)
     h = OFFICIAL_END / steps
     times = [OFFICIAL_END * i / max(steps - 1, 1) for i in range(steps)]
     for t in reversed(times) if backward else times:
@@ -92,7 +92,7 @@ def dopri5(
     items that have finished stay fixed. Six evaluations per attempted step. CrossFlowError if it cannot finish, and for
     half precision, whose rounding is coarser than the tolerance.
     """
-    _check(steps)
+    check_steps(steps)
     if x.dtype not in (torch.float32, torch.float64):
         raise CrossFlowError(f"dopri5 needs float32 or float64 and got {x.dtype}: convert x, or use a fixed step.")
 
@@ -177,7 +177,7 @@ def _select(
 
 def _grid(steps: int, backward: bool) -> Iterator[tuple[float, float]]:
     """Yield (t, h) of ``steps`` equal steps; h is negative backward."""
-    _check(steps)
+    check_steps(steps)
     for i in range(steps):
         yield (1 - i / steps, -1 / steps) if backward else (i / steps, 1 / steps)
 
@@ -186,13 +186,17 @@ def _same(x: Tensor, t: float) -> Tensor:
     return x.new_full((len(x),), t)
 
 
-def _check(steps: int) -> None:
+def check_steps(steps: int) -> None:
+    """CrossFlowError for no step."""
     if steps < 1:
         raise CrossFlowError(f"A solver takes at least 1 step and got {steps}.")
 
 
+ANCESTRAL = "euler_ancestral"
+"""The solver that draws noise anew at every step (``flow.ancestral``)."""
 SOLVERS: dict[str, Solver] = {
     "euler": euler,
+    ANCESTRAL: euler,  # of a latent whose source is not known, which has no noise to draw anew
     "euler_official": euler_official,
     "midpoint": midpoint,
     "heun": heun,

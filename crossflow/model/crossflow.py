@@ -5,6 +5,7 @@ the whole of sampling. The velocity field gets no condition: the text or image i
 generates from what is decided by its config's ``reads`` and ``target``; the code between is the same for every task.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -15,12 +16,13 @@ from torch import Tensor, nn
 
 from crossflow.errors import CrossFlowError
 from crossflow.flow import losses
+from crossflow.flow.ancestral import euler_ancestral
 from crossflow.flow.batch import Batch
 from crossflow.flow.field import Field, field_of
 from crossflow.flow.guidance import GuidanceConfig, Indicator
 from crossflow.flow.losses import Draws, Times
 from crossflow.flow.path import PATHS
-from crossflow.flow.solver import Velocity, solver_named
+from crossflow.flow.solver import ANCESTRAL, Velocity, solver_named
 from crossflow.losses import LossConfig
 from crossflow.losses.term import Step
 from crossflow.modalities import ReadsConfig, TargetConfig
@@ -186,9 +188,15 @@ class CrossFlow(nn.Module):
         mask: Bool[Tensor, "b n"] | None,
         noise: Float[Tensor, "b c h w"],
         sampling: Sampling,
+        further: Iterator[Float[Tensor, "b c h w"]] | None = None,
     ) -> Float[Tensor, "b c h w"]:
-        """Encode what is read, and sample target latents."""
-        x0 = self.source(values, mask, sampling.noise * noise)
+        """Encode what is read, and sample target latents; ``further`` is the noise of ancestral sampling's steps."""
+        posterior = self.encoder(values, mask)
+        x0 = posterior.sample(sampling.noise * noise)
+        if sampling.solver == ANCESTRAL:
+            sd = sampling.noise * torch.exp(0.5 * posterior.log_var)
+            field = self.velocity(sampling.guidance_scale)
+            return euler_ancestral(field, self.path, x0, posterior.mean, sd, further, sampling.steps)
         return self.sample(x0, sampling.solver, sampling.steps, sampling.guidance_scale)
 
     def _field(self) -> Field:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from crossflow.errors import CrossFlowError
 from crossflow.flow.guidance import check_scale
-from crossflow.flow.solver import solver_named
+from crossflow.flow.solver import ANCESTRAL, Solver, solver_named
 from crossflow.networks.blocks import check_sizes
 
 Values = Float[Tensor, "b n d"] | Float[Tensor, "b k i j"]
@@ -51,9 +51,20 @@ class Sampling:
         if not 0 <= self.noise <= 1:
             raise CrossFlowError(f"noise is {self.noise}; it must be from 0 to 1.")
 
+    def of_latents(self) -> "Sampling":
+        """These settings for latents of which no source is known: of no noise to draw anew is made Euler's method."""
+        return replace(self, solver="euler") if self.solver == ANCESTRAL else self
+
     def but(self, override: Override) -> "Sampling":
         """These settings, replaced where ``override`` is not None."""
         return replace(self, **{name: value for name, value in vars(override).items() if value is not None})
+
+
+def drawing_once(sampling: Sampling) -> Solver:
+    """The solver where noise is drawn once, before the first step; CrossFlowError for ancestral sampling."""
+    if sampling.solver == ANCESTRAL:
+        raise CrossFlowError(f"{ANCESTRAL} samples one output of one source: choose another solver.")
+    return solver_named(sampling.solver)
 
 
 def check_ends(config: Any) -> None:

@@ -3,6 +3,7 @@
 It has the interface of ``CrossFlow``: ``forward(batch, draws)`` and ``generate(...)``.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,12 +14,13 @@ from torch import Tensor, nn
 
 from crossflow.errors import CrossFlowError
 from crossflow.flow import losses
+from crossflow.flow.ancestral import euler_ancestral
 from crossflow.flow.batch import Batch
 from crossflow.flow.field import Field, Predict, field_of
 from crossflow.flow.guidance import GuidanceConfig, Indicator
 from crossflow.flow.losses import Draws, Times
 from crossflow.flow.path import PATHS
-from crossflow.flow.solver import Velocity, solver_named
+from crossflow.flow.solver import ANCESTRAL, Velocity, solver_named
 from crossflow.losses import LossConfig
 from crossflow.modalities import ReadsConfig, TargetConfig
 from crossflow.model.settings import Losses, Sampling, Values, check_ends
@@ -133,10 +135,14 @@ class StandardFlow(nn.Module):
         mask: Bool[Tensor, "b n"] | None,
         noise: Float[Tensor, "b c h w"],
         sampling: Sampling,
+        further: Iterator[Float[Tensor, "b c h w"]] | None = None,
     ) -> Float[Tensor, "b c h w"]:
-        """Sample target latents from noise, given a text or an image."""
-        field = self.velocity(sampling.guidance_scale, values, mask)
-        return solver_named(sampling.solver)(field, sampling.noise * noise, sampling.steps)
+        """Sample target latents from noise, given a text or an image; ``further`` is that of ancestral steps."""
+        field, x0 = self.velocity(sampling.guidance_scale, values, mask), sampling.noise * noise
+        if sampling.solver == ANCESTRAL:
+            mean, sd = torch.zeros_like(x0), torch.full_like(x0, sampling.noise)
+            return euler_ancestral(field, self.path, x0, mean, sd, further, sampling.steps)
+        return solver_named(sampling.solver)(field, x0, sampling.steps)
 
     def _field(self, values: Tensor, mask: Tensor | None) -> Field:
         """The velocity field; its x may be the batch repeated, as guidance does."""

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass, replace
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 from crossflow.anytoany.stages import Stage as AnyStage
 from crossflow.errors import CrossFlowError
@@ -17,6 +17,8 @@ from crossflow.networks.blocks import check_sizes
 from crossflow.scenes.negatives import MOST
 from crossflow.scenes.spec import VERSION as WORLD
 
+PLACED = 3
+"""The index of a scene's caption that names every object with its colour and its place."""
 PLACES = 5
 """The index of a scene's caption by ``scenes.caption.places``, after the five that it brings."""
 CELL = 8
@@ -34,9 +36,10 @@ class SceneData:
     """Training pairs from ``count`` scenes of the split ``train``, rendered at ``size`` pixels.
 
     ``captions`` are the indices of the captions to sample from, 0 being the prompt and PLACES the shapes with their
-    places; an index given twice is sampled twice as often. ``negatives`` is how many untrue prompts come with an item,
-    for a contrast with hard negatives. ``retold`` asks for each scene of two shapes in a form drawn anew, mostly one
-    that needs binding, ``sides`` of the relations by sides (see ``scenes.retell``).
+    places; an index given twice is sampled twice as often, and a ``Stage`` may read some alone. ``negatives`` is how
+    many untrue prompts come with an item, for a contrast with hard negatives. ``retold`` asks for each scene of two
+    shapes in a form drawn anew, mostly one that needs binding, ``sides`` of the relations by sides (see
+    ``scenes.retell``).
     """
 
     count: int = 60_000
@@ -78,6 +81,7 @@ class PairData:
 
     size: int = 256
     kind: Literal["folder"] = "folder"
+    captions: ClassVar[tuple[int, ...]] = ()
 
     def check(self, model: ModelConfig) -> None:
         """CrossFlowError for a model that does not read texts, or whose targets are not latents of such images."""
@@ -111,6 +115,7 @@ class SetData:
     benchmark: bool = False
     holes: Literal["nearest"] = "nearest"
     kind: Literal["sets"] = "sets"
+    captions: ClassVar[tuple[int, ...]] = ()
 
     def __post_init__(self) -> None:
         check_sizes(layouts=len(self.layouts), height=self.size[0], width=self.size[1])
@@ -160,6 +165,7 @@ class EventData:
     count: int = 20_000
     pairs: tuple[tuple[str, str], ...] = PAIRS
     kind: Literal["events"] = "events"
+    captions: ClassVar[tuple[int, ...]] = ()
 
     def __post_init__(self) -> None:
         _check_count(self.count)
@@ -184,12 +190,14 @@ class Stage:
     """A stage of training: ``steps`` that train ``all``, the ``source`` with the loss terms' networks, or the ``flow``.
 
     ``losses`` names the losses that are computed, ``flow`` and those of the terms; None is all. What is not trained
-    keeps its weights, and without the flow loss the velocity network is not evaluated.
+    keeps its weights, and without the flow loss the velocity network is not evaluated. ``captions`` are those of the
+    data's captions that are read; empty is all.
     """
 
     steps: int
     trains: Literal["all", "source", "flow"] = "all"
     losses: tuple[str, ...] | None = None
+    captions: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -255,6 +263,9 @@ class TrainConfig:
         named = {name for stage in self.stages for name in stage.losses or ()}
         if unknown := sorted(named - known):
             raise CrossFlowError(f"A stage counts the loss {unknown[0]!r}; the model has {', '.join(sorted(known))}.")
+        read = {caption for stage in self.stages for caption in stage.captions}
+        if absent := sorted(read - set(self.data.captions)):
+            raise CrossFlowError(f"A stage reads caption {absent[0]}; the data have {self.data.captions or 'none'}.")
         if any(not 1 <= step <= self.steps for step in self.keep_at):
             raise CrossFlowError(f"keep_at is {list(self.keep_at)}; there are steps 1 to {self.steps}.")
         if self.epochs is not None and not 0 <= self.warmup_epochs <= self.epochs:

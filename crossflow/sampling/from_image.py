@@ -24,7 +24,7 @@ from crossflow.model.config import FlowModel
 from crossflow.model.settings import OWN, Override, Sampling
 from crossflow.networks.blocks import check_sizes
 from crossflow.sampling.sizes import RULES, tiled
-from crossflow.sampling.text_to_image import BATCH, dtype_named, finite, seeded_noise
+from crossflow.sampling.text_to_image import BATCH, dtype_named, finite, seeded_noises
 
 GRAIN = 1024
 """Depth is rounded to 1 / GRAIN metres, and other real numbers to 1 / GRAIN, far above rounding differences between
@@ -143,8 +143,8 @@ class FromImage:
     ) -> list[str] | list[np.ndarray]:
         """The outputs of one batch."""
         source = Pixels().encode(torch.from_numpy(np.stack(images))).to(self.device, self.dtype)
-        noise = torch.stack([seeded_noise(seed, self.model.config.shape) for seed in seeds])
-        latents = self.model.generate(source, None, noise.to(source), sampling)
+        drawn = (noise.to(source) for noise in seeded_noises(seeds, self.model.config.shape))
+        latents = self.model.generate(source, None, next(drawn), sampling, drawn)
         return raw_values(cast(Decoder, self.model.autoencoder).decode(finite(latents, self.ends[1])))
 
 

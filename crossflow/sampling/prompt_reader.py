@@ -102,7 +102,7 @@ class PromptReader:
         """The reader's sampling settings, replaced where ``override`` is not None; CrossFlowError for guidance."""
         if override.guidance_scale not in (None, 1):
             raise CrossFlowError("Images are read without guidance: leave guidance_scale out.")
-        return self.defaults.but(override)
+        return self.defaults.but(override).of_latents()
 
 
 def encoder_of(model: FlowModel) -> torch.nn.Module:

@@ -17,6 +17,7 @@ from crossflow.files.devices import usable_device
 from crossflow.files.folders import cache_folder
 from crossflow.files.hashes import content_sha256, file_sha256
 from crossflow.files.seeds import check_seed
+from crossflow.flow.solver import ANCESTRAL
 from crossflow.modalities.kl_autoencoder import KLConfig
 from crossflow.modalities.modality import Autoencoder, TextEmbedder
 from crossflow.modalities.text_embedders import weights_of
@@ -179,12 +180,15 @@ class TextToImage:
         flow, parts = self._flow(), []
         for items in self._batches(len(prompts)):
             tokens, mask, drawn = self._inputs([prompts[i] for i in items], [seeds[i] for i in items])
-            parts.append(flow.source(tokens, mask, noise * drawn))
+            parts.append(flow.source(tokens, mask, noise * next(drawn)))
         return torch.cat(parts)[: len(prompts)]
 
     @torch.no_grad()
     def from_source(self, source: Float[Tensor, "b c h w"], sampling: Sampling) -> list[np.ndarray]:
-        """Images, uint8 RGB [h w 3], from source latents."""
+        """Images, uint8 RGB [h w 3], from source latents.
+
+        Of these alone it is not known what is noise, so nothing is drawn anew: ``euler_ancestral`` is Euler's method.
+        """
         images: list[np.ndarray] = []
         for items in self._batches(len(source)):
             images += self._decoded(self._carried(source[items], sampling))
@@ -206,10 +210,16 @@ class TextToImage:
     @torch.no_grad()
     def _draw(self, prompts: Sequence[str], seeds: Sequence[int], sampling: Sampling) -> list[np.ndarray]:
         """The images of one batch."""
-        tokens, mask, noise = self._inputs(prompts, seeds)
-        if isinstance(self.model, CrossFlow):
-            return self._decoded(self._carried(self.model.source(tokens, mask, sampling.noise * noise), sampling))
-        return self._decoded(self.model.generate(tokens, mask, noise, sampling))
+        tokens, mask, drawn = self._inputs(prompts, seeds)
+        ancestral = sampling.solver == ANCESTRAL
+        if ancestral and (self.compiled or self.dtype == torch.bfloat16):
+            raise CrossFlowError(
+                f"{ANCESTRAL} samples in float32 or float64 and is not compiled: give the precision, or another solver."
+            )
+        if isinstance(self.model, CrossFlow) and not ancestral:
+            source = self.model.source(tokens, mask, sampling.noise * next(drawn))
+            return self._decoded(self._carried(source, sampling))
+        return self._decoded(self.model.generate(tokens, mask, next(drawn), sampling, drawn))
 
     def _batches(self, count: int) -> Iterator[list[int]]:
         """The item indices of each batch; a filled batch repeats the last item."""
@@ -250,10 +260,11 @@ class TextToImage:
         """Any parameter: latents between steps have its dtype."""
         return next(self.model.parameters())
 
-    def _inputs(self, prompts: Sequence[str], seeds: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+    def _inputs(self, prompts: Sequence[str], seeds: Sequence[int]) -> tuple[Tensor, Tensor, Iterator[Tensor]]:
+        """Tokens and their mask, and as many draws of noise as are asked for."""
         tokens, mask = self.embedder.embed(prompts, self.model.config.reads.shape[0])
-        noise = torch.stack([seeded_noise(seed, self.model.config.shape) for seed in seeds])
-        return tokens.to(self._own), mask.to(self.device), noise.to(self._own)
+        drawn = (noise.to(self._own) for noise in seeded_noises(seeds, self.model.config.shape))
+        return tokens.to(self._own), mask.to(self.device), drawn
 
     def _decoded(self, latents: Float[Tensor, "b c h w"]) -> list[np.ndarray]:
         return list(self.autoencoder.decode(finite(latents, "image")).cpu().numpy())
@@ -304,6 +315,13 @@ def finite(latents: Float[Tensor, "b c h w"], name: str) -> Float[Tensor, "b c h
 def seeded_noise(seed: SupportsIndex, shape: tuple[int, int, int]) -> Float[Tensor, "c h w"]:
     """Standard normal noise for one item, drawn on the CPU so that it is the same on every device."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(index(seed)))
+
+
+def seeded_noises(seeds: Sequence[SupportsIndex], shape: tuple[int, int, int]) -> Iterator[Float[Tensor, "b c h w"]]:
+    """Draw after draw of noise for several items, each by a generator of its own; the first is ``seeded_noise``."""
+    generators = [torch.Generator().manual_seed(index(seed)) for seed in seeds]
+    while True:
+        yield torch.stack([torch.randn(shape, generator=each) for each in generators])
 
 
 def prompt_seed(seed: int, prompt: str, copy: int = 0) -> int:

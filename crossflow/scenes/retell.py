@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from crossflow.scenes.caption import article, specification
+from crossflow.scenes.caption import article, places, specification
 from crossflow.scenes.negatives import OPPOSITE, untrue
 from crossflow.scenes.spec import CELLS, Object
 from crossflow.scenes.splits import SPLITS, VERSION, SceneExample, relations
@@ -51,6 +51,14 @@ def _asked(item: SceneExample, rng: np.random.Generator) -> SceneExample:
 
 def _cell(item: Object) -> tuple[int, int]:
     return int(item.y * CELLS), int(item.x * CELLS)
+
+
+def captions_of(item: SceneExample, prompt: str) -> tuple[str, ...]:
+    """All captions of a scene that is asked for by ``prompt``, which stands in the place of its own.
+
+    The last is that of shapes with their places.
+    """
+    return prompt, *item.captions[1:], places(item.scene)
 
 
 def sided(position: Mapping[str, Any]) -> str:

@@ -34,6 +34,7 @@ from crossflow.model.crossflow import CrossFlow
 from crossflow.recipes.recipe import SceneData
 from crossflow.recipes.scenes import WORDS
 from crossflow.sampling.prompt_reader import save_decoder
+from crossflow.scenes.retell import captions_of
 from crossflow.scenes.splits import example
 from crossflow.training.optimizer import Optimizer
 
@@ -108,7 +109,7 @@ def _of_scenes(
 ) -> Lesson:
     """The captions of scenes, whose posteriors are computed once, in the words of the embedded world."""
     scenes = (example("train", index) for index in range(min(EXAMPLES, data.count)))
-    captions = [scene.captions[kind] for scene in scenes for kind in data.captions]
+    captions = [captions_of(scene, scene.prompt)[kind] for scene in scenes for kind in data.captions]
     distinct = sorted(set(captions))
     checked(distinct)
     row = {caption: number for number, caption in enumerate(distinct)}

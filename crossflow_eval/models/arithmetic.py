@@ -50,7 +50,7 @@ class CrossFlowArithmetic:
             raise CrossFlowError(f"{path} holds the baseline, which starts from noise: it has no latents to add.")
         self._scale = 1.0 if scale is None else scale
         override = Override(solver=solver, steps=steps, guidance_scale=guidance_scale)
-        self._sampling = self._pipeline.defaults.but(override)
+        self._sampling = self._pipeline.defaults.but(override).of_latents()
         self.name = path.stem
         self.identity: Mapping[str, Any] = {
             **sampled(self._pipeline.identity, self._sampling, where),

@@ -21,7 +21,7 @@ def pairs() -> TextPairs:
     torch.manual_seed(0)
     mask = torch.ones(4, 16, dtype=torch.bool)
     targets, captions, tokens = torch.randn(9, 48, 4, 4), torch.randint(4, (9, 2)), torch.randn(4, 16, 384).half()
-    return TextPairs("text", "image", targets, captions, tokens, mask)
+    return TextPairs("text", "image", targets, captions, tokens, mask, columns=lambda step: torch.arange(2))
 
 
 def test_the_next_value_is_made_while_one_is_used():

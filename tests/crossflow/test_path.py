@@ -57,6 +57,19 @@ def test_what_is_left_is_the_share_of_the_source(path: Path) -> None:
     torch.testing.assert_close(point, path.left(t)[:, None, None] * x0, rtol=0, atol=1e-15)
 
 
+@each_path
+@given(seed=st.integers(0, 2**31), time=st.floats(0, 1))
+def test_a_point_and_its_velocity_tell_both_ends(path: Path, seed: int, time: float) -> None:
+    x0, x1 = pair(seed)
+    t = torch.full((5,), time, dtype=torch.float64)
+    sample = path.sample(x0, x1, t)
+    start, end = path.ends(sample.xt, sample.velocity, t)
+    torch.testing.assert_close(start, x0, rtol=0, atol=1e-13)
+    torch.testing.assert_close(end, x1, rtol=0, atol=1e-13)
+    gained = path.sample(torch.zeros_like(x0), torch.ones_like(x1), t).xt[:, 0, 0]
+    torch.testing.assert_close(path.gained(t), gained, rtol=0, atol=1e-15)
+
+
 def test_sincos_keeps_the_variance_and_linear_does_not() -> None:
     """Of independent unit-variance ends: 1 at every t on sin-cos, 1/2 half-way on the line. 4e5 draws: 0.01 is 4 sd."""
     x0, x1 = pair(shape=(4, 100_000))

@@ -22,10 +22,11 @@ from crossflow.modalities.text_autoencoder import TextDecoder, TextDecoderConfig
 from crossflow.modalities.tokens import TokensConfig
 from crossflow.model.checkpoint import save_checkpoint
 from crossflow.model.settings import Override
-from crossflow.recipes.recipe import SceneData
+from crossflow.recipes.recipe import PLACED, PLACES, SceneData
 from crossflow.sampling.prompt_reader import CROPPED, PromptReader, load_decoder, save_decoder
 from crossflow.sampling.text_to_image import seeded_noise
 from crossflow.scenes import example, render
+from crossflow.scenes.retell import captions_of
 from crossflow.training.train_prompt_reader import Lesson, posteriors, train, train_reader
 
 PROMPTS = ["a photo of a ball", "a photo of two boxes", "a photo of a red cone and a blue ring"]
@@ -102,6 +103,14 @@ def test_the_command_makes_a_reader_of_the_captions_that_the_model_knows(tmp_pat
     longest = max((example("train", i).captions[k] for i in range(12) for k in (1, 3)), key=word_count)
     assert header["config"]["count"] == word_count(longest) + 2
     assert isinstance(PromptReader.from_checkpoint(files[0], model).generate(IMAGES[:1], [0])[0], str)
+
+
+def test_a_reader_knows_the_captions_that_are_made_for_training(tmp_path):
+    model = trained_on(tmp_path / "model.safetensors", captions=(PLACES, PLACED))
+    header = read_header(train_reader(model, tmp_path / "reader.safetensors", steps=1))
+    told = [captions_of(item, item.prompt) for item in (example("train", i) for i in range(12))]
+    longest = max((every[k] for every in told for k in (PLACES, PLACED)), key=word_count)
+    assert header["config"]["count"] == word_count(longest) + 2
 
 
 def test_a_reader_replaces_no_file_least_of_all_its_model(tmp_path):

@@ -5,14 +5,15 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+import torch
 
 from crossflow.errors import CrossFlowError
 from crossflow.files.progress import silent
 from crossflow.recipes import CONFIGS
-from crossflow.recipes.recipe import PLACES, SceneData
+from crossflow.recipes.recipe import PLACED, PLACES, SceneData, Stage
 from crossflow.scenes.caption import TASKS, places
 from crossflow.scenes.negatives import OPPOSITE
-from crossflow.scenes.retell import FORMS, SIDES, retold, sided
+from crossflow.scenes.retell import FORMS, SIDES, captions_of, retold, sided
 from crossflow.scenes.spec import COLORS, HELD_OUT, SHAPES, Scene
 from crossflow.scenes.splits import example, relations
 from crossflow.training.data import open_data
@@ -97,6 +98,35 @@ def test_training_samples_places_beside_prompts(tmp_path):
     )
     rows = [[table.index(each.prompt), table.index(places(each.scene))] for each in ITEMS[:12]]
     assert pairs.captions.tolist() == rows
+
+
+def test_a_scene_has_six_captions_of_which_the_first_asks():
+    for item in ITEMS:
+        every = captions_of(item, "asked")
+        assert every == ("asked", *item.captions[1:], places(item.scene))
+        assert every[PLACED].count(" at the ") + every[PLACED].count(" in the middle") == len(item.scene.objects)
+
+
+def test_a_stage_reads_its_own_captions(tmp_path):
+    data = SceneData(count=12, captions=(0, 0, 1, PLACED))
+    stages = (Stage(steps=1, captions=(1,)), Stage(steps=1, captions=(PLACED, 0, 0)), Stage(steps=1))
+    recipe = replace(CONFIGS["scenes-tiny"], data=data, stages=stages, steps=3)
+    pairs = open_data(recipe, None, 0).pairs(recipe.model.build(), tmp_path, silent)
+    held = {kind: pairs.captions[:, column] for column, kind in enumerate(data.captions)}
+    for step, kinds in enumerate(({1}, {PLACED, 0}, {0, 1, PLACED})):
+        rows, captions = pairs.pick(step, 200, torch.Generator().manual_seed(step)).unbind(1)
+        read = [
+            {kind for kind in held if held[kind][row] == caption} for row, caption in zip(rows, captions, strict=True)
+        ]
+        assert all(found & kinds for found in read) and set.union(*read) >= kinds
+    asked = (pairs.captions[rows, 0] == captions).double().mean()
+    assert 0.3 < asked < 0.7
+
+
+def test_a_stage_reads_no_caption_that_the_data_have_not():
+    recipe = CONFIGS["scenes-tiny"]
+    with pytest.raises(CrossFlowError, match=r"A stage reads caption 3; the data have \(0,\)"):
+        replace(recipe, stages=(Stage(steps=recipe.steps, captions=(PLACED,)),))
 
 
 def test_training_reads_what_is_retold(tmp_path):

@@ -227,7 +227,8 @@ def test_an_unknown_name_is_answered_with_the_nearest() -> None:
     with pytest.raises(CrossFlowError) as caught:
         solver_named("huen")
     assert str(caught.value) == (
-        "Unknown solver 'huen'. Did you mean 'heun'? Available: euler, euler_official, midpoint, heun, dopri5."
+        "Unknown solver 'huen'. Did you mean 'heun'? "
+        "Available: euler, euler_ancestral, euler_official, midpoint, heun, dopri5."
     )
     with pytest.raises(CrossFlowError, match=r"^Unknown solver 'zzz'\. Available: euler, "):
         solver_named("zzz")

@@ -28,11 +28,11 @@ from crossflow.modalities.tokens import TokensConfig
 from crossflow.model.config import FlowModel, ModelConfig
 from crossflow.networks.whitening import Whitening
 from crossflow.recipes.recipe import SceneData, TrainConfig
-from crossflow.scenes.caption import describe, places
+from crossflow.scenes.caption import describe
 from crossflow.scenes.depth import depth_map, low_res
 from crossflow.scenes.negatives import negatives
 from crossflow.scenes.render import render
-from crossflow.scenes.retell import retold
+from crossflow.scenes.retell import captions_of, retold
 from crossflow.scenes.spec import VERSION as WORLD
 from crossflow.scenes.spec import Scene
 from crossflow.scenes.splits import SceneExample, example
@@ -93,7 +93,8 @@ def of_scene(name: str, scenes: Sequence[Scene], size: int, model: ModelConfig) 
 class TextPairs:
     """Texts and targets; ``captions`` are each item's rows in the tables ``tokens`` and ``mask``.
 
-    ``negatives`` are the rows of captions that are not true of an item.
+    ``negatives`` are the rows of captions that are not true of an item; ``columns`` gives those of ``captions`` that
+    a step reads.
     """
 
     reads: str
@@ -102,12 +103,14 @@ class TextPairs:
     captions: Int[Tensor, "n k"]
     tokens: Float[Tensor, "v m d"]
     mask: Bool[Tensor, "v m"]
+    columns: Callable[[int], Int[Tensor, " k"]]
     negatives: Int[Tensor, "n l"] | None = None
 
     def pick(self, step: int, count: int, generator: torch.Generator) -> Int[Tensor, "b 2"]:
         """Sample ``count`` items with replacement, and a caption of each: row of the item, row of the caption."""
         rows = torch.randint(len(self.targets), (count,), generator=generator)
-        choice = torch.randint(self.captions.shape[1], (count,), generator=generator)
+        columns = self.columns(step)
+        choice = columns[torch.randint(len(columns), (count,), generator=generator)]
         return torch.stack([rows, self.captions[rows, choice]], dim=1)
 
     def load(self, picks: Int[Tensor, "b 2"], draws: Draws, start: int, stop: int) -> Batch:
@@ -152,7 +155,14 @@ def text_pairs(recipe: TrainConfig, model: FlowModel, folder: Path, stage: Stage
     """The training pairs of a model that reads texts, cached in ``folder``."""
     made = partial(_texts, recipe, model, stage)
     found = kept(folder, _settings(recipe, model), made)
-    return TextPairs(recipe.model.reads.name, recipe.model.target.name, **found)
+    columns = partial(_columns, recipe)
+    return TextPairs(recipe.model.reads.name, recipe.model.target.name, columns=columns, **found)
+
+
+def _columns(recipe: TrainConfig, step: int) -> Int[Tensor, " k"]:
+    """Where the captions that a step reads stand among those of the data."""
+    held, wanted = recipe.data.captions, recipe.stage(step).captions
+    return torch.tensor([held.index(each) for each in wanted] if wanted else range(len(held)))
 
 
 def image_pairs(recipe: TrainConfig, model: FlowModel, folder: Path, stage: Stage) -> ImagePairs:
@@ -193,10 +203,8 @@ def _texts(recipe: TrainConfig, model: FlowModel, stage: Stage) -> dict[str, Ten
         examples = [example("train", i) for i in range(start, min(start + CHUNK, data.count))]
         targets.append(_prepared(model.autoencoder, [each.scene for each in examples], data, config))
         asked = [_asked(each, data) for each in examples]
-        texts.extend(
-            [(prompt, *each.captions[1:], places(each.scene))[k] for k in data.captions]
-            for each, (prompt, _) in zip(examples, asked, strict=True)
-        )
+        told = (captions_of(each, prompt) for each, (prompt, _) in zip(examples, asked, strict=True))
+        texts.extend([every[k] for k in data.captions] for every in told)
         others.extend(untrue for _, untrue in asked)
     table = {text: row for row, text in enumerate(sorted({text for item in (*texts, *others) for text in item}))}
     captions, tokens, masks = list(table), [], []
