@@ -284,7 +284,7 @@ class Request:
             "Name of a solver.",
             shown="the checkpoint's",
             models=("crossflow",),
-            without=(*UNSAMPLED, TOGETHER),
+            without=UNSAMPLED,
         ),
     )
     context: str | None = field(

@@ -80,7 +80,7 @@ def toy(monkeypatch):
             if trouble == "fails":
                 raise ValueError("broken\nas planned")
             if trouble == "lasts":
-                time.sleep(30)
+                time.sleep(60)
 
         return gpu.Part(f"Part {name}", rows, 1)
 
@@ -91,7 +91,7 @@ def toy(monkeypatch):
 
 def test_a_cut_leaves_what_was_measured_and_the_next_call_goes_on(toy, tmp_path):
     names, cpu = list(gpu.PARTS), torch.device("cpu")
-    left = gpu.measure(names, cpu, gpu.Record(tmp_path, "here"), 4)
+    left = gpu.measure(names, cpu, gpu.Record(tmp_path, "here"), 10)
     assert (toy, left) == (["sampling", "b", "c"], ["b", "c", "d"])
     page = (tmp_path / "gpu.md").read_text()
     assert "## Part sampling\n" in page and "## Part c (cut)\n" in page and "## Part d" not in page

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from crossflow.errors import CrossFlowError, named
 from crossflow.flow import losses
 from crossflow.flow.path import LinearPath
-from crossflow.flow.solver import Velocity
-from crossflow.model.settings import Losses, Sampling, drawing_once
+from crossflow.flow.solver import Velocity, solver_named
+from crossflow.model.settings import Losses, Sampling, check_reversible
 from crossflow.networks import TransformerConfig
 from crossflow.networks.blocks import Block, Patches, initialise
 
@@ -40,6 +40,7 @@ class AnchorConfig:
     def __post_init__(self) -> None:
         if not 0 < self.sd < float("inf"):
             raise CrossFlowError(f"sd is {self.sd}; it must be a finite number above 0.")
+        check_reversible(self.sampling)
 
     @property
     def ends(self) -> tuple[str, ...]:
@@ -98,11 +99,11 @@ class Anchor(nn.Module):
     def encode(self, name: str, latents: Float[Tensor, "b c h w"], sampling: Sampling) -> Float[Tensor, "b c h w"]:
         """The shared latent of a modality that is given, by its flow run backward; its noise is in it."""
         name = as_given(name) if name in self.config.given else name
-        return drawing_once(sampling)(self._velocity(name), latents, sampling.steps, backward=True)
+        return solver_named(sampling.solver)(self._velocity(name), latents, sampling.steps, backward=True)
 
     def decode(self, name: str, shared: Float[Tensor, "b c h w"], sampling: Sampling) -> Float[Tensor, "b c h w"]:
         """Latents of one modality."""
-        return drawing_once(sampling)(self._velocity(name), shared, sampling.steps)
+        return solver_named(sampling.solver)(self._velocity(name), shared, sampling.steps)
 
     def generate(
         self,

@@ -6,7 +6,7 @@ images.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ from crossflow.flow.field import Field, Parameterisation, field_of
 from crossflow.flow.guidance import Indicator
 from crossflow.flow.losses import Draws, Times
 from crossflow.flow.path import LinearPath
-from crossflow.model.settings import Losses, Sampling, check_tail, drawing_once
+from crossflow.model.settings import Losses, Sampling, check_tail, sample_noise
 from crossflow.networks import TransformerConfig
 from crossflow.networks.blocks import check_sizes
 
@@ -91,11 +91,15 @@ class Diffuser(nn.Module):
         return field_of(self._predicted(prompts, through), self.path, self.config.parameterisation)
 
     def generate(
-        self, prompts: Float[Tensor, "b k d"], noise: Float[Tensor, "b c h w"], sampling: Sampling
+        self,
+        prompts: Float[Tensor, "b k d"],
+        noise: Float[Tensor, "b c h w"],
+        sampling: Sampling,
+        further: Iterator[Float[Tensor, "b c h w"]] | None = None,
     ) -> Float[Tensor, "b c h w"]:
-        """Sample latents from noise."""
+        """Sample latents from noise; ``further`` is that of ancestral sampling's steps."""
         velocity = self.config.guidance.velocity(self.field(prompts), sampling.guidance_scale, None)
-        return drawing_once(sampling)(velocity, sampling.noise * noise, sampling.steps)
+        return sample_noise(velocity, self.path, noise, sampling, further)
 
     def _predicted(self, prompts: Tensor, through: Through) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, ...]]:
         source = unit_variance(prompts)

@@ -1,7 +1,7 @@
 """Sampling any set of outputs together, by one solver over their packed state, and mixing prompts."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -10,30 +10,34 @@ from torch import Tensor
 from crossflow.anytoany.alignment import AlignmentConfig, Part, connected, environments
 from crossflow.errors import CrossFlowError
 from crossflow.flow.guidance import indicator
-from crossflow.model.settings import Override, Sampling, drawing_once
+from crossflow.flow.path import LinearPath
+from crossflow.model.settings import Override, Sampling, sample_noise
 
 Latents = Mapping[str, Float[Tensor, "b c h w"]]
 """Latents of the same items by modality."""
+Draws = Mapping[str, Iterator[Float[Tensor, "b c h w"]]]
+"""Draw after draw of standard normal noise for the same items, by modality."""
 
 
 def sample_jointly(
     parts: Mapping[str, Part],
     prompts: Float[Tensor, "b k d"],
-    noise: Latents,
+    draws: Draws,
     sampling: Sampling,
     config: AlignmentConfig,
     scales: Mapping[str, float] | None = None,
 ) -> dict[str, Float[Tensor, "b c h w"]]:
-    """Latents of every modality that ``noise`` is given for.
+    """Latents of every modality that ``draws`` are given for: the noise it starts at, and that of ancestral steps.
 
     One output alone is its diffuser's, and so is each with the context ``none``. Otherwise all are one state, whose
     velocity is guided as a whole: what a modality sees of the others is the same with the prompt and without.
     ``scales`` are guidance scales by modality in place of the one of ``sampling``.
     """
-    scales = {name: (scales or {}).get(name, sampling.guidance_scale) for name in noise}
+    scales = {name: (scales or {}).get(name, sampling.guidance_scale) for name in draws}
+    noise = {name: next(each) for name, each in draws.items()}
     if len(noise) == 1 or config.context == "none":
         own = {name: sampling.but(Override(guidance_scale=scale)) for name, scale in scales.items()}
-        return {name: parts[name].diffuser.generate(prompts, x, own[name]) for name, x in noise.items()}
+        return {name: parts[name].diffuser.generate(prompts, x, own[name], draws[name]) for name, x in noise.items()}
     shapes = {name: x.shape[1:] for name, x in noise.items()}
 
     def velocity(packed: Tensor, t: Tensor, conditional: Tensor) -> Tensor:
@@ -48,7 +52,8 @@ def sample_jointly(
     one = len(set(scales.values())) == 1
     each = [start.new_full((math.prod(shape),), scales[name]) for name, shape in shapes.items()]
     guided = indicator(velocity, next(iter(scales.values())) if one else torch.cat(each))
-    return unpack(drawing_once(sampling)(guided, sampling.noise * start, sampling.steps), shapes)
+    further = (pack({name: next(each) for name, each in draws.items()}) for _ in range(sampling.steps))
+    return unpack(sample_noise(guided, LinearPath(), start, sampling, further), shapes)
 
 
 def pack(latents: Latents) -> Float[Tensor, "b n"]:

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crossflow.anytoany.alignment import Part
-from crossflow.anytoany.joint import Latents, mixed
+from crossflow.anytoany.joint import Draws, mixed
 from crossflow.errors import CrossFlowError
 from crossflow.flow.guidance import NoGuidance
 from crossflow.modalities.latents import LatentsConfig
 from crossflow.model.crossflow import CrossFlow, FlowConfig
-from crossflow.model.settings import Override, Sampling
+from crossflow.model.settings import Override, Sampling, check_reversible
 from crossflow.networks import BackboneConfig
 from crossflow.sources.codec import CodecConfig
 
@@ -27,22 +27,22 @@ Encode = Mapping[str, Callable[[Tensor], Tensor]]
 def sample_in_turn(
     parts: Mapping[str, Part],
     prompts: Float[Tensor, "b k d"],
-    noise: Latents,
+    draws: Draws,
     sampling: Sampling,
     encode: Encode,
     scales: Mapping[str, float] | None = None,
 ) -> dict[str, Float[Tensor, "b c h w"]]:
-    """Latents of every modality of ``noise``, in its order, each prompted by what is there already.
+    """Latents of every modality of ``draws``, in its order, each prompted by what is there already.
 
     The prompt of each is the mean of ``prompts`` and the vectors of all outputs before it.
     """
     said, latents = [prompts], dict[str, Tensor]()
-    for name, x in noise.items():
+    for name, noise in draws.items():
         if latents:
             last = next(reversed(latents))
             said = [*said, encode[last](latents[last])]
         own = sampling.but(Override(guidance_scale=(scales or {}).get(name)))
-        latents[name] = parts[name].diffuser.generate(mixed(said), x, own)
+        latents[name] = parts[name].diffuser.generate(mixed(said), next(noise), own, noise)
     return latents
 
 
@@ -59,6 +59,9 @@ class DirectConfig:
     pairs: tuple[tuple[str, str], ...] = ()
     sd: float = 0.2
     sampling: Sampling = field(default_factory=lambda: Sampling(solver="midpoint", steps=10))
+
+    def __post_init__(self) -> None:
+        check_reversible(self.sampling)
 
     def flow(self, source: str, target: str) -> FlowConfig:
         """The model of one pair."""

@@ -43,6 +43,7 @@ def generate(
         float | None, typer.Option(help="1 is no guidance.", show_default="each output's own")
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Solver steps.", show_default="the system's")] = None,
+    solver: Annotated[str | None, typer.Option(help="Name of a solver.", show_default="the system's")] = None,
     context: Annotated[
         Literal["others", "self", "none"] | None,
         typer.Option(help="What outputs see of one another.", show_default="the system's"),
@@ -81,6 +82,7 @@ def generate(
         options: dict[str, Any] = {
             "guidance_scale": guidance_scale,
             "steps": steps,
+            "solver": solver,
             "context": context,
             "merge": merge,
         }

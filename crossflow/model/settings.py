@@ -1,14 +1,18 @@
 """What CrossFlow and the baseline have in common: sampling settings, the types that they answer with, checks."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from crossflow.errors import CrossFlowError
+from crossflow.flow.ancestral import euler_ancestral
 from crossflow.flow.guidance import check_scale
-from crossflow.flow.solver import ANCESTRAL, Solver, solver_named
+from crossflow.flow.path import Path
+from crossflow.flow.solver import ANCESTRAL, Velocity, solver_named
 from crossflow.networks.blocks import check_sizes
 
 Values = Float[Tensor, "b n d"] | Float[Tensor, "b k i j"]
@@ -60,11 +64,25 @@ class Sampling:
         return replace(self, **{name: value for name, value in vars(override).items() if value is not None})
 
 
-def drawing_once(sampling: Sampling) -> Solver:
-    """The solver where noise is drawn once, before the first step; CrossFlowError for ancestral sampling."""
+def sample_noise(
+    velocity: Velocity,
+    path: Path,
+    noise: Float[Tensor, "b *dims"],
+    sampling: Sampling,
+    further: Iterator[Float[Tensor, "b *dims"]] | None,
+) -> Float[Tensor, "b *dims"]:
+    """x1 of a flow that starts at standard normal ``noise``; ``further`` is the noise of ancestral sampling's steps."""
+    x0 = sampling.noise * noise
     if sampling.solver == ANCESTRAL:
-        raise CrossFlowError(f"{ANCESTRAL} samples one output of one source: choose another solver.")
-    return solver_named(sampling.solver)
+        mean, sd = torch.zeros_like(x0), torch.full_like(x0, sampling.noise)
+        return euler_ancestral(velocity, path, x0, mean, sd, further, sampling.steps)
+    return solver_named(sampling.solver)(velocity, x0, sampling.steps)
+
+
+def check_reversible(sampling: Sampling) -> None:
+    """CrossFlowError for the solver that draws noise on its way, and so cannot be run backward."""
+    if sampling.solver == ANCESTRAL:
+        raise CrossFlowError(f"{ANCESTRAL} draws noise on its way, and this flow runs backward: choose another solver.")
 
 
 def check_ends(config: Any) -> None:

@@ -14,16 +14,15 @@ from torch import Tensor, nn
 
 from crossflow.errors import CrossFlowError
 from crossflow.flow import losses
-from crossflow.flow.ancestral import euler_ancestral
 from crossflow.flow.batch import Batch
 from crossflow.flow.field import Field, Predict, field_of
 from crossflow.flow.guidance import GuidanceConfig, Indicator
 from crossflow.flow.losses import Draws, Times
 from crossflow.flow.path import PATHS
-from crossflow.flow.solver import ANCESTRAL, Velocity, solver_named
+from crossflow.flow.solver import Velocity
 from crossflow.losses import LossConfig
 from crossflow.modalities import ReadsConfig, TargetConfig
-from crossflow.model.settings import Losses, Sampling, Values, check_ends
+from crossflow.model.settings import Losses, Sampling, Values, check_ends, sample_noise
 from crossflow.networks import BackboneConfig
 from crossflow.sources.upsample import enlarged
 
@@ -138,11 +137,8 @@ class StandardFlow(nn.Module):
         further: Iterator[Float[Tensor, "b c h w"]] | None = None,
     ) -> Float[Tensor, "b c h w"]:
         """Sample target latents from noise, given a text or an image; ``further`` is that of ancestral steps."""
-        field, x0 = self.velocity(sampling.guidance_scale, values, mask), sampling.noise * noise
-        if sampling.solver == ANCESTRAL:
-            mean, sd = torch.zeros_like(x0), torch.full_like(x0, sampling.noise)
-            return euler_ancestral(field, self.path, x0, mean, sd, further, sampling.steps)
-        return solver_named(sampling.solver)(field, x0, sampling.steps)
+        velocity = self.velocity(sampling.guidance_scale, values, mask)
+        return sample_noise(velocity, self.path, noise, sampling, further)
 
     def _field(self, values: Tensor, mask: Tensor | None) -> Field:
         """The velocity field; its x may be the batch repeated, as guidance does."""

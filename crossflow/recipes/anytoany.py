@@ -44,7 +44,7 @@ SPREAD = 0.35
 
 
 def member(
-    codec: TargetConfig, channels: int, network: TransformerConfig, prompts: PromptConfig, steps: int = 10
+    codec: TargetConfig, channels: int, network: TransformerConfig, prompts: PromptConfig, steps: int = 20
 ) -> Member:
     """A modality whose latents are 16 tokens of ``channels`` numbers, sampled in ``steps``."""
     own = DiffuserConfig(
@@ -54,7 +54,7 @@ def member(
         parameterisation="target",
         times="logit-normal",
         tail=0.35,
-        sampling=Sampling(solver="midpoint", steps=steps, guidance_scale=2.0),
+        sampling=Sampling(solver="euler_ancestral", steps=steps, guidance_scale=1.5),
     )
     return Member(codec=codec, diffuser=own)
 

@@ -1,7 +1,7 @@
 """The pipeline from any inputs to any outputs, which are generated together. Each item has its own seed."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -21,7 +21,7 @@ from crossflow.files.hashes import file_sha256
 from crossflow.model.settings import Override, Sampling
 from crossflow.networks.blocks import check_sizes
 from crossflow.sampling.from_image import Decoder, raw_values
-from crossflow.sampling.text_to_image import BATCH, finite, prompt_seed, seeded_noise
+from crossflow.sampling.text_to_image import BATCH, finite, prompt_seed, seeded_noises
 
 Given = Mapping[str, Sequence[Any]]
 """The inputs of one item: raw values by modality, several of a kind if need be."""
@@ -38,7 +38,7 @@ METHODS: Mapping[str, Method] = {each: each for each in get_args(Method)}
 """Outputs that see one another; one after another, each prompted by the inputs and those before it; each of a text
 alone (the system's first modality) that is made of the inputs; decoded from one shared latent; carried from the one
 input by direct flows, forward and backward, each output by the fewest."""
-_PROMPTED = {"mix": 1, "guidance_scale": 1, "steps": 1}
+_PROMPTED = {"mix": 1, "guidance_scale": 1, "steps": 1, "solver": 1}
 TAKES: Mapping[Method, Mapping[str, int]] = {
     "together": {**_PROMPTED, "context": 2, "merge": 3},
     "in-turn": _PROMPTED,
@@ -113,21 +113,27 @@ class AnyToAnySampler:
         mix: Weights | None = None,
         guidance_scale: float | None = None,
         steps: int | None = None,
+        solver: str | None = None,
         context: str | None = None,
         merge: str | None = None,
         method: str = "together",
     ) -> list[dict[str, Any]]:
         """Raw values of the ``wanted`` modalities for each item, generated together.
 
-        ``mix`` are the weights of the inputs, 1 a modality where it says nothing. None keeps what the system was
-        trained with: of each diffuser its guidance scale, and of those that are wanted the solver and steps of the one
-        that takes most. ``context`` and ``merge`` are those of ``AlignmentConfig``. The ``method`` is one of
+        ``mix`` are the weights of the inputs, 1 a modality where it says nothing. None keeps the system's own
+        settings: of each diffuser its guidance scale, and of those that are wanted the solver and steps of the one that
+        takes most. ``context`` and ``merge`` are those of ``AlignmentConfig``. The ``method`` is one of
         ``METHODS``, each with the settings that apply to it.
 
         CrossFlowError for a modality that the system was not trained for, and for an input that is no value of its own.
         """
         alignment, own = self.wiring(context, merge), named("method", method, METHODS)
-        prompting: dict[str, Any] = {"mix": mix or None, "guidance_scale": guidance_scale, "steps": steps}
+        prompting: dict[str, Any] = {
+            "mix": mix or None,
+            "guidance_scale": guidance_scale,
+            "steps": steps,
+            "solver": solver,
+        }
         check_used(own, **prompting, context=context, merge=merge)
         if len(given) != len(seeds):
             raise CrossFlowError(f"There are {len(given)} items but {len(seeds)} seeds; give one seed an item.")
@@ -145,14 +151,15 @@ class AnyToAnySampler:
             elif own == "direct":
                 latents = self._carried(given[rows], wanted, seeds[rows], steps)
             else:
-                sampling, scales = self.settings(wanted, guidance_scale, steps)
+                sampling, scales = self.settings(wanted, guidance_scale, steps, solver)
                 prompts = self._mixed(given[rows], mix or {}, self._vectors)
-                noise = {name: self._noise(name, self.system.config.member(name).shape, seeds[rows]) for name in wanted}
+                shapes = {name: self.system.config.member(name).shape for name in wanted}
+                draws = {name: self._draws(name, shape, seeds[rows]) for name, shape in shapes.items()}
                 parts = self.system.parts(wanted)
                 if own == "in-turn":
-                    latents = sample_in_turn(parts, prompts, noise, sampling, self._told(wanted), scales)
+                    latents = sample_in_turn(parts, prompts, draws, sampling, self._told(wanted), scales)
                 else:
-                    latents = sample_jointly(parts, prompts, noise, sampling, alignment, scales)
+                    latents = sample_jointly(parts, prompts, draws, sampling, alignment, scales)
             values = [self._decoded(name, latents[name]) for name in wanted]
             outputs += [dict(zip(wanted, each, strict=True)) for each in zip(*values, strict=True)]
         return outputs
@@ -199,11 +206,15 @@ class AnyToAnySampler:
                     route(config.direct.pairs, source, name)
 
     def settings(
-        self, wanted: Sequence[str], guidance_scale: float | None = None, steps: int | None = None
+        self,
+        wanted: Sequence[str],
+        guidance_scale: float | None = None,
+        steps: int | None = None,
+        solver: str | None = None,
     ) -> tuple[Sampling, dict[str, float]]:
         """The sampling settings of these outputs, and the guidance scale of each; see ``generate``."""
         own = {name: part.diffuser.config.sampling for name, part in self.system.parts(wanted).items()}
-        sampling = max(own.values(), key=lambda each: each.steps).but(Override(steps=steps))
+        sampling = max(own.values(), key=lambda each: each.steps).but(Override(steps=steps, solver=solver))
         override = Override(guidance_scale=guidance_scale)
         return sampling, {name: each.but(override).guidance_scale for name, each in own.items()}
 
@@ -324,7 +335,7 @@ class AnyToAnySampler:
             mix,
             lambda name, values: anchor.encode(name, self._wide(name, values, anchor.config.shape), sampling),
         )
-        found = anchor.generate(shared, self._noise("anchor", anchor.config.shape, seeds), wanted, sampling)
+        found = anchor.generate(shared, next(self._draws("anchor", anchor.config.shape, seeds)), wanted, sampling)
         return {name: self._narrow(name, x) for name, x in found.items()}
 
     def _carried(
@@ -339,7 +350,7 @@ class AnyToAnySampler:
             for name in wanted:
                 legs = route(config.pairs, source, name)
                 flows = [(self.system.direct["-".join(pair)], backward) for pair, backward in legs]
-                noise = [self._noise(" to ".join(pair), config.shape, [seed]) for pair, _ in legs]
+                noise = [next(self._draws(" to ".join(pair), config.shape, [seed])) for pair, _ in legs]
                 rows[name].append(self._narrow(name, along(flows, start, noise, sampling)))
         return {name: torch.cat(each) for name, each in rows.items()}
 
@@ -359,9 +370,11 @@ class AnyToAnySampler:
     def _placed(self, values: Tensor) -> Tensor:
         return values.to(self.device, self.dtype if values.is_floating_point() else values.dtype)
 
-    def _noise(self, name: str, shape: tuple[int, int, int], seeds: Sequence[int]) -> Float[Tensor, "b c h w"]:
-        """Noise by seed and name: an output's does not depend on what else is wanted."""
-        return self._placed(torch.stack([seeded_noise(prompt_seed(seed, name), shape) for seed in seeds]))
+    def _draws(
+        self, name: str, shape: tuple[int, int, int], seeds: Sequence[int]
+    ) -> Iterator[Float[Tensor, "b c h w"]]:
+        """Draws of noise by seed and name: an output's do not depend on what else is wanted."""
+        return map(self._placed, seeded_noises([prompt_seed(seed, name) for seed in seeds], shape))
 
     def _zeros(self, name: str) -> Float[Tensor, "1 c h w"]:
         return torch.zeros(1, *self.system.config.member(name).shape, device=self.device, dtype=self.dtype)

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class CrossFlowAny:
     """A system of any to any; without ``checkpoint`` the shipped one.
 
-    ``steps``, ``guidance_scale``, ``context`` and ``merge`` left None are the trained ones. ``device``: "auto" (a GPU
-    where there is one), "cpu", "cuda" or "cuda:N"; ``method`` and ``precision`` are those of
+    ``steps``, ``guidance_scale``, ``solver``, ``context`` and ``merge`` left None are the system's own. ``device``:
+    "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N"; ``method`` and ``precision`` are those of
     ``crossflow.sampling.any_to_any.AnyToAnySampler``.
     Raises CrossFlowError for sampling that it cannot do.
     """
@@ -32,24 +32,28 @@ class CrossFlowAny:
         *,
         steps: int | None = None,
         guidance_scale: float | None = None,
+        solver: str | None = None,
         context: str | None = None,
         merge: str | None = None,
         method: str | None = None,
         precision: str = "auto",
         device: str = "auto",
     ) -> None:
-        check_sampling(None, steps, guidance_scale)
+        check_sampling(solver, steps, guidance_scale)
         where = own_device(device)
         path = shipped("any") if checkpoint is None else checkpoint
         from crossflow.sampling.any_to_any import METHODS, AnyToAnySampler, check_used
 
         self._method: Method = named("method", method or "together", METHODS)
-        check_used(self._method, steps=steps, guidance_scale=guidance_scale, context=context, merge=merge)
+        check_used(
+            self._method, steps=steps, guidance_scale=guidance_scale, solver=solver, context=context, merge=merge
+        )
         self._sampler = AnyToAnySampler.from_checkpoint(path, where, precision)
         self._sampler.wiring(context, merge)
         self._options: Mapping[str, Any] = {
             "steps": steps,
             "guidance_scale": guidance_scale,
+            "solver": solver,
             "context": context,
             "merge": merge,
             "method": self._method,

@@ -1,7 +1,7 @@
 """Ancestral sampling: exact for Gaussians, Euler's method without noise, and each image a matter of its own seed."""
 
 from collections.abc import Iterator
-from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,12 +9,14 @@ import torch
 from tiny_pipelines import drawer, model_of
 from torch import Tensor
 
-from crossflow.anytoany.diffuser import DiffuserConfig
+from crossflow.anytoany.anchor import AnchorConfig
+from crossflow.anytoany.rivals import DirectConfig
 from crossflow.errors import CrossFlowError
 from crossflow.flow.ancestral import euler_ancestral
 from crossflow.flow.path import LinearPath, Path, SinCosPath
 from crossflow.flow.solver import ANCESTRAL, euler
-from crossflow.model.settings import Override, Sampling, drawing_once
+from crossflow.model.settings import Override, Sampling
+from crossflow.networks import TransformerConfig
 from crossflow.sampling.text_to_image import seeded_noise, seeded_noises
 
 each_path = pytest.mark.parametrize("path", [LinearPath(), SinCosPath()], ids=repr)
@@ -120,8 +122,10 @@ def test_what_ancestral_sampling_cannot_do_is_said(cache_folder):
     with pytest.raises(CrossFlowError, match="was given none: use another solver"):
         model = model_of("crossflow")
         model.generate(torch.zeros(1, 16, 384), torch.ones(1, 16).bool(), torch.zeros(1, 48, 4, 4), still)
-    with pytest.raises(CrossFlowError, match="samples one output of one source: choose another solver"):
-        drawing_once(replace(DiffuserConfig.__dataclass_fields__["sampling"].default_factory(), solver=ANCESTRAL))
+    network = TransformerConfig(width=16, depth=1, heads=2)
+    for build in (partial(AnchorConfig, modalities=("image",)), DirectConfig):
+        with pytest.raises(CrossFlowError, match="this flow runs backward: choose another solver"):
+            build(shape=(1, 4, 4), backbone=network, sampling=still)
     with pytest.raises(CrossFlowError, match="in float32 or float64 and is not compiled: give the precision, or"):
         drawer("dit", precision="bfloat16", batch_size=1).generate(["x"], [0], Override(solver=ANCESTRAL))
     with pytest.raises(CrossFlowError, match="at least 1 step"):

@@ -1,7 +1,9 @@
 """Any to any on tiny random networks: who sees whom, what is frozen, and what sampling together changes."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
+from itertools import repeat
 
 import pytest
 import torch
@@ -18,10 +20,11 @@ from crossflow.anytoany.alignment import (
 )
 from crossflow.anytoany.diffuser import DiffuserConfig
 from crossflow.anytoany.environment import EnvironmentConfig
-from crossflow.anytoany.joint import mixed, pack, sample_jointly, unpack
+from crossflow.anytoany.joint import Draws, mixed, pack, sample_jointly, unpack
 from crossflow.errors import CrossFlowError
 from crossflow.flow.losses import draw
-from crossflow.flow.path import PATHS
+from crossflow.flow.path import PATHS, LinearPath
+from crossflow.flow.solver import ANCESTRAL
 from crossflow.model.settings import Sampling
 from crossflow.networks import TransformerConfig
 
@@ -58,6 +61,11 @@ def latents(count: int = 3, seed: int = 1) -> dict[str, torch.Tensor]:
 def prompts(count: int = 3, seed: int = 2) -> torch.Tensor:
     vectors = torch.randn(count, 2, 6, generator=torch.Generator().manual_seed(seed))
     return torch.nn.functional.normalize(vectors, dim=-1)
+
+
+def repeated(noise: Mapping[str, torch.Tensor]) -> Draws:
+    """The same draw for every step."""
+    return {name: repeat(x) for name, x in noise.items()}
 
 
 def velocity_of(parts: dict[str, Part], name: str, x: dict[str, torch.Tensor], config: AlignmentConfig) -> torch.Tensor:
@@ -100,7 +108,9 @@ def test_connections_change_nothing_at_the_start():
 def test_one_output_is_its_diffusers_own_before_and_after_alignment(parts):
     noise = {"image": latents()["image"]}
     bare = {"image": Part(parts["image"].diffuser)}
-    before, after = (sample_jointly(each, prompts(), noise, SAMPLING, ALIGNED)["image"] for each in (bare, parts))
+    before, after = (
+        sample_jointly(each, prompts(), repeated(noise), SAMPLING, ALIGNED)["image"] for each in (bare, parts)
+    )
     own = parts["image"].diffuser.generate(prompts(), noise["image"], SAMPLING)
     assert len({each.detach().numpy().tobytes() for each in (before, after, own)}) == 1
 
@@ -109,14 +119,17 @@ def test_outputs_that_were_not_aligned_are_not_generated_together(parts):
     noise = {name: latents()[name] for name in ("text", "image")}
     bare = {**parts, "image": Part(parts["image"].diffuser)}
     with pytest.raises(CrossFlowError, match="image was not aligned"):
-        sample_jointly(bare, prompts(), noise, SAMPLING, ALIGNED)
-    assert sample_jointly(bare, prompts(), noise, SAMPLING, replace(ALIGNED, context="none")).keys() == noise.keys()
+        sample_jointly(bare, prompts(), repeated(noise), SAMPLING, ALIGNED)
+    assert (
+        sample_jointly(bare, prompts(), repeated(noise), SAMPLING, replace(ALIGNED, context="none")).keys()
+        == noise.keys()
+    )
 
 
 def test_sampling_together_follows_the_guided_velocities_of_all_at_one_time(parts):
     """Against Euler steps written out, with a scale a modality."""
     noise, scales = latents(), {"text": 1.5, "image": 3.0}
-    found = sample_jointly(parts, prompts(), noise, SAMPLING, ALIGNED, scales)
+    found = sample_jointly(parts, prompts(), repeated(noise), SAMPLING, ALIGNED, scales)
     x = noise
     for step in range(SAMPLING.steps):
         t = torch.full((3,), step / SAMPLING.steps)
@@ -130,19 +143,43 @@ def test_sampling_together_follows_the_guided_velocities_of_all_at_one_time(part
     assert all(torch.allclose(found[name], x[name], atol=1e-4) for name in NAMES)
 
 
+def test_ancestral_sampling_together_draws_for_each_modality_from_its_own_draws(parts):
+    """Against the steps written out, each from fresh noise: what is kept of the old is r, of the new sqrt(1 - r^2)."""
+    steps, path = 3, LinearPath()
+    drawn = {name: [latents(seed=seed)[name] for seed in range(steps)] for name in NAMES}
+    ancestral = replace(SAMPLING, solver=ANCESTRAL, steps=steps)
+    found = sample_jointly(parts, prompts(), {name: iter(each) for name, each in drawn.items()}, ancestral, ALIGNED)
+    x = {name: each[0] for name, each in drawn.items()}
+    for step in range(steps):
+        t, later = (torch.full((3,), place / steps) for place in (step, step + 1))
+        vectors = environments(parts, x, t)
+        moved = {}
+        for name in NAMES:
+            field = parts[name].diffuser.field(prompts(), connected(parts[name], name, vectors, ALIGNED))
+            yes, no = (field(x[name], t, torch.full((3,), known)) for known in (True, False))
+            start, end = path.ends(x[name], no + 2.0 * (yes - no), t)
+            kept = float(t[0] * (1 - later[0]) / (later[0] * (1 - t[0])))
+            if step < steps - 1:
+                start = kept * start + math.sqrt(1 - kept**2) * drawn[name][step + 1]
+            moved[name] = path.sample(start, end, later).xt
+        x = moved
+    assert all(torch.allclose(found[name], x[name], atol=1e-3) for name in NAMES)
+
+
 def test_a_pair_that_no_stage_trained_is_sampled_and_seen(parts):
     """Image and audio: their vectors lie in one space, so either's connections read the other's."""
     noise = {name: latents()[name] for name in ("image", "audio")}
-    together = sample_jointly(parts, prompts(), noise, SAMPLING, ALIGNED)
-    apart = sample_jointly(parts, prompts(), noise, SAMPLING, replace(ALIGNED, context="none"))
+    together = sample_jointly(parts, prompts(), repeated(noise), SAMPLING, ALIGNED)
+    apart = sample_jointly(parts, prompts(), repeated(noise), SAMPLING, replace(ALIGNED, context="none"))
     assert all((together[name] - apart[name]).abs().max() > 1e-3 for name in noise)
 
 
 def test_an_item_does_not_depend_on_its_batch(parts):
     parts = {name: Part(*(module.double() for module in part)) for name, part in parts.items()}
     noise = {name: x.double() for name, x in latents().items()}
-    whole = sample_jointly(parts, prompts().double(), noise, SAMPLING, ALIGNED)
-    one = sample_jointly(parts, prompts().double()[1:2], {name: x[1:2] for name, x in noise.items()}, SAMPLING, ALIGNED)
+    whole = sample_jointly(parts, prompts().double(), repeated(noise), SAMPLING, ALIGNED)
+    second = repeated({name: x[1:2] for name, x in noise.items()})
+    one = sample_jointly(parts, prompts().double()[1:2], second, SAMPLING, ALIGNED)
     assert all(torch.allclose(whole[name][1:2], one[name], atol=1e-9) for name in NAMES)
 
 

@@ -11,7 +11,7 @@ from crossflow.flow.batch import Batch, Item
 from crossflow.flow.losses import draw
 from crossflow.model.settings import Sampling
 from crossflow.networks import TransformerConfig
-from tests.crossflow.test_any_to_any import NAMES, SAMPLING, latents, prompts, random_part
+from tests.crossflow.test_any_to_any import NAMES, SAMPLING, latents, prompts, random_part, repeated
 
 SHAPE = (2, 4, 4)
 NETWORK = TransformerConfig(width=16, depth=1, heads=2, modulated=True)
@@ -26,7 +26,7 @@ def vectors_of(x: torch.Tensor) -> torch.Tensor:
 def test_each_output_is_prompted_by_what_came_before_it():
     torch.manual_seed(0)
     parts, noise = {name: random_part(name) for name in NAMES}, latents()
-    found = sample_in_turn(parts, prompts(), noise, SAMPLING, dict.fromkeys(NAMES, vectors_of))
+    found = sample_in_turn(parts, prompts(), repeated(noise), SAMPLING, dict.fromkeys(NAMES, vectors_of))
     said = [prompts(), vectors_of(found["text"]), vectors_of(found["image"])]
     for i, name in enumerate(NAMES):
         assert torch.equal(found[name], parts[name].diffuser.generate(mixed(said[: i + 1]), noise[name], SAMPLING))

@@ -20,6 +20,7 @@ from crossflow.files.hashes import file_sha256
 from crossflow.files.sounds import encode_wav, read_wav, write_wav
 from crossflow.files.tensors import read_header
 from crossflow.files.videos import encode_gif, encode_webp, read_video
+from crossflow.flow.solver import ANCESTRAL
 from crossflow.model.checkpoint import save_checkpoint
 from crossflow.sampling.any_to_any import METHODS, TAKES, AnyToAnySampler, check_used
 from crossflow.sampling.media import READERS, SIZES, WRITERS, read_value, writers
@@ -42,15 +43,17 @@ def same(one, other) -> bool:
     return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
 
 
-def test_an_item_is_its_own_inputs_and_seed_whatever_its_batch(sampler):
+@pytest.mark.parametrize("solver", [None, ANCESTRAL])
+def test_an_item_is_its_own_inputs_and_seed_whatever_its_batch(sampler, solver):
     given = [{"text": ["a red ball"]}, {"image": [IMAGE], "text": ["a blue box"]}, {"audio": [SOUND, -SOUND]}]
-    whole = sampler.generate(given, ["image", "audio"], [3, 4, 5])
-    small = AnyToAnySampler(tiny_system(), batch_size=2).generate(given, ["image", "audio"], [3, 4, 5])
+    options = {"solver": solver, "steps": 3}
+    whole = sampler.generate(given, ["image", "audio"], [3, 4, 5], **options)
+    small = AnyToAnySampler(tiny_system(), batch_size=2).generate(given, ["image", "audio"], [3, 4, 5], **options)
     assert all(map(same, whole, small))
-    alone = sampler.generate(given[1:2], ["image", "audio"], [4])[0]
+    alone = sampler.generate(given[1:2], ["image", "audio"], [4], **options)[0]
     assert same(alone, whole[1])
-    assert not same(alone, sampler.generate(given[1:2], ["image", "audio"], [5])[0])
-    assert not same(alone, sampler.generate([{"image": [IMAGE]}], ["image", "audio"], [4])[0])
+    assert not same(alone, sampler.generate(given[1:2], ["image", "audio"], [5], **options)[0])
+    assert not same(alone, sampler.generate([{"image": [IMAGE]}], ["image", "audio"], [4], **options)[0])
 
 
 def test_values_are_raw_and_of_the_kind_that_is_read(sampler):
@@ -94,7 +97,14 @@ def test_a_chain_goes_by_way_of_a_text_unless_a_text_is_all_that_is_given(sample
 def test_every_option_changes_what_a_method_that_takes_it_makes_and_no_other_takes_it(sampler):
     """Exhaustive: the table is what the code does, of as many outputs as it says."""
     given = [{"text": ["a red ball"], "audio": [SOUND]}]
-    values = {"mix": {"text": 3.0}, "guidance_scale": 3.0, "steps": 3, "context": "none", "merge": "concat"}
+    values = {
+        "mix": {"text": 3.0},
+        "guidance_scale": 3.0,
+        "steps": 3,
+        "solver": "heun",
+        "context": "none",
+        "merge": "concat",
+    }
     for method, option in product(METHODS, values):
         least = TAKES[method].get(option)
         if least is None:
