@@ -21,10 +21,12 @@ from crossflow_eval.runs.launch import Request, evaluate
 
 MEASURED: Mapping[str, tuple[str, int, Mapping[str, Any]]] = {
     "matrix": ("scenes-any-matrix", 2_000, {}),
+    "chain": ("scenes-any-matrix", 2_000, {"method": "chain"}),
     "others": ("scenes-any-joint", 2_000, {}),
     "independent": ("scenes-any-joint", 2_000, {"context": "none"}),
     "in-turn": ("scenes-any-joint", 2_000, {"method": "in-turn"}),
     "prompts": ("scenes-any-prompts", 950, {}),
+    "trips": ("scenes-any-trips", 1_000, {}),
 }
 """Measurement -> its suite, how many examples, and how outputs are sampled."""
 RESULTS = Path("results/scenes/any_to_any.md")
