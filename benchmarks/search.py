@@ -27,9 +27,9 @@ from crossflow.model.crossflow import FlowConfig
 from crossflow.model.settings import Sampling
 from crossflow.networks.transformer import TransformerConfig
 from crossflow.recipes import CONFIGS
-from crossflow.recipes.recipe import PLACED, SceneData, Stage, TrainConfig
+from crossflow.recipes.recipe import SceneData, Stage, TrainConfig
 from crossflow.sampling.text_to_image import TextToImage
-from crossflow.scenes.caption import TASKS
+from crossflow.scenes.caption import PLACED, TASKS
 from crossflow.scenes.splits import example
 from crossflow.sources.variational import VariationalConfig
 from crossflow.training.train import train

@@ -6,6 +6,7 @@ CoDi's latent alignment (arXiv 2305.11846, section 3.3). V sees the noised laten
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,14 +14,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crossflow.anytoany.diffuser import DiffuserConfig, unit_variance
-from crossflow.networks.blocks import Block, PatchTokens, TimeEmbedding, at_least_float32, check_sizes, initialise
+from crossflow.networks.blocks import (
+    Block,
+    PatchTokens,
+    Positions,
+    TimeEmbedding,
+    at_least_float32,
+    check_sizes,
+    initialise,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EnvironmentConfig:
     """Sizes of an environment encoder: a transformer that ends in ``tokens`` unit vectors of ``vector`` numbers.
 
-    CoDi's is one vector, which cannot say when something happens; several can.
+    CoDi's is one vector, which cannot say when something happens; several can. With ``local`` there is one of each
+    position of the latents in their place. ``positions`` is how those of the latents start; where they start at the
+    scale of the content (``unit``), connections have positions of their own too.
     """
 
     width: int = 64
@@ -28,6 +39,8 @@ class EnvironmentConfig:
     heads: int = 4
     tokens: int = 1
     vector: int = 64
+    local: bool = False
+    positions: Positions = "small"
 
     def __post_init__(self) -> None:
         check_sizes(width=self.width, depth=self.depth, heads=self.heads, tokens=self.tokens, vector=self.vector)
@@ -38,39 +51,47 @@ class EnvironmentConfig:
 
     def connections(self, diffuser: DiffuserConfig) -> "Connections":
         """The connections of a diffuser to these vectors."""
-        return Connections(diffuser, self.vector)
+        return Connections(diffuser, self.vector, self.positions == "unit")
 
 
 class Environment(nn.Module):
     """V: noised latents of ``shape`` (c, h, w) and their times to unit vectors [b tokens vector].
 
-    Learned tokens attend to those of the latents, and each becomes a vector.
+    Learned tokens attend to those of the latents, and each becomes a vector; or those of the latents do.
     """
 
     def __init__(self, config: EnvironmentConfig, shape: tuple[int, int, int]) -> None:
         super().__init__()
-        self.latents = PatchTokens(shape, 1, config.width)
+        self.latents = PatchTokens(shape, 1, config.width, config.positions)
         self.time = TimeEmbedding(config.width)
-        self.readers = nn.Parameter(torch.randn(1, config.tokens, config.width) * 0.5)
+        self.readers = None if config.local else nn.Parameter(torch.randn(1, config.tokens, config.width) * 0.5)
         self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width)
         self.out = nn.Linear(config.width, config.vector)
         self.apply(initialise)
 
     def forward(self, x: Float[Tensor, "b c h w"], t: Float[Tensor, " b"]) -> Float[Tensor, "b tokens vector"]:
-        tokens = torch.cat([self.readers.expand(len(x), -1, -1), self.latents(x)], dim=1) + self.time(t)[:, None]
+        tokens = self.latents(x)
+        if self.readers is not None:
+            tokens = torch.cat([self.readers.expand(len(x), -1, -1), tokens], dim=1)
+        tokens = tokens + self.time(t)[:, None]
         for block in self.blocks:
             tokens = block(tokens)
-        return F.normalize(at_least_float32(self.out(self.norm(tokens[:, : self.readers.shape[1]]))), dim=-1)
+        kept = tokens if self.readers is None else tokens[:, : self.readers.shape[1]]
+        return F.normalize(at_least_float32(self.out(self.norm(kept))), dim=-1)
 
 
 class Connection(nn.Module):
-    """A transformer block with cross-attention to environment vectors; its change of the tokens starts at zero."""
+    """A transformer block with cross-attention to environment vectors; its change of the tokens starts at zero.
 
-    def __init__(self, width: int, heads: int, vector: int) -> None:
+    ``places`` is how many of the last tokens have positions of its own: those of a diffuser may be too faint to ask by.
+    """
+
+    def __init__(self, width: int, heads: int, vector: int, places: int = 0) -> None:
         super().__init__()
         self.block = Block(width, heads, expansion=1, context_width=vector)
         self.out = nn.Linear(width, width)
+        self.position = nn.Parameter(torch.randn(1, places, width)) if places else None
         self.apply(initialise)
         nn.init.zeros_(self.out.weight)
 
@@ -78,16 +99,21 @@ class Connection(nn.Module):
         self, tokens: Float[Tensor, "b n d"], vectors: Float[Tensor, "b k e"], mask: Bool[Tensor, "b k"] | None = None
     ) -> Float[Tensor, "b n d"]:
         """``mask`` is False at vectors that an item does not see."""
-        changed = self.block(tokens, context=unit_variance(vectors), context_mask=mask)
-        return tokens + self.out(changed - tokens)
+        placed = tokens
+        if self.position is not None:
+            lead = tokens.shape[1] - self.position.shape[1]
+            placed = torch.cat([tokens[:, :lead], tokens[:, lead:] + self.position], dim=1)
+        changed = self.block(placed, context=unit_variance(vectors), context_mask=mask)
+        return tokens + self.out(changed - placed)
 
 
 class Connections(nn.ModuleList):
     """The connections of one diffuser, one behind each of its blocks."""
 
-    def __init__(self, diffuser: DiffuserConfig, vector: int) -> None:
+    def __init__(self, diffuser: DiffuserConfig, vector: int, placed: bool = False) -> None:
         backbone = diffuser.backbone
-        super().__init__(Connection(backbone.width, backbone.heads, vector) for _ in range(backbone.depth))
+        places = prod(diffuser.shape[1:]) // backbone.patch**2 if placed else 0
+        super().__init__(Connection(backbone.width, backbone.heads, vector, places) for _ in range(backbone.depth))
 
     def given(
         self, vectors: Float[Tensor, "b k e"], mask: Bool[Tensor, "b k"] | None = None

@@ -16,7 +16,7 @@ from crossflow.flow.losses import gather
 from crossflow.losses.towers import LearnedScale
 from crossflow.modalities import TargetConfig
 from crossflow.modalities.text_autoencoder import PAD, Texts
-from crossflow.networks.blocks import Block, PatchTokens, at_least_float32, check_sizes, initialise
+from crossflow.networks.blocks import Block, PatchTokens, Positions, at_least_float32, check_sizes, initialise
 
 ROUNDING = 1e-6
 """Cosines that differ by less are equal: two items read alike, in other places of a batch."""
@@ -26,7 +26,8 @@ ROUNDING = 1e-6
 class PromptConfig:
     """Sizes of the prompt encoders, which end in ``tokens`` unit vectors of ``vector`` numbers.
 
-    CoDi's is one vector; its critics' remedy for what a mean of vectors forgets is several.
+    CoDi's is one vector; its critics' remedy for what a mean of vectors forgets is several. ``positions`` is how those
+    of latents start.
     """
 
     width: int = 96
@@ -34,6 +35,7 @@ class PromptConfig:
     heads: int = 4
     tokens: int = 1
     vector: int = 64
+    positions: Positions = "small"
 
     def __post_init__(self) -> None:
         check_sizes(width=self.width, depth=self.depth, heads=self.heads, tokens=self.tokens, vector=self.vector)
@@ -73,7 +75,7 @@ class LatentPrompt(nn.Module):
 
     def __init__(self, config: PromptConfig, shape: tuple[int, int, int]) -> None:
         super().__init__()
-        self.latents = PatchTokens(shape, 1, config.width)
+        self.latents = PatchTokens(shape, 1, config.width, config.positions)
         self.readout = Readout(config)
         self.apply(initialise)
 

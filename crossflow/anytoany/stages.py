@@ -77,6 +77,11 @@ class Stage:
         return ()
 
     @property
+    def worded(self) -> tuple[int, ...]:
+        """The forms of captions whose words its prompt encoders read, as ``captioned``; empty for all of them."""
+        return ()
+
+    @property
     def own(self) -> Own:
         """The parts that it trains."""
         raise NotImplementedError
@@ -149,11 +154,13 @@ class CodecStage(Stage):
 class PromptStage(Stage):
     """Prompt encoders of a ``pair`` of text and another modality: of both, or of what no pair before had.
 
-    ``queue`` is how many earlier pairs are wrong answers, besides the others of the batch.
+    ``queue`` is how many earlier pairs are wrong answers, besides the others of the batch. ``forms`` are those of
+    captions that are read, a form that stands twice twice as often; empty is all.
     """
 
     pair: tuple[str, str]
     queue: int = 4096
+    forms: tuple[int, ...] = ()
     kind: Literal["any-to-any-prompts"] = "any-to-any-prompts"
 
     def __post_init__(self) -> None:
@@ -182,6 +189,10 @@ class PromptStage(Stage):
     @property
     def reading(self) -> tuple[str, ...]:
         return self.pair
+
+    @property
+    def worded(self) -> tuple[int, ...]:
+        return self.forms
 
     @property
     def left(self) -> AnyToAnyConfig:

@@ -36,9 +36,11 @@ JOINED = (("text", "image"), ("text", "audio"), ("audio", "video"), ("image", "d
 ONCE = ("codecs", "prompts")
 """The sorts of stages that are trained once, whatever the seed of those after them."""
 TOKENS = 4
-"""Vectors of a prompt, or of an environment, where there is more than one."""
+"""Vectors of a prompt where there is more than one."""
 GIVEN = (0, 0, 0, 0, 1, 2, 3, 4)
 """The forms of captions that rivals are given, each as likely: half are bare prompts, which suites ask with most."""
+READ = (0, 1, 2, 3, 3, 3, 4)
+"""The forms of captions that prompts are aligned by: one alone tells places, which no other contrast teaches."""
 SPREAD = 0.35
 """The standard deviation of latents: small ones are decided in the middle of the path."""
 
@@ -74,7 +76,7 @@ def stages(
     pairs = [pair for pair in seen if set(pair) <= set(names)]
     partners = {name: tuple(a if b == name else b for a, b in pairs if name in (a, b)) for name in names}
     found: dict[str, Stage] = {"codecs": CodecStage(system=system)}
-    found |= {f"prompts-{b}": PromptStage(system=system, pair=(a, b)) for a, b in pairs if a == "text"}
+    found |= {f"prompts-{b}": PromptStage(system=system, pair=(a, b), forms=READ) for a, b in pairs if a == "text"}
     found |= {f"diffuser-{each}": DiffuserStage(system=system, modality=each, prompts=partners[each]) for each in names}
     found |= {f"pair-{a}-{b}": PairStage(system=system, pair=(a, b)) for a, b in joined if (a, b) in pairs}
     return {
@@ -111,11 +113,11 @@ def variants(system: AnyToAnyConfig, schedules: Mapping[str, Mapping[str, Any]])
     noise = tuple(
         replace(each, diffuser=replace(each.diffuser, parameterisation="eps", tail=0.0)) for each in system.members
     )
-    several = replace(align.environment, tokens=TOKENS)
+    one = replace(align.environment, local=False)
     changed = {
         "self": ("pair", replace(system, alignment=replace(align, context="self"))),
         "no-contrast": ("pair", replace(system, alignment=replace(align, contrast=0.0))),
-        "env-tokens": ("pair", replace(system, alignment=replace(align, environment=several))),
+        "env-vector": ("pair", replace(system, alignment=replace(align, environment=one))),
         "eps": ("diffuser", replace(system, members=noise)),
         "cond-tokens": ("prompts", replace(system, prompts=replace(system.prompts, tokens=TOKENS))),
     }
@@ -164,7 +166,7 @@ def _recipe(stage: Stage, schedule: Mapping[str, Any], seen: tuple[tuple[str, st
     return TrainConfig(model=cast(Any, stage), **{**common, **schedule, "data": data})
 
 
-_PROMPTS = PromptConfig(width=96, depth=2, heads=4)
+_PROMPTS = PromptConfig(width=96, depth=2, heads=4, positions="unit")
 _NETWORK = TransformerConfig(width=96, depth=4, heads=4, modulated=True, pooled=True)
 _WORDS = TextAutoencoderConfig(words=WORDS, count=LONGEST, width=96, depth=1, heads=4, scale=SPREAD)
 SYSTEM = AnyToAnyConfig(
@@ -176,28 +178,28 @@ SYSTEM = AnyToAnyConfig(
         member(VideoConfig(components=64, sd=SPREAD), 64, _NETWORK, _PROMPTS),
     ),
     prompts=_PROMPTS,
-    alignment=AlignmentConfig(environment=EnvironmentConfig(width=64, depth=2, heads=4)),
+    alignment=AlignmentConfig(environment=EnvironmentConfig(width=64, depth=2, heads=4, local=True, positions="unit")),
 )
 """Text, image, depth, audio and video, each as 16 tokens."""
 SCHEDULES: Mapping[str, Mapping[str, Any]] = {
     "codecs": {"steps": 2_000, "batch_size": 64},
-    "prompts": {"steps": 600, "batch_size": 128},
-    "prompts-image": {"steps": 800, "batch_size": 128},
-    "diffuser": {"steps": 5_000, "batch_size": 32, "learning_rate": 5e-3},
-    "pair": {"steps": 1_800, "batch_size": 32},
+    "prompts": {"steps": 800, "batch_size": 128, "learning_rate": 5e-3},
+    "prompts-image": {"steps": 1_200, "batch_size": 128, "learning_rate": 5e-3},
+    "diffuser": {"steps": 7_000, "batch_size": 32, "learning_rate": 5e-3},
+    "pair": {"steps": 2_000, "batch_size": 32, "learning_rate": 5e-3},
     "anchor": {"steps": 6_000, "batch_size": 64},
     "direct": {"steps": 2_400, "batch_size": 64},
 }
 """Hyperparameters by the sort of a stage or by its name: a seed takes about 75 minutes on one core."""
 _BRIEF = {"steps": 2, "batch_size": 8, "data": EventData(count=64), "log_every": 1, "save_every": 2}
-_SMALL_PROMPTS = PromptConfig(width=16, depth=1, heads=2)
+_SMALL_PROMPTS = PromptConfig(width=16, depth=1, heads=2, positions="unit")
 _SMALL_NETWORK = TransformerConfig(width=16, depth=1, heads=2, modulated=True, pooled=True)
 SMALLEST = AnyToAnyConfig(
     members=tuple(
         member(each.codec, each.shape[0], _SMALL_NETWORK, _SMALL_PROMPTS, steps=1) for each in SYSTEM.members
     ),
     prompts=_SMALL_PROMPTS,
-    alignment=AlignmentConfig(environment=EnvironmentConfig(width=16, depth=1, heads=2)),
+    alignment=AlignmentConfig(environment=EnvironmentConfig(width=16, depth=1, heads=2, local=True, positions="unit")),
 )
 """The same with networks as small as they go, which proves the way and learns nothing."""
 BASES = ("codi", "tiny-codi", "smoke-codi")

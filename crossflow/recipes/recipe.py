@@ -17,8 +17,6 @@ from crossflow.networks.blocks import check_sizes
 from crossflow.scenes.negatives import MOST
 from crossflow.scenes.spec import VERSION as WORLD
 
-PLACED = 3
-"""The index of a scene's caption that names every object with its colour and its place."""
 PLACES = 5
 """The index of a scene's caption by ``scenes.caption.places``, after the five that it brings."""
 CELL = 8

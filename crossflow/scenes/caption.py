@@ -15,6 +15,8 @@ from crossflow.scenes.spec import CELLS, Object, Scene
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 NUMBERS = {2: "two", 3: "three", 4: "four"}
 RELATIONS = ("left of", "right of", "above", "below")
+PLACED = 3
+"""The index among a scene's ``captions`` of the one that names every object with its colour and its place."""
 PLURALS = {"box": "boxes", "cross": "crosses"}
 
 
@@ -64,7 +66,7 @@ def captions(scene: Scene, prompt: str, rng: np.random.Generator) -> tuple[str, 
     """Five true captions of ``scene``: the prompt, then four that name every object in a random order."""
     order = [scene.objects[i] for i in rng.permutation(len(scene.objects))]
     named = _join([article(f"{item.color} {item.shape}") for item in order])
-    placed = _join([f"{article(f'{item.color} {item.shape}')} {_place(item)}" for item in order])
+    placed = _join([f"{article(f'{item.color} {item.shape}')} {place(item)}" for item in order])
     return (
         prompt,
         f"{named} {_light(scene)}",
@@ -92,8 +94,8 @@ def places(scene: Scene) -> str:
     order = sorted(scene.objects, key=lambda item: (int(item.y * CELLS), int(item.x * CELLS)))
     shapes = {item.shape for item in order}
     if len(order) > 1 and len(shapes) == 1:
-        return f"{plural(order[0].shape)} {_join([_place(item) for item in order])}"
-    return _join([f"{article(item.shape)} {_place(item)}" for item in order])
+        return f"{plural(order[0].shape)} {_join([place(item) for item in order])}"
+    return _join([f"{article(item.shape)} {place(item)}" for item in order])
 
 
 def _light(scene: Scene) -> str:
@@ -104,7 +106,8 @@ def _join(parts: list[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
-def _place(item: Object) -> str:
+def place(item: Object) -> str:
+    """Where a caption says that an object is: cells of the border by their sides, the others "in the middle"."""
     row, column = int(item.y * CELLS), int(item.x * CELLS)
     parts = {0: "top", CELLS - 1: "bottom"}.get(row, ""), {0: "left", CELLS - 1: "right"}.get(column, "")
     return f"at the {' '.join(filter(None, parts))}" if any(parts) else "in the middle"

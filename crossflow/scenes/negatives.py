@@ -1,7 +1,7 @@
 """Prompts that a scene is not: each differs from its own in one thing, so that nothing but that thing tells them apart.
 
-Two colours are exchanged, or the two sides of a relation, or a shape, a colour or a number is another. No prompt names
-a held-out pair of shape and colour.
+Two colours are exchanged, or the two sides of a relation, or a shape, a colour, a number or a place is another. No
+prompt names a held-out pair of shape and colour.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from crossflow.scenes.caption import NUMBERS, captions, specification
-from crossflow.scenes.spec import COLORS, HELD_OUT, SHAPES
+from crossflow.scenes.caption import NUMBERS, PLACED, captions, place, specification
+from crossflow.scenes.spec import CELLS, COLORS, HELD_OUT, SHAPES, Object
 from crossflow.scenes.splits import SPLITS, VERSION, SceneExample
 
 MOST = 2
 """Of every prompt there are this many, whatever its task."""
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+MOVED = 0.7
+"""How often an untrue caption with places has another place, and not another look: nothing else tells places apart."""
 Looks = list[tuple[str, str]]
 
 
@@ -46,6 +48,7 @@ def untrue_captions(item: SceneExample) -> tuple[str, ...]:
     """For each caption of ``item`` one in its form that is not true of it; always the same for one item.
 
     They are of a scene where two objects of other shapes exchanged their colours, or one has another colour or shape.
+    The caption with places mostly has those of a scene where two objects exchanged theirs, or one has another.
     """
     split, _, index = item.id.rpartition("-")
     rng = np.random.default_rng([VERSION, SPLITS[split], int(index), 5])
@@ -58,7 +61,27 @@ def untrue_captions(item: SceneExample) -> tuple[str, ...]:
         replace(each, shape=shape, color=color)
         for each, (shape, color) in zip(item.scene.objects, changed, strict=True)
     )
-    return captions(replace(item.scene, objects=objects), negatives(item, 1)[0], rng)
+    found = list(captions(replace(item.scene, objects=objects), negatives(item, 1)[0], rng))
+    if rng.random() < MOVED:
+        found[PLACED] = captions(replace(item.scene, objects=_moved(item.scene.objects, rng)), item.prompt, rng)[PLACED]
+    return tuple(found)
+
+
+def _moved(objects: tuple[Object, ...], rng: np.random.Generator) -> tuple[Object, ...]:
+    """The objects where two exchanged their places, or one is where none is said to be."""
+    found, said = list(objects), [place(each) for each in objects]
+    looks = [(each.shape, each.color) for each in objects]
+    pairs = [(i, j) for i in range(len(objects)) for j in range(i) if said[i] != said[j] and looks[i] != looks[j]]
+    if pairs and rng.random() < 0.5:
+        i, j = pairs[rng.integers(len(pairs))]
+        (x, y), (u, v) = ((objects[k].x, objects[k].y) for k in (i, j))
+        found[i], found[j] = replace(objects[i], x=u, y=v), replace(objects[j], x=x, y=y)
+        return tuple(found)
+    i = rng.integers(len(objects))
+    middles = [(cell + 0.5) / CELLS for cell in range(CELLS)]
+    free = [each for x in middles for y in middles if place(each := replace(objects[i], x=x, y=y)) not in said]
+    found[i] = free[rng.integers(len(free))]
+    return tuple(found)
 
 
 def _neighbours(looks: Looks) -> list[Looks]:

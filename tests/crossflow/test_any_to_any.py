@@ -368,3 +368,31 @@ def test_a_weight_or_temperature_that_is_no_such_thing_is_refused():
     for wrong in ({"contrast": -1.0}, {"contrast": float("nan")}, {"temperature": 0.0}):
         with pytest.raises(CrossFlowError, match="they must be finite"):
             AlignmentConfig(**wrong)
+
+
+def test_an_environment_may_have_a_vector_a_position_and_connections_positions_of_their_own():
+    """Its vectors go along with the latents' cells but for where they are; the lead tokens are left in no place."""
+    torch.manual_seed(0)
+    config = EnvironmentConfig(width=8, depth=1, heads=2, vector=8, local=True, positions="unit")
+    encoder, connections = (
+        config.build((3, 2, 2)),
+        config.connections(DiffuserConfig(shape=(3, 2, 2), backbone=NETWORK)),
+    )
+    x, t = torch.randn(2, 3, 2, 2), torch.tensor([0.3, 0.7])
+    vectors = encoder(x, t)
+    assert vectors.shape == (2, 4, 8) and torch.allclose(vectors.norm(dim=-1), torch.ones(2, 4))
+    assert encoder.latents.position.std() > 0.5
+    flipped = x.flip((2, 3))
+    assert not torch.allclose(encoder(flipped, t), vectors.flip(1), atol=1e-3)
+    torch.nn.init.zeros_(encoder.latents.position)
+    assert torch.allclose(encoder(flipped, t), encoder(x, t).flip(1), atol=1e-6)
+
+    connection, tokens = connections[0], torch.randn(2, 6, NETWORK.width)
+    assert torch.equal(connection(tokens, vectors), tokens)
+    torch.nn.init.normal_(connection.out.weight)
+    swapped = tokens[:, [1, 0, 2, 3, 4, 5]]  # two of the lead
+    assert torch.allclose(connection(swapped, vectors), connection(tokens, vectors)[:, [1, 0, 2, 3, 4, 5]], atol=1e-5)
+    swapped = tokens[:, [0, 1, 2, 3, 5, 4]]  # two of the latents
+    assert not torch.allclose(
+        connection(swapped, vectors), connection(tokens, vectors)[:, [0, 1, 2, 3, 5, 4]], atol=1e-2
+    )

@@ -16,6 +16,7 @@ from crossflow.anytoany.prompts import Contrast, PromptConfig, found_first
 from crossflow.anytoany.stages import PairStage
 from crossflow.anytoany.system import AnyToAnyConfig, load_system, system_config
 from crossflow.errors import CrossFlowError, Stopped
+from crossflow.files import progress
 from crossflow.files.tensors import read_header, read_tensors, write_tensors
 from crossflow.modalities.patch_pca import PatchPCAConfig
 from crossflow.modalities.text_autoencoder import TextAutoencoderConfig
@@ -24,11 +25,13 @@ from crossflow.recipes import CONFIGS
 from crossflow.recipes.anytoany import LONGEST, member, stages, variants
 from crossflow.recipes.recipe import EventData, TrainConfig
 from crossflow.recipes.scenes import WORDS
+from crossflow.scenes.caption import PLACED
+from crossflow.training.data.events import event_pairs
 from crossflow.training.in_order import is_trained_in_order, train_in_order
 from crossflow.training.run_state import Run
 from crossflow.training.train import train
 
-PROMPTS = PromptConfig(width=16, depth=1, heads=2, vector=8)
+PROMPTS = PromptConfig(width=16, depth=1, heads=2, vector=8, positions="unit")
 NETWORK = TransformerConfig(width=16, depth=1, heads=2)
 SYSTEM = AnyToAnyConfig(
     members=(
@@ -36,7 +39,9 @@ SYSTEM = AnyToAnyConfig(
         member(PatchPCAConfig(components=6), 6, NETWORK, PROMPTS),
     ),
     prompts=PROMPTS,
-    alignment=AlignmentConfig(environment=EnvironmentConfig(width=16, depth=1, heads=2, vector=8)),
+    alignment=AlignmentConfig(
+        environment=EnvironmentConfig(width=16, depth=1, heads=2, vector=8, local=True, positions="unit")
+    ),
 )
 BRIEF = {"data": EventData(count=48), "batch_size": 8, "steps": 6, "log_every": 2, "save_every": 3}
 SCHEDULES = dict.fromkeys(("codecs", "prompts", "diffuser", "pair"), BRIEF)
@@ -89,6 +94,16 @@ def test_the_header_says_which_pairs_were_trained_and_how(files):
         ("diffuser", (("text", "image"),)),
         ("pair", (("text", "image"),)),
     ]
+
+
+def test_prompts_are_aligned_by_the_captions_that_tell_places_three_times_as_often(files, tmp_path):
+    recipe = RECIPES["prompts-image"]
+    free = replace(recipe, model=replace(recipe.model, forms=()))
+    for each, fewest, most in ((recipe, 240, 360), (free, 90, 190)):
+        system = each.model.after(files["codecs"]).build()
+        picks = event_pairs(each, system, tmp_path, progress.silent).pick(0, 700, torch.Generator().manual_seed(0))
+        forms = picks[:, 2].tolist()
+        assert set(forms) == set(range(5)) and fewest < forms.count(PLACED) < most
 
 
 @pytest.mark.parametrize("name", list(RECIPES))
@@ -170,7 +185,7 @@ def test_a_variant_trains_what_comes_after_its_change_on_the_files_before_it(fil
     ("name", "stage"),
     [
         ("self", "pair-text-image"),
-        ("env-tokens", "pair-text-image"),
+        ("env-vector", "pair-text-image"),
         ("eps", "diffuser-text"),
         ("cond-tokens", "prompts-image"),
     ],

@@ -22,10 +22,11 @@ from crossflow.modalities.text_autoencoder import TextDecoder, TextDecoderConfig
 from crossflow.modalities.tokens import TokensConfig
 from crossflow.model.checkpoint import save_checkpoint
 from crossflow.model.settings import Override
-from crossflow.recipes.recipe import PLACED, PLACES, SceneData
+from crossflow.recipes.recipe import PLACES, SceneData
 from crossflow.sampling.prompt_reader import CROPPED, PromptReader, load_decoder, save_decoder
 from crossflow.sampling.text_to_image import seeded_noise
 from crossflow.scenes import example, render
+from crossflow.scenes.caption import PLACED
 from crossflow.scenes.retell import captions_of
 from crossflow.training.train_prompt_reader import Lesson, posteriors, train, train_reader
 

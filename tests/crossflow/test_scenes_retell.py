@@ -10,8 +10,8 @@ import torch
 from crossflow.errors import CrossFlowError
 from crossflow.files.progress import silent
 from crossflow.recipes import CONFIGS
-from crossflow.recipes.recipe import PLACED, PLACES, SceneData, Stage
-from crossflow.scenes.caption import TASKS, places
+from crossflow.recipes.recipe import PLACES, SceneData, Stage
+from crossflow.scenes.caption import PLACED, TASKS, places
 from crossflow.scenes.negatives import OPPOSITE
 from crossflow.scenes.retell import FORMS, SIDES, captions_of, retold, sided
 from crossflow.scenes.spec import COLORS, HELD_OUT, SHAPES, Scene

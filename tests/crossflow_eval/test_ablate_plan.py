@@ -125,7 +125,7 @@ def test_systems_trained_in_stages_begin_after_what_they_share():
     ):
         assert found[name, seed].init(Path("out")) == Path("out", begins.digest, stage, "model.safetensors")
     assert found["codi-self", 1].before == (first, second)
-    assert found["codi-self", 0].steps == sum(folder.name[3:7] == "pair" for folder in first.folders(Path())) * 1800
+    assert found["codi-self", 0].steps == sum(folder.name[3:7] == "pair" for folder in first.folders(Path())) * 2000
     train = {job.name: job for job in jobs_of(plan)}[f"train-{found['codi-self', 0].digest}"]
     assert "--steps" not in train.command and train.after == (f"train-{first.digest}",)
     with pytest.raises(CrossFlowError, match="trained in stages, each in steps of its own: leave --steps out"):

@@ -63,7 +63,8 @@ def _pairs(model: Stage, system: AnyToAny, count: int, folder: Path, stage: prog
     latents = {name: _opened(system, name, count, folder, stage, _latents)["latents"] for name in sorted(opened)}
     words = _opened(system, "text", count, folder, stage, _words) if worded or model.bare else {}
     captions = _opened(system, "text", count, folder, stage, _captions)["latents"] if model.captioned else None
-    return EventPairs(model.pairs, model.reading, model.reaching, model.bare, model.captioned, latents, words, captions)
+    forms = model.captioned or model.worded
+    return EventPairs(model.pairs, model.reading, model.reaching, model.bare, forms, latents, words, captions)
 
 
 @dataclass(frozen=True)
@@ -90,15 +91,15 @@ class EventPairs:
 
     A batch has the latents of what is reached, and what prompt encoders read of the rest (``stages.read_of``). Of texts
     that are the ``words`` of a caption drawn anew, with the same caption of a scene that differs in one thing; or, for
-    what reads no words, beside the latents of the full description those of one of the ``captions``, of the forms
-    ``captioned``.
+    what reads no words, beside the latents of the full description those of one of the ``captions``. Their ``forms``
+    are drawn of those that are given, or of all.
     """
 
     pairs: tuple[tuple[str, str], ...]
     reading: tuple[str, ...]
     reaching: tuple[str, ...]
     bare: bool
-    captioned: tuple[int, ...]
+    forms: tuple[int, ...]
     latents: Mapping[str, Float[Tensor, "n c h w"]]
     words: Mapping[str, Int[Tensor, "n *dims"]]
     captions: Float[Tensor, "n k *dims"] | None
@@ -108,7 +109,7 @@ class EventPairs:
         first = next(iter({**self.latents, **self.words}.values()))
         pair = torch.randint(len(self.pairs), (), generator=generator).expand(count)
         rows = torch.randint(len(first), (count,), generator=generator)
-        forms = torch.tensor(self.captioned or range(self.words["forms"].shape[1] if self.words else 1))
+        forms = torch.tensor(self.forms or range(self.words["forms"].shape[1] if self.words else 1))
         drawn = torch.randint(len(forms), (count,), generator=generator)
         return torch.stack([pair, rows, forms[drawn]], dim=1)
 
