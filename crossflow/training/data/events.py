@@ -23,7 +23,7 @@ from crossflow.flow.batch import Batch, Item
 from crossflow.recipes.recipe import EventData, TrainConfig
 from crossflow.scenes.caption import describe
 from crossflow.scenes.events import Event, event
-from crossflow.scenes.negatives import untrue_captions
+from crossflow.scenes.negatives import MOVED, untrue_captions
 from crossflow.scenes.sense import value
 from crossflow.scenes.spec import VERSION as WORLD
 from crossflow.training.data.pairs import Pairs, kept
@@ -145,6 +145,7 @@ def _opened(
     settings = {"world": WORLD, "events": count, "modality": name, "what": make.__name__.strip("_")}
     settings |= {"codec": asdict(system.config.member(name).codec)}
     settings |= {"weights": tensors_sha256(codec.state_dict())} if make in (_latents, _captions) else {}
+    settings |= {"moved": MOVED} if make is _words else {}
     return kept(folder, settings, partial(make, system, name, count, stage))
 
 
