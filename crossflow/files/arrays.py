@@ -128,10 +128,18 @@ def _unpickled(content: io.BufferedIOBase) -> dict[str, Any]:
 
 
 def _header(file: io.BufferedIOBase) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, Fortran order and dtype of the array that follows; the file is left at the start of its data."""
-    version = np.lib.format.read_magic(file)
+    """Shape, Fortran order and dtype of the array that follows; the file is left at the start of its data.
+
+    numpy has Python parse a header, and CPython 3.11 now and then fails at that with a SystemError, whatever the text
+    is: it is parsed again.
+    """
+    version, start = np.lib.format.read_magic(file), file.tell()
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    return readers[version](file)
+    try:
+        return readers[version](file)
+    except SystemError:
+        file.seek(start)
+        return readers[version](file)
 
 
 def _array(data: Any, dtype: np.dtype[Any], shape: tuple[int, ...], fortran: bool) -> np.ndarray:
