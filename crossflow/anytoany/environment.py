@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crossflow.anytoany.diffuser import DiffuserConfig, unit_variance
+from crossflow.errors import CrossFlowError
 from crossflow.networks.blocks import (
     Block,
     PatchTokens,
@@ -44,6 +45,8 @@ class EnvironmentConfig:
 
     def __post_init__(self) -> None:
         check_sizes(width=self.width, depth=self.depth, heads=self.heads, tokens=self.tokens, vector=self.vector)
+        if self.local and self.tokens != 1:
+            raise CrossFlowError(f"local is a vector a position, and tokens is {self.tokens}: let one of them be.")
 
     def build(self, shape: tuple[int, int, int]) -> "Environment":
         """The encoder for latents of ``shape`` (c, h, w)."""

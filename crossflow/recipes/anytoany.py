@@ -190,7 +190,7 @@ SCHEDULES: Mapping[str, Mapping[str, Any]] = {
     "anchor": {"steps": 6_000, "batch_size": 64},
     "direct": {"steps": 2_400, "batch_size": 64},
 }
-"""Hyperparameters by the sort of a stage or by its name: a seed takes about 75 minutes on one core."""
+"""Hyperparameters by the sort of a stage or by its name; results/scenes/any_cost.md has the minutes of each."""
 _BRIEF = {"steps": 2, "batch_size": 8, "data": EventData(count=64), "log_every": 1, "save_every": 2}
 _SMALL_PROMPTS = PromptConfig(width=16, depth=1, heads=2, positions="unit")
 _SMALL_NETWORK = TransformerConfig(width=16, depth=1, heads=2, modulated=True, pooled=True)

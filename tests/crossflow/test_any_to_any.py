@@ -379,6 +379,8 @@ def test_an_environment_may_have_a_vector_a_position_and_connections_positions_o
         config.connections(DiffuserConfig(shape=(3, 2, 2), backbone=NETWORK)),
     )
     x, t = torch.randn(2, 3, 2, 2), torch.tensor([0.3, 0.7])
+    with pytest.raises(CrossFlowError, match="local is a vector a position, and tokens is 4"):
+        replace(config, tokens=4)
     vectors = encoder(x, t)
     assert vectors.shape == (2, 4, 8) and torch.allclose(vectors.norm(dim=-1), torch.ones(2, 4))
     assert encoder.latents.position.std() > 0.5
