@@ -7,11 +7,12 @@ modality to its own vector instead of its partners': here that is the context ``
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
+from types import MappingProxyType
 from typing import Literal, NamedTuple, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from crossflow.anytoany.diffuser import Diffuser, Through
 from crossflow.anytoany.environment import Connections, Environment, EnvironmentConfig
@@ -31,6 +32,8 @@ class AlignmentConfig:
     """How modalities see one another, and the loss that teaches it.
 
     ``contrast`` is the weight of the contrastive term between environment vectors of one item, at ``temperature``.
+    ``reconstruction`` is that of a term by which environment vectors tell, without noise, the latents that they are of:
+    vectors are frozen after their first pair, which may need less of them than later pairs do. CoDi's is 0.
     """
 
     environment: EnvironmentConfig = field(default_factory=EnvironmentConfig)
@@ -38,6 +41,7 @@ class AlignmentConfig:
     merge: Merge = "mean"
     contrast: float = 0.1
     temperature: float = 0.1
+    reconstruction: float = 0.0
 
     def __post_init__(self) -> None:
         if not (0 <= self.contrast < float("inf") and 0 < self.temperature < float("inf")):
@@ -45,6 +49,8 @@ class AlignmentConfig:
                 f"contrast is {self.contrast} at the temperature {self.temperature}; they must be finite, the first at "
                 "least 0, the second above."
             )
+        if not 0 <= self.reconstruction < float("inf"):
+            raise CrossFlowError(f"reconstruction is {self.reconstruction}; it must be finite, and at least 0.")
 
 
 class Part(NamedTuple):
@@ -108,12 +114,14 @@ def joint_loss(
     draws: JointDraws,
     config: AlignmentConfig,
     same: Int[Tensor, " b"],
+    reconstructions: Mapping[str, nn.Module] = MappingProxyType({}),
 ) -> Losses:
     """The loss of modalities that are generated together, all of them at one time: the paper's is of two.
 
     The mean of their diffusers' losses, each connected to what it sees, and the contrastive term between the
-    environment vectors of the latents noised to one time; items with the same id in ``same`` are not told apart. Which
-    weights learn is up to the caller (``learning``).
+    environment vectors of the latents noised to one time; items with the same id in ``same`` are not told apart. With
+    it that of ``reconstructions`` from the vectors of a modality, of those that have one. Which weights learn is up to
+    the caller (``learning``).
     """
     names = list(latents)
 
@@ -133,7 +141,14 @@ def joint_loss(
     ]
     contrast = torch.stack(pairs).mean()
     own = {f"flow_{name}": error.detach() for name, error in zip(names, errors, strict=True)}
-    return {"total": flow + config.contrast * contrast, "flow": flow.detach(), "contrast": contrast.detach(), **own}
+    total = flow + config.contrast * contrast
+    found = {"flow": flow.detach(), "contrast": contrast.detach(), **own}
+    if reconstructions:
+        missed = {name: (head(vectors[name]) - latents[name]).square().mean() for name, head in reconstructions.items()}
+        reconstruction = torch.stack(list(missed.values())).sum() / len(names)
+        total = total + config.reconstruction * reconstruction
+        found["reconstruction"] = reconstruction.detach()
+    return {"total": total, **found}
 
 
 def environments(

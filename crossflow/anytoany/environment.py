@@ -52,6 +52,10 @@ class EnvironmentConfig:
         """The encoder for latents of ``shape`` (c, h, w)."""
         return Environment(self, shape)
 
+    def reconstruction(self, shape: tuple[int, int, int]) -> "Reconstruction":
+        """What the vectors tell of the latents of ``shape`` (c, h, w) that they are of."""
+        return Reconstruction(self, shape)
+
     def connections(self, diffuser: DiffuserConfig) -> "Connections":
         """The connections of a diffuser to these vectors."""
         return Connections(diffuser, self.vector, self.positions == "unit")
@@ -82,6 +86,26 @@ class Environment(nn.Module):
             tokens = block(tokens)
         kept = tokens if self.readers is None else tokens[:, : self.readers.shape[1]]
         return F.normalize(at_least_float32(self.out(self.norm(kept))), dim=-1)
+
+
+class Reconstruction(nn.Module):
+    """Environment vectors to the latents of ``shape`` (c, h, w) that they are of, by one linear map.
+
+    A vector a position tells the latents there, other vectors all latents together. Only training has it.
+    """
+
+    def __init__(self, config: EnvironmentConfig, shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.shape = shape
+        self.local = config.local
+        told, numbers = (config.vector, shape[0]) if config.local else (config.tokens * config.vector, prod(shape))
+        self.out = nn.Linear(told, numbers)
+        self.apply(initialise)
+
+    def forward(self, vectors: Float[Tensor, "b k e"]) -> Float[Tensor, "b c h w"]:
+        told = unit_variance(vectors)
+        latents = self.out(told).transpose(1, 2) if self.local else self.out(told.flatten(1))
+        return latents.reshape(-1, *self.shape)
 
 
 class Connection(nn.Module):

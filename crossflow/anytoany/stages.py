@@ -423,13 +423,18 @@ class PairTraining(Training):
     def __init__(self, stage: PairStage) -> None:
         super().__init__(stage)
         self.pair = stage.pair
+        align = self.config.alignment
+        learned = stage.own["environments"] if align.reconstruction else ()
+        shapes = {name: self.config.member(name).shape for name in learned}
+        self.terms = nn.ModuleDict({name: align.environment.reconstruction(shape) for name, shape in shapes.items()})
 
     def forward(self, batch: Batch, draws: JointDraws, counted: tuple[str, ...] | None = None) -> Losses:
         """The joint loss of one batch."""
         with torch.no_grad():
             vectors = self.prompts["text"](batch[PROMPT].values)
         latents = {name: batch[name].values for name in self.pair}
-        return joint_loss(self.parts(self.pair), latents, vectors, draws, self.config.alignment, batch.same)
+        heads = dict(self.terms.items())
+        return joint_loss(self.parts(self.pair), latents, vectors, draws, self.config.alignment, batch.same, heads)
 
 
 @take_weights.register(Training)

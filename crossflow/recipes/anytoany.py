@@ -117,6 +117,7 @@ def variants(system: AnyToAnyConfig, schedules: Mapping[str, Mapping[str, Any]])
     changed = {
         "self": ("pair", replace(system, alignment=replace(align, context="self"))),
         "no-contrast": ("pair", replace(system, alignment=replace(align, contrast=0.0))),
+        "no-reconstruction": ("pair", replace(system, alignment=replace(align, reconstruction=0.0))),
         "env-vector": ("pair", replace(system, alignment=replace(align, environment=one))),
         "eps": ("diffuser", replace(system, members=noise)),
         "cond-tokens": ("prompts", replace(system, prompts=replace(system.prompts, tokens=TOKENS))),
@@ -178,7 +179,9 @@ SYSTEM = AnyToAnyConfig(
         member(VideoConfig(components=64, sd=SPREAD), 64, _NETWORK, _PROMPTS),
     ),
     prompts=_PROMPTS,
-    alignment=AlignmentConfig(environment=EnvironmentConfig(width=64, depth=2, heads=4, local=True, positions="unit")),
+    alignment=AlignmentConfig(
+        environment=EnvironmentConfig(width=64, depth=2, heads=4, local=True, positions="unit"), reconstruction=1.0
+    ),
 )
 """Text, image, depth, audio and video, each as 16 tokens."""
 SCHEDULES: Mapping[str, Mapping[str, Any]] = {
@@ -199,7 +202,9 @@ SMALLEST = AnyToAnyConfig(
         member(each.codec, each.shape[0], _SMALL_NETWORK, _SMALL_PROMPTS, steps=1) for each in SYSTEM.members
     ),
     prompts=_SMALL_PROMPTS,
-    alignment=AlignmentConfig(environment=EnvironmentConfig(width=16, depth=1, heads=2, local=True, positions="unit")),
+    alignment=AlignmentConfig(
+        environment=EnvironmentConfig(width=16, depth=1, heads=2, local=True, positions="unit"), reconstruction=1.0
+    ),
 )
 """The same with networks as small as they go, which proves the way and learns nothing."""
 BASES = ("codi", "tiny-codi", "smoke-codi")

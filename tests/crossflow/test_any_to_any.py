@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import repeat
+from math import prod
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from crossflow.anytoany.alignment import (
     merged,
 )
 from crossflow.anytoany.diffuser import DiffuserConfig
-from crossflow.anytoany.environment import EnvironmentConfig
+from crossflow.anytoany.environment import EnvironmentConfig, Reconstruction
 from crossflow.anytoany.joint import Draws, mixed, pack, sample_jointly, unpack
 from crossflow.errors import CrossFlowError
 from crossflow.flow.losses import draw
@@ -187,9 +188,15 @@ def test_packing_is_undone():
     assert all(torch.equal(latents()[name], back) for name, back in unpack(pack(latents()), SHAPES).items())
 
 
-def loss_of(parts: dict[str, Part], config: AlignmentConfig = ALIGNED, names: tuple[str, ...] = ("text", "image")):
+def loss_of(
+    parts: dict[str, Part],
+    config: AlignmentConfig = ALIGNED,
+    names: tuple[str, ...] = ("text", "image"),
+    heads: dict[str, Reconstruction] | None = None,
+):
     draws = draw_jointly(3, {name: SHAPES[name] for name in names}, 0.3, torch.Generator().manual_seed(3))
-    return joint_loss(parts, {name: latents()[name] for name in names}, prompts(), draws, config, torch.arange(3))
+    own = {name: latents()[name] for name in names}
+    return joint_loss(parts, own, prompts(), draws, config, torch.arange(3), heads or {})
 
 
 def test_only_the_modalities_that_are_new_to_the_pairs_learn():
@@ -368,6 +375,32 @@ def test_a_weight_or_temperature_that_is_no_such_thing_is_refused():
     for wrong in ({"contrast": -1.0}, {"contrast": float("nan")}, {"temperature": 0.0}):
         with pytest.raises(CrossFlowError, match="they must be finite"):
             AlignmentConfig(**wrong)
+    with pytest.raises(CrossFlowError, match="reconstruction is nan; it must be finite"):
+        AlignmentConfig(reconstruction=float("nan"))
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_what_environment_vectors_tell_of_their_latents_is_compared_at_its_weight(parts, local):
+    """Vectors of a position tell the latents there alone, others all; whoever has no head is not asked to tell any."""
+    config = EnvironmentConfig(width=8, depth=1, heads=2, tokens=1 if local else 2, vector=8, local=local)
+    heads = {"image": config.reconstruction(SHAPES["image"])}
+    vectors = torch.nn.functional.normalize(torch.randn(3, prod(SHAPES["image"][1:]) if local else 2, 8), dim=-1)
+    told = heads["image"](vectors)
+    assert told.shape == (3, *SHAPES["image"])
+    moved = heads["image"](torch.cat([vectors[:, :1].flip(0), vectors[:, 1:]], dim=1))
+    changed = (moved != told).any(1).flatten(1)[0]
+    assert changed[0] and changed[1:].any().item() is not local
+
+    weighed = replace(ALIGNED, reconstruction=2.0, environment=config)
+    for part, name in ((parts[name], name) for name in ("text", "image")):
+        parts[name] = part._replace(
+            environment=config.build(SHAPES[name]), connections=config.connections(part.diffuser.config)
+        )
+    without, found = loss_of(parts, weighed), loss_of(parts, weighed, heads=heads)
+    assert "reconstruction" not in without
+    torch.testing.assert_close(found["total"], without["total"] + 2 * found["reconstruction"])
+    found["total"].backward()
+    assert all(weight.grad is not None for weight in heads["image"].parameters())
 
 
 def test_an_environment_may_have_a_vector_a_position_and_connections_positions_of_their_own():

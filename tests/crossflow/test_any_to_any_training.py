@@ -1,5 +1,6 @@
 """The stages of the any-to-any system: each trains its own parts alone, and ends at the same bits wherever it stops."""
 
+import json
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import pairwise
@@ -40,7 +41,8 @@ SYSTEM = AnyToAnyConfig(
     ),
     prompts=PROMPTS,
     alignment=AlignmentConfig(
-        environment=EnvironmentConfig(width=16, depth=1, heads=2, vector=8, local=True, positions="unit")
+        environment=EnvironmentConfig(width=16, depth=1, heads=2, vector=8, local=True, positions="unit"),
+        reconstruction=1.0,
     ),
 )
 BRIEF = {"data": EventData(count=48), "batch_size": 8, "steps": 6, "log_every": 2, "save_every": 3}
@@ -94,6 +96,15 @@ def test_the_header_says_which_pairs_were_trained_and_how(files):
         ("diffuser", (("text", "image"),)),
         ("pair", (("text", "image"),)),
     ]
+
+
+def test_what_only_teaches_the_environments_is_not_in_the_file(files):
+    """Those that learn tell their own latents while they do; the heads are kept with the state of the training."""
+    state = read_tensors(files["pair-text-image"].with_name("state.safetensors"))[1]
+    heads = {name.removeprefix("model.") for name in state if name.startswith("model.terms.")}
+    assert parts(heads) == {"terms.text", "terms.image"} and not heads & weights(files["pair-text-image"]).keys()
+    log = files["pair-text-image"].with_name("log.jsonl").read_text(encoding="utf-8").splitlines()
+    assert all(json.loads(line)["reconstruction"] > 0 for line in log)
 
 
 def test_prompts_are_aligned_by_the_captions_that_tell_places_three_times_as_often(files, tmp_path):
