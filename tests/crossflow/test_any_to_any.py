@@ -392,10 +392,9 @@ def test_what_environment_vectors_tell_of_their_latents_is_compared_at_its_weigh
     assert changed[0] and changed[1:].any().item() is not local
 
     weighed = replace(ALIGNED, reconstruction=2.0, environment=config)
-    for part, name in ((parts[name], name) for name in ("text", "image")):
-        parts[name] = part._replace(
-            environment=config.build(SHAPES[name]), connections=config.connections(part.diffuser.config)
-        )
+    for name in ("text", "image"):
+        diffuser = parts[name].diffuser
+        parts[name] = Part(diffuser, config.build(SHAPES[name]), config.connections(diffuser.config))
     without, found = loss_of(parts, weighed), loss_of(parts, weighed, heads=heads)
     assert "reconstruction" not in without
     torch.testing.assert_close(found["total"], without["total"] + 2 * found["reconstruction"])
