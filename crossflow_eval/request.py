@@ -372,7 +372,7 @@ class Request:
     seed: int = field(default=0, metadata=_said("--seed", "Seed of the whole run.", shown=True))
     device: str | None = field(
         default=None,
-        metadata=_said("--device", "auto, cpu, cuda, cuda:N.", shown="auto", models=SAMPLED, without=("t2a", "t2v")),
+        metadata=_said("--device", "auto, cpu, cuda, cuda:N, of our models and of the judges.", shown="auto"),
     )
     batch_size: int | None = field(
         default=None,

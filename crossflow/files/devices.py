@@ -1,15 +1,31 @@
 """Device names, resolved on this machine."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from crossflow.errors import CrossFlowError
+
+_AUTO: ContextVar[str] = ContextVar("auto", default="auto")
+
+
+@contextmanager
+def auto_device(name: str | None) -> Iterator[None]:
+    """Let ``auto`` be the device ``name`` for all that is loaded meanwhile. CrossFlowError where there is none such."""
+    before = _AUTO.set("auto" if name is None else usable_device(name))
+    try:
+        yield
+    finally:
+        _AUTO.reset(before)
 
 
 def usable_device(name: str) -> str:
     """``name`` (cpu, cuda or cuda:N) if this machine has it; ``auto`` is cuda if available, else cpu.
 
-    CrossFlowError for a device that it does not have.
+    Within ``auto_device``, ``auto`` is what that says. CrossFlowError for a device that the machine does not have.
     """
+    name = _AUTO.get() if name == "auto" else name
     if name == "cpu":  # known without torch, which takes seconds to import
         return name
     import torch

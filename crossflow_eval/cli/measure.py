@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -15,13 +16,20 @@ from crossflow_eval.cli.progress import bar
 from crossflow_eval.request import COMMANDS, Request
 
 
-def score(run: options.RunFolder, data: options.Data = None, as_json: options.AsJson = False) -> None:
+def score(
+    run: options.RunFolder,
+    data: options.Data = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N, of the judges.")] = "auto",
+    as_json: options.AsJson = False,
+) -> None:
     """Score a run's outputs again, without generating."""
     with one_sentence():
+        from crossflow.files.devices import auto_device
         from crossflow_eval import records
         from crossflow_eval.runs import launch
 
-        launch.score_again(run, bar(not as_json), data)
+        with auto_device(device):
+            launch.score_again(run, bar(not as_json), data)
         _finish(records.run_in(run), as_json)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from crossflow.errors import CrossFlowError, Stopped, unknown
-from crossflow.files.devices import own_device
+from crossflow.files.devices import auto_device, own_device
 from crossflow.files.processes import workers
 from crossflow.files.seeds import check_seed
 from crossflow_eval import models, records
@@ -36,7 +36,7 @@ def evaluate(request: Request, track: run.Track = run.untracked) -> tuple[Result
         CrossFlowError: options that do not fit together, and all that ``run.run`` raises.
         Stopped: Ctrl-C, with what is kept.
     """
-    with workers(request.workers):
+    with workers(request.workers), auto_device(request.device):
         return _evaluate(request, track)
 
 
@@ -187,10 +187,9 @@ def _made_elsewhere(request: Request, suite: Suite, _: str) -> Lookup:
 
 
 def _pipeline(request: Request, suite: Suite, source: str) -> Model:
-    device = own_device(request.device or "auto")
     from crossflow_eval.models.diffusers_pipeline import HOLDS, DiffusersModel
 
-    options: dict[str, Any] = {**request.of_model, "batch_size": request.batch_size or 1, "device": device}
+    options: dict[str, Any] = {**request.of_model, "batch_size": request.batch_size or 1, "device": own_device("auto")}
     return DiffusersModel(models.pipeline_folder(source, HOLDS), Path(source).resolve().name, **options)
 
 

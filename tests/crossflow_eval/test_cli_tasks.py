@@ -131,8 +131,8 @@ def test_our_models_that_read_images_have_no_text_encoder():
         launch.build_model(launch.Request(task="sr", text_encoder=Path("t5")), three("sr", "png"))
 
 
-UNSAMPLED = "ckpt model limit shuffle-seed ids name seed batch-size workers fresh out json"
-COMMON = f"{UNSAMPLED} steps guidance-scale solver precision device"
+UNSAMPLED = "ckpt model limit shuffle-seed ids name seed device batch-size workers fresh out json"
+COMMON = f"{UNSAMPLED} steps guidance-scale solver precision"
 CHOICE, PARTS = "suite data references", "size text-encoder autoencoder weaker"
 
 
@@ -157,16 +157,13 @@ def test_a_command_takes_the_options_of_its_task(command, options):
     ("model", "refused"),
     [
         ("crossflow", "--size"),
-        ("folder", "--steps, --guidance-scale, --solver, --size, --text-encoder, --autoencoder, --precision, --device"),
+        ("folder", "--steps, --guidance-scale, --solver, --size, --text-encoder, --autoencoder, --precision"),
         ("diffusers:x", "--ckpt, --solver, --text-encoder, --autoencoder"),
-        (
-            "a:b",
-            "--ckpt, --steps, --guidance-scale, --solver, --size, --text-encoder, --autoencoder, --precision, --device",
-        ),
+        ("a:b", "--ckpt, --steps, --guidance-scale, --solver, --size, --text-encoder, --autoencoder, --precision"),
     ],
 )
 def test_a_model_refuses_the_options_it_does_not_take(model, refused):
     given = {"checkpoint": Path("c"), "steps": 1, "guidance_scale": 1.0, "solver": "euler", "size": 8, "seed": 3}
-    parts = {"text_encoder": Path("t"), "autoencoder": Path("a"), "precision": "float32", "device": "cpu"}
+    parts = {"text_encoder": Path("t"), "autoencoder": Path("a"), "precision": "float32"}
     with pytest.raises(CrossFlowError, match=f"^--model {model} does not use {refused}; leave it out.$"):
         launch.build_model(launch.Request(model=model, **given, **parts), three("t2i", "png"))

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
 from crossflow.errors import CrossFlowError, first_few, unknown
-from crossflow.files.devices import own_device
+from crossflow.files.devices import auto_device, own_device
 from crossflow.files.hashes import file_sha256
 from crossflow.model.checkpoint import save_checkpoint
 from crossflow.recipes import CONFIGS
+from crossflow_eval.cli import app
 from crossflow_eval.models import load_model
 from crossflow_eval.models.crossflow import CrossFlowModel
 from crossflow_eval.models.folder import FolderModel
@@ -206,6 +208,32 @@ def test_each_process_of_a_machine_takes_a_gpu_of_its_own(monkeypatch):
     assert own_device("cpu") == "cpu"
 
 
+def test_the_device_of_a_run_is_that_of_its_judges(monkeypatch):
+    """A run on the processor, or on one GPU of several, loads nothing on another."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    for asked, judged in (("cpu", "cpu"), ("cuda:3", "cuda:3"), ("auto", "cuda"), (None, "cuda")):
+        with auto_device(asked):
+            assert own_device("auto") == judged
+    assert own_device("auto") == "cuda"
+    with pytest.raises(CrossFlowError, match="has no device 'cuda:4'"), auto_device("cuda:4"):
+        pass
+    with auto_device("cuda"), auto_device("cpu"):
+        assert (own_device("auto"), own_device("cuda:1")) == ("cpu", "cuda:1")
+
+
+@pytest.mark.parametrize("command", ["measure", "score"])
+def test_commands_bind_their_judges_to_the_device(command, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(launch, "_evaluate", lambda *_: seen.append(own_device("auto")) or (None, tmp_path))
+    monkeypatch.setattr(launch, "score_again", lambda *_: seen.append(own_device("auto")))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    words = ["t2i"] if command == "measure" else ["score", str(tmp_path)]
+    CliRunner().invoke(app, [*words, "--device", "cuda:1"])
+    assert seen == ["cuda:1"]
+
+
 def test_a_weaker_version_is_part_of_what_a_model_is(tmp_path):
     """And of nothing else: the same model without it is what it was."""
     config = CONFIGS["scenes-tiny"].model
@@ -231,7 +259,6 @@ def test_options_that_a_model_does_not_take_are_refused(tmp_path, plugin):
     folder = images(tmp_path / "f", "a.png")
     for request in (
         launch.Request(model="folder", checkpoint=folder, steps=3),
-        launch.Request(model="folder", checkpoint=folder, device="cuda"),
         launch.Request(model=f"{plugin}:Good", checkpoint=folder),
     ):
         with pytest.raises(CrossFlowError, match="does not use --"):
