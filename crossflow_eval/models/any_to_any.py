@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from crossflow.errors import named
 from crossflow.files.devices import own_device
 from crossflow.files.folders import shipped
-from crossflow_eval.models.crossflow import check_sampling
+from crossflow_eval.models.crossflow import called, check_sampling
 from crossflow_eval.types import Ask, Example, Outputs
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class CrossFlowAny:
             "merge": merge,
             "method": self._method,
         }
-        self.name = path.stem
+        self.name = called(path)
         self.identity: Mapping[str, Any] = {
             **self._sampler.identity,
             **self._options,

@@ -12,7 +12,7 @@ import numpy as np
 from crossflow.errors import CrossFlowError
 from crossflow.files.devices import own_device
 from crossflow.files.folders import shipped
-from crossflow_eval.models.crossflow import check_sampling, sampled
+from crossflow_eval.models.crossflow import called, check_sampling, sampled
 from crossflow_eval.types import Output
 
 
@@ -51,7 +51,7 @@ class CrossFlowArithmetic:
         self._scale = 1.0 if scale is None else scale
         override = Override(solver=solver, steps=steps, guidance_scale=guidance_scale)
         self._sampling = self._pipeline.defaults.but(override).of_latents()
-        self.name = path.stem
+        self.name = called(path)
         self.identity: Mapping[str, Any] = {
             **sampled(self._pipeline.identity, self._sampling, where),
             "scale": float(self._scale),

@@ -11,6 +11,7 @@ import numpy as np
 
 from crossflow.files.devices import own_device
 from crossflow.files.folders import shipped
+from crossflow_eval.models.crossflow import called
 from crossflow_eval.types import Output
 
 PROMPTS = 2000
@@ -32,7 +33,7 @@ class CrossFlowCompression:
         from crossflow.sampling.text_compression import TextCompression
 
         self._pipeline = TextCompression.from_checkpoint(path, where, text_encoder)
-        self.name = path.stem
+        self.name = called(path)
         self.identity: Mapping[str, Any] = {
             **self._pipeline.identity,
             "token_values": self._pipeline.token_values,

@@ -50,7 +50,7 @@ class CrossFlowModel:
         self._pipeline = TextToImage.from_checkpoint(path, where, text_encoder, autoencoder, precision, weaker=weaker)
         self._override = Override(solver=solver, steps=steps, guidance_scale=guidance_scale)
         sampling = self._pipeline.settings(self._override, weaker)
-        self.name = path.stem
+        self.name = called(path)
         self.identity: Mapping[str, Any] = sampled(self._pipeline.identity, sampling, where)
 
     def generate(self, sources: Sequence[str | Path], seeds: Sequence[int]) -> list[Output]:
@@ -200,6 +200,15 @@ def _system(checkpoint: Path, stages: Mapping[str, TrainConfig]) -> Trained:
         backbone_parameters=sum(parameter.numel() for part in makes for parameter in part.parameters()),
         all_parameters=sum(parameter.numel() for parameter in system.parameters()),
     )
+
+
+def called(checkpoint: Path) -> str:
+    """What the model in the file ``checkpoint`` is called: as the file, or as the folder of a training.
+
+    ``RUN/model.safetensors`` is RUN, and what was kept along it, ``RUN/model-000500.safetensors``, is RUN-000500.
+    """
+    stem, run = checkpoint.stem, checkpoint.parent.resolve().name
+    return run + stem.removeprefix("model") if run and re.fullmatch(r"model(-\d+)?", stem) else stem
 
 
 def sampled(identity: Mapping[str, Any], sampling: Sampling, device: str) -> dict[str, Any]:

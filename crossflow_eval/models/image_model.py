@@ -17,7 +17,7 @@ from crossflow.errors import CrossFlowError, first_few
 from crossflow.files.devices import own_device
 from crossflow.files.folders import shipped
 from crossflow_eval.datasets.folder import read_image
-from crossflow_eval.models.crossflow import check_sampling, sampled
+from crossflow_eval.models.crossflow import called, check_sampling, sampled
 from crossflow_eval.types import Output
 
 ENDS = {"caption": ("image", "text"), "depth": ("image", "depth"), "sr": ("small image", "image")}
@@ -69,7 +69,7 @@ class CrossFlowImageModel:
                 f"{unit}: choose one that aligns them, --suite NAME_affine."
             )
         sampling = self._pipeline.defaults.but(self._override)
-        self.name = path.stem
+        self.name = called(path)
         self._members = ensemble or 1
         self._shrinks = of_originals
         more = {} if ensemble is None else {"ensemble": f"the median of {ensemble} seeds at every pixel"}
@@ -142,7 +142,7 @@ class CrossFlowBackward:
         )
         self._override = Override(solver=solver, steps=steps, guidance_scale=guidance_scale)
         sampling = self._reader.settings(self._override)
-        self.name = f"{path.stem}-backward"
+        self.name = f"{called(path)}-backward"
         self.identity: Mapping[str, Any] = {
             **self._reader.identity,
             "solver": sampling.solver,

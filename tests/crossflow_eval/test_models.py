@@ -17,7 +17,7 @@ from crossflow.model.checkpoint import save_checkpoint
 from crossflow.recipes import CONFIGS
 from crossflow_eval.cli import app
 from crossflow_eval.models import load_model
-from crossflow_eval.models.crossflow import CrossFlowModel
+from crossflow_eval.models.crossflow import CrossFlowModel, called
 from crossflow_eval.models.folder import FolderModel
 from crossflow_eval.runs import launch
 from crossflow_eval.suites import load_suite, t2i
@@ -232,6 +232,23 @@ def test_commands_bind_their_judges_to_the_device(command, tmp_path, monkeypatch
     words = ["t2i"] if command == "measure" else ["score", str(tmp_path)]
     CliRunner().invoke(app, [*words, "--device", "cuda:1"])
     assert seen == ["cuda:1"]
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("photos/model.safetensors", "photos"),
+        ("photos/model-000500.safetensors", "photos-000500"),
+        ("photos/there/../model.safetensors", "photos"),
+        ("photos/t2i-small.safetensors", "t2i-small"),
+        ("photos/model-b.safetensors", "model-b"),
+        ("/model.safetensors", "model"),
+    ],
+)
+def test_models_of_two_trainings_have_two_names(file, name, tmp_path, monkeypatch):
+    (tmp_path / "photos" / "there").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert called(Path(file)) == name
 
 
 def test_a_weaker_version_is_part_of_what_a_model_is(tmp_path):
