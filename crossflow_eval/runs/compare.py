@@ -13,6 +13,7 @@ import numpy as np
 from crossflow.errors import CrossFlowError
 from crossflow_eval import records
 from crossflow_eval.judges.features import OnFeatures, keep_features
+from crossflow_eval.metrics import of_torchmetrics
 from crossflow_eval.metrics.fid import FID, NO_INTERVAL
 from crossflow_eval.runs.run import SCORE_BATCH, list_jobs, plain_protocol
 from crossflow_eval.runs.store import Store
@@ -61,7 +62,7 @@ def compare_runs(first: Path, second: Path, data: Path | None = None) -> Compare
     Of what they report in another way, as BLEU of all captions, a note says that these means are no such number; what
     depends on all that a run scored (``TOGETHER``) is left out unless both scored the same. So is every FID compared,
     by the jackknife of the difference: that of the suite's metrics on the features that the runs have kept. ``data`` is
-    the suite's data root, for references of one's own.
+    the suite's data root, for references of one's own. Metrics that were added to one run alone are left out.
 
     Raises:
         CrossFlowError: unfinished runs, and those that are not as they were scored; runs of different suites, data or
@@ -72,7 +73,11 @@ def compare_runs(first: Path, second: Path, data: Path | None = None) -> Compare
     _check_alike(results, (first, second))
     common = _common(folders, results)
     counts = [result.n // result.settings.outputs_per_example for result in results]
-    notes: list[str] = []
+    notes = [
+        f"{name} is left out: only {folder} was measured by it."
+        for folder, result, other in zip((first, second), results, reversed(results), strict=True)
+        for name in sorted(result.protocol.keys() - other.protocol.keys())
+    ]
     scores = dict(_paired(folders, results, common, notes)) | dict(_distances(folders, results, common, data, notes))
     if not scores:
         why = f" ({' '.join(notes)})" if notes else ""
@@ -88,11 +93,12 @@ def compare_runs(first: Path, second: Path, data: Path | None = None) -> Compare
 
 def _check_alike(results: Sequence[Result], folders: tuple[Path, Path]) -> None:
     first, second = results
+    own = [sorted(name for name in each.protocol if not name.startswith(of_torchmetrics.PREFIX)) for each in results]
     pairs: dict[str, tuple[Any, Any]] = {
         "suite": (first.settings.suite, second.settings.suite),
         "suite version": (first.settings.suite_version, second.settings.suite_version),
         "outputs of an example": (first.settings.outputs_per_example, second.settings.outputs_per_example),
-        "metrics": (sorted(first.protocol), sorted(second.protocol)),
+        "metrics": (own[0], own[1]),
     }
     for name in (each for each in first.protocol if each in second.protocol):
         ours, theirs = (records.lasting(of.protocol[name]) for of in results)
@@ -157,15 +163,17 @@ def _distances(
 ) -> Iterator[tuple[str, Score]]:
     """The FIDs of both runs' common outputs, where the suite has any; ``notes`` gets why one is left out."""
     for name, protocol in results[0].protocol.items():
-        if "absent" in protocol or "extractor" not in protocol:
+        if "absent" in protocol or "extractor" not in protocol or name not in results[1].protocol:
             continue
         try:
             ours, theirs = (_measured(*each, name, common, data) for each in zip(folders, results, strict=True))
         except CrossFlowError as error:
             notes.append(f"{name} is left out: {error}")
             continue
-        if ours is not None and theirs is not None:
-            yield name, _apart(ours, theirs)
+        if ours is None or theirs is None:
+            notes.append(f"{name} is left out: of numbers of all outputs together, FIDs alone are compared.")
+            continue
+        yield name, _apart(ours, theirs)
 
 
 def _apart(ours: FID, theirs: FID) -> Score:

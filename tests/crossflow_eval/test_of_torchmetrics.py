@@ -75,6 +75,16 @@ def test_metrics_come_and_go_with_the_option_and_stay_when_a_run_is_scored_again
     bare = measured(*SR)
     more = measured(*SR, "--also", PSNR)
     assert more["run"] == bare["run"] and more["values"].keys() - bare["values"].keys() == {PSNR}
+    other = measured(*SR, "--name", "other")
+    for pair in ((more, other), (other, more)):
+        words = ["compare", *(each["run"] for each in pair), "--data", "real", "--json"]
+        found = json.loads(CliRunner().invoke(app, words, catch_exceptions=False).stdout)
+        assert f"{PSNR} is left out: only {more['run']} was measured by it." in found["notes"]
+        assert (
+            "kd_efficientnet is left out: of numbers of all outputs together, FIDs alone are compared."
+            in found["notes"]
+        )
+        assert {"psnr_y", "fd_efficientnet"} < found["scores"].keys() and PSNR not in found["scores"]
     again = measured("score", more["run"], "--data", "real")
     assert again["values"] == more["values"]
     assert measured(*SR)["values"] == bare["values"]
