@@ -114,7 +114,9 @@ def train(
         elif init is not None:
             anew = f"; these losses' networks start anew: {', '.join(run.started_anew)}" if run.started_anew else ""
             say(f"starting from {init}{anew}")
-        say(f"{out}: {config.steps:,} steps of {config.batch_size} examples")
+        short = f", all below the recipe's rate: its warm-up takes {config.warmup:,}"
+        rising = short if config.warmup > config.steps else ""
+        say(f"{out}: {config.steps:,} steps of {config.batch_size} examples{rising}")
         record = _Record(out, run, found, text_encoder, autoencoder, say, clock)
         with accelerator.main_process_first():  # the first process makes the cache, the others read it
             pairs = found.pairs(run.model, cache or out / "cache", stage)
