@@ -133,7 +133,8 @@ def test_sample_grids_are_drawn_where_the_weights_are_there(data, tmp_path, monk
 def test_where_they_are_not_that_is_said_once(data, tmp_path):
     lines: list[str] = []
     trained(TINY, tmp_path / "run", data=data, progress=lines.append)
-    assert lines[0].startswith(f"{tmp_path / 'run'}: 2 steps of 8 examples")
+    short = "all below the recipe's rate: its warm-up takes 5"
+    assert lines[0] == f"{tmp_path / 'run'}: 2 steps of 8 examples, {short}"
     assert lines[1].startswith("No sample grids are drawn: they need the autoencoder")
     assert len([line for line in lines if "grids" in line]) == 1
     assert not (tmp_path / "run" / "samples").exists()

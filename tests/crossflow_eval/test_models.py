@@ -282,6 +282,8 @@ def test_options_that_a_model_does_not_take_are_refused(tmp_path, plugin):
             launch.build_model(request, t2i.folder())
     with pytest.raises(CrossFlowError, match="needs --ckpt, the folder"):
         launch.build_model(launch.Request(model="folder"), t2i.folder())
+    judged = launch.Request(model="folder", checkpoint=folder, device="cuda:1")
+    assert judged.unused("folder") == [], "it is that of the judges"
 
 
 def test_names_answer_alike():
